@@ -1,0 +1,109 @@
+"""Checkpoints: one versioned file, replaced atomically, loaded without running code from it."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+
+from dime_robot.learning.config import TrainConfig
+from dime_robot.learning.networks import ScoreNetwork
+from dime_robot.runtime.errors import InputError
+from dime_robot.runtime.spec import PolicySpec
+
+FORMAT = "dime_robot checkpoint"
+VERSION = 1
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replace `path` by `content`: under a temporary name, on disk, then renamed.
+
+    Raises:
+        InputError: the disk is full or the folder cannot be written; `path` is as it was.
+    """
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise InputError(
+            f"{path}: cannot be written ({error.strerror}); what was there before is kept, make"
+            " room and go on with --resume"
+        ) from None
+
+
+def save(path: Path, state: dict[str, Any]) -> None:
+    """Write a checkpoint.
+
+    `state` holds tensors, numbers, strings, lists and dicts only; see `TrainingRun.state` for
+    its keys.
+    """
+    buffer = io.BytesIO()  # so that a full disk is an OSError and not half a file
+    torch.save({"format": FORMAT, "version": VERSION, **state}, buffer)
+    write_atomically(path, buffer.getvalue())
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Read a checkpoint onto the CPU.
+
+    Raises:
+        InputError: missing, truncated, of another version, or no checkpoint of ours.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise InputError(f"{path}: expected a checkpoint (ckpt.pt), got no such file") from None
+    except IsADirectoryError:
+        raise InputError(f"{path}: expected a checkpoint file, got a folder: {path / 'ckpt.pt'}?") from None
+    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError, KeyError):
+        raise InputError(
+            f"{path}: expected a dime_robot checkpoint, got a file that cannot be read as one"
+            " (truncated, or something else); copy it again or use another"
+        ) from None
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        raise InputError(f"{path}: expected a dime_robot checkpoint, got another torch file")
+    if state["version"] != VERSION:
+        raise InputError(
+            f"{path}: expected checkpoint version {VERSION}, got {state['version']}; use the"
+            " dime_robot release that wrote it"
+        )
+    return state
+
+
+def config_of(state: dict[str, Any], path: Path) -> TrainConfig:
+    """The training configuration inside a checkpoint."""
+    try:
+        return TrainConfig.model_validate(state["config"])
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise InputError(f"{path}: config.{first['loc'][0]}: {first['msg']}") from None
+
+
+def spec_in(state: dict[str, Any], path: Path) -> PolicySpec:
+    """The contract inside a checkpoint."""
+    try:
+        return PolicySpec.model_validate_json(state["spec"])
+    except ValidationError as error:
+        raise InputError(f"{path}: spec: {error.errors()[0]['msg']}") from None
+
+
+def load_actor(path: Path) -> tuple[ScoreNetwork, PolicySpec, TrainConfig, dict[str, Any]]:
+    """The policy of a checkpoint, on the CPU: network, contract, configuration, whole state.
+
+    Raises:
+        InputError: as `load`.
+    """
+    state = load(path)
+    config, spec = config_of(state, path), spec_in(state, path)
+    actor = ScoreNetwork.from_config(spec, config)
+    actor.load_state_dict(state["actor"])
+    return actor, spec, config, state

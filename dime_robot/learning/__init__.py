@@ -1,0 +1,1 @@
+"""DIME in PyTorch: the sampler and its entropy bound, the networks, the update, the replay data."""

@@ -1,0 +1,156 @@
+"""TrainConfig: every knob of a training run, its presets, and what each task needs by itself."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from dime_robot.runtime.errors import InputError
+from dime_robot.runtime.spec import Frozen
+
+PresetName = Literal["official", "laptop", "tiny"]
+
+
+class TrainConfig(Frozen):
+    """A training run. Defaults are the paper's (preset `official`)."""
+
+    # what to learn, and how long
+    env: str = Field(
+        "sim:cartpole",
+        description="a Gymnasium id, dm_control/DOMAIN-TASK-v0, or sim:NAME from sim_configs/",
+    )
+    preset: PresetName = Field("official", description="sizes the other settings start from")
+    steps: int = Field(1_000_000, gt=0, description="length of the run [environment steps]")
+    seed: int = Field(0, ge=0, description="seed of everything random in the run")
+    device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
+    threads: int = Field(0, ge=0, description="CPU threads of torch; 0: torch's own choice")
+    compile: bool = Field(False, description="compile the diffusion step and the critic's loss")
+
+    # task
+    reward_scale: float = Field(
+        1.0, gt=0, description="factor on rewards inside the learner; returns are unscaled [1]"
+    )
+    discount: float = Field(0.99, ge=0, lt=1, description="gamma, per control step [1]")
+    v_min: float = Field(-200.0, description="lowest atom [scaled return]")
+    v_max: float = Field(200.0, description="highest atom [scaled return]")
+
+    # diffusion policy
+    diffusion_steps: int = Field(16, gt=0, description="N, steps from prior to action")
+    dt_init: float = Field(0.1, gt=0, description="initial diffusion step size dt [1]")
+    actor_width: int = Field(256, gt=0, description="units per hidden layer")
+    actor_depth: int = Field(3, gt=0, description="hidden layers of the trunk")
+    actor_lr: float = Field(3e-4, gt=0, description="Adam step size of the actor")
+    gradient_clip: float = Field(1.0, gt=0, description="elementwise bound on actor gradients")
+    policy_delay: int = Field(3, gt=0, description="critic updates per actor update")
+
+    # temperature
+    alpha_init: float = Field(1.0, gt=0, description="initial temperature [scaled reward/nat]")
+    alpha_lr: float = Field(1e-3, ge=0, description="Adam step size of log alpha; 0: fixed")
+    path_cost_target: float = Field(
+        4.0, description="target of the mean path cost R per action dimension [nat]"
+    )
+
+    # critic
+    critic_width: int = Field(2048, gt=0, description="units per hidden layer")
+    critic_depth: int = Field(2, gt=0, description="hidden layers")
+    atoms: int = Field(101, ge=2, description="atoms of the return distribution")
+    critic_lr: float = Field(3e-4, gt=0, description="Adam step size of the critics")
+    critic_entropy: float = Field(
+        0.005, ge=0, description="bonus on the entropy of the predicted distribution"
+    )
+    renorm_warmup: int = Field(
+        100_000, ge=0, description="critic passes before batch renormalisation [updates]"
+    )
+    adam_b1: float = Field(0.5, ge=0, lt=1, description="Adam's first decay, actor and critic")
+
+    # data
+    batch_size: int = Field(256, ge=2, description="transitions per critic update")
+    update_to_data: int = Field(2, gt=0, description="critic updates per environment step (UTD)")
+    random_steps: int = Field(
+        5000, ge=1, description="uniformly random actions before learning starts [steps]"
+    )
+    buffer_size: int = Field(1_000_000, gt=0, description="transitions kept for replay")
+
+    # evaluation, logging, safety of the run
+    eval_interval: int = Field(3000, gt=0, description="between evaluations [steps]")
+    eval_episodes: int = Field(5, gt=0, description="episodes of an evaluation")
+    final_episodes: int = Field(20, ge=20, description="episodes of the last evaluation")
+    log_interval: int = Field(250, gt=0, description="between logged metrics [steps]")
+    checkpoint_interval: int = Field(5000, gt=0, description="between checkpoints [steps]")
+
+    @model_validator(mode="after")
+    def _atoms_are_ordered(self) -> TrainConfig:
+        if self.v_min >= self.v_max:
+            raise ValueError(f"expected v_min < v_max, got {self.v_min} and {self.v_max}")
+        return self
+
+
+PRESETS: dict[PresetName, dict[str, Any]] = {
+    # the paper's sizes; meant for a GPU
+    "official": {},
+    # learns light tasks on a CPU in an hour or two
+    "laptop": {
+        "threads": 1,
+        "actor_width": 128,
+        "critic_width": 256,
+        "checkpoint_interval": 1000,
+        "eval_interval": 2500,
+        "buffer_size": 300_000,
+    },
+    # minutes on one core. Half the steps with twice dt: the same total diffusion time.
+    "tiny": {
+        "threads": 1,
+        "diffusion_steps": 8,
+        "dt_init": 0.2,
+        "actor_width": 64,
+        "actor_depth": 2,
+        "actor_lr": 1e-3,
+        "critic_width": 128,
+        "critic_lr": 1e-3,
+        "alpha_lr": 3e-3,
+        "batch_size": 128,
+        "random_steps": 500,
+        "checkpoint_interval": 500,
+        "eval_interval": 1000,
+        "log_interval": 100,
+        "buffer_size": 300_000,
+        "steps": 20_000,
+    },
+}
+
+# What a task needs by itself, first match wins: the atoms must contain its discounted soft
+# returns in units of the scaled reward. A preset's own entry (key = preset) comes last.
+TASKS: tuple[tuple[str, dict[str, Any]], ...] = (
+    # rewards in [0, 1], so a discounted return of at most 100
+    ("sim:cartpole", {"v_min": -20.0, "v_max": 110.0}),
+    ("dm_control/*", {"v_min": -200.0, "v_max": 200.0}),
+    ("Pendulum-v1", {"reward_scale": 0.1, "v_min": -100.0, "v_max": 20.0}),
+    ("InvertedPendulum-v*", {"v_min": 0.0, "v_max": 120.0}),
+    ("*", {"v_min": -1600.0, "v_max": 1600.0}),
+)
+
+
+def task_settings(env: str) -> dict[str, Any]:
+    """The row of `TASKS` for this environment."""
+    return next(settings for pattern, settings in TASKS if fnmatchcase(env, pattern))
+
+
+def preset_config(preset: str, env: str) -> TrainConfig:
+    """Preset, overlaid by what the task needs.
+
+    Raises:
+        InputError: no such preset.
+    """
+    if preset not in PRESETS:
+        raise InputError(f"--preset: expected one of {', '.join(PRESETS)}, got {preset!r}")
+    return TrainConfig.model_validate(
+        {**PRESETS[preset], **task_settings(env), "env": env, "preset": preset}  # type: ignore[index]
+    )
+
+
+def differences(config: TrainConfig, other: TrainConfig) -> dict[str, tuple[Any, Any]]:
+    """Field name -> (value in `config`, value in `other`) wherever the two differ."""
+    ours, theirs = config.model_dump(), other.model_dump()
+    return {name: (ours[name], theirs[name]) for name in ours if ours[name] != theirs[name]}

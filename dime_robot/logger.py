@@ -1,0 +1,181 @@
+"""What a run says: the screen, `eval.csv`, TensorBoard."""
+
+from __future__ import annotations
+
+import csv
+import io
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+from torch.utils.tensorboard import SummaryWriter
+
+from dime_robot.checkpoint import write_atomically
+from dime_robot.evaluate import Evaluation
+from dime_robot.runtime.errors import InputError
+
+PLAIN_INTERVAL = 15.0  # [s] between progress lines where there is no terminal to redraw
+
+
+@dataclass(frozen=True)
+class EvalRow:
+    """One line of `eval.csv`; returns are unscaled."""
+
+    step: int
+    seed: int
+    return_mean: float
+    return_std: float
+    episodes: int
+    wall_seconds: float
+
+
+COLUMNS = tuple(EvalRow.__dataclass_fields__)
+
+
+def read_eval_csv(path: Path) -> list[EvalRow]:
+    """The rows of an `eval.csv`.
+
+    Raises:
+        InputError: no such file, or other columns.
+    """
+    try:
+        with path.open(newline="") as file:
+            reader = csv.DictReader(file)
+            if tuple(reader.fieldnames or ()) != COLUMNS:
+                raise InputError(
+                    f"{path}: expected the columns {','.join(COLUMNS)}, got"
+                    f" {','.join(reader.fieldnames or ())}"
+                )
+            return [
+                EvalRow(
+                    int(row["step"]),
+                    int(row["seed"]),
+                    float(row["return_mean"]),
+                    float(row["return_std"]),
+                    int(row["episodes"]),
+                    float(row["wall_seconds"]),
+                )
+                for row in reader
+            ]
+    except FileNotFoundError:
+        raise InputError(f"{path}: expected the evaluations of a run, got no such file") from None
+    except (TypeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path}: a row is not complete: {error}") from None
+
+
+def write_eval_csv(path: Path, rows: Sequence[EvalRow]) -> None:
+    """Replace the file, atomically."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for row in rows:
+        writer.writerow(
+            [
+                row.step,
+                row.seed,
+                f"{row.return_mean:.6g}",
+                f"{row.return_std:.6g}",
+                row.episodes,
+                f"{row.wall_seconds:.1f}",
+            ]
+        )
+    write_atomically(path, text.getvalue().encode())
+
+
+class RunLogger:
+    """Screen and event file of one training run.
+
+    On a terminal one line is redrawn in place; elsewhere plain lines appear now and then.
+    """
+
+    def __init__(self, folder: Path, total_steps: int, start_step: int) -> None:
+        self.console = Console(highlight=False, soft_wrap=True)
+        self._writer = SummaryWriter(str(folder), purge_step=start_step + 1)
+        self._total, self._start = total_steps, start_step
+        self._live: Live | None = None
+        self._began = self._drawn = time.monotonic()
+        self._last_return: float | None = None
+        self._best: float | None = None
+
+    def start_progress(self) -> None:
+        """Begin the progress line; everything printed from now on appears above it."""
+        self._began = self._drawn = time.monotonic()
+        if self.console.is_terminal:
+            self._live = Live(console=self.console, refresh_per_second=4, transient=True)
+            self._live.start()
+
+    def line(self, text: str, style: str = "") -> None:
+        """Print a line that stays."""
+        self.console.print(Text(text, style=style))
+
+    def episode(self, step: int, episode_return: float, length: int) -> None:
+        """A training episode ended."""
+        self._last_return = episode_return
+        self.scalars(step, {"train/return": episode_return, "train/episode_length": length})
+
+    def progress(self, step: int) -> None:
+        """Redraw the progress line; cheap enough for every step."""
+        now = time.monotonic()
+        if now - self._drawn < (0.25 if self._live else PLAIN_INTERVAL):
+            return
+        self._drawn = now
+        speed = (step - self._start) / max(now - self._began, 1e-9)
+        left = (self._total - step) / speed if speed else 0.0
+        text = (
+            f"step {step:>7,}/{self._total:,}  {speed:5.0f} steps/s  ETA {_duration(left)}"
+            f"  last return {_number(self._last_return)}  best {_number(self._best)}"
+        )
+        if self._live:
+            self._live.update(Text(text, style="cyan"))
+        else:
+            self.line(text)
+
+    def evaluation(self, row: EvalRow, result: Evaluation) -> None:
+        """One line that stays, and the event file."""
+        self._best = row.return_mean if self._best is None else max(self._best, row.return_mean)
+        scalars = {"eval/return_mean": row.return_mean, "eval/return_std": row.return_std}
+        text = (
+            f"eval {row.step:>7,}  return {row.return_mean:8.1f} ± {row.return_std:<6.1f}"
+            f" ({row.episodes} episodes"
+        )
+        if result.successes is not None:
+            text += f", success {sum(result.successes)}/{len(result.successes)}"
+            scalars["eval/success_rate"] = sum(result.successes) / len(result.successes)
+        self.line(f"{text})  {_duration(row.wall_seconds)}")
+        self.scalars(row.step, scalars)
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Write to the event file."""
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+
+    def remember(self, rows: Sequence[EvalRow]) -> None:
+        """Evaluations of an earlier part of this run."""
+        self._best = max((row.return_mean for row in rows), default=None)
+
+    def stop_progress(self) -> None:
+        """Remove the progress line."""
+        if self._live:
+            self._live.stop()
+            self._live = None
+
+    def close(self) -> None:
+        """Stop drawing and flush the event file."""
+        self.stop_progress()
+        self._writer.close()
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"

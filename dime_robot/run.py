@@ -1,0 +1,304 @@
+"""TrainingRun: environment steps, updates, evaluations and checkpoints of one run folder.
+
+A run can be killed at any moment and resumed bit for bit on the same CPU. What makes that
+possible: every episode starts from a seed derived from (run seed, episode number); the actions
+taken since the last reset are in the replay data, so a resumed run replays them to bring the
+simulator back to the very same state; everything else random comes from the agent's generator.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import yaml
+
+from dime_robot import checkpoint
+from dime_robot.envs import make_env, spec_of
+from dime_robot.evaluate import NOISE_MODES, Evaluation, Evaluator, NoiseMode, seed_of
+from dime_robot.learning.config import TrainConfig
+from dime_robot.learning.dime import DIME
+from dime_robot.learning.metrics import metrics
+from dime_robot.learning.replay_buffer import ReplayBuffer
+from dime_robot.logger import EvalRow, RunLogger, read_eval_csv, write_eval_csv
+from dime_robot.provenance import provenance
+from dime_robot.runtime.errors import InputError
+
+_TRAIN, _EVAL = 0, 1  # first part of an episode's seed after the run's
+CLIPPED_MASS_WARNING = 0.05
+
+
+class NonFinite(InputError):
+    """A NaN or infinity where a run cannot go on."""
+
+
+class TrainingRun:
+    """One run and its folder.
+
+    Args:
+        config: all settings.
+        folder: where `ckpt.pt`, `replay.bin`, `config.yaml` and `eval.csv` are.
+        device: where the agent lives.
+    """
+
+    def __init__(self, config: TrainConfig, folder: Path, device: torch.device) -> None:
+        if config.threads:
+            torch.set_num_threads(config.threads)
+        self.config, self.folder = config, folder
+        self.env = make_env(config.env)
+        self.spec = spec_of(self.env, config.env)
+        self.agent = DIME(self.spec, config, device)
+        self.buffer = ReplayBuffer(
+            config.buffer_size,
+            self.spec.n_obs,
+            self.spec.n_act,
+            device,
+            margin=config.checkpoint_interval,
+        )
+        noise_shape = (config.diffusion_steps + 1, self.spec.n_act)
+        self.evaluator = Evaluator(config.env, noise_shape, parallel=config.eval_episodes)
+        self.rows: list[EvalRow] = []
+        self.final: dict[str, dict[str, Any]] = {}  # noise mode -> summary of the last evaluation
+        self.provenance = provenance()
+        self.step = self.episode = 0
+        self.stop_requested = False
+        self._saved_step = 0
+        self._earlier_seconds = 0.0
+        self._began = time.monotonic()
+        self._clipped_mass_warned = False
+        self._begin_episode()
+
+    # -- files -----------------------------------------------------------------------------------
+
+    @property
+    def checkpoint_path(self) -> Path:
+        """The last good checkpoint."""
+        return self.folder / "ckpt.pt"
+
+    @property
+    def wall_seconds(self) -> float:
+        """Time spent on this run, over all its sessions [s]."""
+        return self._earlier_seconds + time.monotonic() - self._began
+
+    @property
+    def finished(self) -> bool:
+        """Has the final evaluation of this many steps been made?"""
+        return bool(self.final) and self.step >= self.config.steps
+
+    def create_folder(self) -> None:
+        """Make the folder and write the settings and a first checkpoint."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.write_config()
+        self.save()
+
+    def write_config(self) -> None:
+        """`config.yaml`: every setting of the run."""
+        text = yaml.safe_dump(self.config.model_dump(), sort_keys=False)
+        checkpoint.write_atomically(self.folder / "config.yaml", text.encode())
+
+    def state(self) -> dict[str, Any]:
+        """Everything that the rest of the run depends on, besides the replay rows."""
+        return {
+            **self.agent.state_dict(),
+            "config": self.config.model_dump(),
+            "spec": self.spec.model_dump_json(),
+            "step": self.step,
+            "episode": self.episode,
+            "episode_step": self._episode_step,
+            "episode_return": self._episode_return,
+            "replay_added": self.buffer.added,
+            "wall_seconds": self.wall_seconds,
+            "final": self.final,
+            "provenance": self.provenance,
+        }
+
+    def save(self) -> None:
+        """Write replay rows, then the checkpoint that refers to them."""
+        self.check_finite()
+        path = self.folder / "replay.bin"
+        try:
+            self.buffer.flush(path)
+        except OSError as error:
+            raise InputError(
+                f"{path}: cannot be written ({error.strerror}); {self.checkpoint_path} is the last"
+                f" good checkpoint, make room and go on with --resume {self.folder}"
+            ) from None
+        checkpoint.save(self.checkpoint_path, self.state())
+        self._saved_step = self.step
+
+    def load(self, state: dict[str, Any], logger_line: Any = print) -> None:
+        """Continue from a checkpoint's state."""
+        self.agent.load_state_dict(state)
+        self.buffer.load(self.folder / "replay.bin", state["replay_added"])
+        self.step, self.episode = state["step"], state["episode"]
+        self._saved_step, self._earlier_seconds = self.step, state["wall_seconds"]
+        self.final = state["final"] if self.step >= self.config.steps else {}
+        path = self.folder / "eval.csv"
+        rows = read_eval_csv(path) if path.exists() else []
+        self.rows = [row for row in rows if row.step <= self.step]
+        self._begin_episode()
+        self._replay_episode(state, logger_line)
+
+    def _replay_episode(self, state: dict[str, Any], say: Any) -> None:
+        """Bring the simulator back to where the checkpoint was taken."""
+        count = state["episode_step"]
+        if count == 0:
+            return
+        past = self.buffer.newest(count)
+        for action, expected in zip(past.action.cpu(), past.next_obs.cpu(), strict=True):
+            self._obs = self.env.step(action.numpy())[0]
+            if not np.array_equal(self._obs, expected.numpy()):
+                say(f"{self.config.env} does not repeat itself: the interrupted episode is dropped")
+                self.episode += 1
+                self._begin_episode()
+                return
+        self._episode_step, self._episode_return = count, state["episode_return"]
+
+    # -- the loop --------------------------------------------------------------------------------
+
+    def train(self, logger: RunLogger) -> None:
+        """Run until the last step or until `stop_requested`, and leave a checkpoint."""
+        self._began = time.monotonic()
+        logger.remember(self.rows)
+        logger.start_progress()
+        self._evaluate_if_due(logger)
+        while self.step < self.config.steps and not self.stop_requested:
+            self._environment_step(logger)
+            if self.step % self.config.log_interval == 0:
+                self._log(logger)
+            self._evaluate_if_due(logger)
+            if self.step - self._saved_step >= self.config.checkpoint_interval:
+                self.save()
+            logger.progress(self.step)
+        logger.stop_progress()
+        self.save()
+        if not self.stop_requested and not self.finished:
+            self._evaluate_finally(logger)
+            self.save()
+
+    def _begin_episode(self) -> None:
+        seed = seed_of(self.config.seed, _TRAIN, self.episode)
+        self._obs: npt.NDArray[np.float32] = self.env.reset(seed=seed)[0]
+        self._require_finite("observation after reset", self._obs)
+        self._episode_step, self._episode_return = 0, 0.0
+
+    def _environment_step(self, logger: RunLogger) -> None:
+        action = self._action()
+        next_obs, reward, terminated, truncated, _ = self.env.step(action)
+        self._require_finite("reward", reward)
+        self._require_finite("observation", next_obs)
+        reward = float(reward)
+        self.buffer.add(
+            self._obs, action, next_obs, reward * self.config.reward_scale, terminated
+        )
+        self._obs = next_obs
+        self.step += 1
+        self._episode_step += 1
+        self._episode_return += reward
+        if self.step > self.config.random_steps:
+            size = self.config.update_to_data * self.config.batch_size
+            self.agent.update(self.buffer.sample(size, self.agent.generator))
+        if terminated or truncated:
+            logger.episode(self.step, self._episode_return, self._episode_step)
+            self.episode += 1
+            self._begin_episode()
+
+    def _action(self) -> npt.NDArray[np.float32]:
+        if self.step < self.config.random_steps:
+            shape, generator = (self.spec.n_act,), self.agent.generator
+            uniform = torch.rand(shape, generator=generator, device=self.agent.device)
+            return (2 * uniform - 1).cpu().numpy()
+        obs = torch.as_tensor(self._obs, device=self.agent.device)
+        action = self.agent.act(obs[None])[0].cpu().numpy()
+        if not np.isfinite(action).all():
+            self.check_finite()
+            self._require_finite("action", action)
+        return action
+
+    def _log(self, logger: RunLogger) -> None:
+        self.check_finite()
+        if self.agent.updates == 0:
+            return
+        values = metrics(self.agent)
+        values["time/steps_per_second"] = self.step / max(self.wall_seconds, 1e-9)
+        logger.scalars(self.step, values)
+        clipped = values["critic/clipped_mass"]
+        if clipped > CLIPPED_MASS_WARNING and not self._clipped_mass_warned:
+            self._clipped_mass_warned = True
+            logger.line(
+                f"warning: {clipped:.0%} of the target's mass is clipped at the atoms' ends"
+                f" [{self.config.v_min:g}, {self.config.v_max:g}]; widen --v-min/--v-max or lower"
+                " --reward-scale",
+                style="yellow",
+            )
+
+    # -- evaluation ------------------------------------------------------------------------------
+
+    def _evaluate(self, episodes: int, mode: NoiseMode) -> Evaluation:
+        seed = (self.config.seed, _EVAL, self.step)
+        return self.evaluator.run(self.agent.act, episodes, seed, mode, self.agent.device)
+
+    def _evaluate_if_due(self, logger: RunLogger) -> None:
+        due = self.step % self.config.eval_interval == 0 and self.step < self.config.steps
+        if due and not any(row.step == self.step for row in self.rows):
+            self.check_finite()
+            self._add_row(self._evaluate(self.config.eval_episodes, "fresh"), logger)
+
+    def _evaluate_finally(self, logger: RunLogger) -> None:
+        """The last row of `eval.csv`, and all noise modes for the report."""
+        results = {mode: self._evaluate(self.config.final_episodes, mode) for mode in NOISE_MODES}
+        self._add_row(results["fresh"], logger)
+        self.final = {mode: result.summary() for mode, result in results.items()}
+        for mode, result in results.items():
+            logger.line(f"final, {mode:5s} noise  {result}")
+
+    def _add_row(self, result: Evaluation, logger: RunLogger) -> None:
+        row = EvalRow(
+            self.step,
+            self.config.seed,
+            result.mean,
+            result.std,
+            len(result.returns),
+            self.wall_seconds,
+        )
+        self.rows = [r for r in self.rows if r.step != row.step] + [row]
+        write_eval_csv(self.folder / "eval.csv", self.rows)
+        logger.evaluation(row, result)
+
+    # -- NaN guards ------------------------------------------------------------------------------
+
+    def check_finite(self) -> None:
+        """Stop if any loss since the last look was NaN or inf; `ckpt.pt` is from before it.
+
+        Raises:
+            NonFinite: with what, where, and the post-mortem's path.
+        """
+        update = int(self.agent.first_bad_update)
+        if update >= 0:
+            self._stop_for(f"a loss (critic or actor) was NaN or infinite at update {update}")
+
+    def _require_finite(self, what: str, value: Any) -> None:
+        if not np.isfinite(value).all():
+            self._stop_for(
+                f"{self.config.env} gave a NaN or infinite {what} at step {self.step}"
+                f" (episode {self.episode}, its step {self._episode_step})"
+            )
+
+    def _stop_for(self, reason: str) -> None:
+        path = self.folder / "nan.pt"
+        if self.folder.is_dir():
+            checkpoint.save(
+                path, {**self.state(), "reason": reason, "last": dict(self.agent.last)}
+            )
+        raise NonFinite(
+            f"{reason}; the state then is in {path}, the last good one in {self.checkpoint_path}"
+        )
+
+    def close(self) -> None:
+        """Close the environments."""
+        self.env.close()
+        self.evaluator.close()

@@ -1,0 +1,1 @@
+"""The simulated robot: MuJoCo behind the same RobotState and JointCommand as a real one."""

@@ -1,0 +1,244 @@
+"""Train a diffusion policy: `python -m dime_robot.train` (without arguments: the cart-pole)."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import signal
+import sys
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import torch
+import tyro
+from pydantic import ValidationError
+
+from dime_robot import __version__, checkpoint
+from dime_robot.command import run_command
+from dime_robot.evaluate import record_in_child
+from dime_robot.learning.config import TrainConfig, differences, preset_config, task_settings
+from dime_robot.learning.networks import parameter_count
+from dime_robot.logger import RunLogger
+from dime_robot.report import write_report
+from dime_robot.run import TrainingRun
+from dime_robot.runtime.errors import InputError
+
+DEFAULT_PRESET, DEFAULT_ENV = "tiny", "sim:cartpole"
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Train DIME in MuJoCo. Without arguments: the cart-pole swing-up, in a few minutes."""
+
+    config: tyro.conf.OmitArgPrefixes[TrainConfig] = field(default_factory=TrainConfig)
+    out: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
+    """The run folder itself; by default a new one under runs/."""
+    resume: Annotated[Path | None, tyro.conf.arg(metavar="RUN")] = None
+    """Go on with this run folder; a larger --steps extends it."""
+    init: Annotated[Path | None, tyro.conf.arg(metavar="CKPT")] = None
+    """Start from the networks of this checkpoint (same sizes, new data, new optimisers)."""
+    video: bool = True
+    """Record a video of the trained policy where rendering works."""
+
+
+def parse(argv: Sequence[str]) -> Arguments:
+    """Options over what they start from: the preset and the task, or the run to resume.
+
+    Raises:
+        InputError: a value that does not fit, or an option that differs from the resumed run's.
+    """
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--env", default=DEFAULT_ENV)
+    first.add_argument("--preset", default=DEFAULT_PRESET)
+    first.add_argument("--resume", type=Path)
+    try:
+        known = first.parse_known_args(argv)[0]
+    except SystemExit:  # an option without its value: tyro says it better
+        known = first.parse_known_args([])[0]
+    if known.resume is None:
+        default = preset_config(known.preset, known.env)
+    else:
+        path = known.resume / "ckpt.pt"
+        default = checkpoint.config_of(checkpoint.load(path), path)
+    try:
+        arguments = tyro.cli(
+            Arguments,
+            args=argv,
+            default=Arguments(config=default),
+            prog="python -m dime_robot.train",
+        )
+    except ValidationError as error:
+        problem = error.errors()[0]
+        option = "--" + str(problem["loc"][0]).replace("_", "-") if problem["loc"] else "settings"
+        raise InputError(f"{option}: {problem['msg']} (got {problem['input']!r:.60})") from None
+    if arguments.resume is not None:
+        _check_resumed(arguments, default)
+    return arguments
+
+
+def _check_resumed(arguments: Arguments, saved: TrainConfig) -> None:
+    if arguments.out is not None or arguments.init is not None:
+        raise InputError("--resume goes on in its own folder: leave out --out and --init")
+    for name, (asked, had) in differences(arguments.config, saved).items():
+        if name == "steps" and asked > had:
+            continue
+        option = "--" + name.replace("_", "-")
+        hint = "a larger one" if name == "steps" else f"{had}, or a new run"
+        raise InputError(f"{option} {asked}: the resumed run has {had}; expected {hint}")
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto` is the GPU where there is one.
+
+    Raises:
+        InputError: no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"--device {name}: not to be had here ({reason}); try auto") from None
+    return device
+
+
+def new_folder(out: Path | None, config: TrainConfig) -> Path:
+    """The run folder: `out`, or a free name under runs/.
+
+    Raises:
+        InputError: `out` already holds something.
+    """
+    if out is not None:
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise InputError(
+                f"--out {out}: expected a new or empty folder; to go on with the run in it use"
+                f" --resume {out}"
+            )
+        return out
+    name = f"{config.env.replace(':', '-').replace('/', '-')}-{config.preset}-seed{config.seed}"
+    folder, number = Path("runs") / name, 1
+    while folder.exists():
+        number += 1
+        folder = Path("runs") / f"{name}-{number}"
+    return folder
+
+
+def header(run: TrainingRun, device: torch.device) -> list[str]:
+    """What the run is, in at most 8 lines."""
+    config, spec = run.config, run.spec
+    task = "  ".join(f"{name} {value:g}" for name, value in task_settings(config.env).items())
+    changed = differences(config, preset_config(config.preset, config.env))
+    changed = {name: pair for name, pair in changed.items() if name not in ("seed", "device")}
+    threads = torch.get_num_threads()
+    lines = [
+        f"dime_robot {__version__}  torch {torch.__version__}  {device}"
+        f"  {threads} thread{'s' * (threads > 1)}",
+        f"env     {config.env}: {spec.n_obs} observations, {spec.n_act} actions, {spec.rate:g} Hz",
+        f"task    {task}",
+        f"preset  {config.preset}: actor {parameter_count(run.agent.actor):,} parameters,"
+        f" {config.diffusion_steps} diffusion steps; critics"
+        f" {parameter_count(run.agent.critic):,}",
+        f"run     {config.steps:,} steps, seed {config.seed}, into {run.folder}",
+    ]
+    if changed:
+        text = "  ".join(f"{name} {value}" for name, (value, _) in changed.items())
+        lines.append(f"changed {text}")
+    return lines
+
+
+def require_compiler(device: torch.device) -> None:
+    """`--compile` needs a C++ compiler; say so before anything is started."""
+    compiler = os.environ.get("CXX", "g++")
+    if shutil.which(compiler) is None:
+        raise InputError(
+            f"--compile: needs the C++ compiler {compiler}, which is not installed (Debian: apt"
+            f" install g++); without --compile the run works on {device} as it is"
+        )
+
+
+def start_run(arguments: Arguments, device: torch.device) -> TrainingRun:
+    """Build a new run or the resumed one, its folder in place."""
+    config = arguments.config
+    if config.compile:
+        require_compiler(device)
+    if arguments.resume is not None:
+        run = TrainingRun(config, arguments.resume, device)
+        run.load(checkpoint.load(run.checkpoint_path))
+        run.write_config()
+        return run
+    folder = new_folder(arguments.out, config)
+    run = TrainingRun(config, folder, device)
+    if arguments.init is not None:
+        state = checkpoint.load(arguments.init)
+        try:
+            run.agent.load_weights(state)
+        except RuntimeError as error:
+            what = " ".join(str(error).split())[:200]
+            raise InputError(f"--init {arguments.init}: its networks differ: {what}") from None
+    run.create_folder()
+    return run
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """See the module's docstring."""
+    arguments = parse(sys.argv[1:] if argv is None else argv)
+    device = choose_device(arguments.config.device)
+    run = start_run(arguments, device)
+    if run.finished:
+        print(f"{run.folder} is finished ({run.step:,} steps); --steps N extends it")
+        return 0
+    logger = RunLogger(run.folder, run.config.steps, run.step)
+    for line in header(run, device):
+        logger.line(line)
+    if run.step:
+        logger.line(f"resumed at step {run.step:,}")
+    previous = {sig: signal.signal(sig, _stopper(run)) for sig in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        run.train(logger)
+    finally:
+        logger.close()
+        run.close()
+        for sig, handler in previous.items():
+            signal.signal(sig, handler)
+    _last_lines(run, logger, arguments.video)
+    return 0
+
+
+def _stopper(run: TrainingRun):  # type: ignore[no-untyped-def]
+    def stop(signum: int, frame: FrameType | None) -> None:
+        if run.stop_requested and signum == signal.SIGINT:  # asked twice: now
+            raise KeyboardInterrupt
+        run.stop_requested = True
+
+    return stop
+
+
+def _last_lines(run: TrainingRun, logger: RunLogger, with_video: bool) -> None:
+    video = run.folder / "video.mp4"
+    if run.finished and with_video:
+        reason = record_in_child(run.checkpoint_path, video, run.config.seed)
+        if reason:
+            logger.line(reason)
+    report = write_report(run.folder)
+    written = {"checkpoint": run.checkpoint_path, "report": report}
+    if video.exists():
+        written["video"] = video
+    for name, path in written.items():
+        logger.line(f"{name:11s}{path}")
+    if run.finished:
+        logger.line(f"next       python -m dime_robot.evaluate {run.checkpoint_path}")
+    else:
+        logger.line(f"stopped at step {run.step:,} of {run.config.steps:,}")
+        logger.line(f"next       python -m dime_robot.train --resume {run.folder}")
+
+
+if __name__ == "__main__":
+    warnings.filterwarnings("ignore", module="gymnasium")
+    run_command(main)
