@@ -63,7 +63,9 @@ def load(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise InputError(f"{path}: expected a checkpoint (ckpt.pt), got no such file") from None
     except IsADirectoryError:
-        raise InputError(f"{path}: expected a checkpoint file, got a folder: {path / 'ckpt.pt'}?") from None
+        raise InputError(
+            f"{path}: expected a checkpoint file, got a folder: {path / 'ckpt.pt'}?"
+        ) from None
     except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError, KeyError):
         raise InputError(
             f"{path}: expected a dime_robot checkpoint, got a file that cannot be read as one"

@@ -6,7 +6,7 @@ Whatever the source, an environment leaves here with flat float32 observations, 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
@@ -33,7 +33,7 @@ class DmControlEnv(gymnasium.Env[npt.NDArray[np.float32], npt.NDArray[np.float32
     Termination is a last step with discount 0; a last step with discount 1 is the time limit.
     """
 
-    metadata = {"render_modes": ["rgb_array"]}
+    metadata: ClassVar = {"render_modes": ["rgb_array"]}
 
     def __init__(self, domain: str, task: str, render_mode: str | None = None) -> None:
         from dm_control import suite
@@ -77,7 +77,7 @@ class DmControlEnv(gymnasium.Env[npt.NDArray[np.float32], npt.NDArray[np.float32
         reward = float(step.reward or 0.0)
         return self._flat(step.observation), reward, terminated, step.last() and not terminated, {}
 
-    def render(self) -> npt.NDArray[np.uint8] | None:  # type: ignore[override]
+    def render(self) -> npt.NDArray[np.uint8] | None:
         """The current frame, shape (480, 640, 3)."""
         if self.render_mode != "rgb_array":
             return None
@@ -96,8 +96,10 @@ def make_env(name: str, render_mode: str | None = None) -> Env:
 
         robot = RobotEnv(name.removeprefix("sim:"), render_mode)
         return TimeLimit(robot, robot.episode_steps)
-    env = _dm_control(name, render_mode) if name.startswith("dm_control/") else _gymnasium(
-        name, render_mode
+    env = (
+        _dm_control(name, render_mode)
+        if name.startswith("dm_control/")
+        else _gymnasium(name, render_mode)
     )
     if isinstance(env.observation_space, (spaces.Dict, spaces.Tuple)) or (
         env.observation_space.shape and len(env.observation_space.shape) > 1
@@ -110,9 +112,7 @@ def make_env(name: str, render_mode: str | None = None) -> Env:
         raise InputError(f"{name}: expected actions with finite bounds, got {actions}")
     if not isinstance(env.observation_space, spaces.Box):
         raise InputError(f"{name}: expected a vector of observations, got {env.observation_space}")
-    return RescaleAction(
-        DtypeObservation(env, np.float32), np.float32(-1.0), np.float32(1.0)
-    )
+    return RescaleAction(DtypeObservation(env, np.float32), np.float32(-1.0), np.float32(1.0))
 
 
 def _dm_control(name: str, render_mode: str | None) -> gymnasium.Env[Any, Any]:
@@ -136,13 +136,19 @@ def _gymnasium(name: str, render_mode: str | None) -> gymnasium.Env[Any, Any]:
         raise InputError(f"{name}: needs the package {error.name}: pip install it") from None
 
 
+def sizes_of(env: Env) -> tuple[int, int]:
+    """Lengths (n_obs, n_act) of its vectors."""
+    assert env.observation_space.shape is not None
+    assert env.action_space.shape is not None
+    return env.observation_space.shape[0], env.action_space.shape[0]
+
+
 def spec_of(env: Env, name: str) -> PolicySpec:
     """The contract of an environment: its own, or a flat one built from its spaces."""
-    own = getattr(env.unwrapped, "spec", None)
+    own = getattr(env.unwrapped, "policy_spec", None)
     if isinstance(own, PolicySpec):
         return own
-    assert env.observation_space.shape is not None and env.action_space.shape is not None
-    n_obs, n_act = env.observation_space.shape[0], env.action_space.shape[0]
+    n_obs, n_act = sizes_of(env)
     rate = 1 / env.unwrapped.dt if hasattr(env.unwrapped, "dt") else env.metadata.get("render_fps")
     return PolicySpec(
         name=name,

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from dime_robot import checkpoint
 from dime_robot.command import run_command
-from dime_robot.envs import Env, make_env
+from dime_robot.envs import Env, make_env, sizes_of
 from dime_robot.learning import diffusion
 from dime_robot.learning.networks import ScoreNetwork
 from dime_robot.runtime.errors import InputError
@@ -89,7 +89,10 @@ class Evaluation:
 
     def __str__(self) -> str:
         low, high = self.interval()
-        text = f"{self.mean:9.1f} ± {self.std:<7.1f} IQM {self.iqm:9.1f}   95% of mean [{low:.1f}, {high:.1f}]"
+        text = (
+            f"{self.mean:9.1f} ± {self.std:<7.1f} IQM {self.iqm:9.1f}"
+            f"   95% of mean [{low:.1f}, {high:.1f}]"
+        )
         if self.successes is not None:
             text += f"   success {sum(self.successes)}/{len(self.successes)}"
         return text
@@ -191,7 +194,9 @@ def sampler(actor: ScoreNetwork) -> Policy:
 # -- video ------------------------------------------------------------------------------------
 
 
-def record_video(env_name: str, policy: Policy, shape: tuple[int, int], seed: int, path: Path) -> int:
+def record_video(
+    env_name: str, policy: Policy, shape: tuple[int, int], seed: int, path: Path
+) -> int:
     """Render one episode to an MP4 file; gives the number of frames.
 
     Raises:
@@ -216,9 +221,9 @@ def record_video(env_name: str, policy: Policy, shape: tuple[int, int], seed: in
         frames.append(env.render())
     fps = env.metadata.get("render_fps") or 50
     env.close()
-    pictures: list[npt.NDArray[np.uint8]] = [np.asarray(frame) for frame in frames]
+    pictures: list[npt.ArrayLike] = [np.asarray(frame) for frame in frames]
     path.parent.mkdir(parents=True, exist_ok=True)
-    imageio.mimwrite(path, pictures, fps=fps, codec="libx264", macro_block_size=2, quality=6)  # type: ignore[call-overload]
+    imageio.mimwrite(path, pictures, fps=fps, codec="libx264", macro_block_size=2, quality=6)
     return len(pictures)
 
 
@@ -309,8 +314,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _check_spaces(name: str, actor: ScoreNetwork) -> None:
     env = make_env(name)
-    assert env.observation_space.shape is not None and env.action_space.shape is not None
-    got = (env.observation_space.shape[0], env.action_space.shape[0])
+    got = sizes_of(env)
     env.close()
     if got != (actor.n_obs, actor.n_act):
         raise InputError(

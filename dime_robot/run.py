@@ -32,7 +32,7 @@ _TRAIN, _EVAL = 0, 1  # first part of an episode's seed after the run's
 CLIPPED_MASS_WARNING = 0.05
 
 
-class NonFinite(InputError):
+class NonFiniteError(InputError):
     """A NaN or infinity where a run cannot go on."""
 
 
@@ -70,6 +70,7 @@ class TrainingRun:
         self._earlier_seconds = 0.0
         self._began = time.monotonic()
         self._clipped_mass_warned = False
+        self._obs: npt.NDArray[np.float32]
         self._begin_episode()
 
     # -- files -----------------------------------------------------------------------------------
@@ -182,7 +183,7 @@ class TrainingRun:
 
     def _begin_episode(self) -> None:
         seed = seed_of(self.config.seed, _TRAIN, self.episode)
-        self._obs: npt.NDArray[np.float32] = self.env.reset(seed=seed)[0]
+        self._obs = self.env.reset(seed=seed)[0]
         self._require_finite("observation after reset", self._obs)
         self._episode_step, self._episode_return = 0, 0.0
 
@@ -192,9 +193,7 @@ class TrainingRun:
         self._require_finite("reward", reward)
         self._require_finite("observation", next_obs)
         reward = float(reward)
-        self.buffer.add(
-            self._obs, action, next_obs, reward * self.config.reward_scale, terminated
-        )
+        self.buffer.add(self._obs, action, next_obs, reward * self.config.reward_scale, terminated)
         self._obs = next_obs
         self.step += 1
         self._episode_step += 1
@@ -275,7 +274,7 @@ class TrainingRun:
         """Stop if any loss since the last look was NaN or inf; `ckpt.pt` is from before it.
 
         Raises:
-            NonFinite: with what, where, and the post-mortem's path.
+            NonFiniteError: with what, where, and the post-mortem's path.
         """
         update = int(self.agent.first_bad_update)
         if update >= 0:
@@ -291,10 +290,8 @@ class TrainingRun:
     def _stop_for(self, reason: str) -> None:
         path = self.folder / "nan.pt"
         if self.folder.is_dir():
-            checkpoint.save(
-                path, {**self.state(), "reason": reason, "last": dict(self.agent.last)}
-            )
-        raise NonFinite(
+            checkpoint.save(path, {**self.state(), "reason": reason, "last": dict(self.agent.last)})
+        raise NonFiniteError(
             f"{reason}; the state then is in {path}, the last good one in {self.checkpoint_path}"
         )
 

@@ -1,0 +1,1 @@
+"""Data only: robots, tasks and their models."""

@@ -146,7 +146,7 @@ def preset_config(preset: str, env: str) -> TrainConfig:
     if preset not in PRESETS:
         raise InputError(f"--preset: expected one of {', '.join(PRESETS)}, got {preset!r}")
     return TrainConfig.model_validate(
-        {**PRESETS[preset], **task_settings(env), "env": env, "preset": preset}  # type: ignore[index]
+        {**PRESETS[preset], **task_settings(env), "env": env, "preset": preset}
     )
 
 

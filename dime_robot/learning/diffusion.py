@@ -86,7 +86,7 @@ def log_kernel_ratio(latents: Tensor, noise: Tensor, eta: Tensor) -> Tensor:
 
 
 def tanh_log_det(x: Tensor) -> Tensor:
-    """log |d tanh(x) / dx| = sum_i 2 (log 2 - x_i - softplus(-2 x_i)). Shape (B,)."""
+    """Log |d tanh(x) / dx| = sum_i 2 (log 2 - x_i - softplus(-2 x_i)). Shape (B,)."""
     return (2 * (math.log(2) - x - F.softplus(-2 * x))).sum(dim=-1)
 
 

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from dime_robot.learning import diffusion
@@ -181,7 +180,9 @@ class DIME:
 
     def update(self, batch: Batch) -> None:
         """The updates of one environment step: UTD critic steps, the actor's every third."""
-        for part in zip(*(column.chunk(self.config.update_to_data) for column in batch), strict=True):
+        for part in zip(
+            *(column.chunk(self.config.update_to_data) for column in batch), strict=True
+        ):
             minibatch = Batch(*part)
             self.critic_step(minibatch)
             if self.updates % self.config.policy_delay == 0:

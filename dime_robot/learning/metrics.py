@@ -28,7 +28,9 @@ def metrics(agent: DIME) -> dict[str, float]:
         latent = last["latent"].abs().flatten()
         quantiles = torch.quantile(latent, torch.tensor([0.5, 0.9, 0.99], device=latent.device))
         q = agent.q_values(last["obs"], last["action"]).mean(dim=1)
-        gradient = torch.cat([p.grad.flatten() for p in agent.actor_parameters if p.grad is not None])
+        gradient = torch.cat(
+            [p.grad.flatten() for p in agent.actor_parameters if p.grad is not None]
+        )
         values |= {
             "actor/loss": last["actor_loss"],
             "actor/gradient_clipped_share": (gradient.abs() >= config.gradient_clip).float().mean(),

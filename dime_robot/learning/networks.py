@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -65,16 +66,12 @@ class ScoreNetwork(nn.Module):
         self.phase = nn.Parameter(torch.zeros(width))
         self.time_mlp = nn.ModuleList([_linear(2 * width, width), _linear(width, width)])
         sizes = [self.n_act + self.n_obs + width] + [width] * depth
-        self.trunk = nn.ModuleList(
-            [_linear(a, b) for a, b in zip(sizes[:-1], sizes[1:], strict=True)]
-        )
+        self.trunk = nn.ModuleList([_linear(a, b) for a, b in pairwise(sizes)])
         self.output = nn.Linear(width, self.n_act)
         nn.init.constant_(self.output.weight, 1e-8)  # f = 0: the policy starts as tanh(prior)
         nn.init.zeros_(self.output.bias)
         self.dt_raw = nn.Parameter(torch.tensor(diffusion.inverse_softplus(dt)))
-        self.friction_raw = nn.Parameter(
-            torch.full((self.n_act,), diffusion.inverse_softplus(1.0))
-        )
+        self.friction_raw = nn.Parameter(torch.full((self.n_act,), diffusion.inverse_softplus(1.0)))
         for name, value in {
             "scale": torch.as_tensor(spec.observation_scale(), dtype=torch.float32),
             "clip": torch.as_tensor(spec.observation_clip(), dtype=torch.float32),
@@ -214,7 +211,7 @@ class DistributionalCritic(nn.Module):
         sizes = [n_in, *widths, atoms]
         self.weights = nn.ParameterList()
         self.biases = nn.ParameterList()
-        for fan_in, fan_out in zip(sizes[:-1], sizes[1:], strict=True):
+        for fan_in, fan_out in pairwise(sizes):
             weight = nn.Parameter(torch.empty(ensemble, fan_in, fan_out))
             lecun_normal_(weight.data, fan_in)
             self.weights.append(weight)

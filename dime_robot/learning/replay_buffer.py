@@ -67,9 +67,7 @@ class ReplayBuffer:
 
     def sample(self, size: int, generator: torch.Generator) -> Batch:
         """Draw `size` transitions uniformly with replacement."""
-        index = torch.randint(
-            len(self), (size,), generator=generator, device=self._rows.device
-        )
+        index = torch.randint(len(self), (size,), generator=generator, device=self._rows.device)
         return self.split(self._rows.index_select(0, index))
 
     def split(self, rows: Tensor) -> Batch:
@@ -120,7 +118,9 @@ class ReplayBuffer:
                 f"{path}: expected at least {expected} bytes of replay data ({added} transitions),"
                 f" got {found}; the run cannot be resumed, start it anew with --init ckpt.pt"
             )
-        data = np.memmap(path, dtype="<f4", mode="r", shape=(min(found // (4 * width), ring), width))
+        data = np.memmap(
+            path, dtype="<f4", mode="r", shape=(min(found // (4 * width), ring), width)
+        )
         for chunk in np.array_split(needed, max(1, len(needed) // 65536)):
             self._rows[torch.as_tensor(chunk % self.capacity)] = torch.as_tensor(
                 np.array(data[chunk % ring]), device=self._rows.device

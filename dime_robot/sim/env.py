@@ -29,15 +29,18 @@ class RobotEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
 
     def __init__(self, name: str, render_mode: str | None = None) -> None:
         self.config, model_path = load_robot_task(name)
-        self.spec = self.config.policy
+        self.policy_spec = self.config.policy
         self.render_mode = render_mode
-        self.metadata = {**self.metadata, "render_fps": round(self.spec.rate)}
-        self.plant = Plant(self.spec, self.config.sim, model_path)
-        self.task = SwingUp(self.config.task, self.spec)
-        self.episode_steps = round(self.config.task.episode_seconds * self.spec.rate)
-        self._encoder, self._decoder = ObservationEncoder(self.spec), ActionDecoder(self.spec)
+        self.metadata = {**self.metadata, "render_fps": round(self.policy_spec.rate)}
+        self.plant = Plant(self.policy_spec, self.config.sim, model_path)
+        self.task = SwingUp(self.config.task, self.policy_spec)
+        self.episode_steps = round(self.config.task.episode_seconds * self.policy_spec.rate)
+        self._encoder, self._decoder = (
+            ObservationEncoder(self.policy_spec),
+            ActionDecoder(self.policy_spec),
+        )
         self._renderer: mujoco.Renderer | None = None
-        n_obs, n_act = self.spec.n_obs, self.spec.n_act
+        n_obs, n_act = self.policy_spec.n_obs, self.policy_spec.n_act
         self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (n_obs,), np.float32)
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (n_act,), np.float32)
 
@@ -59,7 +62,7 @@ class RobotEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
         info = {"is_success": self.task.is_success()}
         return self._encoder.encode(state), reward, False, False, info
 
-    def render(self) -> npt.NDArray[np.uint8] | None:  # type: ignore[override]
+    def render(self) -> npt.NDArray[np.uint8] | None:
         """The current frame, shape (480, 640, 3)."""
         if self.render_mode != "rgb_array":
             return None

@@ -66,9 +66,7 @@ class ToySampler:
         generator = torch.Generator().manual_seed(1)
         frozen = {id(self.network.dt_raw), id(self.network.friction_raw)}
         parameters = [
-            p
-            for p in self.network.parameters()
-            if not (freeze_step_sizes and id(p) in frozen)
+            p for p in self.network.parameters() if not (freeze_step_sizes and id(p) in frozen)
         ]
         optimizer = torch.optim.Adam(parameters, lr=1e-3, betas=(0.5, 0.999))
         for _ in range(updates):
