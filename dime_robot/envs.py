@@ -6,7 +6,7 @@ Whatever the source, an environment leaves here with flat float32 observations, 
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -33,7 +33,7 @@ class DmControlEnv(gymnasium.Env[npt.NDArray[np.float32], npt.NDArray[np.float32
     Termination is a last step with discount 0; a last step with discount 1 is the time limit.
     """
 
-    metadata: ClassVar = {"render_modes": ["rgb_array"]}
+    metadata = {"render_modes": ["rgb_array"]}
 
     def __init__(self, domain: str, task: str, render_mode: str | None = None) -> None:
         from dm_control import suite

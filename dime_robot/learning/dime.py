@@ -158,7 +158,9 @@ class DIME:
         probs = logits.softmax(dim=-1)
         log_probs = torch.log(probs + 1e-15)
         per_sample = (self.config.critic_entropy * probs - target) * log_probs
-        return per_sample.sum(dim=-1).mean(dim=-1).sum()  # atoms; batch mean; both critics
+        # sum over atoms, mean over the batch, sum over the critics
+        loss: Tensor = per_sample.sum(dim=-1).mean(dim=-1).sum()
+        return loss
 
     def actor_loss(self, obs: Tensor, sample: ActionSample) -> Tensor:
         """mean[ -Qbar(s, a) + alpha C ] with the mean of the critics' expected returns."""

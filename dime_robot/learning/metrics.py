@@ -55,4 +55,5 @@ def clipped_mass(agent: DIME) -> torch.Tensor:
     probs = agent.critic(last["next_obs"], last["next_action"]).softmax(dim=-1)
     agent.critic.train()
     outside = (atoms < agent.support[0]) | (atoms > agent.support[-1])
-    return (probs * outside).sum(dim=-1).mean()
+    share: torch.Tensor = (probs * outside).sum(dim=-1).mean()
+    return share

@@ -51,10 +51,9 @@ class Plant:
             if joint_id < 0:
                 names = [self.model.joint(i).name for i in range(self.model.njnt)]
                 raise InputError(f"{model_path}: expected a joint {joint.name}, got {names}")
-            limits = self.model.jnt_range[joint_id] if self.model.jnt_limited[joint_id] else None
-            if (limits is None) != (joint.position_limits is None) or (
-                limits is not None and not np.allclose(limits, joint.position_limits)
-            ):
+            limited = bool(self.model.jnt_limited[joint_id])
+            limits = tuple(self.model.jnt_range[joint_id].tolist()) if limited else None
+            if limits != joint.position_limits:
                 raise InputError(
                     f"{model_path}: joint {joint.name}: expected position limits"
                     f" {joint.position_limits} as in the contract, got {limits}"
