@@ -109,6 +109,7 @@ PRESETS: dict[PresetName, dict[str, Any]] = {
         "actor_lr": 1e-3,
         "critic_width": 128,
         "critic_lr": 1e-3,
+        "alpha_init": 0.05,
         "alpha_lr": 3e-3,
         "batch_size": 128,
         "random_steps": 500,
@@ -116,7 +117,7 @@ PRESETS: dict[PresetName, dict[str, Any]] = {
         "eval_interval": 1000,
         "log_interval": 100,
         "buffer_size": 300_000,
-        "steps": 20_000,
+        "steps": 15_000,
     },
 }
 

@@ -44,7 +44,8 @@ def project(probs: Tensor, atoms: Tensor, support: Tensor) -> Tensor:
     last = len(support) - 1
     spacing = (support[-1] - support[0]) / last
     position = (atoms.clamp(support[0], support[-1]) - support[0]) / spacing
-    lower = position.floor().clamp(0, last - 1)  # so that lower + 1 exists at the upper end too
+    # lower + 1 has to exist at the upper end too; a NaN must reach the loss, not be an index
+    lower = position.nan_to_num(nan=0.0).floor().clamp(0, last - 1)
     share = position - lower
     index = lower.long()
     target = torch.zeros_like(probs)
@@ -151,10 +152,11 @@ class DIME:
         )
         logits, next_logits = logits.chunk(2, dim=1)
         with torch.no_grad():
-            next_probs = next_logits.softmax(dim=-1)
+            # The mean of both critics' projected distributions (no minimum). Both sit on the same
+            # atoms and the projection is linear in the masses, so the masses can be averaged first.
+            next_probs = next_logits.softmax(dim=-1).mean(dim=0)
             atoms = self.target_atoms(batch.reward, batch.terminated, bound)
-            # each critic's distribution is projected by itself, then the two are averaged
-            target = project(next_probs, atoms.expand_as(next_probs), self.support).mean(dim=0)
+            target = project(next_probs, atoms, self.support)
         probs = logits.softmax(dim=-1)
         log_probs = torch.log(probs + 1e-15)
         per_sample = (self.config.critic_entropy * probs - target) * log_probs
