@@ -15,6 +15,9 @@ def run_command(main: Callable[[], int]) -> None:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         code = 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        code = 130
     except BrokenPipeError:  # the reader of our output went away (| head)
         sys.stderr.close()
         code = 0

@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
 from gymnasium.wrappers import (
-    DtypeObservation,
     FlattenObservation,
     RescaleAction,
     TimeLimit,
+    TransformObservation,
 )
 
 from dime_robot.runtime.errors import InputError
@@ -95,7 +95,7 @@ def make_env(name: str, render_mode: str | None = None) -> Env:
         from dime_robot.sim.env import RobotEnv
 
         robot = RobotEnv(name.removeprefix("sim:"), render_mode)
-        return TimeLimit(robot, robot.episode_steps)
+        return TimeLimit(robot, robot.config.episode_steps)
     env = (
         _dm_control(name, render_mode)
         if name.startswith("dm_control/")
@@ -112,7 +112,9 @@ def make_env(name: str, render_mode: str | None = None) -> Env:
         raise InputError(f"{name}: expected actions with finite bounds, got {actions}")
     if not isinstance(env.observation_space, spaces.Box):
         raise InputError(f"{name}: expected a vector of observations, got {env.observation_space}")
-    return RescaleAction(DtypeObservation(env, np.float32), np.float32(-1.0), np.float32(1.0))
+    plain = spaces.Box(-np.inf, np.inf, env.observation_space.shape, np.float32)
+    single = TransformObservation(env, lambda obs: obs.astype(np.float32), plain)
+    return RescaleAction(single, np.float32(-1.0), np.float32(1.0))
 
 
 def _dm_control(name: str, render_mode: str | None) -> gymnasium.Env[Any, Any]:

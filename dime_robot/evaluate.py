@@ -323,6 +323,11 @@ def _check_spaces(name: str, actor: ScoreNetwork) -> None:
         )
 
 
-if __name__ == "__main__":
-    warnings.filterwarnings("ignore", module="gymnasium")
+def cli() -> None:
+    """Entry point of the console script."""
+    warnings.filterwarnings("ignore", module="gymnasium")  # e.g. "out of date"
     run_command(main)
+
+
+if __name__ == "__main__":
+    cli()

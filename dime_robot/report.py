@@ -154,5 +154,10 @@ def main() -> int:
     return 0
 
 
-if __name__ == "__main__":
+def cli() -> None:
+    """Entry point of the console script."""
     run_command(main)
+
+
+if __name__ == "__main__":
+    cli()

@@ -9,6 +9,7 @@ simulator back to the very same state; everything else random comes from the age
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +132,7 @@ class TrainingRun:
         checkpoint.save(self.checkpoint_path, self.state())
         self._saved_step = self.step
 
-    def load(self, state: dict[str, Any], logger_line: Any = print) -> None:
+    def load(self, state: dict[str, Any], say: Callable[[str], None] = print) -> None:
         """Continue from a checkpoint's state."""
         self.agent.load_state_dict(state)
         self.buffer.load(self.folder / "replay.bin", state["replay_added"])
@@ -142,9 +143,9 @@ class TrainingRun:
         rows = read_eval_csv(path) if path.exists() else []
         self.rows = [row for row in rows if row.step <= self.step]
         self._begin_episode()
-        self._replay_episode(state, logger_line)
+        self._replay_episode(state, say)
 
-    def _replay_episode(self, state: dict[str, Any], say: Any) -> None:
+    def _replay_episode(self, state: dict[str, Any], say: Callable[[str], None]) -> None:
         """Bring the simulator back to where the checkpoint was taken."""
         count = state["episode_step"]
         if count == 0:

@@ -8,7 +8,7 @@ import shutil
 import signal
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -211,7 +211,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _stopper(run: TrainingRun):  # type: ignore[no-untyped-def]
+def _stopper(run: TrainingRun) -> Callable[[int, FrameType | None], None]:
     def stop(signum: int, frame: FrameType | None) -> None:
         if run.stop_requested and signum == signal.SIGINT:  # asked twice: now
             raise KeyboardInterrupt
@@ -239,6 +239,11 @@ def _last_lines(run: TrainingRun, logger: RunLogger, with_video: bool) -> None:
         logger.line(f"next       python -m dime_robot.train --resume {run.folder}")
 
 
-if __name__ == "__main__":
-    warnings.filterwarnings("ignore", module="gymnasium")
+def cli() -> None:
+    """Entry point of the console script."""
+    warnings.filterwarnings("ignore", module="gymnasium")  # e.g. "out of date"
     run_command(main)
+
+
+if __name__ == "__main__":
+    cli()

@@ -43,6 +43,11 @@ class RobotTaskConfig(Frozen):
     sim: SimConfig
     task: SwingUpConfig
 
+    @property
+    def episode_steps(self) -> int:
+        """The time limit in control steps."""
+        return round(self.task.episode_seconds * self.policy.rate)
+
     @model_validator(mode="after")
     def _rates_agree(self) -> RobotTaskConfig:
         period = self.sim.timestep * self.sim.decimation

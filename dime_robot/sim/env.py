@@ -22,7 +22,7 @@ class RobotEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
 
     Observation: raw SI values in the contract's order. Action: [-1, 1]. `info["is_success"]` says
     whether the task's success criterion holds at this step. The time limit is not in here:
-    `episode_steps` says what `gymnasium.wrappers.TimeLimit` should be given.
+    `config.episode_steps` says what `gymnasium.wrappers.TimeLimit` should be given.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 50}
@@ -34,7 +34,6 @@ class RobotEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
         self.metadata = {**self.metadata, "render_fps": round(self.policy_spec.rate)}
         self.plant = Plant(self.policy_spec, self.config.sim, model_path)
         self.task = SwingUp(self.config.task, self.policy_spec)
-        self.episode_steps = round(self.config.task.episode_seconds * self.policy_spec.rate)
         self._encoder, self._decoder = (
             ObservationEncoder(self.policy_spec),
             ActionDecoder(self.policy_spec),

@@ -1,15 +1,20 @@
-"""Gymnasium ids of the robot tasks: `gymnasium.make("dime_robot/cartpole-v0")`."""
+"""Importing this registers every robot task with Gymnasium, for tools that take an id.
+
+    gymnasium.make("dime_robot.sim.registration:dime_robot/cartpole-v0")
+
+Gymnasium imports what stands before the colon by itself.
+"""
 
 from __future__ import annotations
 
 import gymnasium
 
+from dime_robot.sim.config import config_folder, load_robot_task
 
-def register_envs() -> None:
-    """Called by Gymnasium through the entry-point group `gymnasium.envs`."""
+for _name in sorted(path.stem for path in config_folder().glob("*.yaml")):
     gymnasium.register(
-        id="cartpole-v0",
+        id=f"dime_robot/{_name}-v0",
         entry_point="dime_robot.sim.env:RobotEnv",
-        kwargs={"name": "cartpole"},
-        max_episode_steps=500,
+        kwargs={"name": _name},
+        max_episode_steps=load_robot_task(_name)[0].episode_steps,
     )

@@ -103,9 +103,7 @@ def test_next_half_is_a_constant_that_shares_its_statistics() -> None:
     parameters = list(agent.critic.parameters())
     got = torch.autograd.grad(agent.critic_loss(batch, action, bound), parameters)
 
-    logits = agent.critic(
-        torch.cat([batch.obs, batch.next_obs]), torch.cat([batch.action, action])
-    )
+    logits = agent.critic(torch.cat([batch.obs, batch.next_obs]), torch.cat([batch.action, action]))
     probs = logits[:, B:].softmax(-1).detach()
     atoms = agent.target_atoms(batch.reward, batch.terminated, bound)
     target = project(probs, atoms.expand_as(probs), agent.support).mean(0)
