@@ -16,6 +16,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -66,7 +67,7 @@ class PlainCritic(nn.Module):
 
     def __init__(self, sizes: list[int], warmup: int) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes, sizes[1:], strict=False))
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
         self.norms = nn.ModuleList(PlainBatchRenorm(size) for size in sizes[:-1])
         self.warmup, self.passes = warmup, 0
 

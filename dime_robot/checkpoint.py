@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from dime_robot.learning.config import TrainConfig
 from dime_robot.learning.networks import ScoreNetwork
-from dime_robot.runtime.errors import InputError
+from dime_robot.runtime.errors import InputError, first_problem
 from dime_robot.runtime.spec import PolicySpec
 
 FORMAT = "dime_robot checkpoint"
@@ -85,9 +85,8 @@ def config_of(state: dict[str, Any], path: Path) -> TrainConfig:
     """The training configuration inside a checkpoint."""
     try:
         return TrainConfig.model_validate(state["config"])
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise InputError(f"{path}: config.{first['loc'][0]}: {first['msg']}") from None
+    except InputError as error:
+        raise InputError(f"{path}: config: {error}") from None
 
 
 def spec_in(state: dict[str, Any], path: Path) -> PolicySpec:
@@ -95,7 +94,7 @@ def spec_in(state: dict[str, Any], path: Path) -> PolicySpec:
     try:
         return PolicySpec.model_validate_json(state["spec"])
     except ValidationError as error:
-        raise InputError(f"{path}: spec: {error.errors()[0]['msg']}") from None
+        raise InputError(f"{path}: spec: {first_problem(error)}") from None
 
 
 def load_actor(path: Path) -> tuple[ScoreNetwork, PolicySpec, TrainConfig, dict[str, Any]]:

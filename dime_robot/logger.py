@@ -64,8 +64,6 @@ def read_eval_csv(path: Path) -> list[EvalRow]:
     except FileNotFoundError:
         raise InputError(f"{path}: expected the evaluations of a run, got no such file") from None
     except (TypeError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
         raise InputError(f"{path}: a row is not complete: {error}") from None
 
 

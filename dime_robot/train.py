@@ -16,7 +16,6 @@ from typing import Annotated
 
 import torch
 import tyro
-from pydantic import ValidationError
 
 from dime_robot import __version__, checkpoint
 from dime_robot.command import run_command
@@ -65,17 +64,12 @@ def parse(argv: Sequence[str]) -> Arguments:
     else:
         path = known.resume / "ckpt.pt"
         default = checkpoint.config_of(checkpoint.load(path), path)
-    try:
-        arguments = tyro.cli(
-            Arguments,
-            args=argv,
-            default=Arguments(config=default),
-            prog="python -m dime_robot.train",
-        )
-    except ValidationError as error:
-        problem = error.errors()[0]
-        option = "--" + str(problem["loc"][0]).replace("_", "-") if problem["loc"] else "settings"
-        raise InputError(f"{option}: {problem['msg']} (got {problem['input']!r:.60})") from None
+    arguments = tyro.cli(
+        Arguments,
+        args=argv,
+        default=Arguments(config=default),
+        prog="python -m dime_robot.train",
+    )
     if arguments.resume is not None:
         _check_resumed(arguments, default)
     return arguments

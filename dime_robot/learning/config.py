@@ -5,16 +5,20 @@ from __future__ import annotations
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
-from dime_robot.runtime.errors import InputError
+from dime_robot.runtime.errors import InputError, first_problem
 from dime_robot.runtime.spec import Frozen
 
 PresetName = Literal["official", "laptop", "tiny"]
 
 
 class TrainConfig(Frozen):
-    """A training run. Defaults are the paper's (preset `official`)."""
+    """A training run. Defaults are the paper's (preset `official`).
+
+    Raises:
+        InputError: an unknown key, or a value that does not fit.
+    """
 
     # what to learn, and how long
     env: str = Field(
@@ -79,6 +83,12 @@ class TrainConfig(Frozen):
     final_episodes: int = Field(20, ge=20, description="episodes of the last evaluation")
     log_interval: int = Field(250, gt=0, description="between logged metrics [steps]")
     checkpoint_interval: int = Field(5000, gt=0, description="between checkpoints [steps]")
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise InputError(first_problem(error)) from None
 
     @model_validator(mode="after")
     def _atoms_are_ordered(self) -> TrainConfig:

@@ -181,7 +181,7 @@ class BatchRenorm(nn.Module):
         return torch.addcmul(torch.addcmul(self.bias, shift, gain), centred, gain)
 
     def _corrections(self, mean: Tensor, var: Tensor, warm: Tensor) -> tuple[Tensor, Tensor]:
-        """r and d from the old running statistics, which then take in this batch."""
+        """The factors r and d from the old running statistics, which then take in this batch."""
         with torch.no_grad():
             running_std = torch.sqrt(self.running_var + self.EPS)
             r = torch.sqrt(var + self.EPS) / running_std

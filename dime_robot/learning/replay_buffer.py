@@ -118,6 +118,8 @@ class ReplayBuffer:
                 f"{path}: expected at least {expected} bytes of replay data ({added} transitions),"
                 f" got {found}; the run cannot be resumed, start it anew with --init ckpt.pt"
             )
+        if added == 0:  # nothing yet, and an empty file cannot be mapped
+            return
         data = np.memmap(
             path, dtype="<f4", mode="r", shape=(min(found // (4 * width), ring), width)
         )

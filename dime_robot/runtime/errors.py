@@ -1,9 +1,22 @@
 """The one exception for input that is wrong: what a user reads instead of a traceback."""
 
+from pydantic import ValidationError
 
-class InputError(ValueError):
+
+class InputError(Exception):
     """Something handed to us (option, file, environment) cannot be used.
 
     The message is one sentence for the screen: what was expected, what came, what to do.
     Every command line of this project prints it and exits with code 2.
     """
+
+
+def first_problem(error: ValidationError) -> str:
+    """What pydantic found first, as one phrase: field, what was expected, what came."""
+    problem = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in problem["loc"])
+    message = problem["msg"].removeprefix("Value error, ")
+    text = f"{where}: {message}" if where else message
+    if problem["type"] in ("value_error", "missing"):  # the message holds it, or nothing came
+        return text
+    return f"{text}, got {problem['input']!r:.60}"

@@ -9,7 +9,7 @@ from typing import Literal
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from dime_robot.runtime.errors import InputError
+from dime_robot.runtime.errors import InputError, first_problem
 from dime_robot.runtime.spec import Frozen, PolicySpec
 
 
@@ -86,7 +86,5 @@ def read_robot_task(path: Path) -> tuple[RobotTaskConfig, Path]:
     except yaml.YAMLError as error:
         raise InputError(f"{path}: expected YAML, got {' '.join(str(error).split())}") from None
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "file"
-        raise InputError(f"{path}: {where}: {first['msg']} (got {first['input']!r:.80})") from None
+        raise InputError(f"{path}: {first_problem(error)}") from None
     return config, path.parent / config.sim.model

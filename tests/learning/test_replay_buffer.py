@@ -50,7 +50,7 @@ def test_the_oldest_are_replaced() -> None:
     assert buffer.newest(3).reward.tolist() == [1170, 1180, 1190]
 
 
-@pytest.mark.parametrize("saved", [7, 50, 69, 70, 71, 123, 200])
+@pytest.mark.parametrize("saved", [0, 7, 50, 69, 70, 71, 123, 200])
 @pytest.mark.parametrize("lost", [0, 20])
 def test_restored_exactly_though_later_rows_reached_the_disk(
     saved: int, lost: int, tmp_path: Path

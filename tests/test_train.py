@@ -1,0 +1,352 @@
+"""`python -m dime_robot.train`: what a run writes, how it is resumed, what it refuses."""
+
+from __future__ import annotations
+
+import csv
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from dime_robot import checkpoint, train
+from dime_robot.learning.config import TrainConfig, preset_config
+from dime_robot.logger import read_eval_csv
+from dime_robot.run import NonFiniteError, TrainingRun
+from dime_robot.runtime.errors import InputError
+
+SMALL = [
+    *("--env", "Pendulum-v1", "--preset", "tiny", "--no-video"),
+    *("--random-steps", "50", "--eval-interval", "100", "--eval-episodes", "2"),
+    *("--checkpoint-interval", "50", "--log-interval", "20", "--batch-size", "16"),
+    *("--actor-width", "16", "--critic-width", "16"),
+]
+
+
+def run(*arguments: str, steps: int = 130) -> int:
+    return train.main([*SMALL, "--steps", str(steps), *arguments])
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "finished"
+    assert run("--out", str(folder), "--seed", "4") == 0
+    return folder
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    state = checkpoint.load(folder / "ckpt.pt")
+    return {f"{part}.{k}": v for part in ("actor", "critic") for k, v in state[part].items()}
+
+
+def assert_equal_weights(a: Path, b: Path) -> None:
+    ours, theirs = weights(a), weights(b)
+    for name, value in ours.items():
+        assert torch.equal(value, theirs[name]), name
+
+
+# -- what a run writes ---------------------------------------------------------------------------
+
+
+def test_run_folder_holds_everything(finished: Path) -> None:
+    names = {path.name.split(".out.")[0] for path in finished.iterdir()}
+    assert names == {"ckpt.pt", "replay.bin", "config.yaml", "eval.csv", "events", "report.html"}
+
+
+def test_eval_csv_has_each_step_once_and_ends_with_the_final_evaluation(finished: Path) -> None:
+    with (finished / "eval.csv").open() as file:
+        lines = list(csv.reader(file))
+    assert ",".join(lines[0]) == "step,seed,return_mean,return_std,episodes,wall_seconds"
+    rows = read_eval_csv(finished / "eval.csv")
+    assert [row.step for row in rows] == [0, 100, 130]
+    assert [row.episodes for row in rows] == [2, 2, 20]
+    assert {row.seed for row in rows} == {4}
+    assert all(a.wall_seconds <= b.wall_seconds for a, b in pairwise(rows))
+    assert rows[0].return_mean < -300  # unscaled: a random Pendulum policy
+
+
+def test_config_yaml_is_the_whole_configuration(finished: Path) -> None:
+    config = TrainConfig.model_validate(yaml.safe_load((finished / "config.yaml").read_text()))
+    assert config.seed == 4
+    assert config.reward_scale == 0.1
+    assert (config.v_min, config.v_max) == (-100, 20)
+
+
+def test_checkpoint_has_its_documented_keys(finished: Path) -> None:
+    state = checkpoint.load(finished / "ckpt.pt")
+    expected = {"actor", "critic", "log_alpha", "actor_optimizer", "critic_optimizer"}
+    expected |= {"temperature_optimizer", "config", "spec", "step", "version", "provenance"}
+    assert expected <= set(state)
+    assert state["provenance"]["torch"] == torch.__version__
+
+
+def test_report_is_small_and_needs_no_network(finished: Path) -> None:
+    text = (finished / "report.html").read_text()
+    assert len(text) < 1_000_000
+    assert "<svg" in text
+    assert "actor_width" in text  # differs from the preset
+    for outside in ('src="http', 'href="http', "@import", "url(http"):
+        assert outside not in text
+    assert "Final evaluation" in text
+
+
+def test_screen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "run"
+    assert run("--out", str(folder), steps=60) == 0
+    lines = capsys.readouterr().out.splitlines()
+    first_eval = next(i for i, line in enumerate(lines) if line.startswith("eval"))
+    assert first_eval <= 8  # the header
+    assert "reward_scale 0.1  v_min -100  v_max 20" in "\n".join(lines)
+    assert sum(line.startswith("eval") for line in lines) == 2
+    assert str(folder / "ckpt.pt") in lines[-3]
+    assert str(folder / "report.html") in lines[-2]
+    assert lines[-1].endswith(f"python -m dime_robot.evaluate {folder / 'ckpt.pt'}")
+
+
+# -- resuming ------------------------------------------------------------------------------------
+
+
+def stop_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """A SIGTERM at this step."""
+    original = TrainingRun._environment_step
+
+    def environment_step(self: TrainingRun, logger: Any) -> None:
+        original(self, logger)
+        if self.step == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(TrainingRun, "_environment_step", environment_step)
+
+
+@pytest.mark.parametrize("step", [1, 49, 50, 77, 100, 129])
+def test_stopped_and_resumed_equals_uninterrupted(
+    step: int, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        stop_at(patch, step)
+        assert run("--out", str(folder), "--seed", "4") == 0
+    assert checkpoint.load(folder / "ckpt.pt")["step"] == step
+    assert train.main(["--resume", str(folder)]) == 0
+    assert_equal_weights(folder, finished)
+    ours, theirs = read_eval_csv(folder / "eval.csv"), read_eval_csv(finished / "eval.csv")
+    assert [(r.step, r.return_mean) for r in ours] == [(r.step, r.return_mean) for r in theirs]
+
+
+def test_extended_run_equals_a_longer_one(tmp_path: Path) -> None:
+    short, long = tmp_path / "short", tmp_path / "long"
+    run("--out", str(short), steps=90)
+    assert train.main(["--resume", str(short), "--steps", "150"]) == 0
+    run("--out", str(long), steps=150)
+    assert_equal_weights(short, long)
+    assert [row.step for row in read_eval_csv(short / "eval.csv")] == [0, 90, 100, 150]
+    assert yaml.safe_load((short / "config.yaml").read_text())["steps"] == 150
+
+
+def test_finished_run_says_so(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (finished / "ckpt.pt").read_bytes()
+    assert train.main(["--resume", str(finished)]) == 0
+    assert "is finished" in capsys.readouterr().out
+    assert (finished / "ckpt.pt").read_bytes() == before
+
+
+def test_equal_options_are_accepted_and_different_ones_refused_by_name(finished: Path) -> None:
+    resume = ["--resume", str(finished)]
+    assert train.main([*resume, *SMALL[:4], "--seed", "4", "--steps", "130"]) == 0
+    for option, value in (
+        ("--seed", "5"),
+        ("--env", "Hopper-v5"),
+        ("--preset", "laptop"),
+        ("--actor-lr", "0.1"),
+        ("--steps", "100"),
+    ):
+        with pytest.raises(InputError, match=f"^{option} {value}: the resumed run has"):
+            train.main([*resume, option, value])
+    with pytest.raises(InputError, match="leave out --out"):
+        train.main([*resume, "--out", "elsewhere"])
+
+
+def test_init_starts_from_trained_networks(finished: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        stop_at(patch, 1)
+        run("--out", str(folder), "--init", str(finished / "ckpt.pt"), "--seed", "9")
+    assert_equal_weights(folder, finished)
+    with pytest.raises(InputError, match="its networks differ"):
+        run("--out", str(tmp_path / "b"), "--init", str(finished / "ckpt.pt"), "--actor-depth", "3")
+    assert not (tmp_path / "b").exists()
+
+
+# -- refusals ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--preset", "huge"], "expected one of official, laptop, tiny"),
+        (["--env", "Hoper-v5"], "Hopper"),
+        (["--v-min", "30"], "v_min < v_max"),
+        (["--batch-size", "0"], "batch_size: Input should be"),
+        (["--device", "cuda:99"], "--device cuda:99"),
+    ],
+)
+def test_wrong_options_are_one_sentence(arguments: list[str], message: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=message) as error:
+        train.main([*SMALL, *arguments, "--out", str(tmp_path / "x")])
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_used_folder_is_refused(finished: Path) -> None:
+    with pytest.raises(InputError, match=f"--resume {finished}"):
+        run("--out", str(finished))
+
+
+def test_unknown_options_exit_with_2(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit) as error:
+        run("--wings", "2", "--out", str(tmp_path / "x"))
+    assert error.value.code == 2
+
+
+def test_missing_compiler_is_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(InputError, match="no-such-compiler"):
+        run("--out", str(tmp_path / "x"), "--compile")
+
+
+def test_unknown_keys_and_presets_are_refused_by_the_configuration() -> None:
+    with pytest.raises(InputError, match="wings: Extra inputs"):
+        TrainConfig.model_validate({"wings": 2})
+    with pytest.raises(ValueError, match="frozen"):
+        TrainConfig().steps = 3  # type: ignore[misc]
+
+
+def test_every_field_says_what_it_is() -> None:
+    for name, field in TrainConfig.model_fields.items():
+        assert field.description, name
+
+
+def test_tasks_bring_their_atoms() -> None:
+    assert preset_config("official", "dm_control/dog-run-v0").v_max == 200
+    assert preset_config("official", "Ant-v5").v_min == -1600
+    assert preset_config("tiny", "Pendulum-v1").reward_scale == 0.1
+    official = preset_config("official", "dm_control/dog-run-v0")
+    assert official == TrainConfig(env="dm_control/dog-run-v0", preset="official")
+
+
+# -- a run that cannot go on ---------------------------------------------------------------------
+
+
+class Poisoned(gymnasium.Env[np.ndarray, np.ndarray]):
+    """Gives NaN in one place after some steps."""
+
+    observation_space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
+    action_space = gymnasium.spaces.Box(-1, 1, (1,), np.float32)
+
+    def __init__(self, where: str, render_mode: str | None = None) -> None:
+        self.where, self.count = where, 0
+
+    def reset(self, **_: Any) -> tuple[np.ndarray, dict[str, Any]]:
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        self.count += 1
+        bad = self.count >= 120
+        obs = np.full(2, np.nan if bad and self.where == "observation" else 0.1, np.float32)
+        reward = np.inf if bad and self.where == "reward" else 0.0
+        return obs, reward, False, self.count % 10 == 0, {}
+
+
+for _where in ("observation", "reward"):
+    gymnasium.register(f"Poisoned-{_where}-v0", Poisoned, kwargs={"where": _where})
+
+
+@pytest.mark.parametrize("where", ["observation", "reward"])
+def test_nan_from_the_environment_stops_the_run(where: str, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    arguments = [*SMALL, "--env", f"Poisoned-{where}-v0", "--steps", "200", "--out", str(folder)]
+    with pytest.raises(NonFiniteError, match=f"infinite {where} at step 119"):
+        train.main(arguments)
+    post_mortem = checkpoint.load(folder / "nan.pt")
+    assert where in post_mortem["reason"]
+    assert checkpoint.load(folder / "ckpt.pt")["step"] == 100
+
+
+def test_nan_in_a_loss_stops_the_run_with_the_first_bad_update(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run"
+    original = TrainingRun._environment_step
+
+    def environment_step(self: TrainingRun, logger: Any) -> None:
+        if self.step == 105:  # 55 steps with updates, 2 each: the next is number 111
+            self.agent.critic.biases[-1].data[0, 0, 0] = torch.nan
+        original(self, logger)
+
+    monkeypatch.setattr(TrainingRun, "_environment_step", environment_step)
+    with pytest.raises(NonFiniteError, match="update 111"):
+        run("--out", str(folder), steps=200)
+    assert checkpoint.load(folder / "nan.pt")["last"]["critic_loss"].isnan()
+    good = checkpoint.load(folder / "ckpt.pt")
+    assert good["step"] == 100
+    assert all(torch.isfinite(value).all() for value in good["critic"].values())
+
+
+def test_clipped_mass_gives_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run("--out", str(tmp_path / "run"), "--v-min", "-1", "--v-max", "1")
+    out = capsys.readouterr().out
+    assert out.count("of the target's mass is clipped") == 1
+
+
+# -- as a process --------------------------------------------------------------------------------
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "dime_robot.train", *SMALL, *arguments]
+
+
+def test_terminate_leaves_a_resumable_checkpoint_and_the_last_lines(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    child = subprocess.Popen(
+        command("--steps", "100000", "--out", str(folder)), stdout=subprocess.PIPE, text=True
+    )
+    for _ in range(600):
+        if (folder / "eval.csv").exists() and len(read_eval_csv(folder / "eval.csv")) > 1:
+            break
+        time.sleep(0.1)
+    child.send_signal(signal.SIGINT)
+    out, _ = child.communicate(timeout=60)
+    assert child.returncode == 0
+    assert f"--resume {folder}" in out.splitlines()[-1]
+    state = checkpoint.load(folder / "ckpt.pt")
+    assert state["step"] >= 100
+    assert state["replay_added"] == state["step"]
+
+
+def test_full_disk_is_one_sentence_and_loses_nothing(tmp_path: Path) -> None:
+    """A limit on the size of files stands in for the disk: the same error path of the system."""
+    folder = tmp_path / "run"
+    subprocess.run(command("--steps", "60", "--out", str(folder)), check=True, capture_output=True)
+    before = (folder / "ckpt.pt").read_bytes()
+    failed = subprocess.run(
+        [sys.executable, "-m", "dime_robot.train", "--resume", str(folder), "--steps", "120"],
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)),
+    )
+    assert failed.returncode == 2
+    assert failed.stderr.startswith("error: ")
+    assert failed.stderr.count("\n") == 1
+    assert "--resume" in failed.stderr
+    assert (folder / "ckpt.pt").read_bytes() == before
+    assert train.main(["--resume", str(folder), "--steps", "70"]) == 0
