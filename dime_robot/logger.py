@@ -15,7 +15,7 @@ from rich.text import Text
 from torch.utils.tensorboard import SummaryWriter
 
 from dime_robot.checkpoint import write_atomically
-from dime_robot.evaluate import Evaluation
+from dime_robot.rollout import Evaluation
 from dime_robot.runtime.errors import InputError
 
 PLAIN_INTERVAL = 15.0  # [s] between progress lines where there is no terminal to redraw

@@ -1,16 +1,24 @@
-"""The report of a run: one HTML file that opens offline. `python -m dime_robot.report RUN`."""
+"""Reports: `python -m dime_robot.report FOLDER`.
+
+A run folder gets `report.html`, one file that opens offline. A folder of collected results (one CSV
+per task with the columns of `eval.csv`, several seeds each) gets one figure per task.
+"""
 
 from __future__ import annotations
 
 import base64
+import csv
 import html
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import tyro
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from dime_robot import checkpoint
 from dime_robot.command import run_command
@@ -36,22 +44,12 @@ code { overflow-wrap: anywhere }
 """
 
 
-def learning_curve(rows: Sequence[EvalRow], title: str) -> str:
-    """Return over steps with its spread over episodes, as an SVG element."""
-    import matplotlib
-
-    matplotlib.use("svg")
-    from matplotlib.figure import Figure
-
+def _svg(title: str, draw: Callable[[Axes], None]) -> str:
+    """A figure of returns over steps as an SVG element, the same bytes for the same data."""
     with matplotlib.rc_context({"svg.hashsalt": "dime", "font.size": 10}):
         figure = Figure(figsize=(7, 3.6), layout="constrained")
         axes = figure.add_subplot()
-        steps = [row.step for row in rows]
-        mean = [row.return_mean for row in rows]
-        low = [row.return_mean - row.return_std for row in rows]
-        high = [row.return_mean + row.return_std for row in rows]
-        axes.fill_between(steps, low, high, alpha=0.2, linewidth=0, label="± std over episodes")
-        axes.plot(steps, mean, marker="o", markersize=3, label="mean return")
+        draw(axes)
         axes.set(xlabel="environment steps", ylabel="return (unscaled)", title=title)
         axes.grid(alpha=0.3)
         axes.legend(frameon=False)
@@ -59,6 +57,55 @@ def learning_curve(rows: Sequence[EvalRow], title: str) -> str:
         figure.savefig(text, format="svg", metadata={"Date": None})
     svg = text.getvalue()
     return svg[svg.index("<svg") :]
+
+
+def learning_curve(rows: Sequence[EvalRow], title: str) -> str:
+    """Return over steps with its spread over episodes, as an SVG element."""
+
+    def draw(axes: Axes) -> None:
+        steps = [row.step for row in rows]
+        mean = [row.return_mean for row in rows]
+        low = [row.return_mean - row.return_std for row in rows]
+        high = [row.return_mean + row.return_std for row in rows]
+        axes.fill_between(steps, low, high, alpha=0.2, linewidth=0, label="± std over episodes")
+        axes.plot(steps, mean, marker="o", markersize=3, label="mean return")
+
+    return _svg(title, draw)
+
+
+def results_figure(path: Path) -> Path:
+    """Draw a task's CSV: every seed, their mean, and the cited reference where there is one.
+
+    A reference is `reference/NAME.csv` beside it with the columns step, iqm, mean, min, max.
+
+    Raises:
+        InputError: not such a file.
+    """
+    rows = read_eval_csv(path)
+    seeds = sorted({row.seed for row in rows})
+    curves = {seed: {r.step: r.return_mean for r in rows if r.seed == seed} for seed in seeds}
+    reference = path.parent / "reference" / path.name
+
+    def draw(axes: Axes) -> None:
+        for seed, curve in curves.items():
+            label = f"seeds {seeds[0]} to {seeds[-1]}" if seed == seeds[0] else None
+            axes.plot(list(curve), list(curve.values()), color="C0", alpha=0.35, label=label)
+        shared = sorted(set.intersection(*(set(curve) for curve in curves.values())))
+        mean = [sum(curve[step] for curve in curves.values()) / len(seeds) for step in shared]
+        axes.plot(shared, mean, color="C0", linewidth=2, label="mean over seeds")
+        if reference.exists():
+            with reference.open(newline="") as file:
+                table = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
+            table = [row for row in table if row["step"] <= 1.05 * max(shared)]
+            column = {name: [row[name] for row in table] for name in table[0]}
+            axes.fill_between(
+                column["step"], column["min"], column["max"], color="C1", alpha=0.15, linewidth=0
+            )
+            axes.plot(column["step"], column["mean"], color="C1", label="authors: mean, range")
+
+    figure = path.with_suffix(".svg")
+    checkpoint.write_atomically(figure, (_svg(path.stem, draw) + "\n").encode())
+    return figure
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
@@ -139,18 +186,23 @@ def write_report(folder: Path) -> Path:
 
 @dataclass(frozen=True)
 class Arguments:
-    """Write report.html of a run folder."""
+    """Write the report of a run folder, or the figures of a folder of results."""
 
-    run: tyro.conf.Positional[Path]
-    """A folder that dime_robot.train wrote."""
+    folder: tyro.conf.Positional[Path]
+    """A folder that dime_robot.train wrote, or one with a CSV per task."""
 
 
 def main() -> int:
     """See the module's docstring."""
-    folder = tyro.cli(Arguments, prog="python -m dime_robot.report").run
-    if not folder.is_dir():
-        raise InputError(f"{folder}: expected a run folder")
-    print(write_report(folder))
+    folder = tyro.cli(Arguments, prog="python -m dime_robot.report").folder
+    tasks = sorted(folder.glob("*.csv"))
+    if (folder / "ckpt.pt").exists():
+        print(write_report(folder))
+    elif tasks:
+        for path in tasks:
+            print(results_figure(path))
+    else:
+        raise InputError(f"{folder}: expected a run folder (ckpt.pt) or results (*.csv)")
     return 0
 
 

@@ -20,13 +20,13 @@ import yaml
 
 from dime_robot import checkpoint
 from dime_robot.envs import make_env, spec_of
-from dime_robot.evaluate import NOISE_MODES, Evaluation, Evaluator, NoiseMode, seed_of
 from dime_robot.learning.config import TrainConfig
 from dime_robot.learning.dime import DIME
 from dime_robot.learning.metrics import metrics
 from dime_robot.learning.replay_buffer import ReplayBuffer
 from dime_robot.logger import EvalRow, RunLogger, read_eval_csv, write_eval_csv
 from dime_robot.provenance import provenance
+from dime_robot.rollout import NOISE_MODES, Evaluation, Evaluator, NoiseMode, seed_of
 from dime_robot.runtime.errors import InputError
 
 _TRAIN, _EVAL = 0, 1  # first part of an episode's seed after the run's
@@ -61,7 +61,7 @@ class TrainingRun:
             margin=config.checkpoint_interval,
         )
         noise_shape = (config.diffusion_steps + 1, self.spec.n_act)
-        self.evaluator = Evaluator(config.env, noise_shape, parallel=config.eval_episodes)
+        self.evaluator = Evaluator(config.env, noise_shape, parallel=config.final_episodes)
         self.rows: list[EvalRow] = []
         self.final: dict[str, dict[str, Any]] = {}  # noise mode -> summary of the last evaluation
         self.provenance = provenance()

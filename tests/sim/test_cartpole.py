@@ -149,7 +149,7 @@ def test_a_wrong_file_is_one_sentence(
         (('name="hinge" type="hinge"', 'name="pivot" type="hinge"'), "expected a joint hinge"),
         (('range="-1.2 1.2"', 'range="-1.5 1.5"'), "position limits"),
         (('ctrlrange="-8 8"', 'ctrlrange="-9 9"'), "ctrlrange"),
-        (('<motor name="slider" joint="slider"', '<motor name="m" joint="hinge"'), "motor on joint"),
+        (('motor name="slider" joint="slider"', 'motor name="m" joint="hinge"'), "motor on joint"),
         (("</mujoco>", ""), "cannot load"),
     ],
 )  # fmt: skip

@@ -1,0 +1,182 @@
+"""Episodes of a policy: evaluation with statistics, noise modes, seeds.
+
+Noise modes of the diffusion sampler:
+    fresh  every step draws the prior and all step noises anew, as in training and in the paper
+    held   one draw serves a whole episode
+    zero   no noise at all: the chain starts at 0 and follows its mean
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from scipy import stats
+from torch import Tensor
+
+from dime_robot.envs import Env, make_env
+from dime_robot.learning import diffusion
+from dime_robot.learning.networks import ScoreNetwork
+from dime_robot.runtime.errors import InputError
+
+NoiseMode = Literal["fresh", "held", "zero"]
+NOISE_MODES: tuple[NoiseMode, ...] = ("fresh", "held", "zero")
+
+# raw observations (B, n_obs), unit normals (N+1, B, d) -> actions (B, d) in [-1, 1]
+Policy = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Unscaled returns of some episodes, and whether each met its task's success criterion."""
+
+    returns: tuple[float, ...]
+    lengths: tuple[int, ...]
+    successes: tuple[bool, ...] | None  # None: the task states no criterion
+
+    @property
+    def mean(self) -> float:
+        """Mean return."""
+        return float(np.mean(self.returns))
+
+    @property
+    def std(self) -> float:
+        """Standard deviation of the returns over episodes."""
+        return float(np.std(self.returns))
+
+    @property
+    def iqm(self) -> float:
+        """Interquartile mean of the returns."""
+        return float(stats.trim_mean(self.returns, 0.25))
+
+    def interval(self, confidence: float = 0.95) -> tuple[float, float]:
+        """Percentile bootstrap interval of the mean return."""
+        if np.ptp(self.returns) == 0:  # nothing to resample
+            return self.mean, self.mean
+        result = stats.bootstrap(
+            (self.returns,),
+            np.mean,
+            confidence_level=confidence,
+            method="percentile",
+            rng=np.random.default_rng(0),
+        )
+        return float(result.confidence_interval.low), float(result.confidence_interval.high)
+
+    def summary(self) -> dict[str, Any]:
+        """Everything above as plain values."""
+        low, high = self.interval()
+        return {
+            "return_mean": self.mean,
+            "return_std": self.std,
+            "return_iqm": self.iqm,
+            "interval_95": [low, high],
+            "episodes": len(self.returns),
+            "success_rate": None if self.successes is None else float(np.mean(self.successes)),
+        }
+
+    def __str__(self) -> str:
+        low, high = self.interval()
+        text = (
+            f"{self.mean:9.1f} ± {self.std:<7.1f} IQM {self.iqm:9.1f}"
+            f"   95% of mean [{low:.1f}, {high:.1f}]"
+        )
+        if self.successes is not None:
+            text += f"   success {sum(self.successes)}/{len(self.successes)}"
+        return text
+
+
+def seed_of(*key: int) -> int:
+    """An independent 32-bit seed for every tuple of non-negative integers."""
+    return int(np.random.SeedSequence(key).generate_state(1)[0])
+
+
+class Evaluator:
+    """Keeps environments between evaluations and runs their episodes side by side.
+
+    Args:
+        env: environment name.
+        shape: (N+1, d), the noise of one action.
+        parallel: how many environments step together, so that the policy sees a batch.
+    """
+
+    def __init__(self, env: str, shape: tuple[int, int], parallel: int = 5) -> None:
+        self._name, self._shape, self._parallel = env, shape, parallel
+        self._envs: list[Env] = []
+
+    def run(
+        self,
+        policy: Policy,
+        episodes: int,
+        seed: Sequence[int],
+        mode: NoiseMode = "fresh",
+        device: torch.device | str = "cpu",
+    ) -> Evaluation:
+        """Run episodes whose starts and noises follow from `seed` and the episode's number."""
+        while len(self._envs) < min(self._parallel, episodes):
+            self._envs.append(make_env(self._name))
+        results: list[tuple[float, int, bool | None]] = []
+        for first in range(0, episodes, self._parallel):
+            numbers = range(first, min(first + self._parallel, episodes))
+            seeds = [seed_of(*seed, number) for number in numbers]
+            results += self._side_by_side(policy, seeds, mode, torch.device(device))
+        returns, lengths, successes = zip(*results, strict=True)
+        known = None if any(s is None for s in successes) else successes
+        return Evaluation(returns, lengths, known)
+
+    def _side_by_side(
+        self, policy: Policy, seeds: Sequence[int], mode: NoiseMode, device: torch.device
+    ) -> list[tuple[float, int, bool | None]]:
+        envs = self._envs[: len(seeds)]
+        noises = [NoiseSource(self._shape, seed, mode) for seed in seeds]
+        obs = np.stack([env.reset(seed=seed)[0] for env, seed in zip(envs, seeds, strict=True)])
+        totals, lengths = np.zeros(len(envs)), np.zeros(len(envs), dtype=int)
+        successes: list[bool | None] = [None] * len(envs)
+        active = list(range(len(envs)))
+        while active:
+            noise = torch.stack([noises[i].draw() for i in active], dim=1).to(device)
+            with torch.no_grad():
+                actions = policy(torch.as_tensor(obs[active], device=device), noise).cpu().numpy()
+            for i, action in zip(tuple(active), actions, strict=True):
+                obs[i], reward, terminated, truncated, info = envs[i].step(action)
+                totals[i] += float(reward)
+                lengths[i] += 1
+                if terminated or truncated:
+                    successes[i] = info.get("is_success")
+                    active.remove(i)
+        if not np.isfinite(totals).all():
+            raise InputError(f"{self._name}: an evaluation episode gave a return of NaN or inf")
+        return list(zip(totals.tolist(), lengths.tolist(), successes, strict=True))
+
+    def close(self) -> None:
+        """Close the environments."""
+        while self._envs:
+            self._envs.pop().close()
+
+
+class NoiseSource:
+    """Unit normals of one episode, shape (N+1, d) each, by noise mode."""
+
+    def __init__(self, shape: tuple[int, int], seed: int, mode: NoiseMode) -> None:
+        self._generator = torch.Generator().manual_seed(seed)
+        self._shape, self._mode = shape, mode
+        self._held = torch.zeros(shape)
+        if mode == "held":
+            self._held = torch.randn(shape, generator=self._generator)
+
+    def draw(self) -> Tensor:
+        """The noise of the next action."""
+        if self._mode == "fresh":
+            return torch.randn(self._shape, generator=self._generator)
+        return self._held
+
+
+def sampler(actor: ScoreNetwork) -> Policy:
+    """The actor as a policy."""
+
+    def policy(obs: Tensor, noise: Tensor) -> Tensor:
+        return torch.tanh(diffusion.generate(actor.conditioned(obs), noise, actor.step_sizes())[-1])
+
+    return policy

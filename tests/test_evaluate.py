@@ -1,0 +1,164 @@
+"""Evaluation: statistics, noise modes, reproducibility, command line."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from dime_robot import evaluate, train
+from dime_robot.rollout import NOISE_MODES, Evaluation, Evaluator, NoiseMode
+from dime_robot.runtime.errors import InputError
+from dime_robot.video import record_in_child
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "cartpole"
+    options = ["--steps", "60", "--random-steps", "50", "--eval-episodes", "1", "--no-video"]
+    train.main([*options, "--out", str(folder)])
+    return folder / "ckpt.pt"
+
+
+def test_statistics() -> None:
+    result = Evaluation(tuple(map(float, range(1, 21))), (1,) * 20, (True,) * 15 + (False,) * 5)
+    assert result.mean == pytest.approx(10.5)
+    assert result.std == pytest.approx(np.std(range(20)))
+    assert result.iqm == pytest.approx(10.5)
+    outlier = Evaluation((*map(float, range(1, 20)), 1000.0), (1,) * 20, None)
+    assert outlier.iqm == pytest.approx(10.5)
+    low, high = result.interval()
+    # normal approximation of the mean: 10.5 +- 1.96 * 5.77 / sqrt(20)
+    assert (low, high) == (pytest.approx(7.97, abs=0.4), pytest.approx(13.03, abs=0.4))
+    assert result.summary()["success_rate"] == 0.75
+    assert Evaluation((3.0, 3.0), (1, 1), None).interval() == (3.0, 3.0)
+
+
+def record_noises(mode: NoiseMode, episodes: int = 3) -> list[Tensor]:
+    """Noise of every call, shape (N+1, B, d) each."""
+    seen: list[Tensor] = []
+
+    def policy(obs: Tensor, noise: Tensor) -> Tensor:
+        seen.append(noise)
+        return torch.zeros(len(obs), 1)
+
+    evaluator = Evaluator("Pendulum-v1", (9, 1), parallel=2)
+    evaluator.run(policy, episodes, (0,), mode)
+    evaluator.close()
+    return seen
+
+
+def test_fresh_noise_is_new_each_step_and_unit_normal() -> None:
+    noises = torch.cat([n.flatten() for n in record_noises("fresh")])
+    assert len(torch.unique(noises)) > 0.99 * len(noises)
+    assert noises.mean().item() == pytest.approx(0, abs=0.06)
+    assert noises.std().item() == pytest.approx(1, abs=0.05)
+
+
+def test_held_noise_is_one_draw_per_episode() -> None:
+    noises = record_noises("held")
+    first = [n for n in noises if n.shape[1] == 2]
+    assert all(torch.equal(n, first[0]) for n in first)
+    assert not torch.equal(first[0][:, 0], first[0][:, 1])
+    assert first[0].abs().min() > 0
+    assert not torch.equal(noises[-1][:, 0], first[0][:, 0])
+
+
+def test_zero_noise_is_zero() -> None:
+    assert all((n == 0).all() for n in record_noises("zero"))
+
+
+def test_episodes_do_not_depend_on_how_many_run_side_by_side() -> None:
+    def policy(obs: Tensor, noise: Tensor) -> Tensor:
+        return torch.tanh(obs[:, 2:] + noise[0])
+
+    results = []
+    for parallel in (1, 4):
+        evaluator = Evaluator("Pendulum-v1", (2, 1), parallel=parallel)
+        results.append(evaluator.run(policy, 6, (3,)).returns)
+        evaluator.close()
+    assert results[0] == pytest.approx(results[1])
+    assert len(set(results[0])) == 6
+
+
+def test_episodes_that_end_early_leave_the_others_alone() -> None:
+    def policy(obs: Tensor, noise: Tensor) -> Tensor:
+        return torch.zeros(len(obs), 1)
+
+    evaluator = Evaluator("InvertedPendulum-v5", (2, 1), parallel=5)
+    result = evaluator.run(policy, 5, (0,))
+    evaluator.close()
+    assert len(set(result.lengths)) > 1
+    assert result.returns == tuple(float(n) - 1 for n in result.lengths)  # 1 a step but the last
+
+
+def test_table_names_all_noise_modes(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert evaluate.main([str(trained), "--episodes", "2"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == list(NOISE_MODES)
+    assert all("95% of mean" in line and "success 0/2" in line for line in lines)
+
+
+def test_json_repeats_with_the_seed(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    outputs = []
+    for seed in ("1", "1", "2"):
+        evaluate.main(
+            [str(trained), "--episodes", "3", "--noise", "zero", "--seed", seed, "--json"]
+        )
+        outputs.append(json.loads(capsys.readouterr().out))
+    assert outputs[0] == outputs[1]
+    assert outputs[0]["noise"] != outputs[2]["noise"]
+    assert set(outputs[0]["noise"]) == {"zero"}
+    expected = {"return_mean", "return_std", "return_iqm", "interval_95", "episodes"}
+    assert expected <= set(outputs[0]["noise"]["zero"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--episodes", "0"], "--episodes"),
+        (["--seed", "-1"], "--seed"),
+        (["--env", "Pendulum-v1"], "5 observations and 1 actions, the environment has 3 and 1"),
+    ],
+)
+def test_wrong_options_are_one_sentence(arguments: list[str], message: str, trained: Path) -> None:
+    with pytest.raises(InputError, match=message):
+        evaluate.main([str(trained), *arguments])
+
+
+def test_missing_file_exits_with_2() -> None:
+    command = [sys.executable, "-m", "dime_robot.evaluate", "nowhere.pt"]
+    failed = subprocess.run(command, capture_output=True, text=True)
+    assert failed.returncode == 2
+    assert failed.stderr == "error: nowhere.pt: expected a checkpoint (ckpt.pt), got no such file\n"
+
+
+def test_video_or_a_plain_sentence(trained: Path, tmp_path: Path) -> None:
+    path = tmp_path / "video.mp4"
+    reason = record_in_child(trained, path, seed=0)
+    if reason is None:
+        import imageio.v2 as imageio
+
+        with imageio.get_reader(path) as reader:
+            frames = np.stack([frame for frame in reader])  # its length is infinite
+        assert len(frames) == 501
+        assert frames.std(axis=0).max() > 10  # something moves
+    else:
+        assert reason.startswith("no video: ")
+        assert "\n" not in reason
+
+
+def test_no_renderer_is_a_plain_sentence(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MUJOCO_GL", "disable")
+    reason = record_in_child(trained, tmp_path / "video.mp4", seed=0)
+    assert reason is not None
+    assert reason.startswith("no video: rendering does not work here")
+    assert "apt install" in reason

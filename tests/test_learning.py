@@ -1,0 +1,39 @@
+"""Real training runs: does it learn, and does a killed run end like one left alone?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.kill_and_resume import compare
+from dime_robot import checkpoint, train
+from dime_robot.logger import read_eval_csv
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_pendulum_is_solved_in_3000_steps(seed: int, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    options = ["--env", "Pendulum-v1", "--preset", "tiny", "--steps", "3000", "--seed", str(seed)]
+    train.main([*options, "--no-video", "--out", str(folder)])
+    last = read_eval_csv(folder / "eval.csv")[-1]
+    assert (last.step, last.episodes) == (3000, 20)
+    assert last.return_mean > -250
+
+
+def test_default_command_makes_the_pole_stand(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    train.main(["--no-video", "--out", str(folder)])
+    final = checkpoint.load(folder / "ckpt.pt")["final"]
+    assert final["fresh"]["success_rate"] >= 0.9
+
+
+@pytest.mark.parametrize(
+    ("env", "steps"), [("Pendulum-v1", 800), ("sim:cartpole", 800), ("Humanoid-v5", 650)]
+)
+def test_killed_runs_end_like_one_left_alone(env: str, steps: int, tmp_path: Path) -> None:
+    differing, kept = compare(env, steps, 3, tmp_path, longest=9.0)
+    assert not differing
+    assert kept[-1] > 0

@@ -1,0 +1,104 @@
+"""The house rules that a machine can check."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+
+from dime_robot.learning.config import preset_config
+from dime_robot.learning.dime import DIME
+from dime_robot.learning.metrics import metrics
+from dime_robot.learning.replay_buffer import Batch
+from tests.learning.toy import flat_spec
+
+ROOT = Path(__file__).parents[1]
+BIN = Path(sys.executable).parent
+
+
+def check(*command: str) -> None:
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("ruff", "check", "."),
+        ("ruff", "format", "--check", "."),
+        ("mypy",),
+        ("lint-imports",),
+    ],
+    ids=" ".join,
+)
+def test_checkers_pass(command: tuple[str, ...]) -> None:
+    check(str(BIN / command[0]), *command[1:])
+
+
+def test_no_file_is_longer_than_350_lines() -> None:
+    folders = ("dime_robot", "export", "ros_nodes", "sim_configs", "tests", "benchmarks")
+    long = {
+        str(path.relative_to(ROOT)): count
+        for folder in folders
+        for path in (ROOT / folder).rglob("*.py")
+        if (count := len(path.read_text().splitlines())) > 350
+    }
+    assert not long
+
+
+def test_wheel_holds_exactly_the_four_packages(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(tmp_path)]
+    check(*command, str(ROOT))
+    (wheel,) = tmp_path.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    tops = {name.split("/")[0] for name in names}
+    tops = {top for top in tops if not top.endswith((".dist-info", ".data"))}
+    assert tops == {"dime_robot", "export", "ros_nodes", "sim_configs"}
+    for needed in (
+        "dime_robot/py.typed",
+        "sim_configs/cartpole.yaml",
+        "sim_configs/models/cartpole.xml",
+    ):
+        assert needed in names
+
+
+def test_importing_the_package_is_light() -> None:
+    code = "import sys, dime_robot, dime_robot.runtime.observation as o; print(*sys.modules)"
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    heavy = {"torch", "gymnasium", "mujoco", "rclpy", "scipy", "tyro"}
+    assert not heavy & set(result.stdout.split())
+
+
+def test_version_is_the_packages() -> None:
+    import importlib.metadata
+
+    import dime_robot
+
+    assert dime_robot.__version__ == importlib.metadata.version("dime-robot")
+
+
+def test_every_logged_metric_is_explained_and_every_explained_one_logged() -> None:
+    agent = DIME(flat_spec(3, 1), preset_config("tiny", "x"), torch.device("cpu"))
+    batch = Batch(
+        torch.randn(64, 3),
+        torch.rand(64, 1),
+        torch.randn(64, 3),
+        torch.randn(64),
+        torch.zeros(64),
+    )
+    for _ in range(2):
+        agent.update(batch)
+    logged = {re.sub(r"friction_\d+", "friction_{i}", key) for key in metrics(agent)}
+    source = (ROOT / "dime_robot/logger.py").read_text() + (ROOT / "dime_robot/run.py").read_text()
+    logged |= set(re.findall(r'"((?:train|eval|time)/\w+)"', source))
+    explained = set(
+        re.findall(r"^\| `([\w/{}]+)` \|", (ROOT / "docs/metrics.md").read_text(), re.M)
+    )
+    assert logged == explained

@@ -1,0 +1,99 @@
+"""The README's commands do what it says; its set-up line is what CI runs."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dime_robot import train
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+(BLOCK,) = re.findall(r"```bash\n(.*?)```", README, re.S)
+COMMANDS = BLOCK.splitlines()
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working folder with the runs that the commands speak of, made short."""
+    path = tmp_path_factory.mktemp("readme")
+    (path / "benchmarks").symlink_to(ROOT / "benchmarks")
+    short = ["--steps", "60", "--random-steps", "50", "--no-video", "--eval-episodes", "1"]
+    train.main([*short, "--out", str(path / "runs/sim-cartpole-tiny-seed0")])
+    return path
+
+
+def start(command: str, folder: Path) -> subprocess.Popen[str]:
+    words = shlex.split(command)
+    assert words[0] == "python"
+    return subprocess.Popen(
+        [sys.executable, *words[1:]],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def interrupt_after_first_evaluation(child: subprocess.Popen[str]) -> str:
+    """Let a training command show that it works, then press Ctrl-C."""
+    assert child.stdout is not None
+    lines = []
+    for line in child.stdout:
+        lines.append(line)
+        if line.startswith(("eval", "resumed")):
+            child.send_signal(signal.SIGINT)
+            break
+    out, errors = child.communicate(timeout=300)
+    assert child.returncode == 0, errors
+    return "".join(lines) + out
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if "train" in c and "--env" in c])
+def test_training_commands_start_and_stop(command: str, folder: Path) -> None:
+    out = interrupt_after_first_evaluation(start(command, folder))
+    run = re.findall(r"python -m dime_robot.train --resume (\S+)$", out.strip())
+    assert run
+    assert (folder / run[0] / "report.html").exists()
+    resume = f"python -m dime_robot.train --resume {run[0]}"
+    if resume in COMMANDS:
+        assert "resumed at step" in interrupt_after_first_evaluation(start(resume, folder))
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if "train" not in c])
+def test_other_commands(command: str, folder: Path) -> None:
+    child = start(command, folder)
+    out, errors = child.communicate(timeout=600)
+    assert child.returncode == 0, errors
+    assert out.strip()
+
+
+def test_every_command_is_covered() -> None:
+    resumes = [c for c in COMMANDS if "--resume" in c]
+    assert COMMANDS[0] == "python -m dime_robot.train"  # tests/test_learning.py runs it
+    assert all(
+        any(w in c for w in ("--env", "--resume", "evaluate", "report")) for c in COMMANDS[1:]
+    )
+    assert len(resumes) == 1
+
+
+def test_ci_runs_the_readmes_own_line() -> None:
+    lines = re.findall(r"^python3 -m venv .*$", README, re.M)
+    assert len(lines) == 2
+    assert sum("-m pytest" in line for line in lines) == 1
+    assert "README.md" in (ROOT / ".ci/run").read_text()
+    assert len(README.splitlines()) <= 150
+
+
+def test_links_lead_somewhere() -> None:
+    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *ROOT.glob("results/*.md")):
+        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+            if "://" not in target:
+                assert (page.parent / target).exists(), f"{page}: {target}"

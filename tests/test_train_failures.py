@@ -1,0 +1,126 @@
+"""Runs that cannot go on: NaN, a full disk, a signal. Nothing is lost and it is said why."""
+
+from __future__ import annotations
+
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+
+from dime_robot import checkpoint, train
+from dime_robot.logger import read_eval_csv
+from dime_robot.run import NonFiniteError, TrainingRun
+from tests.test_train import SMALL, run
+
+
+class Poisoned(gymnasium.Env[np.ndarray, np.ndarray]):
+    """Gives NaN in one place after some steps."""
+
+    observation_space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
+    action_space = gymnasium.spaces.Box(-1, 1, (1,), np.float32)
+
+    def __init__(self, where: str, render_mode: str | None = None) -> None:
+        self.where, self.count = where, 0
+
+    def reset(self, **_: Any) -> tuple[np.ndarray, dict[str, Any]]:
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        self.count += 1
+        bad = self.count >= 120
+        obs = np.full(2, np.nan if bad and self.where == "observation" else 0.1, np.float32)
+        reward = np.inf if bad and self.where == "reward" else 0.0
+        return obs, reward, False, self.count % 10 == 0, {}
+
+
+for _where in ("observation", "reward"):
+    gymnasium.register(f"Poisoned-{_where}-v0", Poisoned, kwargs={"where": _where})
+
+
+@pytest.mark.parametrize("where", ["observation", "reward"])
+def test_nan_from_the_environment_stops_the_run(where: str, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    arguments = [*SMALL, "--env", f"Poisoned-{where}-v0", "--steps", "200", "--out", str(folder)]
+    with pytest.raises(NonFiniteError, match=f"infinite {where} at step 119"):
+        train.main(arguments)
+    post_mortem = checkpoint.load(folder / "nan.pt")
+    assert where in post_mortem["reason"]
+    assert checkpoint.load(folder / "ckpt.pt")["step"] == 100
+
+
+def test_nan_in_a_loss_stops_the_run_with_the_first_bad_update(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run"
+    original = TrainingRun._environment_step
+
+    def environment_step(self: TrainingRun, logger: Any) -> None:
+        if self.step == 105:  # 55 steps with updates, 2 each: the next is number 111
+            self.agent.critic.biases[-1].data[0, 0, 0] = torch.nan
+        original(self, logger)
+
+    monkeypatch.setattr(TrainingRun, "_environment_step", environment_step)
+    with pytest.raises(NonFiniteError, match="update 111"):
+        run("--out", str(folder), steps=200)
+    assert checkpoint.load(folder / "nan.pt")["last"]["critic_loss"].isnan()
+    good = checkpoint.load(folder / "ckpt.pt")
+    assert good["step"] == 100
+    assert all(torch.isfinite(value).all() for value in good["critic"].values())
+
+
+def test_clipped_mass_gives_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run("--out", str(tmp_path / "run"), "--v-min", "-1", "--v-max", "1")
+    out = capsys.readouterr().out
+    assert out.count("of the target's mass is clipped") == 1
+
+
+# -- as a process --------------------------------------------------------------------------------
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "dime_robot.train", *SMALL, *arguments]
+
+
+def test_terminate_leaves_a_resumable_checkpoint_and_the_last_lines(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    child = subprocess.Popen(
+        command("--steps", "100000", "--out", str(folder)), stdout=subprocess.PIPE, text=True
+    )
+    for _ in range(600):
+        if (folder / "eval.csv").exists() and len(read_eval_csv(folder / "eval.csv")) > 1:
+            break
+        time.sleep(0.1)
+    child.send_signal(signal.SIGINT)
+    out, _ = child.communicate(timeout=60)
+    assert child.returncode == 0
+    assert f"--resume {folder}" in out.splitlines()[-1]
+    state = checkpoint.load(folder / "ckpt.pt")
+    assert state["step"] >= 100
+    assert state["replay_added"] == state["step"]
+
+
+def test_full_disk_is_one_sentence_and_loses_nothing(tmp_path: Path) -> None:
+    """A limit on the size of files stands in for the disk: the same error path of the system."""
+    folder = tmp_path / "run"
+    subprocess.run(command("--steps", "60", "--out", str(folder)), check=True, capture_output=True)
+    before = (folder / "ckpt.pt").read_bytes()
+    failed = subprocess.run(
+        [sys.executable, "-m", "dime_robot.train", "--resume", str(folder), "--steps", "120"],
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)),
+    )
+    assert failed.returncode == 2
+    assert failed.stderr.startswith("error: ")
+    assert failed.stderr.count("\n") == 1
+    assert "--resume" in failed.stderr
+    assert (folder / "ckpt.pt").read_bytes() == before
+    assert train.main(["--resume", str(folder), "--steps", "70"]) == 0
