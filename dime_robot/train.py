@@ -127,9 +127,7 @@ def new_folder(out: Path | None, config: TrainConfig) -> Path:
 def header(run: TrainingRun, device: torch.device) -> list[str]:
     """What the run is, in at most 8 lines."""
     config, spec = run.config, run.spec
-    task = "  ".join(
-        f"{name} {value:g}" for name, value in task_settings(config.env, config.preset).items()
-    )
+    task = "  ".join(f"{name} {value:g}" for name, value in task_settings(config.env).items())
     changed = differences(config, preset_config(config.preset, config.env))
     changed = {name: pair for name, pair in changed.items() if name not in ("seed", "device")}
     threads = torch.get_num_threads()

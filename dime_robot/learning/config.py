@@ -132,36 +132,20 @@ PRESETS: dict[PresetName, dict[str, Any]] = {
 }
 
 # What a task needs by itself, first match wins: the atoms must contain its discounted soft
-# returns in units of the scaled reward. A row may be for one preset only.
-TASKS: tuple[tuple[str, PresetName | None, dict[str, Any]], ...] = (
-    # Rewards in [0, 1], so a discounted return of at most 100. Its simulation costs little next
-    # to an update: fewer updates a step make the pole stand sooner by the clock.
-    (
-        "sim:cartpole",
-        "tiny",
-        {
-            "v_min": -20.0,
-            "v_max": 110.0,
-            "update_to_data": 1,
-            "policy_delay": 2,
-            "steps": 18_000,
-        },
-    ),
-    ("sim:cartpole", None, {"v_min": -20.0, "v_max": 110.0}),
-    ("dm_control/*", None, {"v_min": -200.0, "v_max": 200.0}),
-    ("Pendulum-v1", None, {"reward_scale": 0.1, "v_min": -100.0, "v_max": 20.0}),
-    ("InvertedPendulum-v*", None, {"v_min": 0.0, "v_max": 120.0}),
-    ("*", None, {"v_min": -1600.0, "v_max": 1600.0}),
+# returns in units of the scaled reward. A preset's own entry (key = preset) comes last.
+TASKS: tuple[tuple[str, dict[str, Any]], ...] = (
+    # rewards in [0, 1], so a discounted return of at most 100
+    ("sim:cartpole", {"v_min": -20.0, "v_max": 110.0}),
+    ("dm_control/*", {"v_min": -200.0, "v_max": 200.0}),
+    ("Pendulum-v1", {"reward_scale": 0.1, "v_min": -100.0, "v_max": 20.0}),
+    ("InvertedPendulum-v*", {"v_min": 0.0, "v_max": 120.0}),
+    ("*", {"v_min": -1600.0, "v_max": 1600.0}),
 )
 
 
-def task_settings(env: str, preset: str) -> dict[str, Any]:
-    """The row of `TASKS` for this environment and preset."""
-    return next(
-        settings
-        for pattern, only, settings in TASKS
-        if fnmatchcase(env, pattern) and only in (None, preset)
-    )
+def task_settings(env: str) -> dict[str, Any]:
+    """The row of `TASKS` for this environment."""
+    return next(settings for pattern, settings in TASKS if fnmatchcase(env, pattern))
 
 
 def preset_config(preset: str, env: str) -> TrainConfig:
@@ -173,7 +157,7 @@ def preset_config(preset: str, env: str) -> TrainConfig:
     if preset not in PRESETS:
         raise InputError(f"--preset: expected one of {', '.join(PRESETS)}, got {preset!r}")
     return TrainConfig.model_validate(
-        {**PRESETS[preset], **task_settings(env, preset), "env": env, "preset": preset}
+        {**PRESETS[preset], **task_settings(env), "env": env, "preset": preset}
     )
 
 
