@@ -78,10 +78,10 @@ class DmControlEnv(gymnasium.Env[npt.NDArray[np.float32], npt.NDArray[np.float32
         return self._flat(step.observation), reward, terminated, step.last() and not terminated, {}
 
     def render(self) -> npt.NDArray[np.uint8] | None:
-        """The current frame, shape (480, 640, 3)."""
+        """The current frame, shape (360, 480, 3)."""
         if self.render_mode != "rgb_array":
             return None
-        frame: npt.NDArray[np.uint8] = self._env.physics.render(480, 640, camera_id=0)
+        frame: npt.NDArray[np.uint8] = self._env.physics.render(360, 480, camera_id=0)
         return frame
 
 

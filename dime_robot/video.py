@@ -15,6 +15,8 @@ from dime_robot.envs import make_env
 from dime_robot.rollout import NoiseSource, Policy
 from dime_robot.runtime.errors import InputError
 
+FRAME_RATE = 25  # [1/s], roughly: every so many control steps become a frame
+
 
 def record_video(
     env_name: str, policy: Policy, shape: tuple[int, int], seed: int, path: Path
@@ -30,22 +32,27 @@ def record_video(
         env = make_env(env_name, render_mode="rgb_array")
         noise = NoiseSource(shape, seed, "fresh")
         obs, _ = env.reset(seed=seed)
-        frames, done = [env.render()], False
+        frames, steps, done = [env.render()], 0, False
     except InputError:
         raise
     except Exception as error:  # every GL back end fails in its own way
         raise InputError(f"no video: rendering does not work here ({_one_line(error)})") from None
+    rate = env.metadata.get("render_fps") or 50
+    every = max(1, round(rate / FRAME_RATE))
     while not done:
         with torch.no_grad():
             action = policy(torch.as_tensor(obs)[None], noise.draw()[:, None])[0].numpy()
         obs, _, terminated, truncated, _ = env.step(action)
         done = terminated or truncated
-        frames.append(env.render())
-    fps = env.metadata.get("render_fps") or 50
+        steps += 1
+        if steps % every == 0:
+            frames.append(env.render())
     env.close()
     pictures: list[npt.ArrayLike] = [np.asarray(frame) for frame in frames]
     path.parent.mkdir(parents=True, exist_ok=True)
-    imageio.mimwrite(path, pictures, fps=fps, codec="libx264", macro_block_size=2, quality=6)
+    imageio.mimwrite(
+        path, pictures, fps=rate / every, codec="libx264", macro_block_size=2, quality=6
+    )
     return len(pictures)
 
 

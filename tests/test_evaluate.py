@@ -139,6 +139,8 @@ def test_missing_file_exits_with_2() -> None:
     assert failed.stderr == "error: nowhere.pt: expected a checkpoint (ckpt.pt), got no such file\n"
 
 
+# imageio leaves its pipe to ffmpeg to the garbage collector
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_video_or_a_plain_sentence(trained: Path, tmp_path: Path) -> None:
     path = tmp_path / "video.mp4"
     reason = record_in_child(trained, path, seed=0)
@@ -146,8 +148,8 @@ def test_video_or_a_plain_sentence(trained: Path, tmp_path: Path) -> None:
         import imageio.v2 as imageio
 
         with imageio.get_reader(path) as reader:
-            frames = np.stack([frame for frame in reader])  # its length is infinite
-        assert len(frames) == 501
+            frames = np.stack([reader.get_data(i) for i in range(0, 251, 25)])
+            assert reader.count_frames() == 251
         assert frames.std(axis=0).max() > 10  # something moves
     else:
         assert reason.startswith("no video: ")

@@ -62,11 +62,11 @@ class RobotEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
         return self._encoder.encode(state), reward, False, False, info
 
     def render(self) -> npt.NDArray[np.uint8] | None:
-        """The current frame, shape (480, 640, 3)."""
+        """The current frame, shape (360, 480, 3)."""
         if self.render_mode != "rgb_array":
             return None
         if self._renderer is None:
-            self._renderer = mujoco.Renderer(self.plant.model, 480, 640)
+            self._renderer = mujoco.Renderer(self.plant.model, 360, 480)
         camera = self.config.sim.camera
         self._renderer.update_scene(self.plant.data, camera=-1 if camera is None else camera)
         frame: npt.NDArray[np.uint8] = self._renderer.render()
