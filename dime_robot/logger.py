@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,15 +96,16 @@ class RunLogger:
     def __init__(self, folder: Path, total_steps: int, start_step: int) -> None:
         self.console = Console(highlight=False, soft_wrap=True)
         self._writer = SummaryWriter(str(folder), purge_step=start_step + 1)
-        self._total, self._start = total_steps, start_step
+        self._total = total_steps
         self._live: Live | None = None
-        self._began = self._drawn = time.monotonic()
+        self._drawn = time.monotonic()
+        self._marks: deque[tuple[float, int]] = deque(maxlen=40)  # the recent speed, not the mean
         self._last_return: float | None = None
         self._best: float | None = None
 
     def start_progress(self) -> None:
         """Begin the progress line; everything printed from now on appears above it."""
-        self._began = self._drawn = time.monotonic()
+        self._drawn = time.monotonic()
         if self.console.is_terminal:
             self._live = Live(console=self.console, refresh_per_second=4, transient=True)
             self._live.start()
@@ -123,10 +125,13 @@ class RunLogger:
         if now - self._drawn < (0.25 if self._live else PLAIN_INTERVAL):
             return
         self._drawn = now
-        speed = (step - self._start) / max(now - self._began, 1e-9)
-        left = (self._total - step) / speed if speed else 0.0
+        self._marks.append((now, step))
+        (then, at), speed = self._marks[0], 0.0
+        if step > at:
+            speed = (step - at) / (now - then)
+        eta = _duration((self._total - step) / speed) if speed else "-"
         text = (
-            f"step {step:>7,}/{self._total:,}  {speed:5.0f} steps/s  ETA {_duration(left)}"
+            f"step {step:>7,}/{self._total:,}  {speed:5.0f} steps/s  ETA {eta}"
             f"  last return {_number(self._last_return)}  best {_number(self._best)}"
         )
         if self._live:

@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 
 from dime_robot import checkpoint
 from dime_robot.command import run_command
-from dime_robot.learning.config import differences, preset_config
+from dime_robot.learning.config import TrainConfig, differences, preset_config
 from dime_robot.logger import EvalRow, read_eval_csv
 from dime_robot.runtime.errors import InputError
 
@@ -145,6 +145,15 @@ def _video(path: Path) -> str:
     return f"<h2>The policy</h2><video controls loop muted>{source}</video>"
 
 
+def _command(config: TrainConfig) -> str:
+    """The command line that gives this configuration."""
+    words = ["python -m dime_robot.train", f"--env {config.env}", f"--preset {config.preset}"]
+    for name, (value, _) in differences(config, preset_config(config.preset, config.env)).items():
+        option = name.replace("_", "-")
+        words.append(f"--{option} {value}" if value is not True else f"--{option}")
+    return " ".join(words)
+
+
 def write_report(folder: Path) -> Path:
     """Write `report.html` into a run folder from its checkpoint and evaluations.
 
@@ -173,6 +182,7 @@ def write_report(folder: Path) -> Path:
         parts.append(_table(["setting", "this run", "preset and task"], table))
     else:
         parts.append("<p>None.</p>")
+    parts.append(f"<h2>To repeat it</h2><p><code>{html.escape(_command(config))}</code></p>")
     parts += ["<h2>Made with</h2>", _table(["what", "version"], list(made.items()))]
     page = (
         '<!doctype html><html lang="en"><meta charset="utf-8">'

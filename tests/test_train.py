@@ -92,6 +92,7 @@ def test_report_is_small_and_needs_no_network(finished: Path) -> None:
     for outside in ('src="http', 'href="http', "@import", "url(http"):
         assert outside not in text
     assert "Final evaluation" in text
+    assert "--env Pendulum-v1 --preset tiny --steps 130 --seed 4" in text
 
 
 def test_screen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
