@@ -1,7 +1,7 @@
 """Evaluate a checkpoint: `python -m dime_robot.evaluate ckpt.pt`.
 
-Reports the sampler's three noise modes (see `rollout.py`): on hardware fresh noise at every step
-shakes joints, so it matters what the others do.
+Reports the sampler's three noise modes (see `runtime/noise.py`): on hardware fresh noise at every
+step shakes joints, so it matters what the others do.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from dime_robot import checkpoint
 from dime_robot.command import run_command
 from dime_robot.envs import make_env, sizes_of
 from dime_robot.learning.networks import ScoreNetwork
-from dime_robot.rollout import NOISE_MODES, Evaluator, NoiseMode, sampler, seed_of
+from dime_robot.rollout import Evaluator, seed_of
 from dime_robot.runtime.errors import InputError
+from dime_robot.runtime.noise import NOISE_MODES, NoiseMode
 from dime_robot.video import record_video
 
 
@@ -58,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     env = arguments.env or config.env
     _check_spaces(env, actor)
     shape = (actor.steps + 1, spec.n_act)
-    policy = sampler(actor)
+    policy = actor.act_numpy
     results = {}
     modes = NOISE_MODES if arguments.noise == "all" else (arguments.noise,)
     for mode in modes if arguments.episodes else ():

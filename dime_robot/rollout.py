@@ -1,32 +1,22 @@
-"""Episodes of a policy: evaluation with statistics, noise modes, seeds.
-
-Noise modes of the diffusion sampler:
-    fresh  every step draws the prior and all step noises anew, as in training and in the paper
-    held   one draw serves a whole episode
-    zero   no noise at all: the chain starts at 0 and follows its mean
-"""
+"""Episodes of a policy and their statistics. Knows policies as functions of numpy arrays only."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-import torch
+import numpy.typing as npt
 from scipy import stats
-from torch import Tensor
 
 from dime_robot.envs import Env, make_env
-from dime_robot.learning import diffusion
-from dime_robot.learning.networks import ScoreNetwork
 from dime_robot.runtime.errors import InputError
+from dime_robot.runtime.noise import NoiseMode, NoiseSource
 
-NoiseMode = Literal["fresh", "held", "zero"]
-NOISE_MODES: tuple[NoiseMode, ...] = ("fresh", "held", "zero")
-
-# raw observations (B, n_obs), unit normals (N+1, B, d) -> actions (B, d) in [-1, 1]
-Policy = Callable[[Tensor, Tensor], Tensor]
+FloatArray = npt.NDArray[np.float32]
+# raw observations (B, n_obs), unit normals (B, N+1, d) -> actions (B, d) in [-1, 1]
+Policy = Callable[[FloatArray, FloatArray], FloatArray]
 
 
 @dataclass(frozen=True)
@@ -112,7 +102,6 @@ class Evaluator:
         episodes: int,
         seed: Sequence[int],
         mode: NoiseMode = "fresh",
-        device: torch.device | str = "cpu",
     ) -> Evaluation:
         """Run episodes whose starts and noises follow from `seed` and the episode's number."""
         while len(self._envs) < min(self._parallel, episodes):
@@ -121,13 +110,13 @@ class Evaluator:
         for first in range(0, episodes, self._parallel):
             numbers = range(first, min(first + self._parallel, episodes))
             seeds = [seed_of(*seed, number) for number in numbers]
-            results += self._side_by_side(policy, seeds, mode, torch.device(device))
+            results += self._side_by_side(policy, seeds, mode)
         returns, lengths, successes = zip(*results, strict=True)
         known = None if any(s is None for s in successes) else successes
         return Evaluation(returns, lengths, known)
 
     def _side_by_side(
-        self, policy: Policy, seeds: Sequence[int], mode: NoiseMode, device: torch.device
+        self, policy: Policy, seeds: Sequence[int], mode: NoiseMode
     ) -> list[tuple[float, int, bool | None]]:
         envs = self._envs[: len(seeds)]
         noises = [NoiseSource(self._shape, seed, mode) for seed in seeds]
@@ -136,9 +125,8 @@ class Evaluator:
         successes: list[bool | None] = [None] * len(envs)
         active = list(range(len(envs)))
         while active:
-            noise = torch.stack([noises[i].draw() for i in active], dim=1).to(device)
-            with torch.no_grad():
-                actions = policy(torch.as_tensor(obs[active], device=device), noise).cpu().numpy()
+            noise = np.stack([noises[i].draw() for i in active])
+            actions = policy(obs[active], noise)
             for i, action in zip(tuple(active), actions, strict=True):
                 obs[i], reward, terminated, truncated, info = envs[i].step(action)
                 totals[i] += float(reward)
@@ -154,29 +142,3 @@ class Evaluator:
         """Close the environments."""
         while self._envs:
             self._envs.pop().close()
-
-
-class NoiseSource:
-    """Unit normals of one episode, shape (N+1, d) each, by noise mode."""
-
-    def __init__(self, shape: tuple[int, int], seed: int, mode: NoiseMode) -> None:
-        self._generator = torch.Generator().manual_seed(seed)
-        self._shape, self._mode = shape, mode
-        self._held = torch.zeros(shape)
-        if mode == "held":
-            self._held = torch.randn(shape, generator=self._generator)
-
-    def draw(self) -> Tensor:
-        """The noise of the next action."""
-        if self._mode == "fresh":
-            return torch.randn(self._shape, generator=self._generator)
-        return self._held
-
-
-def sampler(actor: ScoreNetwork) -> Policy:
-    """The actor as a policy."""
-
-    def policy(obs: Tensor, noise: Tensor) -> Tensor:
-        return torch.tanh(diffusion.generate(actor.conditioned(obs), noise, actor.step_sizes())[-1])
-
-    return policy

@@ -26,8 +26,9 @@ from dime_robot.learning.metrics import metrics
 from dime_robot.learning.replay_buffer import ReplayBuffer
 from dime_robot.logger import EvalRow, RunLogger, read_eval_csv, write_eval_csv
 from dime_robot.provenance import provenance
-from dime_robot.rollout import NOISE_MODES, Evaluation, Evaluator, NoiseMode, seed_of
+from dime_robot.rollout import Evaluation, Evaluator, seed_of
 from dime_robot.runtime.errors import InputError
+from dime_robot.runtime.noise import NOISE_MODES, NoiseMode
 
 _TRAIN, _EVAL = 0, 1  # first part of an episode's seed after the run's
 CLIPPED_MASS_WARNING = 0.05
@@ -240,7 +241,7 @@ class TrainingRun:
 
     def _evaluate(self, episodes: int, mode: NoiseMode) -> Evaluation:
         seed = (self.config.seed, _EVAL, self.step)
-        return self.evaluator.run(self.agent.act, episodes, seed, mode, self.agent.device)
+        return self.evaluator.run(self.agent.actor.act_numpy, episodes, seed, mode)
 
     def _evaluate_if_due(self, logger: RunLogger) -> None:
         due = self.step % self.config.eval_interval == 0 and self.step < self.config.steps

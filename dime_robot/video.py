@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from dime_robot.envs import make_env
-from dime_robot.rollout import NoiseSource, Policy
+from dime_robot.rollout import Policy
 from dime_robot.runtime.errors import InputError
+from dime_robot.runtime.noise import NoiseSource
 
 FRAME_RATE = 25  # [1/s], roughly: every so many control steps become a frame
 
@@ -40,8 +40,7 @@ def record_video(
     rate = env.metadata.get("render_fps") or 50
     every = max(1, round(rate / FRAME_RATE))
     while not done:
-        with torch.no_grad():
-            action = policy(torch.as_tensor(obs)[None], noise.draw()[:, None])[0].numpy()
+        action = policy(obs[None], noise.draw()[None])[0]
         obs, _, terminated, truncated, _ = env.step(action)
         done = terminated or truncated
         steps += 1

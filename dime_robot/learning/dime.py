@@ -112,16 +112,12 @@ class DIME:
         shape = (self.config.diffusion_steps + 1, batch, self.actor.n_act)
         return torch.randn(shape, generator=self.generator, device=self.device)
 
-    @torch.no_grad()
-    def act(self, obs: Tensor, noise: Tensor | None = None) -> Tensor:
+    def act(self, obs: Tensor) -> Tensor:
         """Sample actions in [-1, 1], shape (B, d), for raw observations (B, n_obs).
 
         Exploration and evaluation use the same full stochastic sampler, last step noise included.
-        `noise` (N+1, B, d) replaces the agent's own draw.
         """
-        noise = self.noise(len(obs)) if noise is None else noise
-        score = self.actor.conditioned(obs)
-        return torch.tanh(diffusion.generate(score, noise, self.actor.step_sizes(), self._step)[-1])
+        return self.actor.act(obs, self.noise(len(obs)))
 
     def sample(self, obs: Tensor, noise: Tensor) -> ActionSample:
         """One action per row with its entropy bound; differentiable through the whole chain."""

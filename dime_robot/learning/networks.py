@@ -10,6 +10,8 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 
+import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -133,6 +135,23 @@ class ScoreNetwork(nn.Module):
             return self.rest(torch.addmm(base[n], x, w_x))
 
         return score
+
+    @torch.no_grad()
+    def act(self, obs: Tensor, noise: Tensor) -> Tensor:
+        """The whole sampler: raw obs (B, n_obs), unit normals (N+1, B, d) -> actions (B, d)."""
+        latents = diffusion.generate(self.conditioned(obs), noise, self.step_sizes())
+        return torch.tanh(latents[-1])
+
+    def act_numpy(
+        self, obs: npt.NDArray[np.float32], noise: npt.NDArray[np.float32]
+    ) -> npt.NDArray[np.float32]:
+        """`act` on arrays, with the noise batch-first, (B, N+1, d), as a deployed policy has it."""
+        device = self.phase.device
+        drawn = torch.as_tensor(noise, device=device).transpose(0, 1)
+        actions: npt.NDArray[np.float32] = (
+            self.act(torch.as_tensor(obs, device=device), drawn).cpu().numpy()
+        )
+        return actions
 
     def rest(self, first_layer: Tensor) -> Tensor:
         """The trunk after its first product: activations (B, width) -> control (B, d)."""
