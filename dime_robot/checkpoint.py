@@ -105,6 +105,12 @@ def load_actor(path: Path) -> tuple[ScoreNetwork, PolicySpec, TrainConfig, dict[
     """
     state = load(path)
     config, spec = config_of(state, path), spec_in(state, path)
+    if config.threads:
+        torch.set_num_threads(config.threads)
     actor = ScoreNetwork.from_config(spec, config)
-    actor.load_state_dict(state["actor"])
+    try:
+        actor.load_state_dict(state["actor"])
+    except RuntimeError as error:
+        what = " ".join(str(error).split())[:200]
+        raise InputError(f"{path}: its networks are not those its settings say: {what}") from None
     return actor, spec, config, state

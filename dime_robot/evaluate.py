@@ -1,4 +1,4 @@
-"""Evaluate a checkpoint: `python -m dime_robot.evaluate ckpt.pt`.
+"""Evaluate a policy: `python -m dime_robot.evaluate ckpt.pt`, or `policy.onnx` without torch.
 
 Reports the sampler's three noise modes (see `runtime/noise.py`): on hardware fresh noise at every
 step shakes joints, so it matters what the others do.
@@ -13,25 +13,61 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-import torch
+import numpy as np
 import tyro
 
-from dime_robot import checkpoint
-from dime_robot.command import run_command
 from dime_robot.envs import make_env, sizes_of
-from dime_robot.learning.networks import ScoreNetwork
-from dime_robot.rollout import Evaluator, seed_of
+from dime_robot.rollout import Evaluator, FloatArray, Policy, seed_of
+from dime_robot.runtime.command import run_command
 from dime_robot.runtime.errors import InputError
 from dime_robot.runtime.noise import NOISE_MODES, NoiseMode
+from dime_robot.runtime.policy import OnnxPolicy
+from dime_robot.runtime.spec import PolicySpec
 from dime_robot.video import record_video
 
 
 @dataclass(frozen=True)
-class Arguments:
-    """Evaluate the policy of a checkpoint in the environment it was trained in."""
+class Loaded:
+    """A policy out of a file, with what an evaluation needs to know of it."""
 
-    checkpoint: tyro.conf.Positional[Path]
-    """The file a training run wrote."""
+    policy: Policy
+    spec: PolicySpec
+    env: str
+    noise_shape: tuple[int, int]  # (N+1, d)
+
+
+def load_policy(path: Path) -> Loaded:
+    """Read a checkpoint or an exported policy; the latter needs no torch.
+
+    Raises:
+        InputError: the file cannot be used.
+    """
+    if path.suffix == ".onnx":
+        exported = OnnxPolicy(path)
+        made = exported.file.provenance
+        if exported.batch != 1:
+            raise InputError(f"{path}: expected an export with batch 1, got batch {exported.batch}")
+
+        def one_by_one(obs: FloatArray, noise: FloatArray) -> FloatArray:
+            actions = np.empty((len(obs), exported.spec.n_act), dtype=np.float32)
+            for row in range(len(obs)):
+                actions[row] = exported.act_with(obs[row], noise[row])
+            return actions
+
+        shape = (made.diffusion_steps + 1, exported.spec.n_act)
+        return Loaded(one_by_one, exported.spec, made.env, shape)
+    from dime_robot import checkpoint  # needs torch
+
+    actor, spec, config, _ = checkpoint.load_actor(path)
+    return Loaded(actor.act_numpy, spec, config.env, (actor.steps + 1, spec.n_act))
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Evaluate a policy in the environment it was trained in."""
+
+    policy: tyro.conf.Positional[Path]
+    """A checkpoint (ckpt.pt) or an exported policy (policy.onnx)."""
     episodes: int = 20
     """Episodes per noise mode; 0 with --video: only the video."""
     seed: int = 0
@@ -53,13 +89,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise InputError(f"--episodes: expected at least 1, got {arguments.episodes}")
     if arguments.seed < 0:
         raise InputError(f"--seed: expected 0 or more, got {arguments.seed}")
-    actor, spec, config, _ = checkpoint.load_actor(arguments.checkpoint)
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    env = arguments.env or config.env
-    _check_spaces(env, actor)
-    shape = (actor.steps + 1, spec.n_act)
-    policy = actor.act_numpy
+    loaded = load_policy(arguments.policy)
+    env = arguments.env or loaded.env
+    _check_spaces(env, loaded.spec)
+    policy, shape = loaded.policy, loaded.noise_shape
     results = {}
     modes = NOISE_MODES if arguments.noise == "all" else (arguments.noise,)
     for mode in modes if arguments.episodes else ():
@@ -78,13 +111,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _check_spaces(name: str, actor: ScoreNetwork) -> None:
+def _check_spaces(name: str, spec: PolicySpec) -> None:
     env = make_env(name)
     got = sizes_of(env)
     env.close()
-    if got != (actor.n_obs, actor.n_act):
+    if got != (spec.n_obs, spec.n_act):
         raise InputError(
-            f"{name}: the policy has {actor.n_obs} observations and {actor.n_act} actions, the"
+            f"{name}: the policy has {spec.n_obs} observations and {spec.n_act} actions, the"
             f" environment has {got[0]} and {got[1]}"
         )
 

@@ -148,8 +148,9 @@ class RunLogger:
             f" ({row.episodes} episodes"
         )
         if result.successes is not None:
-            text += f", success {sum(result.successes)}/{len(result.successes)}"
-            scalars["eval/success_rate"] = sum(result.successes) / len(result.successes)
+            text += f", success {result.successes}/{row.episodes}"
+        if result.success_rate is not None:
+            scalars["eval/success_rate"] = result.success_rate
         self.line(f"{text})  {_duration(row.wall_seconds)}")
         self.scalars(row.step, scalars)
 

@@ -8,7 +8,18 @@ from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 
-PACKAGES = ("dime-robot", "torch", "numpy", "gymnasium", "mujoco", "dm_control")
+from dime_robot.runtime.machine import cpu_model
+
+PACKAGES = (
+    "dime-robot",
+    "torch",
+    "numpy",
+    "gymnasium",
+    "mujoco",
+    "dm_control",
+    "onnx",
+    "onnxruntime",
+)
 
 
 def package_versions() -> dict[str, str]:
@@ -36,17 +47,6 @@ def git_commit() -> str:
         return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain") else "")
     except (OSError, subprocess.SubprocessError):
         return "unknown"
-
-
-def cpu_model() -> str:
-    """The processor's name."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(
-            line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")
-        )
-    except (OSError, StopIteration):
-        return platform.processor() or "unknown"
 
 
 def provenance() -> dict[str, str]:

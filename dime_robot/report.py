@@ -21,9 +21,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dime_robot import checkpoint
-from dime_robot.command import run_command
 from dime_robot.learning.config import TrainConfig, differences, preset_config
 from dime_robot.logger import EvalRow, read_eval_csv
+from dime_robot.runtime.command import run_command
 from dime_robot.runtime.errors import InputError
 
 MAX_VIDEO_BYTES = 500_000  # larger ones stay beside the report, which has to stay under 1 MB

@@ -19,13 +19,31 @@ FloatArray = npt.NDArray[np.float32]
 Policy = Callable[[FloatArray, FloatArray], FloatArray]
 
 
+@dataclass
+class Episode:
+    """What an episode came to."""
+
+    total: float = 0.0  # unscaled return
+    length: int = 0  # [steps]
+    success: bool | None = None  # None: the task states no criterion
+    action_change: float = 0.0  # sum over steps of the mean |a_t - a_{t-1}|
+
+    @property
+    def action_rate(self) -> float:
+        """Mean |a_t - a_{t-1}| over steps and actions, in units of [-1, 1] per step."""
+        return self.action_change / max(1, self.length - 1)
+
+
 @dataclass(frozen=True)
 class Evaluation:
-    """Unscaled returns of some episodes, and whether each met its task's success criterion."""
+    """Some episodes and their statistics."""
 
-    returns: tuple[float, ...]
-    lengths: tuple[int, ...]
-    successes: tuple[bool, ...] | None  # None: the task states no criterion
+    episodes: tuple[Episode, ...]
+
+    @property
+    def returns(self) -> tuple[float, ...]:
+        """Unscaled returns."""
+        return tuple(episode.total for episode in self.episodes)
 
     @property
     def mean(self) -> float:
@@ -42,6 +60,22 @@ class Evaluation:
         """Interquartile mean of the returns."""
         return float(stats.trim_mean(self.returns, 0.25))
 
+    @property
+    def action_rate(self) -> float:
+        """Mean |a_t - a_{t-1}| per step."""
+        return float(np.mean([episode.action_rate for episode in self.episodes]))
+
+    @property
+    def successes(self) -> int | None:
+        """How many episodes met the task's criterion; None where it states none."""
+        known = [episode.success for episode in self.episodes if episode.success is not None]
+        return sum(known) if len(known) == len(self.episodes) else None
+
+    @property
+    def success_rate(self) -> float | None:
+        """Share of episodes that met the task's criterion."""
+        return None if self.successes is None else self.successes / len(self.episodes)
+
     def interval(self, confidence: float = 0.95) -> tuple[float, float]:
         """Percentile bootstrap interval of the mean return."""
         if np.ptp(self.returns) == 0:  # nothing to resample
@@ -57,24 +91,24 @@ class Evaluation:
 
     def summary(self) -> dict[str, Any]:
         """Everything above as plain values."""
-        low, high = self.interval()
         return {
             "return_mean": self.mean,
             "return_std": self.std,
             "return_iqm": self.iqm,
-            "interval_95": [low, high],
-            "episodes": len(self.returns),
-            "success_rate": None if self.successes is None else float(np.mean(self.successes)),
+            "interval_95": list(self.interval()),
+            "episodes": len(self.episodes),
+            "success_rate": self.success_rate,
+            "action_rate": self.action_rate,
         }
 
     def __str__(self) -> str:
         low, high = self.interval()
         text = (
             f"{self.mean:9.1f} ± {self.std:<7.1f} IQM {self.iqm:9.1f}"
-            f"   95% of mean [{low:.1f}, {high:.1f}]"
+            f"   95% of mean [{low:.1f}, {high:.1f}]   action rate {self.action_rate:.3f}"
         )
         if self.successes is not None:
-            text += f"   success {sum(self.successes)}/{len(self.successes)}"
+            text += f"   success {self.successes}/{len(self.episodes)}"
         return text
 
 
@@ -92,51 +126,52 @@ class Evaluator:
         parallel: how many environments step together, so that the policy sees a batch.
     """
 
-    def __init__(self, env: str, shape: tuple[int, int], parallel: int = 5) -> None:
+    def __init__(self, env: str, shape: tuple[int, int], parallel: int = 20) -> None:
         self._name, self._shape, self._parallel = env, shape, parallel
         self._envs: list[Env] = []
 
     def run(
-        self,
-        policy: Policy,
-        episodes: int,
-        seed: Sequence[int],
-        mode: NoiseMode = "fresh",
+        self, policy: Policy, episodes: int, seed: Sequence[int], mode: NoiseMode = "fresh"
     ) -> Evaluation:
-        """Run episodes whose starts and noises follow from `seed` and the episode's number."""
+        """Run episodes whose starts and noises follow from `seed` and the episode's number.
+
+        Raises:
+            InputError: a return was NaN or infinite.
+        """
         while len(self._envs) < min(self._parallel, episodes):
             self._envs.append(make_env(self._name))
-        results: list[tuple[float, int, bool | None]] = []
+        results: list[Episode] = []
         for first in range(0, episodes, self._parallel):
             numbers = range(first, min(first + self._parallel, episodes))
             seeds = [seed_of(*seed, number) for number in numbers]
             results += self._side_by_side(policy, seeds, mode)
-        returns, lengths, successes = zip(*results, strict=True)
-        known = None if any(s is None for s in successes) else successes
-        return Evaluation(returns, lengths, known)
+        evaluation = Evaluation(tuple(results))
+        if not np.isfinite(evaluation.returns).all():
+            raise InputError(f"{self._name}: an evaluation episode gave a return of NaN or inf")
+        return evaluation
 
-    def _side_by_side(
-        self, policy: Policy, seeds: Sequence[int], mode: NoiseMode
-    ) -> list[tuple[float, int, bool | None]]:
+    def _side_by_side(self, policy: Policy, seeds: Sequence[int], mode: NoiseMode) -> list[Episode]:
         envs = self._envs[: len(seeds)]
         noises = [NoiseSource(self._shape, seed, mode) for seed in seeds]
         obs = np.stack([env.reset(seed=seed)[0] for env, seed in zip(envs, seeds, strict=True)])
-        totals, lengths = np.zeros(len(envs)), np.zeros(len(envs), dtype=int)
-        successes: list[bool | None] = [None] * len(envs)
+        episodes = [Episode() for _ in envs]
+        previous = np.zeros((len(envs), self._shape[1]), dtype=np.float32)
         active = list(range(len(envs)))
         while active:
             noise = np.stack([noises[i].draw() for i in active])
             actions = policy(obs[active], noise)
             for i, action in zip(tuple(active), actions, strict=True):
+                episode = episodes[i]
                 obs[i], reward, terminated, truncated, info = envs[i].step(action)
-                totals[i] += float(reward)
-                lengths[i] += 1
+                episode.total += float(reward)
+                if episode.length:
+                    episode.action_change += float(np.abs(action - previous[i]).mean())
+                previous[i] = action
+                episode.length += 1
                 if terminated or truncated:
-                    successes[i] = info.get("is_success")
+                    episode.success = info.get("is_success")
                     active.remove(i)
-        if not np.isfinite(totals).all():
-            raise InputError(f"{self._name}: an evaluation episode gave a return of NaN or inf")
-        return list(zip(totals.tolist(), lengths.tolist(), successes, strict=True))
+        return episodes
 
     def close(self) -> None:
         """Close the environments."""

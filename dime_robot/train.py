@@ -18,12 +18,12 @@ import torch
 import tyro
 
 from dime_robot import __version__, checkpoint
-from dime_robot.command import run_command
 from dime_robot.learning.config import TrainConfig, differences, preset_config, task_settings
 from dime_robot.learning.networks import parameter_count
 from dime_robot.logger import RunLogger
 from dime_robot.report import write_report
 from dime_robot.run import TrainingRun
+from dime_robot.runtime.command import run_command
 from dime_robot.runtime.errors import InputError
 from dime_robot.video import record_in_child
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from dime_robot import evaluate, train
-from dime_robot.rollout import Evaluation, Evaluator, FloatArray
+from dime_robot.rollout import Episode, Evaluation, Evaluator, FloatArray
 from dime_robot.runtime.errors import InputError
 from dime_robot.runtime.noise import NOISE_MODES, NoiseMode
 from dime_robot.video import record_in_child
@@ -26,17 +26,29 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_statistics() -> None:
-    result = Evaluation(tuple(map(float, range(1, 21))), (1,) * 20, (True,) * 15 + (False,) * 5)
+    result = Evaluation(tuple(Episode(float(i), 1, i <= 15) for i in range(1, 21)))
     assert result.mean == pytest.approx(10.5)
     assert result.std == pytest.approx(np.std(range(20)))
     assert result.iqm == pytest.approx(10.5)
-    outlier = Evaluation((*map(float, range(1, 20)), 1000.0), (1,) * 20, None)
+    outlier = Evaluation(tuple(Episode(float(i), 1) for i in (*range(1, 20), 1000)))
+    assert outlier.success_rate is None
     assert outlier.iqm == pytest.approx(10.5)
     low, high = result.interval()
     # normal approximation of the mean: 10.5 +- 1.96 * 5.77 / sqrt(20)
     assert (low, high) == (pytest.approx(7.97, abs=0.4), pytest.approx(13.03, abs=0.4))
     assert result.summary()["success_rate"] == 0.75
-    assert Evaluation((3.0, 3.0), (1, 1), None).interval() == (3.0, 3.0)
+    assert Evaluation((Episode(3.0, 1), Episode(3.0, 1))).interval() == (3.0, 3.0)
+
+
+def test_action_rate_is_the_mean_change_per_step() -> None:
+    calls = iter(range(1000))
+
+    def policy(obs: FloatArray, noise: FloatArray) -> FloatArray:
+        return np.full((len(obs), 1), 0.5 * (next(calls) % 2), np.float32)
+
+    evaluator = Evaluator("Pendulum-v1", (2, 1))
+    assert evaluator.run(policy, 2, (0,)).action_rate == pytest.approx(0.5)
+    evaluator.close()
 
 
 def still(obs: FloatArray, noise: FloatArray) -> FloatArray:
@@ -94,8 +106,9 @@ def test_episodes_that_end_early_leave_the_others_alone() -> None:
     evaluator = Evaluator("InvertedPendulum-v5", (2, 1), parallel=5)
     result = evaluator.run(still, 5, (0,))
     evaluator.close()
-    assert len(set(result.lengths)) > 1
-    assert result.returns == tuple(float(n) - 1 for n in result.lengths)  # 1 a step but the last
+    lengths = [episode.length for episode in result.episodes]
+    assert len(set(lengths)) > 1
+    assert list(result.returns) == [n - 1 for n in lengths]  # 1 a step but the last
 
 
 def test_table_names_all_noise_modes(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:

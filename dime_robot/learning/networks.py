@@ -6,6 +6,7 @@ in the actor, ReLU in the critic.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from itertools import pairwise
@@ -93,6 +94,10 @@ class ScoreNetwork(nn.Module):
             steps=config.diffusion_steps,
             dt=config.dt_init,
         )
+
+    def in_float64(self) -> ScoreNetwork:
+        """A copy on the CPU that computes in float64."""
+        return copy.deepcopy(self).cpu().double()
 
     def step_sizes(self) -> Tensor:
         """eta, shape (N, d)."""

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from dime_robot.runtime.errors import InputError
+from dime_robot.runtime.spec import PolicySpec
 
 
 class Batch(NamedTuple):
@@ -128,3 +129,15 @@ class ReplayBuffer:
                 np.array(data[chunk % ring]), device=self._rows.device
             )
         self.added = self._flushed = added
+
+
+def read_observations(path: Path, added: int, spec: PolicySpec, count: int) -> np.ndarray:
+    """Some observations out of a replay file, shape (K, n_obs); K is 0 where there is none."""
+    width = 2 * spec.n_obs + spec.n_act + 2
+    rows = path.stat().st_size // (4 * width) if path.exists() else 0
+    rows = min(rows, added)
+    if rows == 0:
+        return np.empty((0, spec.n_obs), dtype=np.float32)
+    data = np.memmap(path, dtype="<f4", mode="r", shape=(rows, width))
+    chosen = np.random.default_rng(0).permutation(rows)[:count]
+    return np.array(data[np.sort(chosen), : spec.n_obs])

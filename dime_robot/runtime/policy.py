@@ -1,0 +1,193 @@
+"""OnnxPolicy: an exported policy as it runs on a robot. numpy and ONNX Runtime, nothing else."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from dime_robot.runtime.errors import InputError
+from dime_robot.runtime.noise import NoiseMode, NoiseSource
+from dime_robot.runtime.policy_file import PolicyFile, parse_metadata, read_checked
+from dime_robot.runtime.spec import PolicySpec
+
+Float32Array = npt.NDArray[np.float32]
+Provider = Literal["cpu", "cuda", "tensorrt", "auto"]
+PROVIDERS: dict[str, str] = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+}
+
+
+class Policy(Protocol):
+    """What a controller needs of a policy."""
+
+    spec: PolicySpec
+
+    def act(self, observation: Float32Array) -> Float32Array:
+        """Raw observation (n_obs,) -> action (n_act,) in [-1, 1]."""
+
+    def reset(self) -> None:
+        """Begin an episode."""
+
+
+def import_onnxruntime() -> Any:
+    """ONNX Runtime, if exactly one of its two packages is installed.
+
+    Raises:
+        InputError: neither or both; they share one folder and break each other.
+    """
+    found = []
+    for name in ("onnxruntime", "onnxruntime-gpu"):
+        with suppress(metadata.PackageNotFoundError):
+            found.append(f"{name} {metadata.version(name)}")
+    if len(found) > 1:
+        raise InputError(
+            f"expected one ONNX Runtime, got {' and '.join(found)}, which overwrite each other:"
+            " pip uninstall both, then install one"
+        )
+    try:
+        import onnxruntime
+    except ImportError:
+        raise InputError(
+            "ONNX Runtime is missing: pip install 'dime-robot[cpu]' (or [gpu], never both)"
+        ) from None
+    return onnxruntime
+
+
+class OnnxPolicy:
+    """One observation in, one action out, without allocation.
+
+    Args:
+        path: a file written by `python -m export.onnx`.
+        provider: where it runs. What ONNX Runtime really chose is read back, and refused where it
+            differs; `auto` takes TensorRT, CUDA or the CPU, whichever works, and `provider` then
+            says which.
+        noise: one of the modes certified in the file.
+        seed: of the noise.
+        expected: a contract the file has to have.
+
+    Raises:
+        InputError: the file was changed, does not fit `expected`, or cannot run as asked.
+    """
+
+    def __init__(
+        self,
+        path: Path | str,
+        *,
+        provider: Provider = "cpu",
+        noise: NoiseMode = "fresh",
+        seed: int = 0,
+        expected: PolicySpec | None = None,
+    ) -> None:
+        self.path = Path(path)
+        content = read_checked(self.path)
+        ort = import_onnxruntime()
+        self._session, self.provider = _open(ort, self.path, content, provider)
+        entries = self._session.get_modelmeta().custom_metadata_map
+        self.file: PolicyFile = parse_metadata(self.path, entries)
+        self.spec = self.file.spec
+        if expected is not None:
+            _require_equal(self.path, self.spec, expected)
+        self.batch = self.file.provenance.batch
+        self._check_shapes()
+        certified = self.file.provenance.noise
+        if noise not in certified:
+            raise InputError(
+                f"{self.path}: noise mode {noise!r} is not certified, expected one of"
+                f" {', '.join(certified)}"
+            )
+        steps = self.file.provenance.diffusion_steps
+        self.noise = NoiseSource((self.batch, steps + 1, self.spec.n_act), seed, noise)
+        self._observation = np.zeros((self.batch, self.spec.n_obs), dtype=np.float32)
+        self._action = np.zeros((self.batch, self.spec.n_act), dtype=np.float32)
+        # The addresses are bound once: a call only writes into these arrays and runs.
+        self._binding = self._session.io_binding()
+        for name, array in (("observation", self._observation), ("noise", self.noise.values)):
+            self._binding.bind_input(name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
+        self._binding.bind_output(
+            "action", "cpu", 0, np.float32, self._action.shape, self._action.ctypes.data
+        )
+
+    def act(self, observation: Float32Array) -> Float32Array:
+        """Sample an action. The array returned is overwritten by the next call.
+
+        Args:
+            observation: raw SI values, shape (n_obs,), or (B, n_obs) for an export with batch B.
+
+        Returns:
+            Actions in [-1, 1], shape (n_act,), or (B, n_act).
+        """
+        self._observation[:] = observation
+        self.noise.draw()
+        self._session.run_with_iobinding(self._binding)
+        return self._action[0] if self.batch == 1 else self._action
+
+    def act_with(self, observation: Float32Array, noise: Float32Array) -> Float32Array:
+        """Like `act` with the noise given, shape (B, N+1, n_act): for evaluation and proofs."""
+        self._observation[:] = observation
+        self.noise.values[:] = noise
+        self._session.run_with_iobinding(self._binding)
+        return self._action.copy()
+
+    def reset(self) -> None:
+        """Begin an episode: held noise is drawn anew."""
+        self.noise.reset()
+
+    def _check_shapes(self) -> None:
+        spec, steps = self.spec, self.file.provenance.diffusion_steps
+        expected = {
+            "observation": [self.batch, spec.n_obs],
+            "noise": [self.batch, steps + 1, spec.n_act],
+            "action": [self.batch, spec.n_act],
+        }
+        nodes = [*self._session.get_inputs(), *self._session.get_outputs()]
+        for name, shape in expected.items():
+            got = next((node.shape for node in nodes if node.name == name), None)
+            if got != shape:
+                raise InputError(
+                    f"{self.path}: its contract says {name} {shape}, its graph has {got}"
+                )
+
+
+def _open(ort: Any, path: Path, content: bytes, asked: Provider) -> tuple[Any, str]:
+    """A session on the provider asked for, and the name of the one in use."""
+    choices = ("tensorrt", "cuda", "cpu") if asked == "auto" else (asked,)
+    available = ort.get_available_providers()
+    for choice in choices:
+        wanted = PROVIDERS[choice]
+        if wanted not in available:
+            continue
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        # 18 % faster at batch 1; prepacked weights only pay for large batches
+        options.add_session_config_entry("session.disable_prepacking", "1")
+        try:
+            session = ort.InferenceSession(content, options, providers=[wanted])
+        except Exception as error:  # ONNX Runtime raises its own kinds, one per cause
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(f"{path}: ONNX Runtime cannot load it: {reason}") from None
+        if session.get_providers()[0] == wanted:  # it falls back to the CPU without a word
+            return session, choice
+    raise InputError(
+        f"{path}: provider {asked} was asked for and is not to be had here (this ONNX Runtime has"
+        f" {', '.join(available)}); use --provider cpu or auto"
+    )
+
+
+def _require_equal(path: Path, spec: PolicySpec, expected: PolicySpec) -> None:
+    if spec.n_obs != expected.n_obs or spec.n_act != expected.n_act:
+        raise InputError(
+            f"{path}: expected {expected.n_obs} observations and {expected.n_act} actions"
+            f" ({expected.name}), got {spec.n_obs} and {spec.n_act} ({spec.name})"
+        )
+    ours, theirs = spec.model_dump(), expected.model_dump()
+    for name, value in theirs.items():
+        if ours[name] != value:
+            raise InputError(f"{path}: {name}: expected {value!r:.120}, got {ours[name]!r:.120}")
