@@ -107,39 +107,50 @@ def free_run(env_name: str, first: Policy, second: Policy, shape: tuple[int, int
     )
 
 
-def closed_loop_certificate(
-    actor: ScoreNetwork, policy: Policy, loop: Loop
-) -> ClosedLoopCertificate:
-    """Judge a free run.
+def paired_interval(
+    returns_torch: npt.NDArray[np.float64], returns_onnx: npt.NDArray[np.float64]
+) -> tuple[float, float]:
+    """95 % interval of the mean paired return difference, graph minus torch.
 
     Raises:
-        CertificateError: the paired return difference's 95 % interval excludes 0 and the mean
-            difference exceeds 5 % of the return.
+        CertificateError: it excludes 0 and the mean difference exceeds 5 % of the return.
     """
-    difference = loop.returns_onnx - loop.returns_torch
+    difference = returns_onnx - returns_torch
     mean = float(difference.mean())
     low = high = mean
     if np.ptp(difference) > 0:
         low, high = stats.t.interval(
             0.95, len(difference) - 1, loc=mean, scale=stats.sem(difference)
         )
-    scale = abs(float(loop.returns_torch.mean()))
+    scale = abs(float(returns_torch.mean()))
     if not low <= 0 <= high and abs(mean) > LARGEST_DROP * scale:
         raise CertificateError(
             f"closed loop: the graph's return differs from torch's by {mean:.2f} (95 % interval"
             f" [{low:.2f}, {high:.2f}]) of {scale:.2f}, more than {LARGEST_DROP:.0%}"
         )
+    return float(low), float(high)
+
+
+def closed_loop_certificate(
+    actor: ScoreNetwork, policy: Policy, loop: Loop
+) -> ClosedLoopCertificate:
+    """Judge a free run.
+
+    Raises:
+        CertificateError: as `paired_interval`.
+    """
+    interval = paired_interval(loop.returns_torch, loop.returns_onnx)
     error = np.abs(
         policy(loop.visited, loop.noise)
         - plain_sampler(actor.in_float64(), loop.visited, loop.noise)
     )
     return ClosedLoopCertificate(
-        episodes=len(difference),
+        episodes=len(loop.returns_torch),
         visited_states=len(loop.visited),
         max_error=float(error.max()),
         return_torch=float(loop.returns_torch.mean()),
         return_onnx=float(loop.returns_onnx.mean()),
-        difference_interval_95=(float(low), float(high)),
+        difference_interval_95=interval,
         first_divergence=loop.first_divergence,
     )
 

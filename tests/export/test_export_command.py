@@ -1,0 +1,214 @@
+"""`python -m export.onnx` and `python -m dime_robot.runtime.certify` as commands."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dime_robot import evaluate
+from dime_robot.rollout import FloatArray
+from dime_robot.runtime import certify as runtime_certify
+from dime_robot.runtime.errors import InputError
+from dime_robot.runtime.policy import OnnxPolicy
+from export import certify, tensorrt
+from export import onnx as export_onnx
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_one_screen(
+    checkpoint_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "p.onnx"
+    assert export_onnx.main([str(checkpoint_path), "--out", str(out)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    words = [line.split()[0] for line in lines]
+    assert words == [
+        *("policy", "parity", "loop", "noise", "noise", "noise"),
+        *("machine", "warm", "cold", "torch", "written", "next"),
+    ]
+    assert len(lines) < 24
+    assert lines[-1].endswith(f"python -m dime_robot.evaluate {out}")
+    assert [path.name for path in tmp_path.iterdir()] == ["p.onnx"]
+
+
+def test_json(checkpoint_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "p.onnx"
+    assert export_onnx.main([str(checkpoint_path), "--out", str(out), "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["policy_digest"] == OnnxPolicy(out).file.policy_digest
+    assert report["provenance"]["parity"]["observations"] >= 1000
+
+
+def test_batch_is_fixed_at_export(checkpoint_path: Path, tmp_path: Path) -> None:
+    out = tmp_path / "p.onnx"
+    assert export_onnx.main([str(checkpoint_path), "--out", str(out), "--batch", "4"]) == 0
+    policy = OnnxPolicy(out)
+    assert policy.act(np.zeros((4, 5), np.float32)).shape == (4, 1)
+    with pytest.raises(InputError, match="expected an export with batch 1"):
+        evaluate.main([str(out), "--episodes", "1"])
+
+
+def test_an_impossible_budget_fails_and_says_what_would_hold(
+    checkpoint_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "p.onnx"
+    out.write_text("the policy from before")
+    budget = ["--budget-ms", "1e-6", "--percentile", "50"]
+    assert export_onnx.main([str(checkpoint_path), "--out", str(out), *budget]) == 1
+    error = capsys.readouterr().err
+    assert "over the budget of 1e-06 ms" in error
+    assert "narrower" in error
+    assert out.read_text() == "the policy from before"
+    assert [path.name for path in tmp_path.iterdir()] == ["p.onnx"]
+
+
+def test_budget_advice_counts_diffusion_steps(policy_path: Path) -> None:
+    measured = OnnxPolicy(policy_path).file.provenance.latency
+    slow = measured.model_copy(update={"cold_p99": 8.0})
+    problem = runtime_certify.budget_problem(slow, 5.0, 99, steps=16)
+    assert problem is not None
+    assert "about 10 diffusion steps instead of 16" in problem
+    assert runtime_certify.budget_problem(slow, 8.0, 99, steps=16) is None
+
+
+def test_a_wrong_graph_is_not_written(
+    checkpoint_path: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    original = export_onnx.graph_session
+
+    def slightly_wrong(model: object) -> object:
+        policy = original(model)  # type: ignore[arg-type]
+        return lambda obs, noise: policy(obs, noise) * np.float32(1 - 1e-3)
+
+    monkeypatch.setattr(export_onnx, "graph_session", slightly_wrong)
+    out = tmp_path / "p.onnx"
+    assert export_onnx.main([str(checkpoint_path), "--out", str(out)]) == 1
+    assert "parity" in capsys.readouterr().err
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_policy_that_earns_less_fails_the_closed_loop() -> None:
+    earned = np.array([100.0, 120.0, 80.0, 110.0, 90.0])
+    with pytest.raises(certify.CertificateError, match="closed loop"):
+        certify.paired_interval(earned, earned * 0.93)
+    low, high = certify.paired_interval(earned, earned * 0.97)  # sure, but small
+    assert low < high < 0
+    low, high = certify.paired_interval(earned, earned[::-1])  # large, but not sure
+    assert low < 0 < high
+    assert certify.paired_interval(earned, earned) == (0, 0)
+
+
+def test_free_run_says_where_policies_part() -> None:
+    count = iter(range(10_000))
+
+    def rests(obs: FloatArray, noise: FloatArray) -> FloatArray:
+        return np.zeros((len(obs), 1), np.float32)
+
+    def pushes_later(obs: FloatArray, noise: FloatArray) -> FloatArray:
+        return np.full((len(obs), 1), 0.01 * (next(count) >= 36), np.float32)
+
+    loop = certify.free_run("Pendulum-v1", rests, pushes_later, (3, 1))
+    assert loop.first_divergence == 1  # the later episodes push from their start
+    assert loop.visited.shape == (certify.LOOP_EPISODES * 200, 3)
+    assert loop.noise.shape == (certify.LOOP_EPISODES * 200, 3, 1)
+    same = certify.free_run("Pendulum-v1", rests, rests, (3, 1))
+    assert same.first_divergence is None
+    assert np.array_equal(same.returns_torch, same.returns_onnx)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere.pt"], "no such file"),
+        (["{ckpt}", "--batch", "0"], "--batch"),
+        (["{ckpt}", "--out", "/no/such/folder/p.onnx"], "existing folder"),
+    ],
+)
+def test_wrong_arguments_are_one_sentence(
+    arguments: list[str], message: str, checkpoint_path: Path
+) -> None:
+    with pytest.raises(InputError, match=message):
+        export_onnx.main([a.format(ckpt=checkpoint_path) for a in arguments])
+
+
+def test_as_a_script_it_says_how_to_run_it() -> None:
+    for name in ("onnx", "tensorrt"):
+        command = [sys.executable, str(ROOT / f"export/{name}.py"), "x"]
+        failed = subprocess.run(command, capture_output=True, text=True)
+        assert failed.returncode == 1
+        assert f"python -m export.{name}" in failed.stderr
+
+
+def test_tensorrt_without_a_gpu_is_one_sentence(policy_path: Path) -> None:
+    with pytest.raises(InputError, match="NVIDIA GPU") as error:
+        tensorrt.main([str(policy_path)])
+    assert "\n" not in str(error.value)
+
+
+def test_engine_key_changes_with_everything_it_is_valid_for() -> None:
+    base = ("H200", "10.9", "fp32", "abc")
+    keys = {tensorrt.cache_key(*base)}
+    for i in range(4):
+        other = [*base]
+        other[i] += "x"
+        keys.add(tensorrt.cache_key(*other))
+    assert len(keys) == 5
+
+
+# -- without torch -------------------------------------------------------------------------------
+
+
+def run_without_torch(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """A process in which importing a training library is an error."""
+    banned = (
+        ("torch", "onnx")
+        if "dime_robot.evaluate" in arguments
+        else (*("torch", "onnx", "gymnasium", "mujoco", "scipy", "tyro", "rclpy"),)
+    )
+    code = (
+        "import sys, runpy\n"
+        "class Ban:\n"
+        "    def find_spec(self, name, *_):\n"
+        f"        if name.split('.')[0] in {banned!r}: raise ImportError(name)\n"
+        "sys.meta_path.insert(0, Ban())\n"
+        f"sys.argv = {[arguments[0], *arguments[1:]]!r}\n"
+        f"runpy.run_module({arguments[0]!r}, run_name='__main__', alter_sys=True)\n"
+    )
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+
+
+def test_latency_is_measured_on_a_machine_without_torch(policy_path: Path) -> None:
+    module = "dime_robot.runtime.certify"
+    result = run_without_torch(module, str(policy_path), "--budget-ms", "1000", "--calls", "200")
+    assert result.returncode == 0, result.stderr
+    assert "budget     p99 within 1000 ms" in result.stdout
+    over = run_without_torch(module, str(policy_path), "--budget-ms", "1e-6", "--calls", "200")
+    assert over.returncode == 1
+    assert "over the budget" in over.stderr
+    as_json = run_without_torch(module, str(policy_path), "--json", "--calls", "200")
+    assert json.loads(as_json.stdout)["provider"] == "cpu"
+
+
+def test_exported_policy_is_evaluated_without_torch(policy_path: Path) -> None:
+    result = run_without_torch("dime_robot.evaluate", str(policy_path), "--episodes", "2", "--json")
+    assert result.returncode == 0, result.stderr
+    assert set(json.loads(result.stdout)["noise"]) == {"fresh", "held", "zero"}
+
+
+def test_checkpoint_and_file_earn_the_same(
+    policy_path: Path, checkpoint_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    returns = []
+    for path in (checkpoint_path, policy_path):
+        evaluate.main([str(path), "--episodes", "3", "--noise", "zero", "--json"])
+        returns.append(json.loads(capsys.readouterr().out)["noise"]["zero"]["return_mean"])
+    assert returns[0] == pytest.approx(returns[1], rel=0.02)
