@@ -19,7 +19,7 @@ FloatArray = npt.NDArray[np.floating]
 class Frozen(BaseModel):
     """Base of every record that crosses a border: immutable, and unknown keys are refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
 
 class Joint(Frozen):

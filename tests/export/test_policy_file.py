@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -130,6 +131,21 @@ def test_a_call_keeps_no_memory(policy_path: Path) -> None:
     tracemalloc.stop()
     grown = sum(s.size_diff for s in after.compare_to(before, "filename") if s.size_diff > 0)
     assert grown < 20_000  # the snapshots' own
+
+
+def test_two_onnx_runtimes_are_refused(
+    policy_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import onnxruntime
+
+    for name in ("onnxruntime", "onnxruntime-1.32.0.dist-info", "onnxruntime_gpu-1.31.0.dist-info"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setattr(onnxruntime, "__file__", str(tmp_path / "onnxruntime/__init__.py"))
+    with pytest.raises(InputError, match=r"onnxruntime-1.32.0 and onnxruntime_gpu-1.31.0"):
+        OnnxPolicy(policy_path)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(InputError, match="ONNX Runtime is missing"):
+        OnnxPolicy(policy_path)
 
 
 def test_wrong_observation_shape_is_an_error(policy_path: Path) -> None:
