@@ -44,7 +44,8 @@ def import_onnxruntime() -> Any:
         import onnxruntime
     except ImportError:
         raise InputError(
-            "ONNX Runtime is missing: pip install 'dime-robot[cpu]' (or [gpu], never both)"
+            "ONNX Runtime is missing: pip install '.[cpu]' in the clone of dime_robot (or"
+            " '.[gpu]', never both)"
         ) from None
     # importlib.metadata would say it too, at a tenth of the start-up time
     folder = Path(onnxruntime.__file__).parents[1]
