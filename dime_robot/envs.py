@@ -125,7 +125,8 @@ def _dm_control(name: str, render_mode: str | None) -> gymnasium.Env[Any, Any]:
         return DmControlEnv(domain, task, render_mode)
     except ModuleNotFoundError as error:
         raise InputError(
-            f"{name}: needs dm_control ({error.name} is missing): pip install -e '.[dmc]' in the clone"
+            f"{name}: needs dm_control ({error.name} is missing): pip install -e '.[dmc]' in the"
+            " clone"
         ) from None
 
 

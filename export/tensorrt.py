@@ -20,7 +20,7 @@ import numpy as np
 
 from dime_robot.runtime.command import run_command
 from dime_robot.runtime.errors import InputError
-from dime_robot.runtime.policy import OnnxPolicy
+from dime_robot.runtime.policy import ENGINE_CACHE, OnnxPolicy
 
 # Operators of the exported graph, all of them in the support matrix of TensorRT 10's ONNX parser
 # (github.com/onnx/onnx-tensorrt, docs/operators.md, "TensorRT 10.0 supports operators in the
@@ -130,7 +130,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("policy", type=Path, help="a file written by python -m export.onnx")
     parser.add_argument("--precision", choices=sorted(LIMITS), default="fp32")
-    parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "dime_robot")
+    parser.add_argument("--cache", type=Path, default=ENGINE_CACHE)
     options = parser.parse_args(argv)
     policy = OnnxPolicy(options.policy)
     trt = require("tensorrt", "compiling for a GPU")

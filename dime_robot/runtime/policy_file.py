@@ -26,9 +26,6 @@ FORMAT, SPEC, PROVENANCE = "dime.format", "dime.spec", "dime.provenance"
 POLICY_DIGEST, FILE_DIGEST = "dime.policy_digest", "dime.file_digest"
 NO_DIGEST = "0" * 64
 
-# A metadata entry is a protobuf message: key, then field 2 (0x12) of 64 (0x40) bytes.
-_DIGEST_ENTRY = re.compile(re.escape(FILE_DIGEST.encode()) + rb"\x12\x40([0-9a-f]{64})")
-
 
 class NoiseCertificate(Frozen):
     """What the exported graph did in its training environment in one noise mode."""
@@ -118,6 +115,15 @@ def zeroed_digest(content: bytes, digest: str) -> str:
     return hashlib.sha256(content.replace(digest.encode(), NO_DIGEST.encode())).hexdigest()
 
 
+def digest_entries(content: bytes, key: str) -> list[str]:
+    """Digests stored under a metadata key, read off the bytes: one in a file of ours.
+
+    A metadata entry is a protobuf message: the key, then field 2 (0x12) of 64 (0x40) bytes.
+    """
+    pattern = re.escape(key.encode()) + rb"\x12\x40([0-9a-f]{64})"
+    return [found.decode() for found in re.findall(pattern, content)]
+
+
 def read_checked(path: Path) -> bytes:
     """The file's bytes, after its digest was checked.
 
@@ -128,13 +134,13 @@ def read_checked(path: Path) -> bytes:
         content = path.read_bytes()
     except OSError as error:
         raise InputError(f"{path}: expected a policy.onnx, {error.strerror}") from None
-    found = _DIGEST_ENTRY.findall(content)
-    if len(found) != 1 or content.count(found[0]) != 1:
+    found = digest_entries(content, FILE_DIGEST)
+    if len(found) != 1 or content.count(found[0].encode()) != 1:
         raise InputError(
             f"{path}: expected a policy exported by dime_robot, got a file without its digest"
             " (truncated, or from elsewhere); export it with python -m export.onnx ckpt.pt"
         )
-    claimed = found[0].decode()
+    claimed = found[0]
     actual = zeroed_digest(content, claimed)
     if actual != claimed:
         raise InputError(
