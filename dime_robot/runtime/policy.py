@@ -12,7 +12,9 @@ from dime_robot.runtime.binding import Binding, CpuBinding, GpuBinding, provider
 from dime_robot.runtime.errors import InputError
 from dime_robot.runtime.noise import NoiseMode, NoiseSource
 from dime_robot.runtime.policy_file import (
+    POLICY_DIGEST,
     PolicyFile,
+    digest_entries,
     parse_metadata,
     read_checked,
 )
