@@ -151,15 +151,18 @@ class TrainingRun:
         count = state["episode_step"]
         if count == 0:
             return
-        past = self.buffer.newest(count)
-        for action, expected in zip(past.action.cpu(), past.next_obs.cpu(), strict=True):
-            self._obs = self.env.step(action.numpy())[0]
-            if not np.array_equal(self._obs, expected.numpy()):
-                say(f"{self.config.env} does not repeat itself: the interrupted episode is dropped")
-                self.episode += 1
-                self._begin_episode()
-                return
-        self._episode_step, self._episode_return = count, state["episode_return"]
+        repeats = count <= len(self.buffer)
+        if repeats:
+            past = self.buffer.newest(count)
+            for action, expected in zip(past.action.cpu(), past.next_obs.cpu(), strict=True):
+                self._obs = self.env.step(action.numpy())[0]
+                repeats = repeats and np.array_equal(self._obs, expected.numpy())
+        if repeats:
+            self._episode_step, self._episode_return = count, state["episode_return"]
+        else:
+            say(f"{self.config.env} does not repeat itself: the interrupted episode is dropped")
+            self.episode += 1
+            self._begin_episode()
 
     # -- the loop --------------------------------------------------------------------------------
 

@@ -9,6 +9,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import gymnasium
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -132,16 +134,48 @@ def test_stopped_and_resumed_equals_uninterrupted(
         stop_at(patch, step)
         assert run("--out", str(folder), "--seed", "4") == 0
     assert checkpoint.load(folder / "ckpt.pt")["step"] == step
-    assert train.main(["--resume", str(folder)]) == 0
+    assert train.main(["--resume", str(folder), "--no-video"]) == 0
     assert_equal_weights(folder, finished)
     ours, theirs = read_eval_csv(folder / "eval.csv"), read_eval_csv(finished / "eval.csv")
     assert [(r.step, r.return_mean) for r in ours] == [(r.step, r.return_mean) for r in theirs]
 
 
+class Forgetful(gymnasium.Env[np.ndarray, np.ndarray]):
+    """Ignores its seed."""
+
+    observation_space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
+    action_space = gymnasium.spaces.Box(-1, 1, (1,), np.float32)
+
+    def __init__(self, render_mode: str | None = None) -> None:
+        self.rng = np.random.default_rng()
+
+    def reset(self, **_: Any) -> tuple[np.ndarray, dict[str, Any]]:
+        return self.rng.uniform(-1, 1, 2).astype(np.float32), {}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        return self.reset()[0], 0.0, False, False, {}
+
+
+gymnasium.register("Forgetful-v0", Forgetful, max_episode_steps=40)
+
+
+def test_an_environment_that_does_not_repeat_itself_loses_an_episode_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        stop_at(patch, 70)
+        train.main([*SMALL, "--env", "Forgetful-v0", "--steps", "130", "--out", str(folder)])
+    capsys.readouterr()
+    assert train.main(["--resume", str(folder), "--no-video"]) == 0
+    assert "does not repeat itself" in capsys.readouterr().out
+    assert checkpoint.load(folder / "ckpt.pt")["step"] == 130
+
+
 def test_extended_run_equals_a_longer_one(tmp_path: Path) -> None:
     short, long = tmp_path / "short", tmp_path / "long"
     run("--out", str(short), steps=90)
-    assert train.main(["--resume", str(short), "--steps", "150"]) == 0
+    assert train.main(["--resume", str(short), "--steps", "150", "--no-video"]) == 0
     run("--out", str(long), steps=150)
     assert_equal_weights(short, long)
     assert [row.step for row in read_eval_csv(short / "eval.csv")] == [0, 90, 100, 150]

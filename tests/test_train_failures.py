@@ -123,4 +123,4 @@ def test_full_disk_is_one_sentence_and_loses_nothing(tmp_path: Path) -> None:
     assert failed.stderr.count("\n") == 1
     assert "--resume" in failed.stderr
     assert (folder / "ckpt.pt").read_bytes() == before
-    assert train.main(["--resume", str(folder), "--steps", "70"]) == 0
+    assert train.main(["--resume", str(folder), "--steps", "70", "--no-video"]) == 0
