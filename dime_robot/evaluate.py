@@ -13,11 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-import numpy as np
 import tyro
 
 from dime_robot.envs import make_env, sizes_of
-from dime_robot.rollout import Evaluator, FloatArray, Policy, seed_of
+from dime_robot.rollout import Evaluator, Policy, in_batches, seed_of
 from dime_robot.runtime.command import run_command
 from dime_robot.runtime.errors import InputError
 from dime_robot.runtime.noise import NOISE_MODES, NoiseMode
@@ -45,17 +44,8 @@ def load_policy(path: Path) -> Loaded:
     if path.suffix == ".onnx":
         exported = OnnxPolicy(path)
         made = exported.file.provenance
-        if exported.batch != 1:
-            raise InputError(f"{path}: expected an export with batch 1, got batch {exported.batch}")
-
-        def one_by_one(obs: FloatArray, noise: FloatArray) -> FloatArray:
-            actions = np.empty((len(obs), exported.spec.n_act), dtype=np.float32)
-            for row in range(len(obs)):
-                actions[row] = exported.act_with(obs[row], noise[row])
-            return actions
-
         shape = (made.diffusion_steps + 1, exported.spec.n_act)
-        return Loaded(one_by_one, exported.spec, made.env, shape)
+        return Loaded(in_batches(exported.act_with, exported.batch), exported.spec, made.env, shape)
     from dime_robot import checkpoint  # needs torch
 
     actor, spec, config, _ = checkpoint.load_actor(path)

@@ -114,7 +114,26 @@ class Evaluation:
 
 def seed_of(*key: int) -> int:
     """An independent 32-bit seed for every tuple of non-negative integers."""
-    return int(np.random.SeedSequence(key).generate_state(1)[0])
+    # SeedSequence pads with zeros, (s,) and (s, 0) would be one key: the length goes in too
+    return int(np.random.SeedSequence((len(key), *key)).generate_state(1)[0])
+
+
+def in_batches(policy: Policy, batch: int) -> Policy:
+    """A policy of a fixed batch size, for any number of rows (the last batch is padded)."""
+
+    def run(obs: FloatArray, noise: FloatArray) -> FloatArray:
+        actions = []
+        for start in range(0, len(obs), batch):
+            rows = np.minimum(np.arange(start, start + batch), len(obs) - 1)
+            actions.append(policy(obs[rows], noise[rows]))
+        return np.concatenate(actions)[: len(obs)]
+
+    return run
+
+
+def episode_noise(shape: tuple[int, int], seed: int, mode: NoiseMode) -> NoiseSource:
+    """Noise of an episode whose environment starts from `seed`: never the same stream twice."""
+    return NoiseSource(shape, seed_of(seed, 1), mode)
 
 
 class Evaluator:
@@ -152,7 +171,7 @@ class Evaluator:
 
     def _side_by_side(self, policy: Policy, seeds: Sequence[int], mode: NoiseMode) -> list[Episode]:
         envs = self._envs[: len(seeds)]
-        noises = [NoiseSource(self._shape, seed, mode) for seed in seeds]
+        noises = [episode_noise(self._shape, seed, mode) for seed in seeds]
         obs = np.stack([env.reset(seed=seed)[0] for env, seed in zip(envs, seeds, strict=True)])
         episodes = [Episode() for _ in envs]
         previous = np.zeros((len(envs), self._shape[1]), dtype=np.float32)

@@ -11,9 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from dime_robot.envs import make_env
-from dime_robot.rollout import Policy
+from dime_robot.rollout import Policy, episode_noise
 from dime_robot.runtime.errors import InputError
-from dime_robot.runtime.noise import NoiseSource
 
 FRAME_RATE = 25  # [1/s], roughly: every so many control steps become a frame
 
@@ -30,7 +29,7 @@ def record_video(
 
     try:
         env = make_env(env_name, render_mode="rgb_array")
-        noise = NoiseSource(shape, seed, "fresh")
+        noise = episode_noise(shape, seed, "fresh")
         obs, _ = env.reset(seed=seed)
         frames, steps, done = [env.render()], 0, False
     except InputError:

@@ -13,8 +13,8 @@ from scipy import stats
 from dime_robot.envs import make_env
 from dime_robot.learning import diffusion
 from dime_robot.learning.networks import ScoreNetwork
-from dime_robot.rollout import Evaluator, FloatArray, Policy, seed_of
-from dime_robot.runtime.noise import NOISE_MODES, NoiseMode, NoiseSource
+from dime_robot.rollout import Evaluation, Evaluator, FloatArray, Policy, episode_noise, seed_of
+from dime_robot.runtime.noise import NOISE_MODES, NoiseMode
 from dime_robot.runtime.policy_file import (
     ClosedLoopCertificate,
     NoiseCertificate,
@@ -24,6 +24,7 @@ from dime_robot.runtime.policy_file import (
 FLOAT32_FLOOR, ERROR_FACTOR, ERROR_CEILING = 2e-6, 4.0, 1e-4
 DIVERGED = 1e-3  # action difference at which two closed loops count as apart
 LARGEST_DROP = 0.05  # of the return, where the paired interval excludes 0
+LARGEST_NOISE_DROP = 0.1  # below the fresh noise: a mode is measured but not certified
 LOOP_EPISODES, NOISE_EPISODES = 5, 20
 PARITY_OBSERVATIONS = 1000
 _LOOP_SEED, _NOISE_SEED, _PARITY_SEED = 11, 12, 13
@@ -46,19 +47,6 @@ def plain_sampler(actor: ScoreNetwork, obs: FloatArray, noise: FloatArray) -> np
         return torch.tanh(latents[-1]).numpy()
 
 
-def in_batches(policy: Policy, batch: int) -> Policy:
-    """A policy of a fixed batch size, for any number of rows (the last batch is padded)."""
-
-    def run(obs: FloatArray, noise: FloatArray) -> FloatArray:
-        actions = []
-        for start in range(0, len(obs), batch):
-            rows = np.minimum(np.arange(start, start + batch), len(obs) - 1)
-            actions.append(policy(obs[rows], noise[rows]))
-        return np.concatenate(actions)[: len(obs)]
-
-    return run
-
-
 @dataclass(frozen=True)
 class Loop:
     """Both policies in their own environments, same seeds and noise."""
@@ -77,7 +65,7 @@ def free_run(env_name: str, first: Policy, second: Policy, shape: tuple[int, int
     visited, drawn, divergences = [], [], []
     for episode in range(LOOP_EPISODES):
         seed = seed_of(_LOOP_SEED, episode)
-        noise = NoiseSource(shape, seed, "fresh")
+        noise = episode_noise(shape, seed, "fresh")
         obs = [env.reset(seed=seed)[0] for env in envs]
         running, step = [True, True], 0
         while any(running):
@@ -132,18 +120,24 @@ def paired_interval(
 
 
 def closed_loop_certificate(
-    actor: ScoreNetwork, policy: Policy, loop: Loop
+    actor: ScoreNetwork, policy: Policy, loop: Loop, limit: float
 ) -> ClosedLoopCertificate:
     """Judge a free run.
 
     Raises:
-        CertificateError: as `paired_interval`.
+        CertificateError: as `paired_interval`, or an action on a visited state is off by more than
+            `limit`, the bound of the parity certificate.
     """
     interval = paired_interval(loop.returns_torch, loop.returns_onnx)
     error = np.abs(
         policy(loop.visited, loop.noise)
         - plain_sampler(actor.in_float64(), loop.visited, loop.noise)
     )
+    if not error.max() <= limit:
+        raise CertificateError(
+            f"closed loop: on a visited state the graph's action differs from torch float64 by"
+            f" {error.max():.1e}, expected at most {limit:.1e}"
+        )
     return ClosedLoopCertificate(
         episodes=len(loop.returns_torch),
         visited_states=len(loop.visited),
@@ -191,6 +185,16 @@ def parity_certificate(
     return ParityCertificate(observations=len(obs), max_error=error, float32_error=own, limit=limit)
 
 
+def keeps_up(result: Evaluation, fresh: NoiseCertificate) -> bool:
+    """Does a noise mode earn about what the trained one does? At most 10 % less of either."""
+    floor = fresh.return_mean - LARGEST_NOISE_DROP * abs(fresh.return_mean)
+    if result.mean < floor:
+        return False
+    if result.success_rate is None or fresh.success_rate is None:
+        return True
+    return result.success_rate >= (1 - LARGEST_NOISE_DROP) * fresh.success_rate
+
+
 def noise_certificates(
     env_name: str,
     policy: Policy,
@@ -202,8 +206,11 @@ def noise_certificates(
     evaluator = Evaluator(env_name, shape)
     for mode in NOISE_MODES:
         result = evaluator.run(policy, NOISE_EPISODES, (_NOISE_SEED,), mode)
-        say(f"{mode:6s}{result}")
+        fresh = found.get("fresh")
+        certified = fresh is None or keeps_up(result, fresh)
+        say(f"{mode:6s}{result}{'' if certified else '   NOT certified'}")
         found[mode] = NoiseCertificate(
+            certified=certified,
             return_mean=result.mean,
             interval_95=result.interval(),
             success_rate=result.success_rate,

@@ -28,7 +28,7 @@ from dime_robot import checkpoint
 from dime_robot.learning.networks import ScoreNetwork
 from dime_robot.learning.replay_buffer import read_observations
 from dime_robot.provenance import git_commit, package_versions
-from dime_robot.rollout import FloatArray, Policy
+from dime_robot.rollout import FloatArray, Policy, in_batches
 from dime_robot.runtime import certify as latency
 from dime_robot.runtime.command import run_command
 from dime_robot.runtime.errors import InputError
@@ -90,7 +90,7 @@ def graph_session(model: onnx.ModelProto) -> Policy:
         return actions
 
     batch = model.graph.input[0].type.tensor_type.shape.dim[0].dim_value
-    return certify.in_batches(policy, batch)
+    return in_batches(policy, batch)
 
 
 def certified_provenance(
@@ -121,7 +121,7 @@ def certified_provenance(
         f" ({len(replayed)} from replay data); float32 torch {parity.float32_error:.1e}, limit"
         f" {parity.limit:.1e}"
     )
-    closed = certify.closed_loop_certificate(actor, policy, loop)
+    closed = certify.closed_loop_certificate(actor, policy, loop, parity.limit)
     low, high = closed.difference_interval_95
     apart = (
         "never apart"
@@ -192,8 +192,11 @@ def export(
 
     Raises:
         InputError: no usable checkpoint, or `out` cannot be written.
-        CertificateError: a proof failed or the latency budget is exceeded; `out` is untouched.
+        CertificateError: a proof failed or the latency budget is exceeded. Nothing lies at `out`
+            then: a file that was there before is renamed to `out`.previous.
     """
+    if out.exists():
+        out.replace(previous(out))
     model, spec, provenance, actor = certified_provenance(path, batch, say)
     draft = out.with_name(out.name + ".draft")
     try:
@@ -212,6 +215,11 @@ def export(
     finally:
         draft.unlink(missing_ok=True)
     return OnnxPolicy(out, expected=spec)
+
+
+def previous(out: Path) -> Path:
+    """Where the file of an earlier export goes, so that none is taken for the new one."""
+    return out.with_name(out.name + ".previous")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -246,6 +254,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     except certify.CertificateError as error:
         print(f"error: {error}; {out} was not written", file=sys.stderr)
+        if previous(out).exists():
+            print(f"the file of an earlier export is now {previous(out)}", file=sys.stderr)
         return 1
     if options.json:
         print(json.dumps(report(policy)))

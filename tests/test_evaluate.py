@@ -11,7 +11,14 @@ import numpy as np
 import pytest
 
 from dime_robot import evaluate, train
-from dime_robot.rollout import Episode, Evaluation, Evaluator, FloatArray
+from dime_robot.rollout import (
+    Episode,
+    Evaluation,
+    Evaluator,
+    FloatArray,
+    episode_noise,
+    seed_of,
+)
 from dime_robot.runtime.errors import InputError
 from dime_robot.runtime.noise import NOISE_MODES, NoiseMode
 from dime_robot.video import record_in_child
@@ -83,6 +90,21 @@ def test_held_noise_is_one_draw_per_episode() -> None:
     assert not np.array_equal(first[0][0], first[0][1])
     assert np.abs(first[0]).min() > 0
     assert not np.array_equal(noises[-1][0], first[0][0])
+
+
+def test_noise_and_start_are_independent() -> None:
+    """Both follow from one seed, but not through the same random stream."""
+    starts, draws = [], []
+    for number in range(300):
+        seed = seed_of(0, number)
+        starts.append(np.random.default_rng(seed).uniform(-1, 1, 4))
+        draws.append(np.abs(episode_noise((9, 1), seed, "held").values[:4, 0]))
+    both = np.corrcoef(np.hstack([starts, draws]).T)[:4, 4:]
+    assert np.abs(both).max() < 0.25  # 0.7 where the stream is shared
+
+
+def test_seeds_of_keys_of_different_lengths_differ() -> None:
+    assert len({seed_of(3), seed_of(3, 0), seed_of(3, 0, 0), seed_of(0, 3)}) == 4
 
 
 def test_zero_noise_is_zero() -> None:

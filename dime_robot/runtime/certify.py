@@ -41,7 +41,7 @@ def measure_latency(
     """Warm and cold latency of `policy.act` on random observations."""
     rng = np.random.default_rng(0)
     shape = (policy.batch, policy.spec.n_obs)
-    observation = rng.standard_normal(shape, dtype=np.float32)
+    observation = rng.standard_normal(shape[1:] if policy.batch == 1 else shape, dtype=np.float32)
 
     def call() -> None:
         policy.act(observation)
@@ -104,9 +104,18 @@ def describe(latency: LatencyCertificate) -> list[str]:
     return lines
 
 
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text}")
+    return value
+
+
 def add_budget_options(parser: argparse.ArgumentParser) -> None:
     """The options that every command with a budget shares."""
-    parser.add_argument("--budget-ms", type=float, help="fail where a call may take longer [ms]")
+    parser.add_argument(
+        "--budget-ms", type=_positive, help="fail where a call may take longer [ms]"
+    )
     parser.add_argument(
         "--percentile", type=float, choices=(50, 99, 100), default=99, help="judged by the budget"
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import sys
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -106,7 +108,8 @@ class OnnxPolicy:
             _require_equal(self.path, self.spec, expected)
         self.batch = self.file.provenance.batch
         self._check_shapes()
-        certified = self.file.provenance.noise
+        measured = self.file.provenance.noise
+        certified = [mode for mode, result in measured.items() if result.certified]
         if noise not in certified:
             raise InputError(
                 f"{self.path}: noise mode {noise!r} is not certified, expected one of"
@@ -115,6 +118,8 @@ class OnnxPolicy:
         steps = self.file.provenance.diffusion_steps
         self.noise = NoiseSource((self.batch, steps + 1, self.spec.n_act), seed, noise)
         self._observation = np.zeros((self.batch, self.spec.n_obs), dtype=np.float32)
+        shape = self._observation.shape
+        self._expected_shape = shape[1:] if self.batch == 1 else shape
         self._action = np.zeros((self.batch, self.spec.n_act), dtype=np.float32)
         inputs = {"observation": self._observation, "noise": self.noise.values}
         output = ("action", self._action)
@@ -133,6 +138,10 @@ class OnnxPolicy:
         Returns:
             Actions in [-1, 1], shape (n_act,), or (B, n_act).
         """
+        if observation.shape != self._expected_shape:
+            raise ValueError(
+                f"expected an observation of shape {self._expected_shape}, got {observation.shape}"
+            )
         self._observation[:] = observation
         self.noise.draw()
         self._binding.run()
@@ -140,9 +149,11 @@ class OnnxPolicy:
 
     def act_with(self, observation: Float32Array, noise: Float32Array) -> Float32Array:
         """Like `act` with the noise given, shape (B, N+1, n_act): for evaluation and proofs."""
+        held = self.noise.values.copy()
         self._observation[:] = observation
         self.noise.values[:] = noise
         self._binding.run()
+        self.noise.values[:] = held  # a later `act` is none the wiser
         return self._action.copy()
 
     def reset(self) -> None:
@@ -170,27 +181,40 @@ def _open(ort: Any, path: Path, content: bytes, asked: Provider) -> tuple[Any, s
     choices = ("tensorrt", "cuda", "cpu") if asked == "auto" else (asked,)
     available = ort.get_available_providers()
     digest = "".join(digest_entries(content, POLICY_DIGEST))
+    reasons = []
     for choice in choices:
         wanted = PROVIDERS[choice]
         if wanted not in available:
+            reasons.append(f"{choice}: this ONNX Runtime has only {', '.join(available)}")
             continue
         options = ort.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.log_severity_level = 3
-        # 18 % faster at batch 1; prepacked weights only pay for large batches
-        options.add_session_config_entry("session.disable_prepacking", "1")
+        if _batch_of(content) == 1:
+            # 18 % faster at batch 1; prepacked weights only pay for large batches
+            options.add_session_config_entry("session.disable_prepacking", "1")
+        chosen = (wanted, provider_options(choice, digest, str(ENGINE_CACHE)))
         try:
-            chosen = (wanted, provider_options(choice, digest, str(ENGINE_CACHE)))
-            session = ort.InferenceSession(content, options, providers=[chosen])
+            # without enable_fallback=0 a failure is retried on other providers, on stdout
+            session = ort.InferenceSession(content, options, providers=[chosen], enable_fallback=0)
         except Exception as error:  # ONNX Runtime raises its own kinds, one per cause
-            reason = " ".join(str(error).split())[:200]
-            raise InputError(f"{path}: ONNX Runtime cannot load it: {reason}") from None
-        if session.get_providers()[0] == wanted:  # it falls back to the CPU without a word
+            reasons.append(f"{choice}: {' '.join(str(error).split())[:200]}")
+            continue
+        if session.get_providers()[0] == wanted:  # else it runs elsewhere, without a word
+            if asked == "auto" and reasons:
+                print(f"{path}: runs on {choice} ({'; '.join(reasons)})", file=sys.stderr)
             return session, choice
+        reasons.append(f"{choice}: ONNX Runtime took {session.get_providers()[0]} instead")
     raise InputError(
-        f"{path}: provider {asked} was asked for and is not to be had here (this ONNX Runtime has"
-        f" {', '.join(available)}); use --provider cpu or auto"
+        f"{path}: provider {asked} was asked for and is not to be had here"
+        f" ({'; '.join(reasons)}); use cpu or auto"
     )
+
+
+def _batch_of(content: bytes) -> int:
+    """The batch size its provenance states."""
+    found = re.search(rb'"batch":(\d+)', content)
+    return int(found[1]) if found else 1
 
 
 def _require_equal(path: Path, spec: PolicySpec, expected: PolicySpec) -> None:

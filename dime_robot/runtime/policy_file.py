@@ -30,6 +30,9 @@ NO_DIGEST = "0" * 64
 class NoiseCertificate(Frozen):
     """What the exported graph did in its training environment in one noise mode."""
 
+    certified: bool = Field(
+        description="earned at least 90 % of the fresh noise's return and success; else refused"
+    )
     return_mean: float
     interval_95: tuple[float, float] = Field(description="of the mean return")
     success_rate: float | None
@@ -94,7 +97,8 @@ class Provenance(Frozen):
     evaluation: dict[str, float] | None = Field(
         description="the training run's final evaluation, fresh noise; none: it did not finish"
     )
-    noise: dict[NoiseMode, NoiseCertificate] = Field(description="the certified noise modes")
+    noise: dict[NoiseMode, NoiseCertificate] = Field(description="every mode as measured")
+
     parity: ParityCertificate
     closed_loop: ClosedLoopCertificate
     latency: LatencyCertificate

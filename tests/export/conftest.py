@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import onnx
 import pytest
 
 from dime_robot import train
+from dime_robot.runtime.policy import OnnxPolicy
 from export import onnx as export_onnx
 
 
@@ -22,3 +24,17 @@ def checkpoint_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def policy_path(checkpoint_path: Path) -> Path:
     assert export_onnx.main([str(checkpoint_path)]) == 0
     return checkpoint_path.with_name("policy.onnx")
+
+
+@pytest.fixture(scope="session")
+def all_modes_path(policy_path: Path) -> Path:
+    """The same policy with every noise mode certified, whatever a short training earned."""
+    policy = OnnxPolicy(policy_path)
+    noise = {
+        mode: result.model_copy(update={"certified": True})
+        for mode, result in policy.file.provenance.noise.items()
+    }
+    provenance = policy.file.provenance.model_copy(update={"noise": noise})
+    path = policy_path.with_name("all_modes.onnx")
+    path.write_bytes(export_onnx.seal(onnx.load(policy_path), policy.spec, provenance))
+    return path

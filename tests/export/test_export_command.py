@@ -9,12 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from dime_robot import evaluate
-from dime_robot.rollout import FloatArray
+from dime_robot import checkpoint, evaluate
+from dime_robot.rollout import Episode, Evaluation, FloatArray
 from dime_robot.runtime import certify as runtime_certify
 from dime_robot.runtime.errors import InputError
 from dime_robot.runtime.policy import OnnxPolicy
+from dime_robot.runtime.policy_file import NoiseCertificate
 from export import certify, tensorrt
 from export import onnx as export_onnx
 
@@ -50,8 +52,7 @@ def test_batch_is_fixed_at_export(checkpoint_path: Path, tmp_path: Path) -> None
     assert export_onnx.main([str(checkpoint_path), "--out", str(out), "--batch", "4"]) == 0
     policy = OnnxPolicy(out)
     assert policy.act(np.zeros((4, 5), np.float32)).shape == (4, 1)
-    with pytest.raises(InputError, match="expected an export with batch 1"):
-        evaluate.main([str(out), "--episodes", "1"])
+    assert evaluate.main([str(out), "--episodes", "3", "--noise", "zero"]) == 0
 
 
 def test_an_impossible_budget_fails_and_says_what_would_hold(
@@ -64,8 +65,8 @@ def test_an_impossible_budget_fails_and_says_what_would_hold(
     error = capsys.readouterr().err
     assert "over the budget of 1e-06 ms" in error
     assert "narrower" in error
-    assert out.read_text() == "the policy from before"
-    assert [path.name for path in tmp_path.iterdir()] == ["p.onnx"]
+    assert "p.onnx.previous" in error
+    assert [path.name for path in tmp_path.iterdir()] == ["p.onnx.previous"]
 
 
 def test_budget_advice_counts_diffusion_steps(policy_path: Path) -> None:
@@ -105,6 +106,34 @@ def test_a_policy_that_earns_less_fails_the_closed_loop() -> None:
     low, high = certify.paired_interval(earned, earned[::-1])  # large, but not sure
     assert low < 0 < high
     assert certify.paired_interval(earned, earned) == (0, 0)
+
+
+def test_one_wrong_action_on_a_visited_state_fails(checkpoint_path: Path) -> None:
+    actor, *_ = checkpoint.load_actor(checkpoint_path)
+    loop = certify.free_run("sim:cartpole", actor.act_numpy, actor.act_numpy, (9, 1))
+
+    def wrong_once(obs: FloatArray, noise: FloatArray) -> FloatArray:
+        actions = actor.act_numpy(obs, noise)
+        actions[1234] += 1e-3
+        return actions
+
+    certify.closed_loop_certificate(actor, actor.act_numpy, loop, 1e-4)
+    with pytest.raises(certify.CertificateError, match="on a visited state"):
+        certify.closed_loop_certificate(actor, wrong_once, loop, 1e-4)
+
+
+def test_a_noise_mode_that_earns_less_is_not_certified() -> None:
+    fresh = NoiseCertificate(
+        certified=True, return_mean=-100, interval_95=(-110, -90), success_rate=1.0,
+        action_rate=0.1, episodes=20,
+    )  # fmt: skip
+
+    def earns(total: float, successes: int) -> Evaluation:
+        return Evaluation(tuple(Episode(total, 1, i < successes) for i in range(20)))
+
+    assert certify.keeps_up(earns(-105, 18), fresh)
+    assert not certify.keeps_up(earns(-111, 20), fresh)
+    assert not certify.keeps_up(earns(-100, 17), fresh)
 
 
 def test_free_run_says_where_policies_part() -> None:
@@ -149,6 +178,8 @@ def test_as_a_script_it_says_how_to_run_it() -> None:
 
 
 def test_tensorrt_without_a_gpu_is_one_sentence(policy_path: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
     with pytest.raises(InputError, match="NVIDIA GPU") as error:
         tensorrt.main([str(policy_path)])
     assert "\n" not in str(error.value)

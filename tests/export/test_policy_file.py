@@ -90,11 +90,11 @@ def test_openvino_runs_the_file(policy_path: Path) -> None:
 # -- noise and calls -----------------------------------------------------------------------------
 
 
-def test_noise_modes(policy_path: Path) -> None:
+def test_noise_modes(all_modes_path: Path) -> None:
     obs = np.zeros(5, np.float32)
 
     def actions(mode: str, seed: int, count: int = 4) -> list[float]:
-        policy = OnnxPolicy(policy_path, noise=mode, seed=seed)  # type: ignore[arg-type]
+        policy = OnnxPolicy(all_modes_path, noise=mode, seed=seed)  # type: ignore[arg-type]
         return [policy.act(obs).item() for _ in range(count)]
 
     assert len(set(actions("fresh", 0))) == 4
@@ -102,7 +102,7 @@ def test_noise_modes(policy_path: Path) -> None:
     assert len(set(actions("held", 0))) == 1
     assert actions("held", 0) != actions("held", 1)
     assert len({*actions("zero", 0), *actions("zero", 1)}) == 1
-    held = OnnxPolicy(policy_path, noise="held")
+    held = OnnxPolicy(all_modes_path, noise="held")
     before = held.act(obs).item()
     held.reset()
     assert held.act(obs).item() != before
@@ -110,27 +110,39 @@ def test_noise_modes(policy_path: Path) -> None:
 
 def test_uncertified_noise_is_refused(policy_path: Path, tmp_path: Path) -> None:
     policy = OnnxPolicy(policy_path)
-    kept = {"fresh": policy.file.provenance.noise["fresh"]}
-    provenance = policy.file.provenance.model_copy(update={"noise": kept})
+    noise = dict(policy.file.provenance.noise)
+    for mode in ("held", "zero"):
+        noise[mode] = noise[mode].model_copy(update={"certified": False})  # type: ignore[index]
+    provenance = policy.file.provenance.model_copy(update={"noise": noise})
     out = tmp_path / "fresh.onnx"
     out.write_bytes(seal(onnx.load(policy_path), policy.spec, provenance))
     with pytest.raises(InputError, match="'zero' is not certified, expected one of fresh"):
         OnnxPolicy(out, noise="zero")
 
 
-def test_a_call_keeps_no_memory(policy_path: Path) -> None:
+def test_a_call_with_given_noise_leaves_the_mode_alone(all_modes_path: Path) -> None:
+    obs, foreign = np.zeros(5, np.float32), np.ones((9, 1), np.float32)
+    for mode in ("zero", "held"):
+        policy = OnnxPolicy(all_modes_path, noise=mode)  # type: ignore[arg-type]
+        before = policy.act(obs).item()
+        policy.act_with(obs, foreign)
+        assert policy.act(obs).item() == before
+
+
+def test_a_call_allocates_nothing(policy_path: Path) -> None:
     policy = OnnxPolicy(policy_path)
     obs = np.zeros(5, np.float32)
     for _ in range(10):
         policy.act(obs)
     tracemalloc.start()
-    before = tracemalloc.take_snapshot()
+    policy.act(obs)
+    tracemalloc.reset_peak()
+    before, _ = tracemalloc.get_traced_memory()
     for _ in range(1000):
         policy.act(obs)
-    after = tracemalloc.take_snapshot()
+    _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    grown = sum(s.size_diff for s in after.compare_to(before, "filename") if s.size_diff > 0)
-    assert grown < 20_000  # the snapshots' own
+    assert peak - before < 500  # one small view object at a time, no buffer
 
 
 def test_two_onnx_runtimes_are_refused(
@@ -149,8 +161,9 @@ def test_two_onnx_runtimes_are_refused(
 
 
 def test_wrong_observation_shape_is_an_error(policy_path: Path) -> None:
-    with pytest.raises(ValueError, match="broadcast"):
-        OnnxPolicy(policy_path).act(np.zeros(6, np.float32))
+    for wrong in (np.zeros(6, np.float32), np.zeros(1, np.float32), np.zeros((), np.float32)):
+        with pytest.raises(ValueError, match=r"expected an observation of shape \(5,\)"):
+            OnnxPolicy(policy_path).act(wrong)
 
 
 @pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
