@@ -36,8 +36,8 @@ def write_atomically(path: Path, content: bytes) -> None:
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise InputError(
-            f"{path}: cannot be written ({error.strerror}); what was there before is kept, make"
-            " room and go on with --resume"
+            f"{path}: cannot be written ({error.strerror}); what was there before is kept: make"
+            " room and run it again (a training run: with --resume)"
         ) from None
 
 

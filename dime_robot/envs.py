@@ -126,7 +126,7 @@ def _dm_control(name: str, render_mode: str | None) -> gymnasium.Env[Any, Any]:
     except ModuleNotFoundError as error:
         raise InputError(
             f"{name}: needs dm_control ({error.name} is missing): pip install -e '.[dmc]' in the"
-            " clone"
+            " clone (Python 3.10 to 3.12)"
         ) from None
 
 
@@ -136,7 +136,8 @@ def _gymnasium(name: str, render_mode: str | None) -> gymnasium.Env[Any, Any]:
     except gymnasium.error.Error as error:
         raise InputError(f"{name}: {' '.join(str(error).split())}") from None
     except ModuleNotFoundError as error:
-        raise InputError(f"{name}: needs the package {error.name}: pip install it") from None
+        what = f"the package {error.name}" if error.name else str(error)
+        raise InputError(f"{name}: cannot be made here, missing: {what}") from None
 
 
 def sizes_of(env: Env) -> tuple[int, int]:

@@ -6,6 +6,11 @@ step shakes joints, so it matters what the others do.
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from dime_robot.runtime.extras import require_extra
+
+    require_extra("eval", "gymnasium", "mujoco", "tyro", "scipy", "imageio")
+
 import json
 import warnings
 from collections.abc import Sequence
@@ -112,11 +117,6 @@ def _check_spaces(name: str, spec: PolicySpec) -> None:
         )
 
 
-def cli() -> None:
-    """Entry point of the console script."""
+if __name__ == "__main__":
     warnings.filterwarnings("ignore", module="gymnasium")  # e.g. "out of date"
     run_command(main)
-
-
-if __name__ == "__main__":
-    cli()

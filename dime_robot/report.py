@@ -6,6 +6,11 @@ per task with the columns of `eval.csv`, several seeds each) gets one figure per
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from dime_robot.runtime.extras import require_extra
+
+    require_extra("train", "torch", "tyro", "matplotlib")
+
 import base64
 import csv
 import html
@@ -216,10 +221,5 @@ def main() -> int:
     return 0
 
 
-def cli() -> None:
-    """Entry point of the console script."""
-    run_command(main)
-
-
 if __name__ == "__main__":
-    cli()
+    run_command(main)

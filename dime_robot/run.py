@@ -188,9 +188,9 @@ class TrainingRun:
 
     def _begin_episode(self) -> None:
         seed = seed_of(self.config.seed, _TRAIN, self.episode)
+        self._episode_step, self._episode_return = 0, 0.0
         self._obs = self.env.reset(seed=seed)[0]
         self._require_finite("observation after reset", self._obs)
-        self._episode_step, self._episode_return = 0, 0.0
 
     def _environment_step(self, logger: RunLogger) -> None:
         action = self._action()
@@ -220,7 +220,7 @@ class TrainingRun:
         action = self.agent.act(obs[None])[0].cpu().numpy()
         if not np.isfinite(action).all():
             self.check_finite()
-            self._require_finite("action", action)
+            self._stop_for(f"the policy gave a NaN action at step {self.step}")
         return action
 
     def _log(self, logger: RunLogger) -> None:
@@ -276,7 +276,9 @@ class TrainingRun:
     # -- NaN guards ------------------------------------------------------------------------------
 
     def check_finite(self) -> None:
-        """Stop if any loss since the last look was NaN or inf; `ckpt.pt` is from before it.
+        """Stop if a loss since the last look, or a parameter, is NaN or inf.
+
+        `ckpt.pt` is from before it: every save looks first.
 
         Raises:
             NonFiniteError: with what, where, and the post-mortem's path.
@@ -284,6 +286,11 @@ class TrainingRun:
         update = int(self.agent.first_bad_update)
         if update >= 0:
             self._stop_for(f"a loss (critic or actor) was NaN or infinite at update {update}")
+        name = self.agent.first_bad_parameter()
+        if name is not None:
+            self._stop_for(
+                f"{name} was NaN or infinite after update {self.agent.updates}, though no loss was"
+            )
 
     def _require_finite(self, what: str, value: Any) -> None:
         if not np.isfinite(value).all():
@@ -293,9 +300,10 @@ class TrainingRun:
             )
 
     def _stop_for(self, reason: str) -> None:
+        if not self.checkpoint_path.exists():  # nothing has been learned yet
+            raise NonFiniteError(reason)
         path = self.folder / "nan.pt"
-        if self.folder.is_dir():
-            checkpoint.save(path, {**self.state(), "reason": reason, "last": dict(self.agent.last)})
+        checkpoint.save(path, {**self.state(), "reason": reason, "last": dict(self.agent.last)})
         raise NonFiniteError(
             f"{reason}; the state then is in {path}, the last good one in {self.checkpoint_path}"
         )

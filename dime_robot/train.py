@@ -2,6 +2,21 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from dime_robot.runtime.extras import require_extra
+
+    require_extra(
+        "train",
+        "torch",
+        "gymnasium",
+        "mujoco",
+        "tyro",
+        "rich",
+        "scipy",
+        "matplotlib",
+        "tensorboard",
+    )
+
 import argparse
 import os
 import shutil
@@ -12,7 +27,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import tyro
@@ -157,6 +172,22 @@ def require_compiler(device: torch.device) -> None:
         )
 
 
+def _check_init(path: Path, state: dict[str, Any], run: TrainingRun) -> None:
+    """The networks may only go on under the same contract and the same number of steps."""
+    had = checkpoint.config_of(state, path).diffusion_steps
+    if had != run.config.diffusion_steps:
+        raise InputError(
+            f"--init {path}: it was trained with --diffusion-steps {had}, this run has"
+            f" {run.config.diffusion_steps}"
+        )
+    theirs, ours = checkpoint.spec_in(state, path), run.spec
+    for name in ("observation", "action"):
+        if getattr(theirs, name) != getattr(ours, name):
+            raise InputError(
+                f"--init {path}: its policy's {name} terms differ from those of {run.config.env}"
+            )
+
+
 def start_run(arguments: Arguments, device: torch.device) -> TrainingRun:
     """Build a new run or the resumed one, its folder in place."""
     config = arguments.config
@@ -171,6 +202,7 @@ def start_run(arguments: Arguments, device: torch.device) -> TrainingRun:
     run = TrainingRun(config, folder, device)
     if arguments.init is not None:
         state = checkpoint.load(arguments.init)
+        _check_init(arguments.init, state, run)
         try:
             run.agent.load_weights(state)
         except RuntimeError as error:
@@ -186,15 +218,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     device = choose_device(arguments.config.device)
     run = start_run(arguments, device)
     if run.finished:
+        if not (run.folder / "report.html").exists():  # killed between the two
+            write_report(run.folder)
         print(f"{run.folder} is finished ({run.step:,} steps); --steps N extends it")
         return 0
-    logger = RunLogger(run.folder, run.config.steps, run.step)
-    for line in header(run, device):
-        logger.line(line)
-    if run.step:
-        logger.line(f"resumed at step {run.step:,}")
     previous = {sig: signal.signal(sig, _stopper(run)) for sig in (signal.SIGINT, signal.SIGTERM)}
+    logger = RunLogger(run.folder, run.config.steps, run.step)
     try:
+        for line in header(run, device):
+            logger.line(line)
+        if run.step:
+            logger.line(f"resumed at step {run.step:,}")
         run.train(logger)
     finally:
         logger.close()
@@ -215,12 +249,14 @@ def _stopper(run: TrainingRun) -> Callable[[int, FrameType | None], None]:
 
 
 def _last_lines(run: TrainingRun, logger: RunLogger, with_video: bool) -> None:
+    report = write_report(run.folder)  # before the video, which may take a while
     video = run.folder / "video.mp4"
     if run.finished and with_video:
         reason = record_in_child(run.checkpoint_path, video, run.config.seed)
         if reason:
             logger.line(reason)
-    report = write_report(run.folder)
+        else:
+            write_report(run.folder)
     written = {"checkpoint": run.checkpoint_path, "report": report}
     if video.exists():
         written["video"] = video
@@ -233,11 +269,6 @@ def _last_lines(run: TrainingRun, logger: RunLogger, with_video: bool) -> None:
         logger.line(f"next       python -m dime_robot.train --resume {run.folder}")
 
 
-def cli() -> None:
-    """Entry point of the console script."""
+if __name__ == "__main__":
     warnings.filterwarnings("ignore", module="gymnasium")  # e.g. "out of date"
     run_command(main)
-
-
-if __name__ == "__main__":
-    cli()

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import sys
 
-if __name__ == "__main__" and not __package__:
-    # run as a script this file would be found as the package `onnx`
-    sys.exit("error: run it as a module: python -m export.onnx ckpt.pt")
+if __name__ == "__main__":
+    if not __package__:  # run as a script this file would be found as the package `onnx`
+        sys.exit("error: run it as a module: python -m export.onnx ckpt.pt")
+    from dime_robot.runtime.extras import require_extra
+
+    require_extra("train,cpu", "torch", "gymnasium", "scipy", "onnx", "onnxruntime")
 
 import argparse
 import hashlib
@@ -275,11 +278,6 @@ def report(policy: OnnxPolicy) -> dict[str, Any]:
     }
 
 
-def cli() -> None:
-    """Entry point of the console script."""
+if __name__ == "__main__":
     warnings.filterwarnings("ignore", module="gymnasium")
     run_command(main)
-
-
-if __name__ == "__main__":
-    cli()

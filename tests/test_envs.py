@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
+
 import gymnasium
 import numpy as np
 import pytest
@@ -9,6 +12,15 @@ from gymnasium.utils.env_checker import check_env
 
 from dime_robot.envs import DmControlEnv, make_env, spec_of
 from dime_robot.runtime.errors import InputError
+
+
+@pytest.fixture(autouse=True)
+def skip_dm_control(request: pytest.FixtureRequest) -> None:
+    """dm_control cannot be installed everywhere; where it can, nothing is skipped."""
+    name = getattr(request.node, "callspec", None) and request.node.callspec.params.get("name")
+    wanted = str(name).startswith("dm_control/") or "dm_control" in request.node.name
+    if wanted and importlib.util.find_spec("dm_control") is None:
+        pytest.skip("dm_control is not installed")
 
 
 @pytest.mark.parametrize(
@@ -117,3 +129,14 @@ def test_unusable_names_are_one_sentence(name: str, message: str) -> None:
     with pytest.raises(InputError, match=message) as error:
         make_env(name)
     assert "\n" not in str(error.value)
+
+
+def test_missing_dm_control_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "dm_control", None)
+    with pytest.raises(InputError, match=r"pip install -e '.\[dmc\]'"):
+        make_env("dm_control/dog-run-v0")
+
+
+def test_a_missing_module_of_an_id_is_named() -> None:
+    with pytest.raises(InputError, match="nosuchmodule"):
+        make_env("nosuchmodule:Bar-v0")

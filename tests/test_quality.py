@@ -15,6 +15,7 @@ from dime_robot.learning.config import preset_config
 from dime_robot.learning.dime import DIME
 from dime_robot.learning.metrics import metrics
 from dime_robot.learning.replay_buffer import Batch
+from dime_robot.logger import read_eval_csv
 from tests.learning.toy import flat_spec
 
 ROOT = Path(__file__).parents[1]
@@ -102,3 +103,41 @@ def test_every_logged_metric_is_explained_and_every_explained_one_logged() -> No
         re.findall(r"^\| `([\w/{}]+)` \|", (ROOT / "docs/metrics.md").read_text(), re.M)
     )
     assert logged == explained
+
+
+@pytest.mark.parametrize(
+    ("module", "banned", "extra"),
+    [
+        ("dime_robot.train", "torch", "train"),
+        ("dime_robot.report", "matplotlib", "train"),
+        ("dime_robot.evaluate", "tyro", "eval"),
+        ("export.onnx", "onnx", "train,cpu"),
+    ],
+)
+def test_a_missing_extra_is_one_sentence(module: str, banned: str, extra: str) -> None:
+    code = (
+        "import sys, runpy, importlib.util as u\n"
+        "find = u.find_spec\n"
+        f"u.find_spec = lambda n, *a: None if n == {banned!r} else find(n, *a)\n"
+        f"sys.argv = ['x']\nrunpy.run_module({module!r}, run_name='__main__', alter_sys=True)\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert result.returncode == 2
+    assert result.stderr.startswith(f"error: this needs {banned}: pip install -e '.[{extra}]'")
+    assert result.stderr.count("\n") == 1
+
+
+def test_no_text_is_unfinished() -> None:
+    tracked = subprocess.run(
+        ["git", "ls-files", "*.md", "*.yaml", "*.cff"], cwd=ROOT, capture_output=True, text=True
+    )
+    for name in tracked.stdout.split():
+        assert not re.search(r"@[A-Z_]+@", (ROOT / name).read_text()), name
+
+
+def test_results_end_with_a_final_evaluation() -> None:
+    for path in (ROOT / "results").glob("*.csv"):
+        rows = read_eval_csv(path)
+        for seed in {row.seed for row in rows}:
+            last = [row for row in rows if row.seed == seed][-1]
+            assert last.episodes >= 20, (path, seed)

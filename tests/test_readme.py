@@ -58,6 +58,8 @@ def interrupt_after_first_evaluation(child: subprocess.Popen[str]) -> str:
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if ".train" in c and "--env" in c])
 def test_training_commands_start_and_stop(command: str, folder: Path) -> None:
+    if "dm_control" in command:
+        pytest.importorskip("dm_control")
     out = interrupt_after_first_evaluation(start(command, folder))
     run = re.findall(r"python -m dime_robot.train --resume (\S+)$", out.strip())
     assert run

@@ -211,6 +211,18 @@ def test_init_starts_from_trained_networks(finished: Path, tmp_path: Path) -> No
         stop_at(patch, 1)
         run("--out", str(folder), "--init", str(finished / "ckpt.pt"), "--seed", "9")
     assert_equal_weights(folder, finished)
+    init = str(finished / "ckpt.pt")
+    with pytest.raises(InputError, match="--diffusion-steps 8, this run has 4"):
+        run(
+            "--out",
+            str(tmp_path / "b"),
+            "--init",
+            str(finished / "ckpt.pt"),
+            "--diffusion-steps",
+            "4",
+        )
+    with pytest.raises(InputError, match="observation terms differ"):
+        train.main(["--init", str(finished / "ckpt.pt"), "--out", str(tmp_path / "b")])
     with pytest.raises(InputError, match="its networks differ"):
         run("--out", str(tmp_path / "b"), "--init", str(finished / "ckpt.pt"), "--actor-depth", "3")
     assert not (tmp_path / "b").exists()
@@ -226,6 +238,7 @@ def test_init_starts_from_trained_networks(finished: Path, tmp_path: Path) -> No
         (["--env", "Hoper-v5"], "Hopper"),
         (["--v-min", "30"], "v_min < v_max"),
         (["--batch-size", "0"], "batch_size: Input should be"),
+        (["--seed", "99999999999999999999"], "seed: Input should be less"),
         (["--device", "cuda:99"], "--device cuda:99"),
     ],
 )

@@ -31,7 +31,7 @@ class Poisoned(gymnasium.Env[np.ndarray, np.ndarray]):
         self.where, self.count = where, 0
 
     def reset(self, **_: Any) -> tuple[np.ndarray, dict[str, Any]]:
-        return np.zeros(2, np.float32), {}
+        return np.full(2, np.nan if self.where == "reset" else 0, np.float32), {}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         self.count += 1
@@ -41,7 +41,7 @@ class Poisoned(gymnasium.Env[np.ndarray, np.ndarray]):
         return obs, reward, False, self.count % 10 == 0, {}
 
 
-for _where in ("observation", "reward"):
+for _where in ("observation", "reward", "reset"):
     gymnasium.register(f"Poisoned-{_where}-v0", Poisoned, kwargs={"where": _where})
 
 
@@ -74,6 +74,31 @@ def test_nan_in_a_loss_stops_the_run_with_the_first_bad_update(
     good = checkpoint.load(folder / "ckpt.pt")
     assert good["step"] == 100
     assert all(torch.isfinite(value).all() for value in good["critic"].values())
+
+
+def test_nan_in_a_parameter_never_reaches_the_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A gradient can be NaN where the loss was finite; then the next save comes first."""
+    folder = tmp_path / "run"
+    original = TrainingRun._environment_step
+
+    def environment_step(self: TrainingRun, logger: Any) -> None:
+        original(self, logger)
+        if self.step == 150:
+            self.agent.actor.trunk[0].weight.data[0, 0] = torch.inf  # type: ignore[index,union-attr,operator]
+
+    monkeypatch.setattr(TrainingRun, "_environment_step", environment_step)
+    with pytest.raises(NonFiniteError, match=r"actor\.trunk\.0\.weight was NaN or infinite"):
+        run("--out", str(folder), "--log-interval", "1000", steps=200)
+    assert checkpoint.load(folder / "ckpt.pt")["step"] == 100
+
+
+def test_nan_at_the_first_reset_is_one_sentence(tmp_path: Path) -> None:
+    options = ["--env", "Poisoned-reset-v0", "--steps", "200", "--out", str(tmp_path / "run")]
+    with pytest.raises(NonFiniteError, match="observation after reset at step 0") as error:
+        train.main([*SMALL, *options])
+    assert "ckpt" not in str(error.value)
 
 
 def test_clipped_mass_gives_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -236,6 +236,15 @@ class DIME:
         bad = ~torch.isfinite(loss.detach()) & (self.first_bad_update < 0)
         self.first_bad_update = torch.where(bad, self.updates, self.first_bad_update)
 
+    def first_bad_parameter(self) -> str | None:
+        """Name of a parameter that holds NaN or inf; reads from the device."""
+        named = {"log_alpha": self.log_alpha}
+        named |= {f"actor.{name}": value for name, value in self.actor.named_parameters()}
+        named |= {f"critic.{name}": value for name, value in self.critic.named_parameters()}
+        if torch.stack([torch.isfinite(value).all() for value in named.values()]).all():
+            return None
+        return next(name for name, value in named.items() if not torch.isfinite(value).all())
+
     # -- state ---------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
