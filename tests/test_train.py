@@ -213,14 +213,7 @@ def test_init_starts_from_trained_networks(finished: Path, tmp_path: Path) -> No
     assert_equal_weights(folder, finished)
     init = str(finished / "ckpt.pt")
     with pytest.raises(InputError, match="--diffusion-steps 8, this run has 4"):
-        run(
-            "--out",
-            str(tmp_path / "b"),
-            "--init",
-            str(finished / "ckpt.pt"),
-            "--diffusion-steps",
-            "4",
-        )
+        run("--out", str(tmp_path / "b"), "--init", init, "--diffusion-steps", "4")
     with pytest.raises(InputError, match="observation terms differ"):
         train.main(["--init", str(finished / "ckpt.pt"), "--out", str(tmp_path / "b")])
     with pytest.raises(InputError, match="its networks differ"):
