@@ -49,7 +49,7 @@ def load_policy(path: Path) -> Loaded:
     if path.suffix == ".onnx":
         exported = OnnxPolicy(path)
         made = exported.file.provenance
-        shape = (made.diffusion_steps + 1, exported.spec.n_act)
+        shape = (exported.file.diffusion_steps + 1, exported.spec.n_act)
         return Loaded(in_batches(exported.act_with, exported.batch), exported.spec, made.env, shape)
     from dime_robot import checkpoint  # needs torch
 

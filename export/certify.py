@@ -14,12 +14,12 @@ from dime_robot.envs import make_env
 from dime_robot.learning import diffusion
 from dime_robot.learning.networks import ScoreNetwork
 from dime_robot.rollout import Evaluation, Evaluator, FloatArray, Policy, episode_noise, seed_of
-from dime_robot.runtime.noise import NOISE_MODES, NoiseMode
-from dime_robot.runtime.policy_file import (
+from dime_robot.runtime.certificate import (
     ClosedLoopCertificate,
     NoiseCertificate,
     ParityCertificate,
 )
+from dime_robot.runtime.noise import NOISE_MODES, NoiseMode
 
 FLOAT32_FLOOR, ERROR_FACTOR, ERROR_CEILING = 2e-6, 4.0, 1e-4
 DIVERGED = 1e-3  # action difference at which two closed loops count as apart

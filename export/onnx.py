@@ -33,6 +33,7 @@ from dime_robot.learning.replay_buffer import read_observations
 from dime_robot.provenance import git_commit, package_versions
 from dime_robot.rollout import FloatArray, Policy, in_batches
 from dime_robot.runtime import certify as latency
+from dime_robot.runtime.certificate import LatencyCertificate, Provenance
 from dime_robot.runtime.command import run_command
 from dime_robot.runtime.errors import InputError
 from dime_robot.runtime.policy import OnnxPolicy, import_onnxruntime
@@ -44,8 +45,6 @@ from dime_robot.runtime.policy_file import (
     POLICY_DIGEST,
     PROVENANCE,
     SPEC,
-    LatencyCertificate,
-    Provenance,
     zeroed_digest,
 )
 from dime_robot.runtime.spec import PolicySpec

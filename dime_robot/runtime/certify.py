@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
+from dime_robot.runtime.certificate import LatencyCertificate
 from dime_robot.runtime.errors import InputError
 from dime_robot.runtime.machine import cpu_model
 from dime_robot.runtime.policy import PROVIDERS, OnnxPolicy, import_onnxruntime
-from dime_robot.runtime.policy_file import LatencyCertificate
 
 WARM_CALLS, COLD_CALLS = 2000, 300
 EVICTED_BYTES = 48 * 2**20  # touched before a cold call: more than a core's caches hold
@@ -143,7 +143,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"policy     {policy.spec.name}, {policy.spec.rate:g} Hz ({period:g} ms a step)")
         print("\n".join(describe(latency)))
     if options.budget_ms is not None:
-        steps = policy.file.provenance.diffusion_steps
+        steps = policy.file.diffusion_steps
         problem = budget_problem(latency, options.budget_ms, options.percentile, steps)
         if problem:
             print(f"error: {problem}", file=sys.stderr)

@@ -106,16 +106,15 @@ class OnnxPolicy:
         self.spec = self.file.spec
         if expected is not None:
             _require_equal(self.path, self.spec, expected)
-        self.batch = self.file.provenance.batch
+        self.batch = self.file.batch
         self._check_shapes()
-        measured = self.file.provenance.noise
-        certified = [mode for mode, result in measured.items() if result.certified]
+        certified = self.file.certified
         if noise not in certified:
             raise InputError(
                 f"{self.path}: noise mode {noise!r} is not certified, expected one of"
                 f" {', '.join(certified)}"
             )
-        steps = self.file.provenance.diffusion_steps
+        steps = self.file.diffusion_steps
         self.noise = NoiseSource((self.batch, steps + 1, self.spec.n_act), seed, noise)
         self._observation = np.zeros((self.batch, self.spec.n_obs), dtype=np.float32)
         shape = self._observation.shape
@@ -161,7 +160,7 @@ class OnnxPolicy:
         self.noise.reset()
 
     def _check_shapes(self) -> None:
-        spec, steps = self.spec, self.file.provenance.diffusion_steps
+        spec, steps = self.spec, self.file.diffusion_steps
         expected = {
             "observation": [self.batch, spec.n_obs],
             "noise": [self.batch, steps + 1, spec.n_act],

@@ -10,16 +10,22 @@ export, and two digests:
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 
 from dime_robot.runtime.errors import InputError, first_problem
-from dime_robot.runtime.noise import NoiseMode
-from dime_robot.runtime.spec import Frozen, PolicySpec
+from dime_robot.runtime.noise import NOISE_MODES, NoiseMode
+from dime_robot.runtime.spec import PolicySpec
+
+if TYPE_CHECKING:
+    from dime_robot.runtime.certificate import Provenance
 
 FORMAT_VERSION = "1"
 FORMAT, SPEC, PROVENANCE = "dime.format", "dime.spec", "dime.provenance"
@@ -27,91 +33,32 @@ POLICY_DIGEST, FILE_DIGEST = "dime.policy_digest", "dime.file_digest"
 NO_DIGEST = "0" * 64
 
 
-class NoiseCertificate(Frozen):
-    """What the exported graph did in its training environment in one noise mode."""
-
-    certified: bool = Field(
-        description="earned at least 90 % of the fresh noise's return and success; else refused"
-    )
-    return_mean: float
-    interval_95: tuple[float, float] = Field(description="of the mean return")
-    success_rate: float | None
-    action_rate: float = Field(description="mean |a_t - a_{t-1}| [1 per step]")
-    episodes: int
-
-
-class ParityCertificate(Frozen):
-    """The graph against the torch actor in float64, same observations and noise."""
-
-    observations: int
-    max_error: float = Field(description="largest action difference")
-    float32_error: float = Field(description="the float32 torch actor's own, on the same inputs")
-    limit: float
-
-
-class ClosedLoopCertificate(Frozen):
-    """Graph and torch actor, each in its own copy of the environment, same seeds and noise."""
-
-    episodes: int
-    visited_states: int
-    max_error: float = Field(description="largest action difference on states torch visited")
-    return_torch: float
-    return_onnx: float
-    difference_interval_95: tuple[float, float] = Field(description="of paired returns")
-    first_divergence: int | None = Field(
-        description="earliest step at which actions differ by more than 1e-3; none: never"
-    )
-
-
-class LatencyCertificate(Frozen):
-    """Milliseconds of one call, measured where `cpu` says."""
-
-    cpu: str
-    threads: int
-    provider: str = Field(description="the one really in use")
-    runtime: str = Field(description="ONNX Runtime version")
-    batch: int
-    calls: int
-    warm_p50: float
-    warm_p99: float
-    warm_max: float
-    cold_p50: float = Field(description="caches evicted before each call, as in a control loop")
-    cold_p99: float
-    cold_max: float
-    ratio_to_torch: float | None = Field(
-        None, description="warm median over torch eager's, same process"
-    )
-
-
-class Provenance(Frozen):
-    """Where a policy comes from and what was proven about the file."""
-
-    checkpoint_digest: str
-    env: str
-    steps: int = Field(description="environment steps of training")
-    seed: int
-    git_commit: str
-    versions: dict[str, str]
-    diffusion_steps: int
-    batch: int
-    evaluation: dict[str, float] | None = Field(
-        description="the training run's final evaluation, fresh noise; none: it did not finish"
-    )
-    noise: dict[NoiseMode, NoiseCertificate] = Field(description="every mode as measured")
-
-    parity: ParityCertificate
-    closed_loop: ClosedLoopCertificate
-    latency: LatencyCertificate
-
-
 @dataclass(frozen=True)
 class PolicyFile:
     """The checked metadata of a file."""
 
+    path: Path
     spec: PolicySpec
-    provenance: Provenance
     policy_digest: str
     file_digest: str
+    diffusion_steps: int  # N
+    batch: int  # observations per call
+    certified: tuple[NoiseMode, ...]  # noise modes
+    record: str  # the provenance as it stands in the file, JSON
+
+    @cached_property
+    def provenance(self) -> Provenance:
+        """The whole record.
+
+        Raises:
+            InputError: it does not fit.
+        """
+        from dime_robot.runtime.certificate import Provenance  # costs a robot's start-up
+
+        try:
+            return Provenance.model_validate_json(self.record)
+        except ValidationError as error:
+            raise InputError(f"{self.path}: provenance: {first_problem(error)}") from None
 
 
 def zeroed_digest(content: bytes, digest: str) -> str:
@@ -172,7 +119,22 @@ def parse_metadata(path: Path, metadata: Mapping[str, str]) -> PolicyFile:
         )
     try:
         spec = PolicySpec.model_validate_json(metadata[SPEC])
-        provenance = Provenance.model_validate_json(metadata[PROVENANCE])
     except ValidationError as error:
         raise InputError(f"{path}: {first_problem(error)}") from None
-    return PolicyFile(spec, provenance, metadata[POLICY_DIGEST], metadata[FILE_DIGEST])
+    try:
+        made = json.loads(metadata[PROVENANCE])
+        return PolicyFile(
+            path=path,
+            spec=spec,
+            policy_digest=metadata[POLICY_DIGEST],
+            file_digest=metadata[FILE_DIGEST],
+            diffusion_steps=int(made["diffusion_steps"]),
+            batch=int(made["batch"]),
+            certified=tuple(m for m in NOISE_MODES if made["noise"].get(m, {}).get("certified")),
+            record=metadata[PROVENANCE],
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{path}: expected a provenance with diffusion_steps, batch and noise, got one where"
+            f" {type(error).__name__}: {error}"
+        ) from None

@@ -14,9 +14,9 @@ import torch
 from dime_robot import checkpoint, evaluate
 from dime_robot.rollout import Episode, Evaluation, FloatArray
 from dime_robot.runtime import certify as runtime_certify
+from dime_robot.runtime.certificate import NoiseCertificate
 from dime_robot.runtime.errors import InputError
 from dime_robot.runtime.policy import OnnxPolicy
-from dime_robot.runtime.policy_file import NoiseCertificate
 from export import certify, tensorrt
 from export import onnx as export_onnx
 

@@ -13,9 +13,10 @@ import onnx
 import pytest
 
 from dime_robot import checkpoint
+from dime_robot.runtime.certificate import Provenance
 from dime_robot.runtime.errors import InputError
 from dime_robot.runtime.policy import OnnxPolicy
-from dime_robot.runtime.policy_file import PROVENANCE, SPEC, Provenance, read_checked
+from dime_robot.runtime.policy_file import PROVENANCE, SPEC, read_checked
 from dime_robot.runtime.spec import PolicySpec
 from export.certify import plain_sampler
 from export.onnx import policy_digest, seal

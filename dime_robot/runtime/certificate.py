@@ -1,0 +1,89 @@
+"""Where an exported policy comes from and what was proven about its file.
+
+Apart from `policy_file.py` because a robot needs little of it: these models are only built when
+somebody asks for the whole record.
+"""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from dime_robot.runtime.noise import NoiseMode
+from dime_robot.runtime.spec import Frozen
+
+
+class NoiseCertificate(Frozen):
+    """What the exported graph did in its training environment in one noise mode."""
+
+    certified: bool = Field(
+        description="earned at least 90 % of the fresh noise's return and success; else refused"
+    )
+    return_mean: float
+    interval_95: tuple[float, float] = Field(description="of the mean return")
+    success_rate: float | None
+    action_rate: float = Field(description="mean |a_t - a_{t-1}| [1 per step]")
+    episodes: int
+
+
+class ParityCertificate(Frozen):
+    """The graph against the torch actor in float64, same observations and noise."""
+
+    observations: int
+    max_error: float = Field(description="largest action difference")
+    float32_error: float = Field(description="the float32 torch actor's own, on the same inputs")
+    limit: float
+
+
+class ClosedLoopCertificate(Frozen):
+    """Graph and torch actor, each in its own copy of the environment, same seeds and noise."""
+
+    episodes: int
+    visited_states: int
+    max_error: float = Field(description="largest action difference on states torch visited")
+    return_torch: float
+    return_onnx: float
+    difference_interval_95: tuple[float, float] = Field(description="of paired returns")
+    first_divergence: int | None = Field(
+        description="earliest step at which actions differ by more than 1e-3; none: never"
+    )
+
+
+class LatencyCertificate(Frozen):
+    """Milliseconds of one call, measured where `cpu` says."""
+
+    cpu: str
+    threads: int
+    provider: str = Field(description="the one really in use")
+    runtime: str = Field(description="ONNX Runtime version")
+    batch: int
+    calls: int
+    warm_p50: float
+    warm_p99: float
+    warm_max: float
+    cold_p50: float = Field(description="caches evicted before each call, as in a control loop")
+    cold_p99: float
+    cold_max: float
+    ratio_to_torch: float | None = Field(
+        None, description="warm median over torch eager's, same process"
+    )
+
+
+class Provenance(Frozen):
+    """Where a policy comes from and what was proven about the file."""
+
+    checkpoint_digest: str
+    env: str
+    steps: int = Field(description="environment steps of training")
+    seed: int
+    git_commit: str
+    versions: dict[str, str]
+    diffusion_steps: int
+    batch: int
+    evaluation: dict[str, float] | None = Field(
+        description="the training run's final evaluation, fresh noise; none: it did not finish"
+    )
+    noise: dict[NoiseMode, NoiseCertificate] = Field(description="every mode as measured")
+
+    parity: ParityCertificate
+    closed_loop: ClosedLoopCertificate
+    latency: LatencyCertificate
