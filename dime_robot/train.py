@@ -227,7 +227,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         for line in header(run, device):
             logger.line(line)
-        if run.step:
+        if arguments.resume is not None:
             logger.line(f"resumed at step {run.step:,}")
         run.train(logger)
     finally:
