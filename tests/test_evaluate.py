@@ -199,3 +199,11 @@ def test_no_renderer_is_a_plain_sentence(
     assert reason is not None
     assert reason.startswith("no video: rendering does not work here")
     assert "apt install" in reason
+
+
+def test_the_published_policy_still_loads_and_stands(capsys: pytest.CaptureFixture[str]) -> None:
+    path = Path(__file__).parents[1] / "results/sim-cartpole.onnx"
+    assert evaluate.main([str(path), "--episodes", "5", "--json"]) == 0
+    results = json.loads(capsys.readouterr().out)["noise"]
+    assert results["fresh"]["success_rate"] == results["zero"]["success_rate"] == 1
+    assert results["zero"]["action_rate"] < 0.1 * results["fresh"]["action_rate"]
