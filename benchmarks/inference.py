@@ -33,7 +33,7 @@ from dime_robot.learning import diffusion
 from dime_robot.learning.networks import ScoreNetwork
 from dime_robot.provenance import provenance
 from dime_robot.runtime.certify import EVICTED_BYTES
-from dime_robot.runtime.spec import Action, ObservationTerm, PolicySpec
+from dime_robot.runtime.spec import PolicySpec
 from export.graph import build, fold
 
 SIZES = [(17, 6), (48, 12), (105, 8), (223, 38), (348, 17)]
@@ -53,15 +53,6 @@ class PlainSampler(nn.Module):
             control = self.actor(x, observation, n)
             x = x + eta[n] * (-x / 6.25 + control) + torch.sqrt(2 * eta[n]) * noise[:, n + 1]
         return torch.tanh(x)
-
-
-def flat_spec(n_obs: int, n_act: int) -> PolicySpec:
-    return PolicySpec(
-        name=f"{n_obs}x{n_act}",
-        rate=50,
-        observation=(ObservationTerm(name="observation", kind="flat", unit="1", size=n_obs),),
-        action=Action(kind="flat", size=n_act),
-    )
 
 
 def actor_for(spec: PolicySpec) -> ScoreNetwork:
@@ -112,7 +103,7 @@ def plain_graph(actor: ScoreNetwork, obs: np.ndarray, noise: np.ndarray) -> byte
 
 
 def variants(n_obs: int, n_act: int, batch: int) -> dict[str, Callable[[], Any]]:
-    spec = flat_spec(n_obs, n_act)
+    spec = PolicySpec.flat(f"{n_obs}x{n_act}", n_obs, n_act)
     actor = actor_for(spec)
     rng = np.random.default_rng(0)
     obs = rng.standard_normal((batch, n_obs), dtype=np.float32)
@@ -153,7 +144,7 @@ def interleaved(calls: dict[str, Callable[[], Any]], count: int, evict: bool) ->
 
 
 def graph_nodes(n_obs: int, n_act: int) -> dict[str, int]:
-    spec = flat_spec(n_obs, n_act)
+    spec = PolicySpec.flat(f"{n_obs}x{n_act}", n_obs, n_act)
     actor = actor_for(spec)
     obs = np.zeros((1, n_obs), np.float32)
     noise = np.zeros((1, 17, n_act), np.float32)

@@ -28,7 +28,7 @@ from dime_robot.learning.dime import DIME, ActionSample, project
 from dime_robot.learning.networks import BatchRenorm, DistributionalCritic
 from dime_robot.learning.replay_buffer import Batch
 from dime_robot.provenance import provenance
-from dime_robot.runtime.spec import Action, ObservationTerm, PolicySpec
+from dime_robot.runtime.spec import PolicySpec
 
 # the tasks each preset is meant for: (n_obs, n_act) of cart-pole, HalfCheetah-v5, Humanoid-v5
 SIZES = {"tiny": (5, 1), "laptop": (17, 6), "official": (348, 17)}
@@ -144,12 +144,7 @@ class PlainDIME(DIME):
 def agents(preset: str, device: torch.device, compile_ours: bool) -> dict[str, DIME]:
     """The variants, all with the same weights."""
     n_obs, n_act = SIZES[preset]
-    spec = PolicySpec(
-        name=preset,
-        rate=50,
-        observation=(ObservationTerm(name="observation", kind="flat", unit="1", size=n_obs),),
-        action=Action(kind="flat", size=n_act),
-    )
+    spec = PolicySpec.flat(preset, n_obs, n_act)
     config = preset_config(preset, "benchmark")
     plain = PlainDIME(spec, config, device)
     plain.use_plain_critics()

@@ -20,7 +20,7 @@ from gymnasium.wrappers import (
 )
 
 from dime_robot.runtime.errors import InputError
-from dime_robot.runtime.spec import Action, ObservationTerm, PolicySpec
+from dime_robot.runtime.spec import PolicySpec
 
 Env = gymnasium.Env[npt.NDArray[np.float32], npt.NDArray[np.float32]]
 
@@ -154,9 +154,4 @@ def spec_of(env: Env, name: str) -> PolicySpec:
         return own
     n_obs, n_act = sizes_of(env)
     rate = 1 / env.unwrapped.dt if hasattr(env.unwrapped, "dt") else env.metadata.get("render_fps")
-    return PolicySpec(
-        name=name,
-        rate=float(rate or DEFAULT_RATE),
-        observation=(ObservationTerm(name="observation", kind="flat", unit="1", size=n_obs),),
-        action=Action(kind="flat", size=n_act),
-    )
+    return PolicySpec.flat(name, n_obs, n_act, float(rate or DEFAULT_RATE))

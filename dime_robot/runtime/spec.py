@@ -149,6 +149,16 @@ class PolicySpec(Frozen):
                     f" got {scale}"
                 )
 
+    @classmethod
+    def flat(cls, name: str, n_obs: int, n_act: int, rate: float = 50.0) -> PolicySpec:
+        """The contract of an environment that names nothing: one vector in, one vector out."""
+        return cls(
+            name=name,
+            rate=rate,
+            observation=(ObservationTerm(name="observation", kind="flat", unit="1", size=n_obs),),
+            action=Action(kind="flat", size=n_act),
+        )
+
     @property
     def n_obs(self) -> int:
         """Length of the observation vector."""

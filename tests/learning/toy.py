@@ -11,18 +11,13 @@ from torch import Tensor
 
 from dime_robot.learning import diffusion
 from dime_robot.learning.networks import ScoreNetwork
-from dime_robot.runtime.spec import Action, ObservationTerm, PolicySpec
+from dime_robot.runtime.spec import PolicySpec
 
 LogDensity = Callable[[Tensor], Tensor]
 
 
 def flat_spec(n_obs: int, n_act: int) -> PolicySpec:
-    return PolicySpec(
-        name="flat",
-        rate=50,
-        observation=(ObservationTerm(name="observation", kind="flat", unit="1", size=n_obs),),
-        action=Action(kind="flat", size=n_act),
-    )
+    return PolicySpec.flat("flat", n_obs, n_act)
 
 
 def mixture(*modes: tuple[float, float, float]) -> LogDensity:
