@@ -76,6 +76,7 @@ def compare(
     train = [sys.executable, "-m", "dime_robot.train", "--no-video"]
     new = [*train, "--env", env, "--preset", "tiny", "--steps", str(steps)]
     new += ["--eval-interval", str(max(1, steps // 4))]
+    new += ["--checkpoint-interval", str(max(10, steps // 50))]
     alone, killed = folder / "alone", folder / "killed"
     subprocess.run([*new, "--out", str(alone)], check=True, stdout=subprocess.DEVNULL)
     kept = []
