@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -80,14 +81,15 @@ def compare(
     alone, killed = folder / "alone", folder / "killed"
     subprocess.run([*new, "--out", str(alone)], check=True, stdout=subprocess.DEVNULL)
     kept = []
-    for number in range(kills):
+    for _ in range(kills):
         begun = (killed / "ckpt.pt").exists()
         command = [*train, "--resume", str(killed)] if begun else [*new, "--out", str(killed)]
         child = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        # the first kill waits until there is something to resume
-        delay = longest if number == 0 else rng.uniform(0.5, longest)
+        # there has to be something to resume: on a slow machine the start alone takes a while
+        while not (killed / "ckpt.pt").exists() and child.poll() is None:
+            time.sleep(0.05)
         try:
-            child.wait(delay)
+            child.wait(rng.uniform(0.5, longest))
         except subprocess.TimeoutExpired:
             child.send_signal(signal.SIGKILL)
             child.wait()
