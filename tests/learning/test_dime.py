@@ -199,10 +199,21 @@ def test_alpha_rises_while_the_path_cost_is_above_four_per_dimension(
     assert agent.log_alpha.item() - before == pytest.approx(sign * 1e-3, rel=1e-3)
 
 
-def test_actor_gradients_are_clipped_elementwise_and_nan_is_dropped() -> None:
+def test_actor_gradients_are_clipped_elementwise_and_nan_is_dropped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     agent = make_agent(alpha_init=1e6)
+    original = torch.autograd.grad
+
+    def one_nan(*args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
+        gradients = original(*args, **kwargs)
+        gradients[0].view(-1)[0] = torch.nan
+        return gradients
+
+    monkeypatch.setattr(torch.autograd, "grad", one_nan)
     agent.actor_step(make_batch().obs)
     gradients = torch.cat([p.grad.flatten() for p in agent.actor_parameters])  # type: ignore[union-attr]
+    assert gradients[0].item() == 0.0
     assert gradients.abs().max().item() == 1.0
     assert (gradients.abs() < 1).any()
 
