@@ -7,8 +7,13 @@ class InputError(Exception):
     """Something handed to us (option, file, environment) cannot be used.
 
     The message is one sentence for the screen: what was expected, what came, what to do.
-    Every command line of this project prints it and exits with code 2.
+    Every command line of this project prints it and exits with code 2. `code` names the kind for
+    machines, where there is a list of them (docs/robot.md).
     """
+
+    def __init__(self, message: str, code: str = "input") -> None:
+        super().__init__(message)
+        self.code = code
 
 
 def first_problem(error: ValidationError) -> str:

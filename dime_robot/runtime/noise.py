@@ -32,8 +32,10 @@ class NoiseSource:
         self._generator = np.random.default_rng(seed)
         self.reset()
 
-    def reset(self) -> None:
-        """Begin an episode: `held` draws anew."""
+    def reset(self, seed: int | None = None) -> None:
+        """Begin an episode: `held` draws anew; a seed starts the generator over."""
+        if seed is not None:
+            self._generator = np.random.default_rng(seed)
         if self.mode == "held":
             self._fill()
 

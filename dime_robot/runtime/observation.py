@@ -1,4 +1,4 @@
-"""The only place where a joint is reordered on its way to the policy or an action gets its unit.
+"""The only place where a state becomes a policy's input or an action gets its unit.
 
 `ObservationEncoder` selects, orders and stacks raw SI values (their scale and clip are the score
 network's first operation); `ActionDecoder` turns [-1, 1] into SI commands. Simulator and robot
@@ -11,12 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from dime_robot.runtime.errors import InputError
-from dime_robot.runtime.spec import FloatArray, PolicySpec
-from dime_robot.runtime.state import JointCommand, RobotState
+from dime_robot.runtime.spec import FloatArray, ObservationTerm, PolicySpec
+from dime_robot.runtime.state import CommandKind, JointCommand, RobotState
 
 
 class ObservationEncoder:
-    """RobotState -> raw observation vector.
+    """RobotState -> raw observation vector. Call `reset` where an episode begins.
 
     Raises:
         InputError: the spec has a flat term, which only its own environment can fill.
@@ -30,28 +30,85 @@ class ObservationEncoder:
                     f"policy {spec.name}: observation term {term.name} is a flat vector of a"
                     " simulated environment; a robot's state cannot fill it"
                 )
-        self._n_obs = spec.n_obs
         self._terms = [
-            (term.kind, np.array([index[name] for name in term.joints], dtype=np.intp))
+            (term, np.array([index[name] for name in term.joints], dtype=np.intp))
             for term in spec.observation
         ]
+        self._stacked = np.zeros(spec.n_obs, dtype=np.float32)
+        self._no_action = np.zeros(spec.n_act, dtype=np.float32)
+        self._first = True
 
-    def encode(self, state: RobotState) -> npt.NDArray[np.float32]:
-        """Stack the terms. Shape (n_obs,), raw SI units, float32."""
-        observation = np.empty(self._n_obs, dtype=np.float32)
-        start = 0
-        for kind, joints in self._terms:
-            stop = start + len(joints)
-            if kind == "joint_velocity":
-                observation[start:stop] = state.joint_velocity[joints]
-            elif kind == "joint_position":
-                observation[start:stop] = state.joint_position[joints]
-            elif kind == "joint_position_cos":
-                observation[start:stop] = np.cos(state.joint_position[joints])
+    def reset(self) -> None:
+        """Forget the history."""
+        self._first = True
+
+    def encode(
+        self, state: RobotState, last_action: FloatArray | None = None
+    ) -> npt.NDArray[np.float32]:
+        """Stack the terms: one call per control step, since the history moves on with each.
+
+        `last_action` has shape (n_act,), None stands for zeros. Shape (n_obs,), raw SI, float32.
+
+        Raises:
+            ValueError: the state has no reading of a sensor that a term needs.
+        """
+        stacked, start = self._stacked, 0
+        for term, joints in self._terms:
+            block = stacked[start : start + term.size]
+            reading = self._reading(term, joints, state, last_action)
+            if term.history > 1:
+                older, newest = block[: -term.width], block[-term.width :]
+                if not self._first:
+                    older[:] = block[term.width :].copy()
+                elif term.history_fill == "first":
+                    older.reshape(-1, term.width)[:] = reading
+                else:
+                    older[:] = 0.0
+                newest[:] = reading
             else:
-                observation[start:stop] = np.sin(state.joint_position[joints])
-            start = stop
-        return observation
+                block[:] = reading
+            start += term.size
+        self._first = False
+        return stacked.copy()
+
+    def _reading(
+        self,
+        term: ObservationTerm,
+        joints: npt.NDArray[np.intp],
+        state: RobotState,
+        last_action: FloatArray | None,
+    ) -> FloatArray:
+        match term.kind:
+            case "joint_velocity":
+                return state.joint_velocity[joints]
+            case "joint_position":
+                return state.joint_position[joints]
+            case "joint_position_cos":
+                return np.cos(state.joint_position[joints])
+            case "joint_position_sin":
+                return np.sin(state.joint_position[joints])
+            case "last_action":
+                return self._no_action if last_action is None else last_action
+            case "angular_velocity":
+                vector = state.angular_velocity
+            case "command_velocity":
+                vector = state.command_velocity
+            case _:
+                vector = None
+                if state.orientation is not None:
+                    vector = projected_gravity(state.orientation)
+        if vector is None:
+            raise ValueError(f"observation term {term.name}: the state has no {term.kind}")
+        return vector
+
+
+def projected_gravity(orientation: FloatArray) -> FloatArray:
+    """Unit vector of gravity in the base's frame: the third row of -R, shape (3,).
+
+    `orientation` turns base into world coordinates: w x y z, of any length above 0.
+    """
+    w, x, y, z = orientation / np.linalg.norm(orientation)
+    return np.array([2 * (w * y - x * z), -2 * (w * x + y * z), 2 * (x * x + y * y) - 1])
 
 
 class ActionDecoder:
@@ -66,9 +123,15 @@ class ActionDecoder:
             raise InputError(
                 f"policy {spec.name}: its action names no joints; it cannot command a robot"
             )
+        self._kind: CommandKind = spec.action.kind
         self._joints = spec.action_joints
-        self._scale = np.array([spec.action.scale[name] for name in self._joints])
+        # Shape (n_act,), [N m, N, rad, m, m/s or rad/s]
+        self.scale = np.array([spec.action.scale[name] for name in self._joints])
+        self._offset = np.zeros(len(self._joints))
+        if self._kind == "position":
+            self._offset[:] = [spec.joint(name).default_position for name in self._joints]
 
     def decode(self, action: FloatArray) -> JointCommand:
-        """Apply the action scale. `action` has shape (n_act,) in [-1, 1]."""
-        return JointCommand(self._joints, self._scale * np.clip(action, -1.0, 1.0))
+        """Apply scale and default position. `action` has shape (n_act,) in [-1, 1]."""
+        value = self._offset + self.scale * np.clip(action, -1.0, 1.0)
+        return JointCommand(self._joints, value, self._kind)

@@ -35,12 +35,15 @@ PROVIDERS: dict[str, str] = {
 class Policy(Protocol):
     """What a controller needs of a policy."""
 
+    file: PolicyFile
+    provider: str
     spec: PolicySpec
+    noise: NoiseSource  # its `values` are those of the last action
 
     def act(self, observation: Float32Array) -> Float32Array:
         """Raw observation (n_obs,) -> action (n_act,) in [-1, 1]."""
 
-    def reset(self) -> None:
+    def reset(self, seed: int | None = None) -> None:
         """Begin an episode."""
 
 
@@ -112,7 +115,8 @@ class OnnxPolicy:
         if noise not in certified:
             raise InputError(
                 f"{self.path}: noise mode {noise!r} is not certified, expected one of"
-                f" {', '.join(certified)}"
+                f" {', '.join(certified)}",
+                code="noise",
             )
         steps = self.file.diffusion_steps
         self.noise = NoiseSource((self.batch, steps + 1, self.spec.n_act), seed, noise)
@@ -155,9 +159,9 @@ class OnnxPolicy:
         self.noise.values[:] = held  # a later `act` is none the wiser
         return self._action.copy()
 
-    def reset(self) -> None:
-        """Begin an episode: held noise is drawn anew."""
-        self.noise.reset()
+    def reset(self, seed: int | None = None) -> None:
+        """Begin an episode: held noise is drawn anew; a seed starts the noise over."""
+        self.noise.reset(seed)
 
     def _check_shapes(self) -> None:
         spec, steps = self.spec, self.file.diffusion_steps
@@ -206,7 +210,8 @@ def _open(ort: Any, path: Path, content: bytes, asked: Provider) -> tuple[Any, s
         reasons.append(f"{choice}: ONNX Runtime took {session.get_providers()[0]} instead")
     raise InputError(
         f"{path}: provider {asked} was asked for and is not to be had here"
-        f" ({'; '.join(reasons)}); use cpu or auto"
+        f" ({'; '.join(reasons)}); use cpu or auto",
+        code="provider",
     )
 
 

@@ -84,19 +84,21 @@ def read_checked(path: Path) -> bytes:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise InputError(f"{path}: expected a policy.onnx, {error.strerror}") from None
+        raise InputError(f"{path}: expected a policy.onnx, {error.strerror}", code="file") from None
     found = digest_entries(content, FILE_DIGEST)
     if len(found) != 1 or content.count(found[0].encode()) != 1:
         raise InputError(
             f"{path}: expected a policy exported by dime_robot, got a file without its digest"
-            " (truncated, or from elsewhere); export it with python -m export.onnx ckpt.pt"
+            " (truncated, or from elsewhere); export it with python -m export.onnx ckpt.pt",
+            code="digest",
         )
     claimed = found[0]
     actual = zeroed_digest(content, claimed)
     if actual != claimed:
         raise InputError(
             f"{path}: its bytes were changed after the export (digest {actual[:12]}, expected"
-            f" {claimed[:12]}); copy it again"
+            f" {claimed[:12]}); copy it again",
+            code="digest",
         )
     return content
 
@@ -115,12 +117,14 @@ def parse_metadata(path: Path, metadata: Mapping[str, str]) -> PolicyFile:
     if metadata[FORMAT] != FORMAT_VERSION:
         raise InputError(
             f"{path}: expected format version {FORMAT_VERSION}, got {metadata[FORMAT]!r:.20}; use"
-            " the dime_robot release that exported it"
+            " the dime_robot release that exported it",
+            code="version",
         )
     try:
         spec = PolicySpec.model_validate_json(metadata[SPEC])
     except ValidationError as error:
-        raise InputError(f"{path}: {first_problem(error)}") from None
+        code = "version" if error.errors()[0]["loc"] == ("version",) else "contract"
+        raise InputError(f"{path}: {first_problem(error)}", code=code) from None
     try:
         made = json.loads(metadata[PROVENANCE])
         return PolicyFile(

@@ -33,6 +33,13 @@ class Joint(Frozen):
     effort_limit: float | None = Field(
         None, gt=0, description="largest effort the actuator gives [N m or N]; none: not actuated"
     )
+    default_position: float = Field(0.0, description="the pose that action 0 asks for [rad or m]")
+    stiffness: float | None = Field(
+        None, gt=0, description="gain on the position error [N m/rad or N/m]; for position actions"
+    )
+    damping: float | None = Field(
+        None, ge=0, description="gain on the velocity [N m s/rad or N s/m]; for position actions"
+    )
 
     @model_validator(mode="after")
     def _limits_are_ordered(self) -> Joint:
@@ -49,8 +56,15 @@ TermKind = Literal[
     "joint_position_cos",  # cosine of a revolute joint's position, for joints that turn freely
     "joint_position_sin",
     "joint_velocity",  # [rad/s or m/s]
+    "angular_velocity",  # of the base, in the base's frame [rad/s]
+    "projected_gravity",  # unit vector of gravity in the base's frame: (0, 0, -1) when upright
+    "command_velocity",  # asked of the base: forward, left [m/s], yaw [rad/s]
+    "last_action",  # the policy's previous output in [-1, 1]; 0 at reset
     "flat",  # a whole vector from an environment without named terms (Gymnasium, dm_control)
 ]
+VECTOR_TERMS = ("angular_velocity", "projected_gravity", "command_velocity")
+IMU_TERMS = ("angular_velocity", "projected_gravity")
+TWIST_AXES = ("linear_x", "linear_y", "angular_z")  # what a twist action commands, in this order
 
 
 class ObservationTerm(Frozen):
@@ -67,28 +81,47 @@ class ObservationTerm(Frozen):
     joints: tuple[str, ...] = Field((), description="joints in order, for joint terms")
     scale: float = Field(1.0, gt=0, description="factor applied inside the network")
     clip: float | None = Field(None, gt=0, description="bound on the raw magnitude [unit]")
+    history: int = Field(1, gt=0, description="readings stacked, oldest first; one per step")
+    history_fill: Literal["first", "zero"] = Field(
+        "first", description="what stands for the readings before the first"
+    )
+
+    @property
+    def width(self) -> int:
+        """How many numbers one reading has."""
+        return self.size // self.history
 
     @model_validator(mode="after")
-    def _size_matches_joints(self) -> ObservationTerm:
-        if self.kind != "flat" and self.size != len(self.joints):
+    def _size_matches(self) -> ObservationTerm:
+        if self.kind.startswith("joint"):
+            expected, why = len(self.joints) * self.history, f"its joints: {list(self.joints)}"
+        elif self.joints:
+            raise ValueError(f"observation term {self.name}: a {self.kind} term names no joints")
+        elif self.kind in VECTOR_TERMS:
+            expected, why = 3 * self.history, "a vector of 3"
+        else:
+            expected, why = self.size - self.size % self.history, "a multiple of its history"
+        if self.size != expected:
+            times = f" times a history of {self.history}" if self.history > 1 else ""
             raise ValueError(
-                f"observation term {self.name}: expected size {len(self.joints)} (its joints:"
-                f" {list(self.joints)}), got {self.size}"
+                f"observation term {self.name}: expected size {expected} ({why}{times}), got"
+                f" {self.size}"
             )
-        if self.kind == "flat" and self.joints:
-            raise ValueError(f"observation term {self.name}: a flat term names no joints")
         return self
 
 
 class Action(Frozen):
     """What the policy's output in [-1, 1] means."""
 
-    kind: Literal["effort", "flat"] = Field(
-        description="effort: scale * a [N m or N]; flat: mapped linearly onto the action space"
+    kind: Literal["effort", "position", "twist", "flat"] = Field(
+        description="effort: scale * a [N m or N]; position: default_position + scale * a [rad or"
+        " m]; twist: scale * a, a velocity of the base [m/s, rad/s]; flat: mapped linearly onto"
+        " the action space"
     )
     size: int = Field(gt=0, description="how many numbers")
     scale: dict[str, float] = Field(
-        default_factory=dict, description="joint name -> command at a = 1 [N m or N]"
+        default_factory=dict,
+        description="joint (twist: one of linear_x, linear_y, angular_z) -> change at a = 1",
     )
 
 
@@ -124,6 +157,11 @@ class PolicySpec(Frozen):
                         f"observation term {term.name}: expected a revolute joint, {name} is"
                         f" {known[name].type}"
                     )
+            if term.kind == "last_action" and term.width != self.action.size:
+                raise ValueError(
+                    f"observation term {term.name}: expected {self.action.size} numbers a reading"
+                    f" (the action's size), got {term.width}"
+                )
         self._action_fits(known)
         return self
 
@@ -137,11 +175,22 @@ class PolicySpec(Frozen):
                 f"action.size: expected {len(self.action.scale)} (joints in action.scale),"
                 f" got {self.action.size}"
             )
+        twist = self.action.kind == "twist"
+        choices = TWIST_AXES if twist else sorted(known)
         for name, scale in self.action.scale.items():
-            if name not in known:
+            if name not in choices:
                 raise ValueError(
-                    f"action.scale: expected one of the joints {sorted(known)}, got {name!r}"
+                    f"action.scale: expected one of the {'axes' if twist else 'joints'}"
+                    f" {list(choices)}, got {name!r}"
                 )
+            if scale <= 0:
+                raise ValueError(f"action.scale.{name}: expected a scale above 0, got {scale}")
+            if self.action.kind == "position" and known[name].stiffness is None:
+                raise ValueError(
+                    f"joint {name}: expected a stiffness, a position action was trained with one"
+                )
+            if self.action.kind != "effort":
+                continue
             limit = known[name].effort_limit
             if limit is None or not 0 < scale <= limit:
                 raise ValueError(
@@ -171,8 +220,24 @@ class PolicySpec(Frozen):
 
     @property
     def action_joints(self) -> tuple[str, ...]:
-        """Commanded joints in policy order (the order of `joints`, whatever the scale's order)."""
-        return tuple(joint.name for joint in self.joints if joint.name in self.action.scale)
+        """What is commanded, in policy order: the order of `joints` or of TWIST_AXES."""
+        order = [joint.name for joint in self.joints]
+        if self.action.kind == "twist":
+            order = list(TWIST_AXES)
+        return tuple(name for name in order if name in self.action.scale)
+
+    @property
+    def period(self) -> float:
+        """Time between two actions [s]."""
+        return 1.0 / self.rate
+
+    def joint(self, name: str) -> Joint:
+        """The joint of that name."""
+        return next(joint for joint in self.joints if joint.name == name)
+
+    def needs(self, *kinds: str) -> bool:
+        """Does it observe any of these kinds of terms?"""
+        return any(term.kind in kinds for term in self.observation)
 
     def observation_scale(self) -> FloatArray:
         """Factor of each observation entry. Shape (n_obs,)."""

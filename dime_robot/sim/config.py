@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from importlib import resources
 from pathlib import Path
 from typing import Literal
 
-import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from dime_robot.runtime.errors import InputError, first_problem
+from dime_robot.runtime.robot import RobotConfig, config_folder, read_yaml
 from dime_robot.runtime.spec import Frozen, PolicySpec
 
 
@@ -19,6 +18,7 @@ class SimConfig(Frozen):
     model: str = Field(description="MJCF file, relative to the configuration file")
     timestep: float = Field(gt=0, description="simulation step [s]")
     decimation: int = Field(gt=0, description="simulation steps per control step")
+    imu: str | None = Field(None, description="body that carries the imu; none: the robot has none")
     camera: str | None = Field(None, description="camera that renders; none: the free camera")
 
 
@@ -40,6 +40,7 @@ class RobotTaskConfig(Frozen):
     """One file of `sim_configs/`."""
 
     policy: PolicySpec
+    robot: RobotConfig
     sim: SimConfig
     task: SwingUpConfig
 
@@ -60,11 +61,6 @@ class RobotTaskConfig(Frozen):
         return self
 
 
-def config_folder() -> Path:
-    """Where the shipped configurations are."""
-    return Path(str(resources.files("sim_configs")))
-
-
 def load_robot_task(name: str) -> tuple[RobotTaskConfig, Path]:
     """Read `sim_configs/NAME.yaml`; gives the configuration and the path of its model.
 
@@ -82,9 +78,7 @@ def load_robot_task(name: str) -> tuple[RobotTaskConfig, Path]:
 def read_robot_task(path: Path) -> tuple[RobotTaskConfig, Path]:
     """Like `load_robot_task`, for any path."""
     try:
-        config = RobotTaskConfig.model_validate(yaml.safe_load(path.read_text()))
-    except yaml.YAMLError as error:
-        raise InputError(f"{path}: expected YAML, got {' '.join(str(error).split())}") from None
+        config = RobotTaskConfig.model_validate(read_yaml(path))
     except ValidationError as error:
         raise InputError(f"{path}: {first_problem(error)}") from None
     return config, path.parent / config.sim.model

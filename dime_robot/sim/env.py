@@ -49,6 +49,7 @@ class RobotEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
         """Start an episode."""
         super().reset(seed=seed)
         state = self.plant.reset(self.task.start(self.np_random))
+        self._encoder.reset()
         return self._encoder.encode(state), {"is_success": False}
 
     def step(
@@ -59,7 +60,7 @@ class RobotEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
         state = self.plant.step(command)
         reward = self.task.reward(state, command)
         info = {"is_success": self.task.is_success()}
-        return self._encoder.encode(state), reward, False, False, info
+        return self._encoder.encode(state, action), reward, False, False, info
 
     def render(self) -> npt.NDArray[np.uint8] | None:
         """The current frame, shape (360, 480, 3)."""

@@ -9,7 +9,7 @@ import mujoco
 import numpy as np
 
 from dime_robot.runtime.errors import InputError
-from dime_robot.runtime.spec import PolicySpec
+from dime_robot.runtime.spec import FloatArray, PolicySpec
 from dime_robot.runtime.state import JointCommand, RobotState
 from dime_robot.sim.config import SimConfig
 
@@ -62,15 +62,41 @@ class Plant:
         self._qpos = np.array([self.model.jnt_qposadr[i] for i in joint_ids.values()])
         self._qvel = np.array([self.model.jnt_dofadr[i] for i in joint_ids.values()])
         self._index = {name: i for i, name in enumerate(joint_ids)}
-        efforts = {joint.name: joint.effort_limit for joint in spec.joints}
-        self._actuator = {
-            name: self._motor_of(name, joint_ids[name], efforts[name], model_path)
-            for name in spec.action_joints
-        }
+        self._kind, self._joints = spec.action.kind, spec.action_joints
+        self._motors = np.array(
+            [self._motor_of(name, joint_ids, spec, model_path) for name in spec.action_joints],
+            dtype=np.intp,
+        )
+        self._command: FloatArray = np.zeros(len(self._motors))
+        self._gains(spec)
+        self._imu = -1
+        if sim.imu is not None:
+            self._imu = mujoco.mj_name2id(self.model, mujoco.mjtObj.mjOBJ_BODY, sim.imu)
+            if self._imu < 0:
+                names = [self.model.body(i).name for i in range(1, self.model.nbody)]
+                raise InputError(
+                    f"{model_path}: sim.imu: expected a body of {names}, got {sim.imu}"
+                )
 
-    def _motor_of(self, name: str, joint_id: int, limit: float | None, path: Path) -> int:
+    def _gains(self, spec: PolicySpec) -> None:
+        """The position loop of a real drive, for position actions."""
+        if self._kind != "position":
+            return
+        joints = [spec.joint(name) for name in spec.action_joints]
+        self._stiffness = np.array([joint.stiffness or 0.0 for joint in joints])
+        self._damping = np.array([joint.damping or 0.0 for joint in joints])
+        self._driven = np.array([self._index[joint.name] for joint in joints])
+
+    def _motor_of(self, name: str, joints: dict[str, int], spec: PolicySpec, path: Path) -> int:
+        """The actuator that a command of this name drives."""
+        if self._kind == "twist":  # a base whose model has one velocity actuator per axis
+            actuator = mujoco.mj_name2id(self.model, mujoco.mjtObj.mjOBJ_ACTUATOR, name)
+            if actuator < 0:
+                raise InputError(f"{path}: expected an actuator {name}, got none")
+            return int(actuator)
+        limit = spec.joint(name).effort_limit
         for actuator in range(self.model.nu):
-            if self.model.actuator_trnid[actuator, 0] == joint_id:
+            if self.model.actuator_trnid[actuator, 0] == joints[name]:
                 got = self.model.actuator_ctrlrange[actuator]
                 if limit is None or not np.allclose(got, [-limit, limit]):
                     raise InputError(
@@ -86,19 +112,54 @@ class Plant:
         for name, position in positions.items():
             self.data.qpos[self._qpos[self._index[name]]] = position
         mujoco.mj_forward(self.model, self.data)
+        self._command = np.zeros(len(self._motors))
+        if self._kind == "position":
+            self._command[:] = self.data.qpos[self._qpos[self._driven]]
         return self.state()
 
     def step(self, command: JointCommand) -> RobotState:
         """Hold the command for one control period."""
-        for name, effort in zip(command.joints, command.effort, strict=True):
-            self.data.ctrl[self._actuator[name]] = effort
-        mujoco.mj_step(self.model, self.data, nstep=self._decimation)
+        self.command(command)
+        self.advance(self._decimation)
         return self.state()
+
+    def command(self, command: JointCommand) -> None:
+        """What the motors follow from now on."""
+        if command.kind != self._kind or command.joints != self._joints:
+            raise ValueError(
+                f"expected a command of {self._kind} for {self._joints}, got {command.kind} for"
+                f" {command.joints}"
+            )
+        self._command = command.value
+
+    def advance(self, steps: int) -> None:
+        """Some simulation steps."""
+        if self._kind != "position":
+            self.data.ctrl[self._motors] = self._command
+            mujoco.mj_step(self.model, self.data, nstep=steps)
+            return
+        position, velocity = self._qpos[self._driven], self._qvel[self._driven]
+        for _ in range(steps):
+            error = self._command - self.data.qpos[position]
+            self.data.ctrl[self._motors] = (
+                self._stiffness * error - self._damping * self.data.qvel[velocity]
+            )
+            mujoco.mj_step(self.model, self.data)
 
     def state(self) -> RobotState:
         """The current reading; its arrays are copies."""
+        orientation = angular_velocity = None
+        if self._imu >= 0:
+            orientation = self.data.xquat[self._imu].copy()
+            motion = np.zeros(6)
+            mujoco.mj_objectVelocity(
+                self.model, self.data, mujoco.mjtObj.mjOBJ_BODY, self._imu, motion, 1
+            )
+            angular_velocity = motion[:3]
         return RobotState(
             stamp=float(self.data.time),
             joint_position=self.data.qpos[self._qpos],
             joint_velocity=self.data.qvel[self._qvel],
+            orientation=orientation,
+            angular_velocity=angular_velocity,
         )

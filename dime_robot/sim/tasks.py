@@ -45,7 +45,7 @@ class SwingUp:
         self._standing.append(cos >= self._cos_success)
         x = state.joint_position[self._cart] / self._config.position_width
         w = state.joint_velocity[self._pole] / self._config.velocity_width
-        u = command.effort[command.joints.index(self._config.cart)] / self._scale
+        u = command.value[command.joints.index(self._config.cart)] / self._scale
         upright = (1 + cos) / 2
         centred = (1 + math.exp(-(x**2))) / 2
         slow = (1 + math.exp(-(w**2))) / 2

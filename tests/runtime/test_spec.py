@@ -48,12 +48,12 @@ def test_decode_goes_by_joint_order_not_by_the_scales_order() -> None:
     spec = PolicySpec.model_validate(ARM)
     command = ActionDecoder(spec).decode(np.array([1.0, -0.5]))
     assert command.joints == ("shoulder", "rail")
-    assert command.effort.tolist() == pytest.approx([0.1, -20.0])
+    assert command.value.tolist() == pytest.approx([0.1, -20.0])
 
 
 def test_decode_never_exceeds_the_scale() -> None:
     spec = PolicySpec.model_validate(ARM)
-    assert ActionDecoder(spec).decode(np.array([9.0, -9.0])).effort.tolist() == [0.1, -40.0]
+    assert ActionDecoder(spec).decode(np.array([9.0, -9.0])).value.tolist() == [0.1, -40.0]
 
 
 def test_json_round_trip_is_exact() -> None:

@@ -12,8 +12,9 @@ import yaml
 from gymnasium.utils.env_checker import check_env
 
 from dime_robot.runtime.errors import InputError
+from dime_robot.runtime.robot import config_folder
 from dime_robot.runtime.state import JointCommand
-from dime_robot.sim.config import config_folder, load_robot_task, read_robot_task
+from dime_robot.sim.config import load_robot_task, read_robot_task
 from dime_robot.sim.env import RobotEnv
 from dime_robot.sim.plant import Plant
 
@@ -169,6 +170,7 @@ def test_unknown_task_lists_the_known_ones() -> None:
 def test_configuration_is_plain_yaml() -> None:
     assert set(yaml.safe_load((config_folder() / "cartpole.yaml").read_text())) == {
         "policy",
+        "robot",
         "sim",
         "task",
     }

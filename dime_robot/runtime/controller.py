@@ -1,0 +1,89 @@
+"""Controller: from a robot's state to a safe command. One `step` per control period."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from dime_robot.runtime.flight_recorder import FlightRecorder
+from dime_robot.runtime.observation import ActionDecoder, ObservationEncoder
+from dime_robot.runtime.policy import Policy
+from dime_robot.runtime.reasons import UNUSABLE, Reason, Rung
+from dime_robot.runtime.robot import RobotConfig, require_compatible
+from dime_robot.runtime.safety import Decision, SafetyFilter
+from dime_robot.runtime.spec import FloatArray
+from dime_robot.runtime.state import JointCommand, RobotState
+
+
+class Controller:
+    """encode, policy, decode, safety, record.
+
+    Args:
+        policy: what acts.
+        robot: the machine.
+        clock: steady time [s], to measure how long a step takes.
+
+    Raises:
+        InputError: the policy was not made for this robot.
+    """
+
+    def __init__(
+        self, policy: Policy, robot: RobotConfig, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
+        require_compatible(policy.spec, robot)
+        self.policy, self.robot = policy, robot
+        self.safety = SafetyFilter(policy.spec, robot)
+        self.recorder = FlightRecorder(policy, robot)
+        self.clock = clock
+        self.began = 0.0  # by `clock`: the last step [s]
+        self.inference = 0.0  # duration of the policy's last call [s]
+        self._encoder, self._decoder = ObservationEncoder(policy.spec), ActionDecoder(policy.spec)
+        self._action: FloatArray = np.zeros(policy.spec.n_act, dtype=np.float32)
+        self._late_in_a_row = 0
+
+    def start(self, now: float, state: RobotState, seed: int | None = None) -> None:
+        """Permit commands: a new episode from `state`, which has no problems."""
+        self.policy.reset(seed)
+        self._forget()
+        self._late_in_a_row = 0
+        self.safety.arm(now, state)
+
+    def step(
+        self, now: float, state: RobotState | None, problems: Sequence[Reason] = ()
+    ) -> Decision:
+        """The command for this period.
+
+        Args:
+            now: steady time [s].
+            state: the newest reading, or None where there is none to act on.
+            problems: what the caller knows to be wrong (staleness, conflicts).
+        """
+        self.began, self.inference = self.clock(), 0.0
+        found, observation, wanted = list(problems), None, None
+        if state is not None:
+            found += self.safety.problems_of(state)
+        if state is not None and not self.safety.latched and not UNUSABLE.intersection(found):
+            if self.safety.rung == Rung.DAMP:
+                self._forget()  # history across a gap would be a state that never was
+            observation = self._encoder.encode(state, self._action)
+            wanted = self._infer(observation)
+            if self._late_in_a_row >= self.robot.safety.consecutive_misses:
+                found.append(Reason.OVERRUN)
+        decision = self.safety.step(now, wanted, state, found)
+        self.recorder.add(now, state, observation, self._action, decision)
+        return decision
+
+    def _infer(self, observation: FloatArray) -> JointCommand:
+        began = self.clock()
+        action = self.policy.act(observation)
+        self.inference = self.clock() - began
+        late = self.inference > self.policy.spec.period
+        self._late_in_a_row = self._late_in_a_row + 1 if late else 0
+        self._action[:] = action
+        return self._decoder.decode(action)
+
+    def _forget(self) -> None:
+        self._encoder.reset()
+        self._action[:] = 0.0

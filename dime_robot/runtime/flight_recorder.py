@@ -1,0 +1,184 @@
+"""FlightRecorder: the last 30 s of a robot, step by step, for the morning after."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dime_robot.runtime.errors import InputError
+from dime_robot.runtime.policy import Policy
+from dime_robot.runtime.reasons import Reason, Rung
+from dime_robot.runtime.robot import RobotConfig
+from dime_robot.runtime.safety import Decision
+from dime_robot.runtime.spec import FloatArray
+from dime_robot.runtime.state import RobotState
+
+SECONDS = 30.0
+LARGEST = 200 * 2**20  # bytes a recording may take in memory
+KEPT_FILES = 20  # older recordings of ours in the same folder are removed
+_REASONS = tuple(Reason)
+_BIT = {reason: 1 << i for i, reason in enumerate(_REASONS)}
+
+
+class FlightRecorder:
+    """A ring of records, allocated once; `dump` writes it as one `.npz` file.
+
+    Args:
+        policy: recorded with its contract and digest.
+        robot: the machine.
+        seconds: how far back it remembers.
+    """
+
+    def __init__(self, policy: Policy, robot: RobotConfig, seconds: float = SECONDS) -> None:
+        spec, noise = policy.spec, policy.noise.values[0]
+        n_joints, n_act = len(spec.joints), spec.n_act
+        record = np.dtype(
+            [
+                ("time", "f8"),  # steady [s]
+                ("stamp", "f8"),  # on the robot's clock [s]
+                ("joint_position", "f8", (n_joints,)),
+                ("joint_velocity", "f8", (n_joints,)),
+                ("orientation", "f8", (4,)),
+                ("angular_velocity", "f8", (3,)),
+                ("command_velocity", "f8", (3,)),
+                ("inferred", "?"),  # was the policy asked? else the next three are the last ones
+                ("observation", "f4", (spec.n_obs,)),
+                ("noise", "f4", noise.shape),
+                ("action", "f4", (n_act,)),
+                ("command", "f8", (n_act,)),
+                ("rung", "u1"),
+                ("reasons", "u4"),  # one bit per Reason, in their order
+            ]
+        )
+        capacity = min(round(seconds * spec.rate), LARGEST // record.itemsize)
+        self._ring = np.zeros(max(2, capacity), dtype=record)
+        self._noise = policy.noise
+        self._count = 0
+        self._writer: threading.Thread | None = None
+        self.meta = {
+            "spec": spec.model_dump(mode="json"),
+            "robot": robot.model_dump(mode="json"),
+            "policy_digest": policy.file.policy_digest,
+            "command_joints": list(spec.action_joints),
+            "reasons": [reason.value for reason in _REASONS],
+        }
+
+    def add(
+        self,
+        now: float,
+        state: RobotState | None,
+        observation: FloatArray | None,
+        action: FloatArray,
+        decision: Decision,
+    ) -> None:
+        """Remember a step."""
+        row = self._ring[self._count % len(self._ring)]
+        row["time"] = now
+        if state is None:
+            row["stamp"] = row["joint_position"] = row["joint_velocity"] = np.nan
+        else:
+            row["stamp"] = state.stamp
+            row["joint_position"], row["joint_velocity"] = (
+                state.joint_position,
+                state.joint_velocity,
+            )
+        for name in ("orientation", "angular_velocity", "command_velocity"):
+            value = getattr(state, name, None)
+            row[name] = np.nan if value is None else value
+        row["inferred"] = observation is not None
+        if observation is not None:
+            row["observation"] = observation
+            row["noise"] = self._noise.values[0]
+        row["action"] = action
+        row["command"] = decision.command.value
+        row["rung"] = decision.rung
+        row["reasons"] = sum(_BIT[reason] for reason in set(decision.reasons))
+        self._count += 1
+
+    def records(self) -> np.ndarray:
+        """A copy, oldest first."""
+        size = len(self._ring)
+        if self._count <= size:
+            return self._ring[: self._count].copy()
+        return np.roll(self._ring, -(self._count % size))
+
+    def dump(self, folder: Path, why: str) -> Path | None:
+        """Begin to write the recording in the background; None while another is being written.
+
+        Raises:
+            OSError: the folder cannot be made.
+        """
+        if self._writer is not None and self._writer.is_alive():
+            return None
+        folder.mkdir(parents=True, exist_ok=True)
+        stamp = (
+            time.strftime("%Y%m%d-%H%M%S", time.gmtime()) + f"-{time.time_ns() // 1000 % 10**6:06d}"
+        )
+        path = folder / f"flight-{stamp}-{why}.npz"
+        meta = {**self.meta, "why": why}
+        self._writer = threading.Thread(
+            target=_write, args=(path, self.records(), meta), name="flight recorder"
+        )
+        self._writer.start()
+        return path
+
+    def wait(self, timeout: float) -> None:
+        """Let a dump that is under way finish [s]."""
+        if self._writer is not None:
+            self._writer.join(timeout)
+
+
+def _write(path: Path, records: np.ndarray, meta: dict[str, Any]) -> None:
+    draft = path.with_suffix(".part")
+    try:
+        with draft.open("wb") as file:
+            np.savez(file, records=records, meta=np.array(json.dumps(meta)))
+        draft.replace(path)
+        for old in sorted(path.parent.glob("flight-*.npz"))[:-KEPT_FILES]:
+            old.unlink(missing_ok=True)
+    except OSError as error:  # a full disk must not hurt the robot
+        print(f"flight recorder: {path}: {error.strerror}", flush=True)
+        draft.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What `dump` wrote."""
+
+    records: np.ndarray
+    meta: dict[str, Any]
+
+    def reasons(self, row: int) -> list[str]:
+        """Reasons of one step."""
+        bits = int(self.records["reasons"][row])
+        return [name for i, name in enumerate(self.meta["reasons"]) if bits >> i & 1]
+
+    @property
+    def faults(self) -> list[tuple[int, Rung, list[str]]]:
+        """Rows at which the answer rose to hold or above: (row, rung, reasons)."""
+        rungs = self.records["rung"].astype(int)
+        rises = np.flatnonzero((np.diff(rungs, prepend=0) > 0) & (rungs >= Rung.HOLD))
+        return [(int(i), Rung(int(rungs[i])), self.reasons(int(i))) for i in rises]
+
+
+def read_recording(path: Path) -> Recording:
+    """Read a `.npz` file of the flight recorder.
+
+    Raises:
+        InputError: it is none.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            recording = Recording(file["records"], json.loads(str(file["meta"])))
+        if recording.records.dtype.names is None or "noise" not in recording.records.dtype.names:
+            raise ValueError("no records in it")
+    except (OSError, ValueError, KeyError, EOFError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InputError(f"{path}: expected a recording of the flight recorder, {reason}") from None
+    return recording

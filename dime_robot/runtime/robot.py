@@ -1,0 +1,301 @@
+"""RobotConfig: the facts of the hardware, and whether a policy may run on it.
+
+The `robot:` section of a file in `sim_configs/`. The policy's contract owns what it was trained
+with (gains, default pose, scales, rate); the robot owns what is true of the machine (names and
+order on the wire, signs, limits, topics, time-outs). A robot may tighten a limit of the contract,
+never loosen it.
+"""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from dime_robot.runtime.errors import InputError, first_problem
+from dime_robot.runtime.spec import IMU_TERMS, TWIST_AXES, Frozen, PolicySpec
+
+RATE_TOLERANCE = 0.02  # relative difference of two rates that count as the same
+
+
+class RobotJoint(Frozen):
+    """One joint of the machine. In policy terms: joint = sign * (wire - offset)."""
+
+    name: str = Field(description="as the policy's contract calls it")
+    wire_name: str | None = Field(None, description="as the robot's topics call it; none: the same")
+    sign: Literal[1, -1] = 1
+    offset: float = Field(0.0, description="wire reading where the policy's position is 0 [rad, m]")
+    position_limits: tuple[float, float] | None = Field(
+        None, description="hard stops in the policy's terms [rad or m]; none: turns freely"
+    )
+    velocity_limit: float = Field(
+        gt=0, description="largest speed [rad/s or m/s]; bounds how fast a position target moves"
+    )
+    effort_limit: float | None = Field(None, gt=0, description="[N m or N]; none: not actuated")
+    effort_rate_limit: float | None = Field(None, gt=0, description="[N m/s or N/s]; none: any")
+    damping: float = Field(0.0, ge=0, description="damp: effort = -damping * velocity [N s/m ...]")
+    safe_position: float | None = Field(None, description="damp of a position interface goes here")
+
+    @property
+    def wire(self) -> str:
+        """Its name on the wire."""
+        return self.wire_name or self.name
+
+    @model_validator(mode="after")
+    def _limits_are_ordered(self) -> RobotJoint:
+        if self.position_limits is None:
+            return self
+        low, high = self.position_limits
+        if low >= high:
+            raise ValueError(
+                f"joint {self.name}: expected position_limits [lower, upper] with lower < upper,"
+                f" got {[low, high]}"
+            )
+        if self.safe_position is not None and not low <= self.safe_position <= high:
+            raise ValueError(
+                f"joint {self.name}: expected safe_position in {[low, high]}, got"
+                f" {self.safe_position}"
+            )
+        return self
+
+
+class StateInput(Frozen):
+    """Where sensor_msgs/JointState comes from."""
+
+    topic: str = "joint_states"
+    rate: float = Field(gt=0, description="how often the robot publishes [Hz]")
+    max_age: float = Field(gt=0, description="older readings are stale [s]")
+    same_clock: bool = Field(
+        True, description="its stamps and our clock agree; else only the stamps' progress counts"
+    )
+
+
+class ImuInput(Frozen):
+    """Where sensor_msgs/Imu comes from; its frame is the base's."""
+
+    topic: str = "imu"
+    max_age: float = Field(gt=0, description="older readings are stale [s]")
+
+
+class VelocityInput(Frozen):
+    """Where the operator's geometry_msgs/Twist comes from."""
+
+    topic: str = "cmd_vel"
+    timeout: float = Field(gt=0, description="after it the policy is asked to stand still [s]")
+    limits: dict[str, float] = Field(description="axis -> largest magnitude [m/s, rad/s]")
+
+    @model_validator(mode="after")
+    def _axes_are_known(self) -> VelocityInput:
+        if sorted(self.limits) != sorted(TWIST_AXES) or min(self.limits.values()) < 0:
+            raise ValueError(
+                f"limits: expected a number of 0 or more for each of {list(TWIST_AXES)}, got"
+                f" {self.limits}"
+            )
+        return self
+
+
+class CommandOutput(Frozen):
+    """Where commands go."""
+
+    kind: Literal["forward", "trajectory", "twist"] = Field(
+        description="forward: Float64MultiArray in the order of `joints`; trajectory:"
+        " JointTrajectory of one point; twist: Twist"
+    )
+    interface: Literal["effort", "position", "velocity"] = Field(
+        description="what the robot does with the numbers"
+    )
+    topic: str
+    timeout: float = Field(
+        gt=0,
+        description="after so long without a command the robot itself goes safe [s]: mandatory,"
+        " since nothing here can act once this process or the network is gone",
+    )
+    limits: dict[str, float] = Field(
+        default_factory=dict, description="twist only: axis -> largest speed [m/s, rad/s]"
+    )
+    acceleration: float = Field(
+        1.0, gt=0, description="twist only: largest change of speed [m/s2, rad/s2]"
+    )
+
+    @model_validator(mode="after")
+    def _kind_fits_interface(self) -> CommandOutput:
+        possible = {
+            "forward": ("effort", "position"),
+            "trajectory": ("position",),
+            "twist": ("velocity",),
+        }[self.kind]
+        if self.interface not in possible:
+            raise ValueError(
+                f"expected a {self.kind} command with interface {' or '.join(possible)}, got"
+                f" {self.interface}"
+            )
+        if unknown := sorted(set(self.limits) - set(TWIST_AXES)):
+            raise ValueError(f"limits: expected axes out of {list(TWIST_AXES)}, got {unknown}")
+        return self
+
+
+class SafetyConfig(Frozen):
+    """The ladder of answers: clamp, hold, damp, latched stop. All times in seconds."""
+
+    soft_margin: float = Field(
+        0.02, ge=0, lt=0.5, description="share of a joint's range kept free at each end"
+    )
+    hold: float = Field(ge=0, description="how long the last good command may stand")
+    damp: float = Field(ge=0, description="how long to damp before the stop latches")
+    recover: float = Field(0.2, ge=0, description="free of trouble for so long before going on")
+    ramp: float = Field(ge=0, description="from the measured pose to the policy's, at activation")
+    safe_speed: float = Field(
+        0.1, gt=0, le=1, description="share of its velocity_limit a joint is led to safety with"
+    )
+    tilt_limit: float | None = Field(None, gt=0, lt=180, description="[degrees]; needs an imu")
+    consecutive_misses: int = Field(3, gt=0, description="late commands in a row that are too many")
+
+
+class RobotConfig(Frozen):
+    """One machine. `joints` in wire order: the order of a forward command's numbers."""
+
+    name: str
+    joints: tuple[RobotJoint, ...] = Field(min_length=1)
+    state: StateInput
+    imu: ImuInput | None = None
+    command_velocity: VelocityInput | None = None
+    command: CommandOutput
+    safety: SafetyConfig
+
+    @model_validator(mode="after")
+    def _names_agree(self) -> RobotConfig:
+        for what, names in (
+            ("joint", [joint.name for joint in self.joints]),
+            ("wire name", [joint.wire for joint in self.joints]),
+        ):
+            twice = sorted({name for name in names if names.count(name) > 1})
+            if twice:
+                raise ValueError(f"expected each {what} once, got {twice} more than once")
+        if self.safety.tilt_limit is not None and self.imu is None:
+            raise ValueError("safety.tilt_limit: expected an imu section that measures it")
+        return self
+
+    def joint(self, name: str) -> RobotJoint:
+        """The joint of that name."""
+        return next(joint for joint in self.joints if joint.name == name)
+
+
+def config_folder() -> Path:
+    """Where the shipped configurations are."""
+    return Path(str(resources.files("sim_configs")))
+
+
+def read_yaml(path: Path) -> object:
+    """A YAML file's content.
+
+    Raises:
+        InputError: no such file, or no YAML.
+    """
+    try:
+        return yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise InputError(f"{path}: expected a configuration, {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: expected YAML, got {' '.join(str(error).split())}") from None
+
+
+def load_robot(path: Path | None, spec: PolicySpec) -> RobotConfig:
+    """Read the `robot:` section of a file; without one, that of the shipped `NAME.yaml`.
+
+    Raises:
+        InputError: no such file, no such section, or a value that does not fit.
+    """
+    if path is None:
+        path = config_folder() / f"{spec.name}.yaml"
+        if not path.is_file():
+            raise InputError(
+                f"policy {spec.name}: no configuration of its name is shipped, say which robot"
+                " this is: -p robot:=FILE"
+            )
+    content = read_yaml(path)
+    if not isinstance(content, dict) or "robot" not in content:
+        raise InputError(f"{path}: expected a section `robot:`")
+    try:
+        return RobotConfig.model_validate(content["robot"])
+    except ValidationError as error:
+        raise InputError(f"{path}: robot.{first_problem(error)}") from None
+
+
+def require_compatible(spec: PolicySpec, robot: RobotConfig) -> None:
+    """Refuse a policy that was not made for this machine.
+
+    Raises:
+        InputError: with a code; see docs/robot.md.
+    """
+    known = {joint.name for joint in robot.joints}
+    needed = [joint.name for joint in spec.joints]
+    missing = [name for name in needed if name not in known]
+    if missing:
+        raise InputError(
+            f"policy {spec.name} needs the joints {needed}, robot {robot.name} lacks {missing}",
+            code="joints",
+        )
+    kind = "velocity" if spec.action.kind == "twist" else spec.action.kind
+    if kind != robot.command.interface:
+        raise InputError(
+            f"policy {spec.name} commands {kind}, robot {robot.name} takes"
+            f" {robot.command.interface}",
+            code="command-kind",
+        )
+    if robot.state.rate < spec.rate * (1 - RATE_TOLERANCE):
+        raise InputError(
+            f"policy {spec.name} runs at {spec.rate:g} Hz, robot {robot.name} publishes its state"
+            f" at {robot.state.rate:g} Hz: expected at least the policy's rate",
+            code="rate",
+        )
+    if spec.needs(*IMU_TERMS) and robot.imu is None:
+        raise InputError(
+            f"policy {spec.name} observes an imu, robot {robot.name} has none", code="sensors"
+        )
+    if spec.needs("command_velocity") and robot.command_velocity is None:
+        raise InputError(
+            f"policy {spec.name} follows a velocity, robot {robot.name} has no command_velocity",
+            code="sensors",
+        )
+    _require_no_looser_limits(spec, robot)
+
+
+def _require_no_looser_limits(spec: PolicySpec, robot: RobotConfig) -> None:
+    for joint in spec.joints:
+        ours = robot.joint(joint.name)
+        if joint.position_limits is not None:
+            low, high = joint.position_limits
+            got = ours.position_limits
+            if got is None or got[0] < low or got[1] > high:
+                raise InputError(
+                    f"joint {joint.name}: the policy was trained within {[low, high]}, robot"
+                    f" {robot.name} allows {'anything' if got is None else list(got)}; a limit may"
+                    " be tightened, not loosened",
+                    code="limits",
+                )
+        if spec.action.kind == "twist" or joint.name not in spec.action.scale:
+            continue
+        effort, limit = ours.effort_limit, joint.effort_limit
+        if limit is not None and (effort is None or effort > limit):
+            raise InputError(
+                f"joint {joint.name}: the policy was trained with an effort up to {limit:g}, robot"
+                f" {robot.name} allows {'anything' if effort is None else f'{effort:g}'}; a limit"
+                " may be tightened, not loosened",
+                code="limits",
+            )
+        if spec.action.kind == "position" and ours.safe_position is None:
+            raise InputError(
+                f"joint {joint.name}: expected a safe_position of robot {robot.name}, where a"
+                " position interface is led when something is wrong",
+                code="limits",
+            )
+    for axis in spec.action_joints if spec.action.kind == "twist" else ():
+        if axis not in robot.command.limits:
+            raise InputError(
+                f"robot {robot.name}: command.limits: expected a largest speed for {axis}, which"
+                f" policy {spec.name} commands",
+                code="limits",
+            )

@@ -1,0 +1,73 @@
+"""Everything that is checked before a policy may command a robot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from dime_robot.runtime.certificate import LatencyCertificate
+from dime_robot.runtime.certify import budget_problem, measure_latency
+from dime_robot.runtime.controller import Controller
+from dime_robot.runtime.errors import InputError
+from dime_robot.runtime.policy import OnnxPolicy
+from dime_robot.runtime.reasons import FIRST_ANSWER, Rung
+from dime_robot.runtime.robot import load_robot
+from ros_nodes.parameters import PolicyParameters, existing_path
+from ros_nodes.robot_link import RobotLink
+
+WARM_CALLS, COLD_CALLS = 500, 200
+
+
+def commission(given: PolicyParameters) -> tuple[Controller, LatencyCertificate]:
+    """Load policy and robot, see that they fit, warm up and measure on this machine.
+
+    Raises:
+        InputError: with a code; see docs/robot.md.
+    """
+    policy = OnnxPolicy(
+        existing_path(given.policy, "policy"),
+        provider=given.provider,  # type: ignore[arg-type]
+        noise=given.noise,  # type: ignore[arg-type]
+        seed=given.seed,
+    )
+    if policy.batch != 1:
+        raise InputError(
+            f"{given.policy}: expected an export with batch 1, got {policy.batch}", code="batch"
+        )
+    spec = policy.spec
+    robot = load_robot(Path(given.robot).expanduser() if given.robot else None, spec)
+    controller = Controller(policy, robot)
+    if not np.isfinite(policy.act(np.zeros(spec.n_obs, dtype=np.float32))).all():
+        raise InputError(
+            f"{given.policy}: its action on an observation of zeros is not finite", code="action"
+        )
+    latency = measure_latency(policy, WARM_CALLS, COLD_CALLS)
+    budget = 1e3 * given.budget * spec.period
+    problem = budget_problem(latency, budget, 99, policy.file.diffusion_steps)
+    if problem:
+        raise InputError(f"{given.policy}: {problem}", code="latency")
+    policy.reset(given.seed)  # what was measured draws no noise from the run
+    return controller, latency
+
+
+def why_not_run(link: RobotLink, controller: Controller, simulated: bool, dry: bool) -> str | None:
+    """What stands against commanding the robot now, as one sentence."""
+    topic = controller.robot.state.topic
+    if link.defect is not None:
+        return f"{topic}: {link.defect}"
+    if link.state is None:
+        return f"expected the robot's state on {topic}, got none yet"
+    found = [*link.problems(), *controller.safety.problems_of(link.state)]
+    serious = [reason.value for reason in found if FIRST_ANSWER[reason] >= Rung.HOLD]
+    if serious:
+        return f"the robot's state is not usable: {', '.join(serious)}"
+    if not simulated and (problem := link.rate_problem()):
+        return problem
+    if dry:
+        return None
+    if not link.listeners():
+        return f"nobody listens on {link.command_topic}: is the robot's controller active?"
+    if link.rivals() > 0:
+        return f"{link.rivals()} other publisher(s) on {link.command_topic}: stop them first"
+    return None

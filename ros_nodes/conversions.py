@@ -1,0 +1,114 @@
+"""Between ROS messages and RobotState / JointCommand. The only place that knows message fields."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import numpy as np
+from builtin_interfaces.msg import Time
+from geometry_msgs.msg import Twist
+from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import Imu
+from std_msgs.msg import Float64MultiArray
+from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
+
+from dime_robot.runtime.robot import CommandOutput
+from dime_robot.runtime.spec import TWIST_AXES, FloatArray
+from dime_robot.runtime.state import JointCommand
+from dime_robot.runtime.wiring import Wiring
+
+CommandMessage: TypeAlias = Float64MultiArray | JointTrajectory | Twist
+
+# best effort matches reliable and best-effort publishers; only the newest reading counts
+STATE_QOS = QoSProfile(
+    history=HistoryPolicy.KEEP_LAST, depth=1, reliability=ReliabilityPolicy.BEST_EFFORT
+)
+# ros2_control's command subscribers ask for a reliable publisher
+COMMAND_QOS = QoSProfile(
+    history=HistoryPolicy.KEEP_LAST,
+    depth=1,
+    reliability=ReliabilityPolicy.RELIABLE,
+    durability=DurabilityPolicy.VOLATILE,
+)
+COMMAND_TYPES = {"forward": Float64MultiArray, "trajectory": JointTrajectory, "twist": Twist}
+
+
+def seconds(stamp: Time) -> float:
+    """A stamp as a float [s]; below a microsecond off for this century."""
+    return float(stamp.sec + 1e-9 * stamp.nanosec)
+
+
+def stamp_of(time: float) -> Time:
+    """The stamp of a float [s]."""
+    whole, part = divmod(round(time * 1e9), 10**9)
+    return Time(sec=whole, nanosec=part)
+
+
+def joint_values(values: Sequence[float], size: int) -> FloatArray:
+    """A field of a JointState as an array; NaN where the driver left it out."""
+    if len(values) != size:
+        return np.full(size, np.nan)
+    return np.array(values, dtype=np.float64)
+
+
+def orientation_of(message: Imu) -> FloatArray:
+    """Base to world, w x y z."""
+    q = message.orientation
+    return np.array([q.w, q.x, q.y, q.z])
+
+
+def angular_velocity_of(message: Imu) -> FloatArray:
+    """[rad/s] in the base's frame."""
+    v = message.angular_velocity
+    return np.array([v.x, v.y, v.z])
+
+
+def twist_values(message: Twist) -> FloatArray:
+    """In the order of TWIST_AXES."""
+    return np.array([message.linear.x, message.linear.y, message.angular.z])
+
+
+class CommandWriter:
+    """JointCommand -> the one message of this robot, filled anew for every command."""
+
+    def __init__(self, output: CommandOutput, wiring: Wiring, period: float) -> None:
+        self.message: CommandMessage = COMMAND_TYPES[output.kind]()
+        self._wiring = wiring
+        if isinstance(self.message, JointTrajectory):
+            self.message.joint_names = list(wiring.command_names)
+            point = JointTrajectoryPoint()
+            whole, part = divmod(round(period * 1e9), 10**9)
+            point.time_from_start.sec, point.time_from_start.nanosec = whole, part
+            self.message.points = [point]  # stamp 0: begin at once
+
+    def write(self, command: JointCommand) -> CommandMessage:
+        """The message, valid until the next call."""
+        values = array("d", self._wiring.command(command).tolist())
+        if isinstance(self.message, Float64MultiArray):
+            self.message.data = values
+        elif isinstance(self.message, JointTrajectory):
+            self.message.points[0].positions = values
+        else:
+            given = dict(zip(self._wiring.command_names, values, strict=True))
+            self.message.linear.x = given.get(TWIST_AXES[0], 0.0)
+            self.message.linear.y = given.get(TWIST_AXES[1], 0.0)
+            self.message.angular.z = given.get(TWIST_AXES[2], 0.0)
+        return self.message
+
+
+def command_values(message: CommandMessage, wiring: Wiring) -> FloatArray | None:
+    """The numbers of a command in the order of `wiring.command_names`; None: not for this robot."""
+    names = wiring.command_names
+    if isinstance(message, Twist):
+        given = dict(zip(TWIST_AXES, twist_values(message), strict=True))
+        return np.array([given[name] for name in names])
+    if isinstance(message, Float64MultiArray):
+        values = np.array(message.data)
+    elif message.points and set(message.joint_names) == set(names):
+        order = [list(message.joint_names).index(name) for name in names]
+        values = np.array(message.points[-1].positions)[order]
+    else:
+        return None
+    return values if values.shape == (len(names),) and np.isfinite(values).all() else None

@@ -1,0 +1,83 @@
+"""What policy_node says about itself on /diagnostics (REP 107)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+
+from dime_robot.runtime.latency import LatencyRecorder
+from dime_robot.runtime.reasons import Reason, Rung
+from dime_robot.runtime.safety import Decision
+
+TOPIC = "/diagnostics"
+MISSES_WORTH_A_WARNING = 0.01  # share of steps since the last report
+_SILENT = (Reason.OBSERVATION_STALE, Reason.JOINT_MISSING, Reason.IMU_STALE)
+
+
+def status(
+    name: str, hardware: str, level: bytes, message: str, values: Mapping[str, object]
+) -> DiagnosticStatus:
+    """One entry; floats with four digits."""
+    shown = [
+        KeyValue(key=key, value=f"{value:.4g}" if isinstance(value, float) else str(value))
+        for key, value in values.items()
+    ]
+    return DiagnosticStatus(
+        level=level, name=name, message=message, hardware_id=hardware, values=shown
+    )
+
+
+def control_level(decision: Decision | None, steps_since: Mapping[Rung, int]) -> tuple[bytes, str]:
+    """Level and message of the control loop. `steps_since` the last report, by rung."""
+    if decision is None:
+        return DiagnosticStatus.OK, "inactive"
+    why = ", ".join(reason.value for reason in decision.reasons)
+    if decision.rung >= Rung.DAMP:
+        silent = any(reason in _SILENT for reason in decision.reasons)
+        # a robot that died and one that is stopped for a reason look different on a monitor
+        level = DiagnosticStatus.STALE if silent else DiagnosticStatus.ERROR
+        return level, f"{decision.rung.name.lower()}: {why}"
+    if decision.rung == Rung.HOLD:
+        return DiagnosticStatus.WARN, f"hold: {why}"
+    if decision.reasons:
+        return DiagnosticStatus.WARN, f"running: {why}"
+    held = steps_since.get(Rung.HOLD, 0) + steps_since.get(Rung.DAMP, 0)
+    if held:
+        return DiagnosticStatus.WARN, f"running: {held} steps held or damped since the last report"
+    if clamped := steps_since.get(Rung.CLAMP, 0):
+        return DiagnosticStatus.WARN, f"running: {clamped} commands clamped since the last report"
+    return DiagnosticStatus.OK, "running"
+
+
+def latency_level(
+    recorder: LatencyRecorder, steps: int, misses: int, period: float
+) -> tuple[bytes, str]:
+    """Level and message of the latency entry; `steps` and `misses` since the last report."""
+    if not recorder.steps:
+        return DiagnosticStatus.OK, "no step yet"
+    if not steps:
+        return DiagnosticStatus.STALE, "no step since the last report"
+    late = recorder.percentiles()["age_by_stamp"]
+    if late.p50 < 0:
+        return DiagnosticStatus.WARN, "negative age: the robot's clock is ahead of this one"
+    if misses > MISSES_WORTH_A_WARNING * steps:
+        return DiagnosticStatus.WARN, f"{misses} of {steps} deadlines of {1e3 * period:g} ms missed"
+    return DiagnosticStatus.OK, f"{misses} of {steps} deadlines missed"
+
+
+def latency_values(recorder: LatencyRecorder) -> dict[str, object]:
+    """Percentiles in milliseconds, and counts since the start."""
+    values: dict[str, object] = {"steps": recorder.steps, "missed": recorder.misses}
+    for name, found in recorder.percentiles().items():
+        values[f"{name} p50 [ms]"] = 1e3 * found.p50
+        values[f"{name} p99 [ms]"] = 1e3 * found.p99
+        values[f"{name} max [ms]"] = 1e3 * found.max
+    return values
+
+
+def array(stamp: object, *entries: DiagnosticStatus) -> DiagnosticArray:
+    """The message."""
+    message = DiagnosticArray(status=list(entries))
+    message.header.stamp = stamp
+    return message

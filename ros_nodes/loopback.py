@@ -1,0 +1,151 @@
+"""Run a policy over real ROS 2 on one machine: `python -m ros_nodes.loopback policy.onnx`.
+
+policy_node and sim_node as separate processes over DDS, no `ros2` command needed. The gate before
+hardware: exit code 1 where the return falls below what the policy's provenance promises, deadlines
+are missed, or the safety filter had to hold, damp or stop.
+"""
+
+from __future__ import annotations
+
+if __name__ == "__main__":
+    from dime_robot.runtime.extras import require_extra
+
+    require_extra("cpu,eval,ros", "rclpy", "onnxruntime", "mujoco", "gymnasium")
+
+import argparse
+import json
+import os
+import random
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dime_robot.runtime.command import run_command
+from dime_robot.runtime.errors import InputError
+from dime_robot.runtime.latency import TIMES, percentiles_of
+from dime_robot.runtime.machine import cpu_model
+from dime_robot.runtime.noise import NOISE_MODES
+from dime_robot.runtime.policy import OnnxPolicy
+from dime_robot.sim.config import load_robot_task
+from ros_nodes.loopback_session import Session
+
+RETURN_SHARE = 0.9  # of the certified mean return
+LARGEST_MISSED_SHARE = 0.01
+
+
+def private_domain() -> None:
+    """Leave any robot's graph alone: a domain of our own, on this machine only."""
+    os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+    os.environ["ROS_DOMAIN_ID"] = str(random.SystemRandom().randint(60, 100))
+
+
+def judge(result: dict[str, Any]) -> list[str]:
+    """What is not as promised, a sentence each."""
+    problems = []
+    promised, mean = result["promised_return"], result["return_mean"]
+    if mean is not None:
+        least = promised - (1 - RETURN_SHARE) * abs(promised)
+        if mean < least:
+            problems.append(f"return {mean:.1f}, expected at least {least:.1f}")
+    if result["missed_share"] > LARGEST_MISSED_SHARE:
+        problems.append(f"{result['missed_share']:.1%} of the deadlines missed")
+    if result["faults"]:
+        problems.append(f"faults: {'; '.join(result['faults'])}")
+    return problems
+
+
+def run(options: argparse.Namespace, policy: OnnxPolicy, log_folder: Path) -> dict[str, Any]:
+    """All episodes; what they came to."""
+    config, _ = load_robot_task(policy.spec.name)
+    seconds = options.seconds or options.episodes * config.task.episode_seconds
+    with Session(options, policy, log_folder) as session:
+        session.run(seconds)
+    samples = np.array(session.samples).reshape(len(session.samples), -1)
+    periods = samples[1:, 5] if len(samples) > 1 else np.ones(1)
+    returns = [episode["return"] for episode in session.episodes]
+    certificate = policy.file.provenance.noise[policy.noise.mode]
+    return {
+        "policy": policy.file.policy_digest,
+        "cpu": cpu_model(),
+        "mode": options.mode,
+        "noise": policy.noise.mode,
+        "seconds": seconds,
+        "episodes": session.episodes,
+        "return_mean": float(np.mean(returns)) if returns else None,
+        "promised_return": certificate.return_mean,
+        "rate": policy.spec.rate,
+        "measured_rate": float(1 / np.median(periods)),
+        "steps": len(samples),
+        "missed_share": float(samples[:, -1].mean()) if len(samples) else 1.0,
+        "latency_ms": {
+            name: {"p50": 1e3 * p.p50, "p99": 1e3 * p.p99, "max": 1e3 * p.max}
+            for name, p in percentiles_of(samples).items()
+        },
+        "faults": session.faults,
+    }
+
+
+def describe(result: dict[str, Any]) -> None:
+    """The result on the screen."""
+    for number, episode in enumerate(result["episodes"], 1):
+        success = "success" if episode["success"] else "no success"
+        print(f"episode {number:3d}  return {episode['return']:8.1f}   {success}")
+    if result["return_mean"] is not None:
+        print(
+            f"mean         return {result['return_mean']:8.1f}   certified"
+            f" {result['promised_return']:.1f} ({result['noise']} noise)"
+        )
+    else:
+        print("no episode was long enough to judge its return")
+    print(
+        f"rate         {result['measured_rate']:.2f} Hz of {result['rate']:g},"
+        f" {result['steps']:,} steps, {result['missed_share']:.2%} of the deadlines missed"
+    )
+    print(f"{'[ms]':24s}{'p50':>9s}{'p99':>9s}{'max':>9s}")
+    for name in TIMES:
+        if name in result["latency_ms"]:
+            row = result["latency_ms"][name]
+            print(f"  {name:22s}{row['p50']:9.3f}{row['p99']:9.3f}{row['max']:9.3f}")
+    print(f"faults       {'; '.join(result['faults']) or 'none'}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """See the module's docstring."""
+    parser = argparse.ArgumentParser(
+        prog="python -m ros_nodes.loopback", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument("policy", type=Path)
+    parser.add_argument("--episodes", type=int, default=1)
+    parser.add_argument("--seconds", type=float, help="stop after so long, instead of by episodes")
+    parser.add_argument("--rate", type=float, help="states a second; default: the robot's own")
+    parser.add_argument("--mode", choices=("realtime", "lockstep"), default="realtime")
+    parser.add_argument("--noise", choices=NOISE_MODES, default="fresh")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--realtime-profile", action="store_true", help="policy_node realtime:=true"
+    )
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args(argv)
+    if options.episodes < 1 or (options.seconds is not None and options.seconds <= 0):
+        raise InputError("--episodes, --seconds: expected a number above 0")
+    policy = OnnxPolicy(options.policy, noise=options.noise)
+    load_robot_task(policy.spec.name)  # or say which ones there are
+    private_domain()
+    with tempfile.TemporaryDirectory(prefix="dime_robot-") as folder:
+        result = run(options, policy, Path(folder))
+    problems = judge(result)
+    if options.json:
+        print(json.dumps({**result, "problems": problems}, indent=1))
+    else:
+        describe(result)
+    for problem in problems:
+        print(f"error: {problem}", file=sys.stderr)
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    run_command(main)

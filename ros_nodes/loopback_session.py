@@ -1,0 +1,193 @@
+"""Session: policy_node and sim_node as processes, and a node that conducts them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
+from rclpy.node import Node
+from rclpy.qos import QoSProfile
+from std_msgs.msg import Float64MultiArray, String
+from std_srvs.srv import Trigger
+
+from dime_robot.runtime.errors import InputError
+from dime_robot.runtime.policy import OnnxPolicy
+from dime_robot.sim.config import load_robot_task
+from ros_nodes.process import make_executor
+
+START_LIMIT = 30.0  # [s] for both processes to be there, and for a transition
+EPISODE_SLACK = 20.0  # [s] on top of an episode's own time
+
+
+class Session:
+    """Starts both processes, runs episodes one after the other, ends both.
+
+    Args:
+        options: of `ros_nodes.loopback`.
+        policy: already loaded, so known to be good.
+        log_folder: where ROS logs and flight recordings go.
+
+    Raises:
+        InputError: a process ended or does not answer.
+    """
+
+    def __init__(self, options: argparse.Namespace, policy: OnnxPolicy, log_folder: Path) -> None:
+        self.samples: list[tuple[float, ...]] = []
+        self.episodes: list[dict[str, Any]] = []
+        self.faults: list[str] = []
+        self._options, self._policy, self._log_folder = options, policy, log_folder
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}  # by module
+
+    def __enter__(self) -> Session:
+        given = self._options
+        lockstep = given.mode == "lockstep"
+        sim = {"config": self._policy.spec.name, "mode": given.mode, "seed": given.seed}
+        if given.rate:
+            sim["state_rate"] = given.rate
+        policy = {
+            "policy": str(Path(given.policy).resolve()),
+            "noise": given.noise,
+            "seed": given.seed,
+            "realtime": str(given.realtime_profile).lower(),
+            "recordings": str(self._log_folder),
+            "use_sim_time": str(lockstep).lower(),
+        }
+        if given.rate:
+            policy["robot"] = str(self._robot_at(given.rate))
+        try:
+            self._start("ros_nodes.sim_node", sim)
+            self._start("ros_nodes.policy_node", policy)
+            self._conduct()
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for process in reversed(self._processes.values()):
+            process.terminate()
+            try:
+                process.wait(5)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        if rclpy.ok():
+            self._node.destroy_node()
+            rclpy.shutdown()
+
+    def run(self, seconds: float) -> None:
+        """Episodes until the time is up; the last one may be cut short."""
+        config, _ = load_robot_task(self._policy.spec.name)
+        episode_seconds, left = config.task.episode_seconds, seconds
+        while left > 0:
+            self._call(self._reset, Trigger.Request(), "sim_node/reset")
+            self._until_usable()
+            count, began = len(self.episodes), time.monotonic()
+            limit = min(left, episode_seconds + EPISODE_SLACK)
+            whole = left >= episode_seconds - 1e-6
+            if whole:
+                limit = episode_seconds + EPISODE_SLACK
+            while len(self.episodes) == count and time.monotonic() - began < limit:
+                self._spin()
+            if whole and len(self.episodes) == count:
+                raise InputError(f"no episode ended within {limit:g} s")
+            self._transition(Transition.TRANSITION_DEACTIVATE, "deactivate")
+            left -= episode_seconds
+
+    def _start(self, module: str, parameters: dict[str, object]) -> None:
+        words = [sys.executable, "-m", module, "--ros-args", "--log-level", "warn"]
+        for name, value in parameters.items():
+            words += ["-p", f"{name}:={value}"]
+        self._processes[module] = subprocess.Popen(words, stdout=sys.stderr)
+
+    def _robot_at(self, rate: float) -> Path:
+        """The shipped robot with another state rate."""
+        config, _ = load_robot_task(self._policy.spec.name)
+        state = config.robot.state.model_copy(update={"rate": rate})
+        robot = config.robot.model_copy(update={"state": state})
+        path = self._log_folder / "robot.yaml"
+        path.write_text(json.dumps({"robot": robot.model_dump(mode="json")}))  # JSON is YAML
+        return path
+
+    def _conduct(self) -> None:
+        """A node of our own: transitions, resets, and ears for everything said."""
+        rclpy.init(args=[])
+        self._node = node = Node("loopback")
+        self._change: Any = node.create_client(ChangeState, "policy_node/change_state")
+        self._reset: Any = node.create_client(Trigger, "sim_node/reset")
+        node.create_subscription(
+            Float64MultiArray, "policy_node/latency", self._on_latency, QoSProfile(depth=1000)
+        )
+        node.create_subscription(String, "sim_node/episode", self._on_episode, 10)
+        node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
+        self._executor = make_executor()
+        self._executor.add_node(node)
+        until = time.monotonic() + START_LIMIT
+        while not (self._change.service_is_ready() and self._reset.service_is_ready()):
+            self._spin()
+            if time.monotonic() > until:
+                raise InputError(
+                    f"expected both nodes within {START_LIMIT:g} s, they do not answer"
+                )
+
+    def _until_usable(self) -> None:
+        """Activate as soon as the node agrees: it has to see the robot first."""
+        until = time.monotonic() + START_LIMIT
+        while not self._transition(Transition.TRANSITION_ACTIVATE, "activate", insist=False):
+            if time.monotonic() > until:
+                raise InputError("policy_node refuses to activate: see its message above")
+            for _ in range(5):
+                self._spin()
+
+    def _transition(self, number: int, label: str, insist: bool = True) -> bool:
+        request = ChangeState.Request(transition=Transition(id=number))
+        done = bool(self._call(self._change, request, label).success)
+        if insist and not done:
+            raise InputError(f"policy_node refused to {label}: see its message above")
+        return done
+
+    def _call(self, client: Any, request: Any, what: str) -> Any:
+        future = client.call_async(request)
+        until = time.monotonic() + START_LIMIT
+        while not future.done():
+            self._spin()
+            if time.monotonic() > until:
+                raise InputError(f"{what}: no answer within {START_LIMIT:g} s")
+        return future.result()
+
+    def _spin(self) -> None:
+        self._executor.spin_once(timeout_sec=0.05)
+        for module, process in self._processes.items():
+            if process.poll() is not None:
+                raise InputError(
+                    f"{module} ended with code {process.returncode}: see its message above"
+                )
+
+    def _on_latency(self, message: Float64MultiArray) -> None:
+        self.samples.append(tuple(message.data))
+
+    def _on_episode(self, message: String) -> None:
+        self.episodes.append(json.loads(message.data))
+
+    def _on_diagnostics(self, message: DiagnosticArray) -> None:
+        for entry in message.status:
+            severe = entry.level in (DiagnosticStatus.ERROR, DiagnosticStatus.STALE)
+            held = entry.level == DiagnosticStatus.WARN and entry.message.startswith("hold")
+            refused = entry.message.startswith("refused")
+            if (severe or held) and not refused and entry.message not in self.faults:
+                self.faults.append(entry.message)

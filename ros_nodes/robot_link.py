@@ -1,0 +1,227 @@
+"""RobotLink: a robot's topics as one RobotState, and commands back to it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+from geometry_msgs.msg import Twist
+from rclpy.duration import Duration
+from rclpy.node import Node
+from sensor_msgs.msg import Imu, JointState
+
+from dime_robot.runtime.errors import InputError
+from dime_robot.runtime.freshness import Freshness
+from dime_robot.runtime.reasons import Reason
+from dime_robot.runtime.robot import RATE_TOLERANCE, RobotConfig
+from dime_robot.runtime.safety import SafetyFilter
+from dime_robot.runtime.spec import IMU_TERMS, TWIST_AXES, FloatArray, PolicySpec
+from dime_robot.runtime.state import JointCommand, RobotState
+from dime_robot.runtime.wiring import Wiring
+from ros_nodes import conversions
+from ros_nodes.conversions import COMMAND_QOS, COMMAND_TYPES, STATE_QOS, CommandWriter
+from ros_nodes.process import NodeClock
+
+TOO_FAST, TOO_FAST_IN_A_ROW = 0.7, 5  # share of the policy's period; readings in a row
+REST_LIMIT = 2.0  # [s] for a position or twist interface on the way out
+ACKNOWLEDGED_WITHIN = 0.3  # [s] by the listeners, of the last command
+RATE_SAMPLES = 20  # stamps from which the robot's rate is measured
+RATE_SLACK = 0.2  # relative error of a measured rate that is put down to jitter
+
+
+class RobotLink:
+    """Subscriptions and the command publisher of a robot.
+
+    Args:
+        node: their owner.
+        spec: the policy's contract.
+        robot: the machine, found compatible.
+        clock: times of arrival.
+        by_observation: each reading begins a step, so its rate must be the policy's.
+        on_message: called at each new reading, and at each message that cannot be used.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        spec: PolicySpec,
+        robot: RobotConfig,
+        clock: NodeClock,
+        by_observation: bool,
+        on_message: Callable[[], None],
+    ) -> None:
+        self.state: RobotState | None = None  # the newest
+        self.freshness = Freshness(robot.state.max_age, robot.state.same_clock)
+        self.defect: str | None = None  # why the last message could not be used
+        self._node, self._spec, self._robot, self._clock = node, spec, robot, clock
+        self._by_observation = by_observation
+        self._on_message = on_message
+        self._wiring = Wiring(spec, robot)
+        self._writer = CommandWriter(robot.command, self._wiring, spec.period)
+        self._stamps = np.full(RATE_SAMPLES, np.nan)
+        self._count, self._too_fast, self._reordered = 0, 0, False
+        self._orientation: FloatArray | None = None
+        self._angular_velocity: FloatArray | None = None
+        self._velocity: FloatArray = np.zeros(3)
+        self._velocity_received = -np.inf
+        self._subscriptions = [
+            node.create_subscription(JointState, robot.state.topic, self._on_joint_state, STATE_QOS)
+        ]
+        self._imu_freshness: Freshness | None = None
+        if robot.imu is not None and (
+            spec.needs(*IMU_TERMS) or robot.safety.tilt_limit is not None
+        ):
+            self._imu_freshness = Freshness(robot.imu.max_age, robot.state.same_clock)
+            self._subscriptions.append(
+                node.create_subscription(Imu, robot.imu.topic, self._on_imu, STATE_QOS)
+            )
+        self._steered = robot.command_velocity if spec.needs("command_velocity") else None
+        if self._steered is not None:
+            self._subscriptions.append(
+                node.create_subscription(Twist, self._steered.topic, self._on_velocity, STATE_QOS)
+            )
+        kind = COMMAND_TYPES[robot.command.kind]
+        self._publisher = node.create_publisher(kind, robot.command.topic, COMMAND_QOS)
+        self.command_topic = self._publisher.topic_name
+
+    def problems(self) -> list[Reason]:
+        """What is wrong with the readings as a stream; `SafetyFilter` looks at their values."""
+        found = []
+        now, robot_now = self._clock.now(), self._clock.robot_now()
+        if self.defect is not None:
+            found.append(Reason.JOINT_MISSING)
+        if self.freshness.is_stale(now, robot_now):
+            found.append(Reason.OBSERVATION_STALE)
+        elif self.freshness.is_ahead(robot_now):
+            found.append(Reason.CLOCK_AHEAD)
+        if self._imu_freshness is not None and self._imu_freshness.is_stale(now, robot_now):
+            found.append(Reason.IMU_STALE)
+        if self._by_observation and self._too_fast >= TOO_FAST_IN_A_ROW:
+            found.append(Reason.WRONG_RATE)
+        if self._velocity_lost(now):
+            found.append(Reason.COMMAND_VELOCITY_LOST)
+        if self._reordered:
+            self._reordered = False
+            found.append(Reason.JOINTS_REORDERED)
+        return found
+
+    def measured_rate(self) -> float | None:
+        """Of the robot's state by its stamps [Hz]; None before enough readings came."""
+        if self._count < RATE_SAMPLES:
+            return None
+        span = float(self._stamps.max() - self._stamps.min())
+        return (RATE_SAMPLES - 1) / span
+
+    def rate_problem(self) -> str | None:
+        """Why the robot's rate is not the configured one, if so."""
+        rate, expected = self.measured_rate(), self._robot.state.rate
+        if rate is None:
+            return f"expected {RATE_SAMPLES} readings of {self._robot.state.topic} first"
+        if abs(rate / expected - 1) > RATE_SLACK:
+            return f"expected {self._robot.state.topic} at {expected:g} Hz, got {rate:.1f} Hz"
+        return None
+
+    def publish(self, command: JointCommand) -> None:
+        """Send a command."""
+        self._publisher.publish(self._writer.write(command))
+
+    def lead_to_rest(self, safety: SafetyFilter) -> None:
+        """Publish commands until the robot is at rest, at most REST_LIMIT; see `CommandLimits`."""
+        until = time.monotonic() + REST_LIMIT
+        arrived = False
+        while not arrived and time.monotonic() < until:
+            command, arrived = safety.rest_step()
+            self.publish(command)
+            if not arrived:
+                time.sleep(self._spec.period)
+        self._publisher.wait_for_all_acked(Duration(seconds=ACKNOWLEDGED_WITHIN))
+
+    def listeners(self) -> int:
+        """How many listen to the commands."""
+        return int(self._publisher.get_subscription_count())
+
+    def rivals(self) -> int:
+        """How many others publish commands on the same topic."""
+        return int(self._node.count_publishers(self.command_topic)) - 1
+
+    def destroy(self) -> None:
+        """Leave the topics."""
+        for subscription in self._subscriptions:
+            self._node.destroy_subscription(subscription)
+        self._node.destroy_publisher(self._publisher)
+
+    def _on_joint_state(self, message: JointState) -> None:
+        stamp, size = conversions.seconds(message.header.stamp), len(message.name)
+        try:
+            self._reordered |= self._wiring.follow(message.name)
+        except InputError as error:
+            self.defect = str(error)
+            self._on_message()
+            return
+        self.defect = None
+        if not self.freshness.arrive(stamp, self._clock.now(stamp)):
+            return  # a repeated reading is no reading
+        self._stamps[self._count % RATE_SAMPLES] = stamp
+        self._count += 1
+        fast = self.freshness.interval < TOO_FAST * self._spec.period
+        self._too_fast = self._too_fast + 1 if fast else 0
+        self.state = RobotState(
+            stamp=stamp,
+            joint_position=self._wiring.positions(conversions.joint_values(message.position, size)),
+            joint_velocity=self._wiring.velocities(
+                conversions.joint_values(message.velocity, size)
+            ),
+            orientation=self._orientation,
+            angular_velocity=self._angular_velocity,
+            command_velocity=self._commanded_velocity(),
+        )
+        self._on_message()
+
+    def _on_imu(self, message: Imu) -> None:
+        assert self._imu_freshness is not None
+        stamp = conversions.seconds(message.header.stamp)
+        if not self._imu_freshness.arrive(stamp, self._clock.now(stamp)):
+            return
+        self._orientation = conversions.orientation_of(message)
+        self._angular_velocity = conversions.angular_velocity_of(message)
+        if self.state is not None:
+            self.state = replace(
+                self.state,
+                orientation=self._orientation,
+                angular_velocity=self._angular_velocity,
+            )
+
+    def _on_velocity(self, message: Twist) -> None:
+        assert self._steered is not None
+        velocity = conversions.twist_values(message)
+        if np.isfinite(velocity).all():
+            limits = np.array([self._steered.limits[axis] for axis in TWIST_AXES])
+            self._velocity = np.clip(velocity, -limits, limits)
+            self._velocity_received = self._clock.now()
+
+    def _velocity_lost(self, now: float) -> bool:
+        return self._steered is not None and now - self._velocity_received > self._steered.timeout
+
+    def _commanded_velocity(self) -> FloatArray | None:
+        """What the operator asks for; standing still where nobody asks any more."""
+        if self._steered is None:
+            return None
+        return np.zeros(3) if self._velocity_lost(self._clock.now()) else self._velocity
+
+
+def drives_by_observation(drive: str, spec: PolicySpec, robot: RobotConfig) -> bool:
+    """Does each reading begin a step? `auto`: where the robot publishes at the policy's rate.
+
+    Raises:
+        InputError: asked for, though the rates differ.
+    """
+    equal = abs(robot.state.rate / spec.rate - 1) <= RATE_TOLERANCE
+    if drive == "observation" and not equal:
+        raise InputError(
+            f"parameter drive: expected timer, since robot {robot.name} publishes at"
+            f" {robot.state.rate:g} Hz and the policy runs at {spec.rate:g} Hz, got observation",
+            code="rate",
+        )
+    return equal and drive != "timer"
