@@ -58,12 +58,12 @@ def why_not_run(link: RobotLink, controller: Controller, simulated: bool, dry: b
         return f"{topic}: {link.defect}"
     if link.state is None:
         return f"expected the robot's state on {topic}, got none yet"
+    if not simulated and (problem := link.rate_problem()):
+        return problem
     found = [*link.problems(), *controller.safety.problems_of(link.state)]
     serious = [reason.value for reason in found if FIRST_ANSWER[reason] >= Rung.HOLD]
     if serious:
         return f"the robot's state is not usable: {', '.join(serious)}"
-    if not simulated and (problem := link.rate_problem()):
-        return problem
     if dry:
         return None
     if not link.listeners():

@@ -28,26 +28,29 @@ def status(
     )
 
 
-def control_level(decision: Decision | None, steps_since: Mapping[Rung, int]) -> tuple[bytes, str]:
-    """Level and message of the control loop. `steps_since` the last report, by rung."""
+def control_level(
+    decision: Decision | None, rungs: Mapping[Rung, int], reasons: Mapping[Reason, int]
+) -> tuple[bytes, str]:
+    """Level and message of the control loop.
+
+    `rungs` and `reasons`: in how many steps since the last report each was seen.
+    """
     if decision is None:
-        return DiagnosticStatus.OK, "inactive"
+        return DiagnosticStatus.OK, "not active"
     why = ", ".join(reason.value for reason in decision.reasons)
     if decision.rung >= Rung.DAMP:
+        # a robot that fell silent and one that was stopped look different on a monitor
         silent = any(reason in _SILENT for reason in decision.reasons)
-        # a robot that died and one that is stopped for a reason look different on a monitor
         level = DiagnosticStatus.STALE if silent else DiagnosticStatus.ERROR
         return level, f"{decision.rung.name.lower()}: {why}"
     if decision.rung == Rung.HOLD:
         return DiagnosticStatus.WARN, f"hold: {why}"
-    if decision.reasons:
-        return DiagnosticStatus.WARN, f"running: {why}"
-    held = steps_since.get(Rung.HOLD, 0) + steps_since.get(Rung.DAMP, 0)
-    if held:
-        return DiagnosticStatus.WARN, f"running: {held} steps held or damped since the last report"
-    if clamped := steps_since.get(Rung.CLAMP, 0):
-        return DiagnosticStatus.WARN, f"running: {clamped} commands clamped since the last report"
-    return DiagnosticStatus.OK, "running"
+    if not reasons:
+        return DiagnosticStatus.OK, "running"
+    troubled = sum(count for rung, count in rungs.items() if rung >= Rung.HOLD)
+    seen = ", ".join(f"{reason.value} in {count} steps" for reason, count in reasons.items())
+    text = f"running; since the last report {seen}"
+    return DiagnosticStatus.WARN, text + (f", {troubled} held or damped" if troubled else "")
 
 
 def latency_level(

@@ -52,7 +52,7 @@ class PolicyParameters:
     )
     dry_run: bool = parameter(False, "do everything but publish commands")
     budget: float = parameter(
-        0.5, "share of the control period that inference may take at p99", least=0.01, most=10.0
+        0.5, "share of the control period that inference may take at p99", least=1e-6, most=10.0
     )
     realtime: bool = parameter(
         False, "memory locked, garbage collector off, FIFO scheduling of all threads"

@@ -13,6 +13,7 @@ if __name__ == "__main__":
 
 import os
 import sys
+import time
 from pathlib import Path
 from typing import TypeAlias
 
@@ -51,7 +52,7 @@ class PolicyNode(LifecycleNode):
         self._active = self._estopped = False
         self._rung = Rung.RUN
         self._next_step = self._next_look = self._next_report = self._next_dump = 0.0
-        self._began = self._time.now()
+        self._began = time.monotonic()
         self._autostart = self.parameters.autostart
         self.create_service(Trigger, "~/estop", self._on_estop)
         self.create_service(Trigger, "~/reset_estop", self._on_reset_estop)
@@ -179,7 +180,7 @@ class PolicyNode(LifecycleNode):
         self._reporter.last_fault = f"{self._rung.name.lower()}: {why}"
         self.get_logger().error(self._reporter.last_fault)
         self._reporter.publish()
-        now = self._time.now()
+        now = time.monotonic()
         if self._rung == Rung.STOP or now >= self._next_dump:
             self._next_dump = now + DUMP_PAUSE
             self._dump(decision.reasons[0].value)
@@ -206,24 +207,25 @@ class PolicyNode(LifecycleNode):
             self._step()
             if not self._by_observation:  # absolute deadlines; those already gone are skipped
                 self._next_step = due + period * max(1, 1 + int((now - due) / period))
-        if now >= self._next_look:
-            self._next_look = now + LOOK
-            self._look_around(now)
-        if now >= self._next_report:
-            self._next_report = now + REPORT
+        wall = time.monotonic()  # simulated time may stand still
+        if wall >= self._next_look:
+            self._next_look = wall + LOOK
+            self._look_around()
+        if wall >= self._next_report:
+            self._next_report = wall + REPORT
             self._reporter.publish()
 
-    def _look_around(self, now: float) -> None:
+    def _look_around(self) -> None:
         self._reporter.look()
         if self._autostart != "none":
-            self._start_by_itself(now)
+            self._start_by_itself()
         elif self._active and self._link is not None and not self.parameters.dry_run:
             if not self._link.listeners():
                 self._trip(Reason.LISTENER_LOST)
             elif self._link.rivals() > 0:
                 self._trip(Reason.COMMAND_CONFLICT)
 
-    def _start_by_itself(self, now: float) -> None:
+    def _start_by_itself(self) -> None:
         """The transitions that `autostart` names."""
         if self._controller is None:
             if self.trigger_configure() != Outcome.SUCCESS:
@@ -235,7 +237,7 @@ class PolicyNode(LifecycleNode):
         if problem is None:
             self._autostart = "none"
             self.trigger_activate()
-        elif now - self._began > self.parameters.activate_timeout:
+        elif time.monotonic() - self._began > self.parameters.activate_timeout:
             self._refuse("activation", problem)
             self.exit_code = NO_ROBOT
 

@@ -12,7 +12,7 @@ from std_msgs.msg import Float64MultiArray, MultiArrayDimension
 from dime_robot.runtime.controller import Controller
 from dime_robot.runtime.freshness import Freshness
 from dime_robot.runtime.latency import LatencyRecorder, LatencySample
-from dime_robot.runtime.reasons import Rung
+from dime_robot.runtime.reasons import Reason, Rung
 from dime_robot.runtime.safety import Decision
 from ros_nodes import diagnostics
 from ros_nodes.process import NodeClock
@@ -29,7 +29,8 @@ class Reporter:
         self._controller: Controller | None = None
         self._recorder: LatencyRecorder | None = None
         self._decision: Decision | None = None
-        self._rungs: Counter[Rung] = Counter()  # since the last report
+        self._rungs: Counter[Rung] = Counter()  # steps since the last report
+        self._reasons: Counter[Reason] = Counter()
         self._reported_steps = self._reported_misses = 0
         self._published_at = 0.0
         self._listened = False
@@ -48,6 +49,7 @@ class Reporter:
         self._reported_steps = self._reported_misses = 0
         self._published_at = 0.0
         self._rungs.clear()
+        self._reasons.clear()
 
     def end(self) -> None:
         """The policy runs no more."""
@@ -58,6 +60,7 @@ class Reporter:
         assert self._controller is not None and self._recorder is not None
         self._decision = decision
         self._rungs[decision.rung] += 1
+        self._reasons.update(decision.reasons)
         now, period = self._clock.now(), self._controller.policy.spec.period
         waited = freshness.age_by_receipt(now)
         sample = LatencySample(
@@ -101,7 +104,7 @@ class Reporter:
             recorder.misses - self._reported_misses,
         )
         self._reported_steps, self._reported_misses = recorder.steps, recorder.misses
-        level, message = diagnostics.control_level(self._decision, self._rungs)
+        level, message = diagnostics.control_level(self._decision, self._rungs, self._reasons)
         if self._decision is None and self.refusal:
             level, message = DiagnosticStatus.ERROR, self.refusal
         control = {
@@ -114,6 +117,7 @@ class Reporter:
             "real-time": self.granted,
         }
         self._rungs.clear()
+        self._reasons.clear()
         late, summary = diagnostics.latency_level(recorder, steps, misses, policy.spec.period)
         if self._decision is None:
             late, summary = DiagnosticStatus.OK, "not active"

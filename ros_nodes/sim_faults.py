@@ -25,9 +25,9 @@ from sensor_msgs.msg import Imu, JointState
 from dime_robot.runtime.errors import InputError
 from dime_robot.runtime.spec import FloatArray
 
-_NUMBERS = {"delay": 1, "drop": 1, "freeze_stamp": 0, "nan": 0, "jump": 1, "permute": 0}
-_NUMBERS |= {"missing": 0, "extra": 0, "tilt": 1, "die": 0, "fast": 1}
-_WITH_JOINT = ("nan", "jump", "missing")
+_NUMBERS = {"delay": 1, "drop": 1, "freeze_stamp": 0, "nan": 0, "jump": 1, "spin": 1, "permute": 0}
+_NUMBERS |= {"missing": 0, "extra": 0, "no_imu": 0, "tilt": 1, "die": 0, "fast": 1}
+_WITH_JOINT = ("nan", "jump", "spin", "missing")
 
 
 class Fault:
@@ -87,6 +87,8 @@ class Fault:
                 message.position[message.name.index(self.joint)] = math.nan
             case "jump":
                 message.position[message.name.index(self.joint)] += self.number
+            case "spin":
+                message.velocity[message.name.index(self.joint)] += self.number
             case "permute":
                 for field in (message.name, message.position, message.velocity):
                     field.reverse()
@@ -100,8 +102,10 @@ class Fault:
                 message.velocity.insert(0, 0.0)
         return message
 
-    def imu(self, message: Imu) -> Imu:
-        """The message as the broken robot sends it."""
+    def imu(self, message: Imu) -> Imu | None:
+        """The message as the broken robot sends it; None: not at all."""
+        if self.kind == "no_imu":
+            return None
         if self.kind == "tilt":
             half = math.radians(self.number) / 2
             q = message.orientation

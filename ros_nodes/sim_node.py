@@ -197,7 +197,9 @@ class SimNode(Node):
             assert state.angular_velocity is not None
             imu = imu_message(state.orientation, state.angular_velocity)
             imu.header.stamp = stamp
-            self._imus.publish(self.fault.imu(imu))
+            seen = self.fault.imu(imu)
+            if seen is not None:
+                self._imus.publish(seen)
         names, position, velocity = self._wiring.readings(state)
         message = JointState(name=names)
         message.header.stamp = stamp

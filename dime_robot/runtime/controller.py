@@ -41,13 +41,13 @@ class Controller:
         self.inference = 0.0  # duration of the policy's last call [s]
         self._encoder, self._decoder = ObservationEncoder(policy.spec), ActionDecoder(policy.spec)
         self._action: FloatArray = np.zeros(policy.spec.n_act, dtype=np.float32)
-        self._late_in_a_row = 0
+        self._late_in_a_row, self._was_late = 0, False
 
     def start(self, now: float, state: RobotState, seed: int | None = None) -> None:
         """Permit commands: a new episode from `state`, which has no problems."""
         self.policy.reset(seed)
         self._forget()
-        self._late_in_a_row = 0
+        self._late_in_a_row, self._was_late = 0, False
         self.safety.arm(now, state)
 
     def step(
@@ -64,6 +64,9 @@ class Controller:
         found, observation, wanted = list(problems), None, None
         if state is not None:
             found += self.safety.problems_of(state)
+        if self._was_late and Reason.OBSERVATION_STALE in found:
+            found.append(Reason.OVERRUN)  # it aged while we computed
+        self._was_late = False
         if state is not None and not self.safety.latched and not UNUSABLE.intersection(found):
             if self.safety.rung == Rung.DAMP:
                 self._forget()  # history across a gap would be a state that never was
@@ -79,8 +82,8 @@ class Controller:
         began = self.clock()
         action = self.policy.act(observation)
         self.inference = self.clock() - began
-        late = self.inference > self.policy.spec.period
-        self._late_in_a_row = self._late_in_a_row + 1 if late else 0
+        self._was_late = self.inference > self.policy.spec.period
+        self._late_in_a_row = self._late_in_a_row + 1 if self._was_late else 0
         self._action[:] = action
         return self._decoder.decode(action)
 

@@ -1,0 +1,320 @@
+"""latency_monitor: record how late a policy is. `ros2 run dime_robot latency_monitor`.
+
+A process of its own beside policy_node: it takes down every step that `~/latency` tells and every
+fault on /diagnostics, and at its end writes the record, a page, and the two distributions that
+training draws from.
+"""
+
+from __future__ import annotations
+
+if __name__ == "__main__":
+    from dime_robot.runtime.extras import require_extra
+
+    require_extra("ros", "rclpy")
+
+import math
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from rclpy.exceptions import InvalidTopicNameException
+from rclpy.node import Node
+from rclpy.qos import QoSProfile
+from std_msgs.msg import Float64MultiArray
+
+from dime_robot.runtime.errors import InputError
+from dime_robot.runtime.latency import LatencySample
+from dime_robot.runtime.machine import cpu_model
+from ros_nodes import diagnostics
+from ros_nodes.latency_page import write_page
+from ros_nodes.latency_record import (
+    LatencyRecord,
+    RecordFacts,
+    Samples,
+    SeenFault,
+    distributions,
+    longest_row,
+    lost_samples,
+    measured_rate,
+    write_distribution,
+    write_record,
+)
+from ros_nodes.parameters import MonitorParameters, existing_path, read_parameters
+from ros_nodes.process import LONGEST_WAIT, run_node
+
+LARGEST_RECORD = 20_000_000  # numbers: 160 MB, 47 minutes at 1 kHz
+CHUNK = 20_000  # samples: about a megabyte
+MOST_FAULTS = 1_000
+NO_SAMPLE = 1  # exit code
+LABEL = ",".join(LatencySample._fields)
+UNKNOWN = "unknown"
+
+
+class SampleStore:
+    """Samples in memory, in chunks: growing never copies what is there.
+
+    Args:
+        largest: how many samples are taken at most.
+    """
+
+    def __init__(self, largest: int = LARGEST_RECORD // len(LatencySample._fields)) -> None:
+        self.count = 0
+        self._largest = largest
+        self._chunks: list[Samples] = []
+
+    @property
+    def full(self) -> bool:
+        """Will no further sample be taken?"""
+        return self.count >= self._largest
+
+    def add(self, values: Sequence[float]) -> None:
+        """Take a sample, unless full."""
+        if self.full:
+            return
+        row = self.count % CHUNK
+        if row == 0:
+            self._chunks.append(np.empty((CHUNK, len(LatencySample._fields))))
+        self._chunks[-1][row] = values
+        self.count += 1
+
+    def samples(self) -> Samples:
+        """All so far, a copy. Shape (n, fields of LatencySample)."""
+        if not self._chunks:
+            return np.empty((0, len(LatencySample._fields)))
+        return np.concatenate(self._chunks)[: self.count]
+
+
+class FaultLog:
+    """What went wrong on /diagnostics, each trouble once when it begins.
+
+    Args:
+        node: name of the watched node, without its namespace.
+    """
+
+    def __init__(self, node: str) -> None:
+        self.policies: list[str] = []  # "name digest", in the order they ran
+        self.robot = UNKNOWN
+        self._node = node
+        self._now: dict[str, str] = {}  # message by status, while it is a fault
+        self._seen: list[tuple[float, float | None, str]] = []
+
+    def hear(self, entry: DiagnosticStatus, now: float, ahead: float | None) -> None:
+        """Take note of a status.
+
+        Args:
+            entry: any node's.
+            now: steady time of this process [s].
+            ahead: the samples' clock minus that one [s], where already known.
+        """
+        if not entry.name.startswith(f"{self._node}: "):
+            return
+        for pair in entry.values:
+            if pair.key == "policy" and pair.value not in self.policies:
+                self.policies.append(pair.value)
+        self.robot = entry.hardware_id or self.robot
+        severe = entry.level in (DiagnosticStatus.ERROR, DiagnosticStatus.STALE)
+        if not severe and not entry.message.startswith("hold"):
+            self._now.pop(entry.name, None)
+        elif self._now.get(entry.name) != entry.message:
+            self._now[entry.name] = entry.message
+            if len(self._seen) < MOST_FAULTS:
+                self._seen.append((now, ahead, f"{entry.name}: {entry.message}"))
+
+    def faults(self, ahead: float) -> tuple[SeenFault, ...]:
+        """All of them; `ahead` for those that came before the first sample [s]."""
+        return tuple(
+            SeenFault(time=now + (ahead if then is None else then), text=text)
+            for now, then, text in self._seen
+        )
+
+
+class LatencyMonitor(Node):
+    """See the module's docstring."""
+
+    def __init__(self) -> None:
+        super().__init__("latency_monitor")
+        self.exit_code: int | None = None
+        given = read_parameters(self, MonitorParameters)
+        self.folder = writable_folder(existing_path(given.folder, "folder"))
+        self._seconds, self._began = given.seconds, time.monotonic()
+        self._store, self._log = SampleStore(), FaultLog(given.node.rpartition("/")[2])
+        self._ahead: float | None = None  # of the samples' clock before ours [s]
+        self._first_ahead = 0.0
+        self._refused = self._cut_short = False
+        self.topic = self._subscribe(given.node)
+        self.create_subscription(DiagnosticArray, diagnostics.TOPIC, self._on_diagnostics, 100)
+        until = f"for {self._seconds:g} s" if self._seconds else "until Ctrl-C"
+        self.get_logger().info(f"waiting for {self.topic}, recording into {self.folder} {until}")
+
+    def _subscribe(self, node: str) -> str:
+        """Listen to a node's samples; gives the topic in full."""
+        wrong = f"parameter node: expected a node's name, got {node!r}"
+        if not node:
+            raise InputError(wrong, code="parameter")
+        try:
+            subscription = self.create_subscription(
+                Float64MultiArray, f"{node}/latency", self._on_sample, QoSProfile(depth=1000)
+            )
+        except InvalidTopicNameException as error:
+            text = " ".join(str(error).split())
+            raise InputError(f"{wrong}: {text}", code="parameter") from None
+        return str(subscription.topic_name)
+
+    def _on_sample(self, message: Float64MultiArray) -> None:
+        label = message.layout.dim[0].label if message.layout.dim else "none"
+        if label != LABEL or len(message.data) != len(LatencySample._fields):
+            if not self._refused:
+                self._refused = True
+                self.get_logger().error(
+                    f"{self.topic}: expected samples of {LABEL}, got {label} with"
+                    f" {len(message.data)} numbers: run one version of dime_robot on both sides"
+                )
+            return
+        ahead = message.data[0] - time.monotonic()
+        if math.isfinite(ahead):
+            self._ahead = ahead
+        if self._store.count == 0:
+            self._first_ahead = self._ahead or 0.0
+            self.get_logger().info("recording")
+        if self._store.full and not self._cut_short:
+            self._cut_short = True
+            self.get_logger().warning(
+                f"the memory for {self._store.count:,} samples is full: what comes now is not"
+                " recorded"
+            )
+        self._store.add(message.data)
+
+    def _on_diagnostics(self, message: DiagnosticArray) -> None:
+        for entry in message.status:
+            self._log.hear(entry, time.monotonic(), self._ahead)
+
+    def record(self) -> LatencyRecord | None:
+        """What was recorded; None without a sample."""
+        samples = self._store.samples()
+        if not len(samples):
+            return None
+        policies = [text.rpartition(" ") for text in self._log.policies]
+        if len(policies) > 1:
+            names = " and ".join(self._log.policies)
+            print(f"warning: more than one policy is in this record: {names}", file=sys.stderr)
+        facts = RecordFacts(
+            fields=LatencySample._fields,
+            topic=self.topic,
+            policy=" and ".join(dict.fromkeys(name for name, _, _ in policies)) or UNKNOWN,
+            policy_digest=" and ".join(digest for _, _, digest in policies) or UNKNOWN,
+            robot=self._log.robot,
+            cpu=cpu_model(),
+            rate=measured_rate(samples),
+            lost=lost_samples(samples),
+            cut_short=self._cut_short,
+            faults=self._log.faults(self._first_ahead),
+        )
+        return LatencyRecord(samples, facts)
+
+    def why_empty(self) -> str:
+        """A sentence for a run without a sample."""
+        return (
+            f"no sample came on {self.topic} within {time.monotonic() - self._began:.1f} s: start"
+            " and activate the node in the same ROS domain, or name it with -p node:=NAME"
+        )
+
+    def wait(self) -> float:
+        """See `process.Running`."""
+        if not self._seconds:
+            return LONGEST_WAIT
+        return self._began + self._seconds - time.monotonic()
+
+    def tick(self) -> None:
+        """See `process.Running`."""
+        if self._seconds and time.monotonic() - self._began >= self._seconds:
+            self.exit_code = 0
+
+    def close(self) -> None:
+        """See `process.Running`."""
+
+
+def writable_folder(folder: Path) -> Path:
+    """Make a folder and try it now, so that no run is lost at its end.
+
+    Raises:
+        InputError: nothing can be written there.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError as error:
+        raise InputError(
+            f"parameter folder: expected a folder to write in, {folder}: {error.strerror}: name"
+            " another one with -p folder:=FOLDER",
+            code="parameter",
+        ) from None
+
+
+def write_all(record: LatencyRecord, folder: Path) -> list[Path]:
+    """Write record, page and distributions, each replaced as a whole; gives their paths.
+
+    Raises:
+        InputError: one cannot be written.
+    """
+    paths = [
+        write_record(record, folder / "latency.npz"),
+        write_page(record, folder / "latency.html"),
+    ]
+    for name, distribution in distributions(record).items():
+        paths.append(write_distribution(distribution, folder / name))
+    return paths
+
+
+def describe(record: LatencyRecord) -> str:
+    """The run on the screen."""
+    facts, missed, steps = record.facts, record.missed, len(record.samples)
+    lines = [f"policy       {facts.policy} {facts.policy_digest}", f"robot        {facts.robot}"]
+    lines.append(f"steps        {steps:,} at {facts.rate:g} Hz, {facts.lost:,} lost on the way")
+    lines.append(
+        f"missed       {int(missed.sum()):,} deadlines ({missed.mean():.2%}), at most"
+        f" {longest_row(missed):,} in a row"
+    )
+    lines.append(f"{'[ms]':24s}{'p50':>9s}{'p99':>9s}{'max':>9s}")
+    for name, row in record.summary().items():
+        numbers = "".join(f"{1e3 * row[column]:9.3f}" for column in ("p50", "p99", "max"))
+        lines.append(f"  {name:22s}{numbers}")
+    began = float(record.column("time")[0])
+    lines += [f"fault        {fault.time - began:+9.2f} s  {fault.text}" for fault in facts.faults]
+    if not facts.faults:
+        lines.append("faults       none on /diagnostics")
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """Run until told to stop, then write what came."""
+    made: list[LatencyMonitor] = []
+
+    def make() -> LatencyMonitor:
+        made.append(LatencyMonitor())
+        return made[0]
+
+    code = run_node(make)
+    if not made:
+        return code
+    try:  # the node is gone: a slow disk keeps nobody waiting, and nothing more comes in
+        record = made[0].record()
+        if record is None:
+            print(f"error: {made[0].why_empty()}", file=sys.stderr)
+            return code or NO_SAMPLE
+        paths = write_all(record, made[0].folder)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(describe(record))
+    for path in paths:
+        print(path)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,207 @@
+"""What latency_monitor leaves behind: a file of samples and facts, read and summarised."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import ValidationError
+
+from dime_robot.runtime.errors import InputError, first_problem
+from dime_robot.runtime.latency import TIMES, LatencyDistribution, LatencySample
+from dime_robot.runtime.spec import Frozen
+
+PERCENTILES = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p99.9": 99.9, "max": 100.0}
+Samples = npt.NDArray[np.float64]
+
+
+class SeenFault(Frozen):
+    """A hold, an error or a silence that appeared on /diagnostics."""
+
+    time: float  # on the clock of the samples [s]
+    text: str  # the status' name and message
+
+
+class RecordFacts(Frozen):
+    """What the samples alone do not say."""
+
+    fields: tuple[str, ...]
+    topic: str
+    policy: str
+    policy_digest: str
+    robot: str
+    cpu: str
+    rate: float  # measured control rate [Hz]; 0: too little to tell
+    lost: int  # samples that were published and did not arrive
+    cut_short: bool  # the memory for samples was full before the end
+    faults: tuple[SeenFault, ...]
+
+
+@dataclass(frozen=True)
+class LatencyRecord:
+    """A recorded run. `samples` has shape (n, fields of LatencySample), n > 0."""
+
+    samples: Samples
+    facts: RecordFacts
+
+    def column(self, name: str) -> Samples:
+        """One field of all samples. Shape (n,)."""
+        return self.samples[:, LatencySample._fields.index(name)]
+
+    def finite(self, name: str) -> Samples:
+        """The same without what is not a number: the age before a first reading."""
+        values = self.column(name)
+        return values[np.isfinite(values)]
+
+    @property
+    def missed(self) -> npt.NDArray[np.bool_]:
+        """Which steps missed their deadline. Shape (n,)."""
+        return self.column("missed") > 0.5
+
+    def summary(self) -> dict[str, dict[str, float]]:
+        """PERCENTILES of each of TIMES that has a finite value [s]."""
+        found = {}
+        for name in TIMES:
+            values = self.finite(name)
+            if len(values):
+                numbers = np.percentile(values, list(PERCENTILES.values())).tolist()
+                found[name] = dict(zip(PERCENTILES, numbers, strict=True))
+        return found
+
+
+def measured_rate(samples: Samples) -> float:
+    """Commands a second by the median period [Hz], four digits; 0 where it cannot be told."""
+    periods = samples[:, LatencySample._fields.index("period")]
+    periods = periods[np.isfinite(periods)]
+    median = float(np.median(periods)) if len(periods) else 0.0
+    return float(f"{1 / median:.4g}") if median > 0 else 0.0
+
+
+def lost_samples(samples: Samples) -> int:
+    """How many steps between the first and the last sample are not there.
+
+    Each sample holds the time since the previous command: what lies between that command and the
+    previous sample was lost. A policy's first step after an activation has exactly the nominal
+    period instead, which a measured one never is; the pause before it is no loss.
+    """
+    rate = measured_rate(samples)
+    if not rate or len(samples) < 2:
+        return 0
+    times = samples[:, LatencySample._fields.index("time")]
+    periods = samples[1:, LatencySample._fields.index("period")]
+    gaps = np.diff(times) - periods
+    with np.errstate(divide="ignore", invalid="ignore"):
+        nominal = 1 / np.round(1 / periods, 3) == periods
+        missing = np.round(gaps * rate)
+    counted = np.isfinite(missing) & (missing > 0) & ~nominal
+    return int(missing[counted].sum())
+
+
+def longest_row(missed: npt.NDArray[np.bool_]) -> int:
+    """The largest number of True in a row."""
+    edges = np.flatnonzero(np.diff(np.concatenate(([False], missed, [False])).astype(np.int8)))
+    return int((edges[1::2] - edges[::2]).max(initial=0))
+
+
+def replace_file(path: Path, write: Callable[[BinaryIO], object]) -> Path:
+    """Write a file under another name, then put it in place of `path` as a whole.
+
+    Raises:
+        InputError: the disk is full or the folder cannot be written; `path` is as it was.
+    """
+    draft = path.with_name(path.name + ".part")
+    try:
+        with draft.open("wb") as file:
+            write(file)
+        draft.replace(path)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        raise InputError(
+            f"{path}: expected a place to write, {error.strerror}: what was there before is kept"
+        ) from None
+    return path
+
+
+def distributions(record: LatencyRecord) -> dict[str, LatencyDistribution]:
+    """What training draws from, by file name; empty where the rate cannot be told.
+
+    The observation's age is the one by its stamp, unless the robot's clock is ahead of ours.
+    """
+    stamped = record.finite("age_by_stamp")
+    usable = len(stamped) > 0 and float(np.median(stamped)) >= 0
+    chosen = {
+        "observation_latency.json": "age_by_stamp" if usable else "age_by_receipt",
+        "end_to_end_latency.json": "end_to_end",
+    }
+    facts = record.facts
+    return {
+        file: LatencyDistribution.of(
+            record.finite(quantity),
+            quantity=quantity,
+            policy_digest=facts.policy_digest,
+            rate=facts.rate,
+            cpu=facts.cpu,
+        )
+        for file, quantity in chosen.items()
+        if facts.rate and len(record.finite(quantity))
+    }
+
+
+def write_distribution(distribution: LatencyDistribution, path: Path) -> Path:
+    """Write a file for `read_distribution`.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    content = (distribution.model_dump_json(indent=1) + "\n").encode()
+    return replace_file(path, lambda file: file.write(content))
+
+
+def write_record(record: LatencyRecord, path: Path) -> Path:
+    """Write a record as `.npz`: `samples` (float64) and `meta` (RecordFacts as JSON).
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    meta = np.array(record.facts.model_dump_json())
+    return replace_file(path, lambda file: np.savez(file, samples=record.samples, meta=meta))
+
+
+def read_record(path: Path) -> LatencyRecord:
+    """Read what `write_record` wrote.
+
+    Raises:
+        InputError: it is none, or from another version.
+    """
+    expected = f"{path}: expected a latency.npz that latency_monitor wrote"
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            samples, meta = np.asarray(file["samples"], dtype=np.float64), str(file["meta"])
+        facts = RecordFacts.model_validate(json.loads(meta))
+    except ValidationError as error:
+        raise InputError(f"{expected}, {first_problem(error)}") from None
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        EOFError,
+        TypeError,
+        AttributeError,
+        zipfile.BadZipFile,
+    ) as error:  # numpy's own words would advise to unpickle a file that is none of ours
+        reason = getattr(error, "strerror", None) or "it is something else"
+        raise InputError(f"{expected}, {reason}") from None
+    if facts.fields != LatencySample._fields or samples.shape[1:] != (len(facts.fields),):
+        raise InputError(
+            f"{expected} with the fields {', '.join(LatencySample._fields)}, got"
+            f" {', '.join(facts.fields)} for an array of shape {samples.shape}"
+        )
+    if not len(samples):
+        raise InputError(f"{expected}, it holds no sample")
+    return LatencyRecord(samples, facts)

@@ -1,0 +1,27 @@
+"""Every test gets a ROS graph of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.ros_nodes.graph import Graph, domain
+
+
+@pytest.fixture
+def graph(tmp_path: Path) -> Iterator[Graph]:
+    with domain() as number:
+        graph = Graph(number, tmp_path)
+        yield graph
+        graph.close()
+
+
+@pytest.fixture
+def silent_graph(tmp_path: Path) -> Iterator[Graph]:
+    """One whose watcher does not listen to commands."""
+    with domain() as number:
+        graph = Graph(number, tmp_path, listen=False)
+        yield graph
+        graph.close()

@@ -1,0 +1,220 @@
+"""A real ROS graph for a test: its own domain, real processes, and a node that watches them."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
+from rcl_interfaces.msg import Parameter, ParameterValue
+from rcl_interfaces.srv import SetParameters
+from rclpy.context import Context
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from sensor_msgs.msg import JointState
+from std_msgs.msg import Float64MultiArray, String
+from std_srvs.srv import Trigger
+
+ROOT = Path(__file__).parents[2]
+POLICY = ROOT / "results/sim-cartpole.onnx"
+COMMANDS = "effort_controller/commands"
+PATIENCE = 20.0  # [s] for anything that must happen at all
+DOMAINS = range(2, 102)
+
+
+@contextmanager
+def domain() -> Iterator[int]:
+    """A ROS domain that no other test on this machine uses at the same time."""
+    folder = Path(tempfile.gettempdir()) / "dime_robot_domains"
+    folder.mkdir(exist_ok=True)
+    for number in DOMAINS:
+        with (folder / str(number)).open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            yield number
+            return
+    raise RuntimeError("all ROS domains are in use")
+
+
+class Graph:
+    """Processes in one domain and a node `watcher` that hears what a robot would hear.
+
+    `commands`: (steady time, values) of every command received. `states`: the joint velocities of
+    every state. `reports`: (steady time, name, level, message, values) of /diagnostics.
+    """
+
+    def __init__(self, number: int, folder: Path, listen: bool = True) -> None:
+        self.folder = folder
+        self.environment = {
+            **os.environ,
+            "ROS_DOMAIN_ID": str(number),
+            "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
+            "ROS_LOG_DIR": str(folder / "log"),
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": str(ROOT),
+        }
+        self.commands: list[tuple[float, list[float]]] = []
+        self.states: list[tuple[float, JointState]] = []
+        self.reports: list[tuple[float, str, bytes, str, dict[str, str]]] = []
+        self.episodes: list[str] = []
+        self.latencies: list[list[float]] = []  # LatencySample, one per step
+        self.processes: dict[str, subprocess.Popen[str]] = {}
+        os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+        self.context = Context()
+        rclpy.init(context=self.context, domain_id=number)
+        self.node = Node("watcher", context=self.context)
+        self._executor = SingleThreadedExecutor(context=self.context)
+        self._executor.add_node(self.node)
+        if listen:
+            self.listen()
+        self.node.create_subscription(
+            JointState, "joint_states", lambda m: self.states.append((time.monotonic(), m)), 10
+        )
+        self.node.create_subscription(DiagnosticArray, "/diagnostics", self._on_report, 10)
+        self.node.create_subscription(
+            Float64MultiArray,
+            "policy_node/latency",
+            lambda m: self.latencies.append(list(m.data)),
+            100,
+        )
+        self.node.create_subscription(
+            String, "sim_node/episode", lambda m: self.episodes.append(m.data), 10
+        )
+
+    def listen(self) -> None:
+        """Hear the commands, as a robot's controller would."""
+        self.node.create_subscription(
+            Float64MultiArray,
+            COMMANDS,
+            lambda m: self.commands.append((time.monotonic(), list(m.data))),
+            100,
+        )
+
+    def _on_report(self, message: DiagnosticArray) -> None:
+        for entry in message.status:
+            values = {pair.key: pair.value for pair in entry.values}
+            self.reports.append((time.monotonic(), entry.name, entry.level, entry.message, values))
+
+    def start(self, name: str, **parameters: object) -> subprocess.Popen[str]:
+        """A node of ours as a process, parameters given on its command line."""
+        words = [sys.executable, "-m", f"ros_nodes.{name}", "--ros-args"]
+        for key, value in parameters.items():
+            text = str(value).lower() if isinstance(value, bool) else str(value)
+            words += ["-p", f"{key}:={text}"]
+        with (self.folder / f"{name}.log").open("w") as log:
+            process = subprocess.Popen(
+                words, cwd=self.folder, env=self.environment, stdout=log, stderr=log, text=True
+            )
+        self.processes[name] = process
+        return process
+
+    def policy_node(self, **parameters: object) -> subprocess.Popen[str]:
+        """policy_node with the shipped policy, activated by itself, unless said otherwise."""
+        given: dict[str, object] = {
+            "policy": POLICY,
+            "autostart": "activate",
+            "budget": 5.0,  # other tests load this machine; test_refusals has the budget
+            "recordings": self.folder / "flights",
+        }
+        return self.start("policy_node", **{**given, **parameters})
+
+    def log(self, name: str = "policy_node") -> str:
+        """What a process has printed."""
+        return (self.folder / f"{name}.log").read_text()
+
+    def spin(self, seconds: float) -> None:
+        """Let messages come in."""
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            self._executor.spin_once(timeout_sec=left)
+
+    def until(self, condition: Callable[[], object], what: str, patience: float = PATIENCE) -> None:
+        """Spin until it holds."""
+        end = time.monotonic() + patience
+        while not condition():
+            self._executor.spin_once(timeout_sec=0.02)
+            logs = {name: self.log(name) for name in self.processes}
+            assert time.monotonic() < end, f"waited for {what}: {logs}"
+
+    def running(self) -> None:
+        """Wait until the policy commands the robot and the cart really moves."""
+        self.until(
+            lambda: (
+                "[policy_node]: active" in self.log()
+                and len(self.commands) > 10
+                and any(abs(values[0]) > 1 for _, values in self.commands[-5:])
+            ),
+            "commands",
+        )
+
+    def call(self, kind: Any, service: str, request: Any) -> Any:
+        """Call a service and wait for its answer."""
+        client = self.node.create_client(kind, service)
+        self.until(client.service_is_ready, service)
+        future = client.call_async(request)
+        self.until(future.done, f"answer of {service}")
+        self.node.destroy_client(client)
+        return future.result()
+
+    def trigger(self, service: str) -> Any:
+        """Call a std_srvs/Trigger."""
+        return self.call(Trigger, service, Trigger.Request())
+
+    def transition(self, label: str) -> bool:
+        """A lifecycle transition of policy_node by name."""
+        numbers = {
+            "configure": Transition.TRANSITION_CONFIGURE,
+            "activate": Transition.TRANSITION_ACTIVATE,
+            "deactivate": Transition.TRANSITION_DEACTIVATE,
+            "cleanup": Transition.TRANSITION_CLEANUP,
+        }
+        request = ChangeState.Request(transition=Transition(id=numbers[label]))
+        return bool(self.call(ChangeState, "policy_node/change_state", request).success)
+
+    def set_fault(self, text: str) -> float:
+        """Inject a fault into sim_node; gives the steady time just before."""
+        value = ParameterValue(type=4, string_value=text)
+        request = SetParameters.Request(parameters=[Parameter(name="fault", value=value)])
+        client = self.node.create_client(SetParameters, "sim_node/set_parameters")
+        self.until(client.service_is_ready, "sim_node")
+        before = time.monotonic()
+        future = client.call_async(request)
+        if text != "die":
+            self.until(future.done, "the fault")
+            assert future.result().results[0].successful, future.result()
+        return before
+
+    def end(self, name: str, number: int = signal.SIGTERM) -> tuple[int, float]:
+        """Signal a process by its own id; gives its exit code and how long it took [s]."""
+        process, began = self.processes[name], time.monotonic()
+        process.send_signal(number)
+        while process.poll() is None and time.monotonic() - began < PATIENCE:
+            self._executor.spin_once(timeout_sec=0.01)
+        assert process.poll() is not None, f"{name} did not end"
+        took = time.monotonic() - began
+        self.spin(0.1)  # what was still on its way
+        return process.returncode, took
+
+    def close(self) -> None:
+        """End every process that still runs."""
+        for process in self.processes.values():
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+        self._executor.shutdown()
+        self.node.destroy_node()
+        rclpy.shutdown(context=self.context)

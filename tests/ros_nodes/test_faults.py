@@ -1,0 +1,257 @@
+"""Faults while a robot runs: each ends in its stated command, in time, with its reason.
+
+Real processes over DDS. The table of docs/robot.md has these rows; the last column of `FAULTS` is
+the answer that stands in the end.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from std_msgs.msg import Float64MultiArray
+
+from dime_robot.runtime.flight_recorder import read_recording
+from dime_robot.runtime.reasons import Reason
+from dime_robot.runtime.robot import config_folder
+from tests.ros_nodes.graph import COMMANDS, Graph
+from tests.ros_nodes.policies import nan_policy, slow_policy
+
+pytestmark = pytest.mark.slow
+PERIOD, MAX_AGE = 0.02, 0.035  # of sim_configs/cartpole.yaml
+ALLOWED = 5 * (MAX_AGE + 2 * PERIOD)  # [s] from injection to the stated command
+DAMPING = 5.0  # [N s/m]
+
+
+def at_rest(graph: Graph, index: int) -> bool:
+    """Is a command the damp of this robot: 0, or -damping * velocity of a recent state?"""
+    when, (value,) = graph.commands[index]
+    if value == 0.0:
+        return True
+    velocities = [m.velocity[0] for t, m in graph.states if when - 0.2 < t <= when + 0.05]
+    return any(abs(value + DAMPING * v) < 1e-9 for v in velocities)
+
+
+def rest_began(graph: Graph) -> float:
+    """When the last row of damping commands began (steady time)."""
+    began = float("inf")
+    for i in reversed(range(len(graph.commands))):
+        if not at_rest(graph, i):
+            break
+        began = graph.commands[i][0]
+    return began
+
+
+def reason_reported(graph: Graph, reason: Reason, answer: str | tuple[str, ...]) -> bool:
+    return any(
+        name == "policy_node: control" and reason.value in message and message.startswith(answer)
+        for _, name, _, message, _ in graph.reports
+    )
+
+
+def recorded_reasons(graph: Graph) -> set[str]:
+    found: set[str] = set()
+    for path in (graph.folder / "flights").glob("*.npz"):
+        for _, _, reasons in read_recording(path).faults:
+            found.update(reasons)
+    return found
+
+
+def with_imu(folder: Path) -> Path:
+    """The cart-pole with an imu on its cart, and a tilt limit."""
+    config = yaml.safe_load((config_folder() / "cartpole.yaml").read_text())
+    config["sim"]["model"] = str(config_folder() / config["sim"]["model"])
+    config["sim"]["imu"] = "cart"
+    config["robot"]["imu"] = {"max_age": 0.1}
+    config["robot"]["safety"]["tilt_limit"] = 45.0
+    path = folder / "cartpole_imu.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+def begin(graph: Graph, **policy: object) -> None:
+    config = with_imu(graph.folder)
+    graph.start("sim_node", config=config)
+    graph.policy_node(robot=config, **policy)
+    graph.running()
+
+
+def stated_answer(graph: Graph, injected: float, reason: Reason, answer: str) -> None:
+    """The robot is at rest in time and for good; the reason is everywhere; TERM gives 0."""
+    graph.until(
+        lambda: (
+            reason_reported(graph, reason, ("hold", "damp", "stop"))
+            and any(message.startswith(answer) for _, _, _, message, _ in graph.reports)
+        ),
+        f"{answer}: {reason.value}",
+    )
+    graph.spin(0.4)
+    assert graph.commands, "no command came"
+    assert rest_began(graph) - injected < ALLOWED
+    count = len(graph.commands)
+    graph.spin(0.2)
+    assert len(graph.commands) > count, "a stopped node goes on sending the safe command"
+    code, _ = graph.end("policy_node")
+    assert code == 0
+    assert graph.commands[-1][1] == [0.0]
+    assert reason.value in recorded_reasons(graph)
+
+
+SIM_FAULTS = {
+    "freeze_stamp": Reason.OBSERVATION_STALE,
+    "delay:0.04": Reason.OBSERVATION_STALE,  # two periods
+    "drop:1.0": Reason.OBSERVATION_STALE,
+    "nan:slider": Reason.OBSERVATION_NAN,
+    "nan:hinge": Reason.OBSERVATION_NAN,
+    "missing:hinge": Reason.JOINT_MISSING,
+    "jump:slider:3.0": Reason.OBSERVATION_OUT_OF_RANGE,
+    "tilt:60": Reason.TILT,
+    "no_imu": Reason.IMU_STALE,
+    "fast:2": Reason.WRONG_RATE,
+}
+
+
+@pytest.mark.parametrize(("fault", "reason"), SIM_FAULTS.items(), ids=SIM_FAULTS)
+def test_a_broken_sensor_or_driver_ends_in_a_latched_stop(
+    fault: str, reason: Reason, graph: Graph
+) -> None:
+    begin(graph)
+    stated_answer(graph, graph.set_fault(fault), reason, "stop")
+
+
+def test_a_robot_that_dies_is_not_commanded_on(graph: Graph) -> None:
+    begin(graph)
+    injected = time.monotonic()
+    graph.end("sim_node", signal.SIGKILL)
+    stated_answer(graph, injected, Reason.OBSERVATION_STALE, "stop")
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (nan_policy, Reason.ACTION_NAN),
+        (lambda path: slow_policy(path, 1.5 * PERIOD), Reason.OVERRUN),
+    ],
+    ids=["NaN action", "inference of 1.5 periods"],
+)
+def test_a_policy_that_fails_is_stopped(
+    make: Callable[[Path], Path], reason: Reason, graph: Graph
+) -> None:
+    config = with_imu(graph.folder)
+    graph.start("sim_node", config=config)
+    graph.policy_node(policy=make(graph.folder / "bad.onnx"), robot=config)
+    graph.until(lambda: len(graph.commands) > 10, "commands")
+    injected = graph.set_fault("spin:hinge:40")
+    graph.until(lambda: reason_reported(graph, reason, ("damp", "stop")), reason.value)
+    graph.until(lambda: "]: stop: " in graph.log(), "a stop")
+    graph.spin(0.3)
+    assert rest_began(graph) - injected < ALLOWED + 3 * 1.5 * PERIOD  # three misses in a row
+    assert graph.end("policy_node")[0] == 0
+    assert reason.value in recorded_reasons(graph)
+
+
+@pytest.mark.parametrize("fault", ["permute", "extra"])
+def test_joints_in_another_order_are_followed_by_name(fault: str, graph: Graph) -> None:
+    begin(graph)
+    graph.set_fault(fault)
+    graph.until(
+        lambda: reason_reported(graph, Reason.JOINTS_REORDERED, "running"), "a remark on the order"
+    )
+    graph.until(lambda: graph.episodes, "the end of the episode")
+    assert '"success": true' in graph.episodes[0]  # the pole stands: nothing was mixed up
+    assert not any("stop" in message for _, _, _, message, _ in graph.reports)
+
+
+def test_a_trouble_that_ends_in_time_ends_in_running(graph: Graph) -> None:
+    begin(graph)
+    graph.set_fault("drop:1.0")
+    graph.spin(0.15)  # longer than max_age + hold, shorter than the stop
+    graph.set_fault("")
+    graph.until(
+        lambda: (
+            any(message.startswith("running") for _, _, _, message, _ in graph.reports[-2:])
+            and "run after damp" in graph.log()
+        ),
+        "running again",
+    )
+    assert graph.processes["policy_node"].poll() is None
+
+
+def test_a_second_publisher_stops_the_robot(graph: Graph) -> None:
+    begin(graph)
+    injected = time.monotonic()
+    graph.node.create_publisher(Float64MultiArray, COMMANDS, 1)
+    stated_answer(graph, injected, Reason.COMMAND_CONFLICT, "stop")
+
+
+def test_losing_the_only_listener_stops_the_robot(silent_graph: Graph) -> None:
+    graph = silent_graph
+    graph.start("sim_node")
+    graph.policy_node()
+    graph.until(lambda: "[policy_node]: active" in graph.log(), "active")
+    graph.end("sim_node", signal.SIGTERM)
+    graph.until(
+        lambda: (
+            reason_reported(graph, Reason.LISTENER_LOST, "stop")
+            or reason_reported(graph, Reason.OBSERVATION_STALE, "stop")
+        ),
+        "a stop",
+    )
+    graph.listen()
+    graph.spin(0.5)
+    assert graph.commands  # it goes on with the safe command
+    assert all(values == [0.0] for _, values in graph.commands)
+    assert graph.end("policy_node")[0] == 0
+
+
+def test_estop_latches_until_the_operator_re_arms(graph: Graph) -> None:
+    begin(graph)
+    injected = time.monotonic()
+    assert graph.trigger("policy_node/estop").success
+    graph.until(lambda: reason_reported(graph, Reason.ESTOP, "stop"), "a report of it")
+    graph.spin(1.0)
+    assert rest_began(graph) - injected < ALLOWED
+    assert graph.trigger("policy_node/reset_estop").message == "armed"
+    graph.until(lambda: abs(graph.commands[-1][1][0]) > 1 and not at_rest(graph, -1), "motion")
+    graph.until(lambda: reason_reported(graph, Reason.ESTOP, "stop"), "a report of it")
+    assert Reason.ESTOP.value in recorded_reasons(graph)
+
+
+def test_re_arming_is_refused_while_the_cause_is_there(graph: Graph) -> None:
+    begin(graph)
+    graph.set_fault("tilt:60")
+    graph.until(lambda: reason_reported(graph, Reason.TILT, "stop"), "a stop")
+    answer = graph.trigger("policy_node/reset_estop")
+    assert not answer.success
+    assert "tilt" in answer.message
+    graph.set_fault("")
+    graph.spin(0.2)
+    assert graph.trigger("policy_node/reset_estop").success
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["TERM", "INT"])
+def test_a_signal_ends_with_the_safe_command(number: int, graph: Graph) -> None:
+    begin(graph)
+    code, took = graph.end("policy_node", number)
+    assert code == 0
+    assert took < 3
+    assert graph.commands[-1][1] == [0.0]
+    count = len(graph.commands)
+    graph.spin(0.3)
+    assert len(graph.commands) == count
+
+
+def test_deactivating_ends_with_the_safe_command_and_activating_goes_on(graph: Graph) -> None:
+    begin(graph)
+    assert graph.transition("deactivate")
+    graph.spin(0.2)
+    assert graph.commands[-1][1] == [0.0]
+    count = len(graph.commands)
+    graph.spin(0.2)
+    assert len(graph.commands) == count
+    assert graph.transition("activate")
+    graph.until(lambda: len(graph.commands) > count + 10, "commands")
