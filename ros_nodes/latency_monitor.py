@@ -279,6 +279,7 @@ def describe(record: LatencyRecord) -> str:
         f"missed       {int(missed.sum()):,} deadlines ({missed.mean():.2%}), at most"
         f" {longest_row(missed):,} in a row"
     )
+    lines.append(f"no policy    {int(steps - record.acted.sum()):,} steps, held, damped or stopped")
     lines.append(f"{'[ms]':24s}{'p50':>9s}{'p99':>9s}{'max':>9s}")
     for name, row in record.summary().items():
         numbers = "".join(f"{1e3 * row[column]:9.3f}" for column in ("p50", "p99", "max"))

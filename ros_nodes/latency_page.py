@@ -34,6 +34,7 @@ MEANING = {
 }
 BARS = 72
 TIME_BINS = 330
+STEPS_PER_BIN = 3.0
 LONGEST_IN_SECONDS = 180.0  # a longer run is drawn over minutes
 MOST_FAULTS = 60  # marked and listed; the rest is counted
 LOG_FROM = 25.0  # largest over smallest value from which an axis is logarithmic
@@ -191,7 +192,7 @@ def _shown_times(record: LatencyRecord) -> tuple[float, float, str, float]:
 
 
 def time_line(record: LatencyRecord) -> str:
-    """The largest end to end latency over time, missed deadlines and faults, as an SVG element."""
+    """The largest end to end latency over time, missed deadlines and faults, as HTML with SVG."""
     times, values = record.column("time"), 1e3 * record.column("end_to_end")
     usable = np.isfinite(times) & np.isfinite(values)
     times, values, missed = times[usable], values[usable], record.missed[usable]
@@ -200,8 +201,10 @@ def time_line(record: LatencyRecord) -> str:
     faults = record.facts.faults[:MOST_FAULTS]
     first, span, unit, divisor = _shown_times(record)
     x = _Axis(0.0, span / divisor, 52, 960)
-    bins = np.minimum((times - first) / span * TIME_BINS, TIME_BINS - 1).astype(int)
-    largest = np.full(TIME_BINS, -np.inf)
+    # a bin shorter than a few periods would have holes that are none
+    count = int(np.clip(span * record.facts.rate / STEPS_PER_BIN, 1, TIME_BINS))
+    bins = np.minimum((times - first) / span * count, count - 1).astype(int)
+    largest = np.full(count, -np.inf)
     np.maximum.at(largest, bins, values)
     filled = np.flatnonzero(np.isfinite(largest))
     period = 1e3 / record.facts.rate if record.facts.rate else float(values.max())
@@ -209,7 +212,7 @@ def time_line(record: LatencyRecord) -> str:
     if low <= 0 or high <= LOG_FROM * low:
         low = 0.0  # a linear scale of durations begins at nothing
     y = _axis(low, 1.05 * high, 200, 40)
-    width, heights = (x.end - x.start) / TIME_BINS, y.at(largest)
+    width, heights = (x.end - x.start) / count, y.at(largest)
     curve = []
     for i in filled:
         joined = i and np.isfinite(largest[i - 1])  # a pause of the policy is a gap in the curve
@@ -219,10 +222,6 @@ def time_line(record: LatencyRecord) -> str:
     label = "largest end_to_end [ms]"
     parts = _frame(x, y, f"time since the first entry [{unit}]", label)
     parts.append(_path("curve", curve))
-    if record.facts.rate:
-        height = float(y.at(period))
-        parts.append(_path("mark", [f"M{x.start:.0f} {height:.1f}H{x.end:.0f}"]))
-        parts.append(_text(x.end, height - 4, f"deadline: one period, {period:.4g} ms", "end"))
     late = np.unique(bins[missed])
     parts.append(_text(x.start - 6, 256, "missed", "end"))
     parts.append(_path("grid-line", [f"M{x.start:.0f} 252H{x.end:.0f}"]))
@@ -234,7 +233,14 @@ def time_line(record: LatencyRecord) -> str:
         if position >= free:  # numbers must not overlap; the table has them all
             parts.append(_text(position, 28, str(number), kind="bad"))
             free = position + LABEL_WIDTH
-    return _svg(980, 264, "end to end latency over time", parts)
+    if record.facts.rate:
+        height = float(y.at(period))
+        parts.append(_path("mark", [f"M{x.start:.0f} {height:.1f}H{x.end:.0f}"]))
+        parts.append(_text(x.end, height - 4, f"deadline: one period, {period:.4g} ms", "end"))
+    return (
+        f"<p>Largest value in each {span / count:.3g} s. Red: missed deadlines below, faults as"
+        f" numbered lines.</p>{_svg(980, 264, 'end to end latency over time', parts)}"
+    )
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]], kind: str = "") -> str:
@@ -280,6 +286,11 @@ def page(record: LatencyRecord) -> str:
             + (", the memory was full before the end" if facts.cut_short else ""),
         ),
         (
+            "without the policy",
+            f"{int(steps - record.acted.sum()):,} steps (held, damped or stopped), in neither"
+            " percentiles nor distributions",
+        ),
+        (
             "missed deadlines",
             f"{int(missed.sum()):,} of {steps:,} ({missed.mean():.3%}), at most"
             f" {longest_row(missed):,} in a row",
@@ -293,7 +304,7 @@ def page(record: LatencyRecord) -> str:
     ]
     figures = [
         f"<figure><figcaption><b>{name}</b>: {html.escape(MEANING[name])}</figcaption>"
-        f"{histogram(record.finite(name), name)}</figure>"
+        f"{histogram(record.acting(name), name)}</figure>"
         for name in summary
     ]
     facts_rows = "".join(
@@ -302,9 +313,7 @@ def page(record: LatencyRecord) -> str:
     body = (
         f"<h1>{html.escape(title)}</h1><table>{facts_rows}</table>"
         f"<h2>Percentiles [ms]</h2>{_table(('', *PERCENTILES), rows, 'numbers')}"
-        "<h2>The run</h2><p>Largest value in each"
-        f" {max(seconds, 1e-3) / TIME_BINS:.3g} s. Red: missed deadlines below, faults as numbered"
-        f" lines.</p><figure>{time_line(record)}</figure>{_faults(record)}"
+        f"<h2>The run</h2><figure>{time_line(record)}</figure>{_faults(record)}"
         f'<h2>Distributions</h2><div class="grid">{"".join(figures)}</div>'
     )
     return (

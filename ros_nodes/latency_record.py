@@ -55,8 +55,18 @@ class LatencyRecord:
         return self.samples[:, LatencySample._fields.index(name)]
 
     def finite(self, name: str) -> Samples:
-        """The same without what is not a number: the age before a first reading."""
+        """The same without what is infinite: the age before a first reading."""
         values = self.column(name)
+        return values[np.isfinite(values)]
+
+    @property
+    def acted(self) -> npt.NDArray[np.bool_]:
+        """In which steps the policy was asked: none while held, damped or stopped. Shape (n,)."""
+        return self.column("inference") > 0
+
+    def acting(self, name: str) -> Samples:
+        """The finite values of a field in those steps: an age that nobody acted on is a fault."""
+        values = self.column(name)[self.acted]
         return values[np.isfinite(values)]
 
     @property
@@ -65,10 +75,10 @@ class LatencyRecord:
         return self.column("missed") > 0.5
 
     def summary(self) -> dict[str, dict[str, float]]:
-        """PERCENTILES of each of TIMES that has a finite value [s]."""
+        """PERCENTILES of each of TIMES over the steps in which the policy acted [s]."""
         found = {}
         for name in TIMES:
-            values = self.finite(name)
+            values = self.acting(name)
             if len(values):
                 numbers = np.percentile(values, list(PERCENTILES.values())).tolist()
                 found[name] = dict(zip(PERCENTILES, numbers, strict=True))
@@ -131,9 +141,10 @@ def replace_file(path: Path, write: Callable[[BinaryIO], object]) -> Path:
 def distributions(record: LatencyRecord) -> dict[str, LatencyDistribution]:
     """What training draws from, by file name; empty where the rate cannot be told.
 
+    Only steps in which the policy acted count: a held command comes from no observation.
     The observation's age is the one by its stamp, unless the robot's clock is ahead of ours.
     """
-    stamped = record.finite("age_by_stamp")
+    stamped = record.acting("age_by_stamp")
     usable = len(stamped) > 0 and float(np.median(stamped)) >= 0
     chosen = {
         "observation_latency.json": "age_by_stamp" if usable else "age_by_receipt",
@@ -142,14 +153,14 @@ def distributions(record: LatencyRecord) -> dict[str, LatencyDistribution]:
     facts = record.facts
     return {
         file: LatencyDistribution.of(
-            record.finite(quantity),
+            record.acting(quantity),
             quantity=quantity,
             policy_digest=facts.policy_digest,
             rate=facts.rate,
             cpu=facts.cpu,
         )
         for file, quantity in chosen.items()
-        if facts.rate and len(record.finite(quantity))
+        if facts.rate and len(record.acting(quantity))
     }
 
 

@@ -161,6 +161,7 @@ class PolicyNode(LifecycleNode):
         if not self.parameters.dry_run:
             link.publish(decision.command)
         self._reporter.step(decision, link.freshness)
+        controller.record(decision)
         if self._by_observation:  # how long without a reading until we step by ourselves
             alive = link.freshness.age_by_receipt(now) < controller.policy.spec.period
             patience = controller.robot.state.max_age if alive else controller.policy.spec.period

@@ -112,6 +112,7 @@ class Reporter:
             "last fault": self.last_fault,
             **{f"steps {rung.name.lower()}": self._rungs[rung] for rung in Rung},
             "policy": f"{policy.spec.name} {policy.file.policy_digest[:12]}",
+            "rate [Hz]": policy.spec.rate,
             "noise": policy.noise.mode,
             "provider": policy.provider,
             "real-time": self.granted,

@@ -9,7 +9,7 @@ import numpy as np
 
 from dime_robot.runtime.flight_recorder import FlightRecorder
 from dime_robot.runtime.observation import ActionDecoder, ObservationEncoder
-from dime_robot.runtime.policy import Policy
+from dime_robot.runtime.policy import Float32Array, Policy
 from dime_robot.runtime.reasons import UNUSABLE, Reason, Rung
 from dime_robot.runtime.robot import RobotConfig, require_compatible
 from dime_robot.runtime.safety import Decision, SafetyFilter
@@ -18,7 +18,7 @@ from dime_robot.runtime.state import JointCommand, RobotState
 
 
 class Controller:
-    """encode, policy, decode, safety, record.
+    """encode, policy, decode, safety; then, once the command is out, record.
 
     Args:
         policy: what acts.
@@ -41,7 +41,9 @@ class Controller:
         self.inference = 0.0  # duration of the policy's last call [s]
         self._encoder, self._decoder = ObservationEncoder(policy.spec), ActionDecoder(policy.spec)
         self._action: FloatArray = np.zeros(policy.spec.n_act, dtype=np.float32)
+        self._last_action = self._no_action = np.zeros(policy.spec.n_act, dtype=np.float32)
         self._late_in_a_row, self._was_late = 0, False
+        self._to_record: tuple[float, RobotState | None, Float32Array | None]
 
     def start(self, now: float, state: RobotState, seed: int | None = None) -> None:
         """Permit commands: a new episode from `state`, which has no problems."""
@@ -70,23 +72,29 @@ class Controller:
         if state is not None and not self.safety.latched and not UNUSABLE.intersection(found):
             if self.safety.rung == Rung.DAMP:
                 self._forget()  # history across a gap would be a state that never was
-            observation = self._encoder.encode(state, self._action)
+            observation = self._encoder.encode(state, self._last_action)
             wanted = self._infer(observation)
             if self._late_in_a_row >= self.robot.safety.consecutive_misses:
                 found.append(Reason.OVERRUN)
-        decision = self.safety.step(now, wanted, state, found)
-        self.recorder.add(now, state, observation, self._action, decision)
-        return decision
+        self._to_record = (now, state, observation)
+        return self.safety.step(now, wanted, state, found)
 
-    def _infer(self, observation: FloatArray) -> JointCommand:
+    def record(self, decision: Decision) -> None:
+        """Remember the step that gave this decision. After publishing, which should not wait."""
+        now, state, observation = self._to_record
+        self.recorder.add(now, state, observation, self._action, decision)
+
+    def _infer(self, observation: Float32Array) -> JointCommand:
         began = self.clock()
         action = self.policy.act(observation)
         self.inference = self.clock() - began
         self._was_late = self.inference > self.policy.spec.period
         self._late_in_a_row = self._late_in_a_row + 1 if self._was_late else 0
         self._action[:] = action
+        # one bad action must not come back as an observation
+        self._last_action = self._action if np.isfinite(action).all() else self._no_action
         return self._decoder.decode(action)
 
     def _forget(self) -> None:
         self._encoder.reset()
-        self._action[:] = 0.0
+        self._last_action = self._no_action

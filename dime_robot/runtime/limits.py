@@ -42,6 +42,7 @@ class CommandLimits:
             self._high[:] = [robot.command.limits[axis] for axis in self.names]
             self._low[:] = -self._high
             self._step[:] = self._rest_step[:] = robot.command.acceleration * self._period
+            self._slews = True
             return
         order = [joint.name for joint in spec.joints]
         for i, name in enumerate(self.names):
@@ -55,6 +56,8 @@ class CommandLimits:
                 stiffness = spec.joint(name).stiffness
                 if stiffness is not None and joint.effort_limit is not None:
                     self._reach[i] = joint.effort_limit / stiffness
+        self._slews = bool(np.isfinite(self._step).any())
+        self._soft_low, self._soft_high = self._low + self._margin, self._high - self._margin
 
     def _of_joint(self, i: int, joint: RobotJoint, soft_margin: float) -> None:
         low, high = joint.position_limits or _INFINITE
@@ -110,24 +113,23 @@ class CommandLimits:
         value = _bounded(value, -self._effort, self._effort, Reason.EFFORT_LIMIT, reasons)
         value = self._slewed(value, previous, Reason.EFFORT_LIMIT, reasons)
         position = self._position(state)
-        velocity = state.joint_velocity[self._state_index]
         # an effort towards a stop fades out over the soft margin before it
-        room = np.where(value > 0, self._high - position, position - self._low)
-        fade = np.where(
-            room < self._margin, np.clip(room / np.maximum(self._margin, 1e-9), 0, 1), 1
-        )
-        value = _changed(value, value * fade, Reason.POSITION_LIMIT, reasons)
-        too_fast = (np.abs(velocity) > self._speed) & (velocity * value > 0)
-        return _changed(
-            value, np.where(too_fast, 0.0, value), Reason.VELOCITY_LIMIT, reasons
-        ), reasons
+        if (position < self._soft_low).any() or (position > self._soft_high).any():
+            room = np.where(value > 0, self._high - position, position - self._low)
+            fade = np.clip(room / np.maximum(self._margin, 1e-9), 0.0, 1.0)
+            value = _changed(value, value * fade, Reason.POSITION_LIMIT, reasons)
+        velocity = state.joint_velocity[self._state_index]
+        too_fast = np.abs(velocity) > self._speed
+        if too_fast.any():
+            further = too_fast & (velocity * value > 0)
+            value = _changed(value, np.where(further, 0.0, value), Reason.VELOCITY_LIMIT, reasons)
+        return value, reasons
 
     def _clamp_position(
         self, value: FloatArray, previous: FloatArray, state: RobotState
     ) -> tuple[FloatArray, list[Reason]]:
         reasons: list[Reason] = []
-        low, high = self._low + self._margin, self._high - self._margin
-        value = _bounded(value, low, high, Reason.POSITION_LIMIT, reasons)
+        value = _bounded(value, self._soft_low, self._soft_high, Reason.POSITION_LIMIT, reasons)
         position = self._position(state)
         # a target further off would ask for more than the largest effort
         low, high = position - self._reach, position + self._reach
@@ -137,18 +139,21 @@ class CommandLimits:
     def _slewed(
         self, value: FloatArray, previous: FloatArray, reason: Reason, reasons: list[Reason]
     ) -> FloatArray:
+        if not self._slews:
+            return value
         return _bounded(value, previous - self._step, previous + self._step, reason, reasons)
 
 
 def _bounded(
     value: FloatArray, low: FloatArray, high: FloatArray, reason: Reason, reasons: list[Reason]
 ) -> FloatArray:
-    return _changed(value, np.clip(value, low, high), reason, reasons)
+    # not np.clip, which takes three times as long on a few numbers
+    return _changed(value, np.minimum(np.maximum(value, low), high), reason, reasons)
 
 
 def _changed(
     before: FloatArray, after: FloatArray, reason: Reason, reasons: list[Reason]
 ) -> FloatArray:
-    if not np.array_equal(before, after):
+    if (before != after).any():
         reasons.append(reason)
     return after

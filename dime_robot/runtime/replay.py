@@ -63,7 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for row, rung, reasons in recording.faults[-10:]:
         before = records["time"][-1] - records["time"][row]
         print(f"  {before:6.2f} s before its end: {rung.name.lower()} ({', '.join(reasons)})")
-    equal = int((actions == flown).all(axis=1).sum())
+    same = (actions == flown) | (np.isnan(actions) & np.isnan(flown))
+    equal = int(same.all(axis=1).sum())
     print(f"actions    {equal:,} of {len(flown):,} equal bit for bit")
     if equal == len(flown):
         return SAME

@@ -109,9 +109,9 @@ class Graph:
             values = {pair.key: pair.value for pair in entry.values}
             self.reports.append((time.monotonic(), entry.name, entry.level, entry.message, values))
 
-    def start(self, name: str, **parameters: object) -> subprocess.Popen[str]:
+    def start(self, name: str, *arguments: str, **parameters: object) -> subprocess.Popen[str]:
         """A node of ours as a process, parameters given on its command line."""
-        words = [sys.executable, "-m", f"ros_nodes.{name}", "--ros-args"]
+        words = [sys.executable, "-m", f"ros_nodes.{name}", "--ros-args", *arguments]
         for key, value in parameters.items():
             text = str(value).lower() if isinstance(value, bool) else str(value)
             words += ["-p", f"{key}:={text}"]
@@ -122,7 +122,7 @@ class Graph:
         self.processes[name] = process
         return process
 
-    def policy_node(self, **parameters: object) -> subprocess.Popen[str]:
+    def policy_node(self, *arguments: str, **parameters: object) -> subprocess.Popen[str]:
         """policy_node with the shipped policy, activated by itself, unless said otherwise."""
         given: dict[str, object] = {
             "policy": POLICY,
@@ -130,7 +130,7 @@ class Graph:
             "budget": 5.0,  # other tests load this machine; test_refusals has the budget
             "recordings": self.folder / "flights",
         }
-        return self.start("policy_node", **{**given, **parameters})
+        return self.start("policy_node", *arguments, **{**given, **parameters})
 
     def log(self, name: str = "policy_node") -> str:
         """What a process has printed."""

@@ -1,0 +1,133 @@
+"""Policies with random weights for benchmarks: any rate, any size, sealed like real ones."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from dime_robot.learning.networks import ScoreNetwork
+from dime_robot.runtime.certificate import (
+    ClosedLoopCertificate,
+    LatencyCertificate,
+    NoiseCertificate,
+    ParityCertificate,
+    Provenance,
+)
+from dime_robot.runtime.spec import Action, Joint, ObservationTerm, PolicySpec
+from export.graph import build, fold
+from export.onnx import seal
+
+NAMES = tuple(f"joint_{i}" for i in range(12))
+
+
+def spec_of(rate: float) -> PolicySpec:
+    """Twelve position-controlled joints, 36 observations, about a quadruped."""
+    terms = [
+        ObservationTerm(name="q", kind="joint_position", unit="rad", size=12, joints=NAMES),
+        ObservationTerm(
+            name="dq", kind="joint_velocity", unit="rad/s", size=12, joints=NAMES, scale=0.1
+        ),
+        ObservationTerm(name="a", kind="last_action", unit="1", size=12),
+    ]
+    joints = [
+        Joint(
+            name=name,
+            type="revolute",
+            position_limits=(-2.0, 2.0),
+            effort_limit=20.0,
+            stiffness=20.0,
+            damping=0.5,
+        )
+        for name in NAMES
+    ]
+    scale = dict.fromkeys(NAMES, 0.25)
+    return PolicySpec(
+        name=f"made_{rate:g}hz",
+        rate=rate,
+        joints=tuple(joints),
+        observation=tuple(terms),
+        action=Action(kind="position", size=12, scale=scale),
+    )
+
+
+def made_policy(path: Path, spec: PolicySpec, width: int, depth: int, steps: int) -> Path:
+    """Write a policy file with random weights. Its certificates say that nothing was measured."""
+    torch.manual_seed(0)
+    actor = ScoreNetwork(spec, width=width, depth=depth, steps=steps, dt=0.3)
+    nn.init.normal_(actor.output.weight, std=1 / 16)
+    noise = NoiseCertificate(
+        certified=True,
+        return_mean=0.0,
+        interval_95=(0.0, 0.0),
+        success_rate=None,
+        action_rate=0.0,
+        episodes=0,
+    )
+    nothing = {"cold_p50": 0.0, "cold_p99": 0.0, "cold_max": 0.0}
+    record = Provenance(
+        checkpoint_digest="",
+        env="none: random weights for a benchmark",
+        steps=0,
+        seed=0,
+        git_commit="",
+        versions={},
+        diffusion_steps=steps,
+        batch=1,
+        evaluation=None,
+        noise={"fresh": noise},
+        parity=ParityCertificate(observations=0, max_error=0.0, float32_error=0.0, limit=0.0),
+        closed_loop=ClosedLoopCertificate(
+            episodes=0,
+            visited_states=0,
+            max_error=0.0,
+            return_torch=0.0,
+            return_onnx=0.0,
+            difference_interval_95=(0.0, 0.0),
+            first_divergence=None,
+        ),
+        latency=LatencyCertificate(
+            cpu="not measured",
+            threads=1,
+            provider="cpu",
+            runtime="",
+            batch=1,
+            calls=0,
+            warm_p50=0.0,
+            warm_p99=0.0,
+            warm_max=0.0,
+            **nothing,
+        ),
+    )
+    path.write_bytes(seal(build(fold(actor.eval(), spec), 1), spec, record))
+    return path
+
+
+def robot_file(path: Path, rate: float) -> Path:
+    """A robot for it that never gives up, so that what is measured is the loop."""
+    joints = [
+        {
+            "name": name,
+            "position_limits": [-2.0, 2.0],
+            "velocity_limit": 1000.0,
+            "effort_limit": 20.0,
+            "safe_position": 0.0,
+        }
+        for name in NAMES
+    ]
+    robot = {
+        "name": "bench",
+        "joints": joints,
+        "state": {"rate": rate, "max_age": 1.0},
+        "command": {
+            "kind": "forward",
+            "interface": "position",
+            "topic": "commands",
+            "timeout": 1.0,
+        },
+        "safety": {"hold": 10.0, "damp": 10.0, "ramp": 0.0, "consecutive_misses": 10**9},
+    }
+    path.write_text(json.dumps({"robot": robot}))  # JSON is YAML
+    return path

@@ -1,0 +1,174 @@
+"""latency_monitor: what it records is what was published, and the page shows just that."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from array import array
+from typing import Any
+
+import numpy as np
+import pytest
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from rclpy.qos import QoSProfile
+from std_msgs.msg import Float64MultiArray, MultiArrayDimension
+
+from dime_robot.runtime.latency import read_distribution
+from dime_robot.runtime.policy import OnnxPolicy
+from ros_nodes import diagnostics
+from ros_nodes.latency_monitor import CHUNK, LABEL, FaultLog, SampleStore
+from ros_nodes.latency_record import read_record
+from tests.ros_nodes.graph import POLICY, Graph
+from tests.ros_nodes.records import FIELDS, RATE, some_samples
+
+
+def sample_message(sample: Any, label: str = LABEL) -> Float64MultiArray:
+    message = Float64MultiArray(data=array("d", sample))
+    message.layout.dim = [MultiArrayDimension(label=label, size=len(FIELDS))]
+    return message
+
+
+def control(level: bytes, message: str, node: str = "policy_node") -> DiagnosticStatus:
+    values = {"policy": "cartpole 49c80b6c6a66"}
+    return diagnostics.status(f"{node}: control", "cart", level, message, values)
+
+
+@pytest.mark.slow
+def test_what_is_published_is_what_is_written(graph: Graph) -> None:
+    folder = graph.folder / "new/latency"
+    folder.mkdir(parents=True)
+    (folder / "latency.html").write_text("of an earlier run")
+    samples = some_samples(300)
+    samples[200:, 0] += 3 / RATE  # as if three steps had been lost
+    publisher = graph.node.create_publisher(
+        Float64MultiArray, "policy_node/latency", QoSProfile(depth=1000)
+    )
+    reports = graph.node.create_publisher(DiagnosticArray, "/diagnostics", 10)
+    graph.start("latency_monitor", folder=folder)
+    graph.until(publisher.get_subscription_count, "the monitor")
+    graph.until(lambda: reports.get_subscription_count() == 2, "the monitor and the watcher")
+    publisher.publish(sample_message(np.zeros(len(FIELDS)), label="of,another,version"))
+    for sample in samples[:100]:
+        publisher.publish(sample_message(sample))
+    graph.spin(0.5)
+    stop = control(DiagnosticStatus.ERROR, "stop: overrun")
+    for _ in range(2):  # a trouble that lasts is repeated with every report
+        reports.publish(diagnostics.array(graph.node.get_clock().now().to_msg(), stop))
+    graph.spin(0.5)
+    for sample in samples[100:]:
+        publisher.publish(sample_message(sample))
+    publisher.wait_for_all_acked()
+    graph.spin(1.5)
+    assert (folder / "latency.html").read_text() == "of an earlier run"
+    code, _ = graph.end("latency_monitor", signal.SIGINT)
+    log = graph.log("latency_monitor")
+    assert code == 0, log
+
+    written = {path.name for path in folder.iterdir()}
+    lists = {"observation_latency.json", "end_to_end_latency.json"}
+    assert written == {"latency.npz", "latency.html"} | lists
+    assert all(str(folder / name) in log for name in written)
+    with np.load(folder / "latency.npz", allow_pickle=False) as file:
+        assert file["samples"].dtype == np.float64
+        np.testing.assert_array_equal(file["samples"], samples)
+        meta = json.loads(str(file["meta"]))
+    assert meta["fields"] == list(FIELDS)
+    assert (meta["policy"], meta["policy_digest"]) == ("cartpole", "49c80b6c6a66")
+    assert (meta["robot"], meta["lost"], meta["topic"]) == ("cart", 3, "/policy_node/latency")
+    (fault,) = meta["faults"]
+    assert fault["text"] == "policy_node: control: stop: overrun"
+    assert 0.3 < fault["time"] - samples[99, 0] < 3  # about half a second after the 100th sample
+    assert log.count("expected samples of time,age_by_stamp") == 1
+    assert "policy_node: control: stop: overrun" in log
+
+    for name, quantity in zip(sorted(lists), ("end_to_end", "age_by_stamp"), strict=True):
+        distribution = read_distribution(folder / name)
+        assert (distribution.quantity, distribution.samples) == (quantity, 300)
+        assert distribution.rate == pytest.approx(RATE, rel=0.01)
+        assert distribution.policy_digest == "49c80b6c6a66"
+        values = samples[:, FIELDS.index(quantity)]
+        assert distribution.quantiles == tuple(np.quantile(values, np.linspace(0, 1, 101)))
+        p99 = f"{1e3 * np.percentile(values, 99):.3f}"
+        assert p99 in log
+        assert p99 in (folder / "latency.html").read_text()
+
+
+@pytest.mark.slow
+def test_no_sample_is_exit_code_1(graph: Graph) -> None:
+    process = graph.start("latency_monitor", folder="record", seconds=0.5, node="ns/other")
+    process.wait(30)
+    assert process.returncode == 1
+    assert "error: no sample came on /ns/other/latency within 0." in graph.log("latency_monitor")
+    assert not list((graph.folder / "record").iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("parameter", "value"), [("folder", "file/below"), ("node", "no name"), ("node", "''")]
+)
+def test_what_cannot_work_is_refused_at_the_start(parameter: str, value: str, graph: Graph) -> None:
+    (graph.folder / "file").write_text("")
+    began = time.monotonic()
+    process = graph.start("latency_monitor", **{parameter: value})
+    process.wait(30)
+    assert process.returncode == 2
+    assert time.monotonic() - began < 20
+    (line,) = [x for x in graph.log("latency_monitor").splitlines() if x.startswith("error")]
+    assert line.startswith(f"error: parameter {parameter}: expected ")
+    assert not list(graph.folder.rglob("latency.*"))
+
+
+@pytest.mark.slow
+def test_a_real_run(graph: Graph) -> None:
+    graph.start("latency_monitor", folder="record")
+    graph.start("sim_node")
+    graph.policy_node()
+    graph.running()
+    graph.until(lambda: "recording\n" in graph.log("latency_monitor"), "a sample")
+    graph.spin(2.0)
+    graph.set_fault("freeze_stamp")
+    graph.until(lambda: any(report[3].startswith("stop") for report in graph.reports), "the stop")
+    graph.spin(0.5)
+    code, _ = graph.end("latency_monitor", signal.SIGTERM)
+    assert code == 0, graph.log("latency_monitor")
+    record = read_record(graph.folder / "record/latency.npz")
+    policy = OnnxPolicy(POLICY)
+    assert record.facts.policy == policy.spec.name
+    assert record.facts.policy_digest == policy.file.policy_digest[:12]
+    assert record.facts.robot == "cartpole"
+    assert record.facts.rate == pytest.approx(policy.spec.rate, rel=0.1)
+    assert record.facts.lost == 0
+    assert len(record.samples) > policy.spec.rate
+    stop = [fault for fault in record.facts.faults if "stop: observation_stale" in fault.text]
+    assert record.samples[0, 0] < stop[0].time < record.samples[-1, 0] + 1
+    assert (record.column("end_to_end") >= record.column("inference")).all()
+
+
+def test_memory_grows_to_its_limit_and_no_further() -> None:
+    store, samples = SampleStore(CHUNK + 5), some_samples(CHUNK + 9)
+    assert store.samples().shape == (0, len(FIELDS))
+    for sample in samples:
+        store.add(sample)
+    assert store.full
+    np.testing.assert_array_equal(store.samples(), samples[: CHUNK + 5])
+
+
+def test_a_fault_is_taken_down_once_when_it_begins() -> None:
+    log = FaultLog("policy_node")
+    ok, hold, stop = (
+        control(DiagnosticStatus.OK, "running"),
+        control(DiagnosticStatus.WARN, "hold: imu_stale"),
+        control(DiagnosticStatus.STALE, "stop: observation_stale"),
+    )
+    other = control(DiagnosticStatus.ERROR, "broken", node="policy_node_2")
+    warned = control(DiagnosticStatus.WARN, "running; since the last report overrun in 1 steps")
+    heard = [ok, hold, hold, stop, stop, other, warned, stop]
+    for second, entry in enumerate(heard):
+        log.hear(entry, float(second), None if second < 3 else 100.0)
+    assert [(fault.time, fault.text.split(": ", 2)[2]) for fault in log.faults(50.0)] == [
+        (51.0, "hold: imu_stale"),
+        (103.0, "stop: observation_stale"),
+        (107.0, "stop: observation_stale"),
+    ]
+    assert (log.policies, log.robot) == (["cartpole 49c80b6c6a66"], "cart")

@@ -1,0 +1,224 @@
+"""The record of a run, its page, and the layouts of other tools for the same topics."""
+
+from __future__ import annotations
+
+import errno
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, BinaryIO
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+import yaml
+
+from dime_robot.runtime.errors import InputError
+from dime_robot.runtime.latency import read_distribution
+from ros_nodes.latency_page import MOST_FAULTS, page
+from ros_nodes.latency_record import (
+    LatencyRecord,
+    SeenFault,
+    distributions,
+    longest_row,
+    lost_samples,
+    read_record,
+    replace_file,
+    write_distribution,
+    write_record,
+)
+from tests.ros_nodes.records import FIELDS, RATE, record_of, some_samples
+
+ROOT = Path(__file__).parents[2]
+CONFIG = ROOT / "ros_nodes/config"
+
+
+def test_lost_samples_are_told_from_a_pause() -> None:
+    samples = some_samples(1000)
+    assert lost_samples(samples) == 0
+    assert lost_samples(np.delete(samples, [10, 400, 401, 402, 990], axis=0)) == 5
+    paused = samples.copy()
+    paused[500:, 0] += 7.0
+    paused[500, FIELDS.index("period")] = 1 / RATE  # the first step after an activation
+    assert lost_samples(paused) == 0
+    assert lost_samples(samples[:1]) == 0
+
+
+@pytest.mark.parametrize(
+    ("missed", "longest"), [("", 0), ("0", 0), ("1", 1), ("0110111", 3), ("11101", 3)]
+)
+def test_longest_row(missed: str, longest: int) -> None:
+    assert longest_row(np.array([digit == "1" for digit in missed], dtype=bool)) == longest
+
+
+def test_the_age_by_receipt_counts_where_the_robots_clock_is_ahead() -> None:
+    samples = some_samples(100)
+    samples[:, FIELDS.index("age_by_stamp")] -= 1.0
+    found = distributions(record_of(samples))["observation_latency.json"]
+    assert found.quantity == "age_by_receipt"
+    assert found.quantiles[100] == samples[:, FIELDS.index("age_by_receipt")].max()
+
+
+def test_an_age_before_the_first_reading_spoils_nothing(tmp_path: Path) -> None:
+    samples = some_samples(50)
+    samples[0, FIELDS.index("age_by_stamp")] = np.inf
+    record = record_of(samples)
+    age = distributions(record)["observation_latency.json"]
+    assert read_distribution(write_distribution(age, tmp_path / "age.json")).samples == 49
+    assert not re.search(r"\b(nan|inf)\b", page(record))
+
+
+def test_only_what_the_policy_acted_on_is_for_training() -> None:
+    samples = some_samples(200)
+    samples[50:90, FIELDS.index("inference")] = 0.0  # as policy_node says it: not asked
+    samples[50:90, FIELDS.index("age_by_stamp")] = 0.8
+    record = record_of(samples)
+    age = distributions(record)["observation_latency.json"]
+    assert age.samples == 160
+    assert age.quantiles[100] < 0.1
+    assert record.summary()["inference"]["p50"] > 0
+    assert "40 steps (held, damped or stopped)" in page(record)
+
+
+def test_a_full_disk_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "latency.npz"
+    write_record(record_of(some_samples(5)), path)
+
+    def fail(file: BinaryIO) -> None:
+        file.write(b"half of it")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(InputError, match="No space left"):
+        replace_file(path, fail)
+    assert len(read_record(path).samples) == 5
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def bad_records(folder: Path) -> dict[str, Path]:
+    paths = {name: folder / f"{name}.npz" for name in ("text", "array", "keys", "pickle", "empty")}
+    paths["missing"] = folder / "missing.npz"
+    paths["text"].write_text("nothing")
+    with paths["array"].open("wb") as file:
+        np.save(file, np.zeros((3, 7)))
+    np.savez(paths["keys"], samples=np.zeros((3, 7)))
+    np.savez(paths["pickle"], samples=np.array([{}], dtype=object), meta=np.array("{}"))
+    write_record(record_of(np.zeros((0, len(FIELDS)))), paths["empty"])
+    paths["fields"] = folder / "fields.npz"
+    strange = record_of(some_samples(3), fields=("a", "b"))
+    write_record(LatencyRecord(np.zeros((3, 2)), strange.facts), paths["fields"])
+    return paths
+
+
+@pytest.mark.parametrize("kind", ["text", "array", "keys", "pickle", "empty", "missing", "fields"])
+def test_another_file_is_refused_in_a_sentence(kind: str, tmp_path: Path) -> None:
+    path = bad_records(tmp_path)[kind]
+    with pytest.raises(InputError, match=r"expected a latency\.npz") as raised:
+        read_record(path)
+    assert str(path) in str(raised.value)
+    assert "unsafe" not in str(raised.value)
+
+
+def test_the_numbers_of_the_table_are_those_of_the_samples() -> None:
+    samples = some_samples(2000)
+    text = page(record_of(samples, lost=7))
+    for name in ("age_by_stamp", "age_by_receipt", "inference", "end_to_end", "period"):
+        values = 1e3 * samples[:, FIELDS.index(name)]
+        numbers = [*np.percentile(values, (50, 90, 99, 99.9)), values.max()]
+        cells = "".join(f"<td>{number:.3f}</td>" for number in numbers)
+        assert f"<tr><td>{name}</td>{cells}</tr>" in text
+    missed = samples[:, FIELDS.index("missed")] > 0
+    assert f"{missed.sum()} of 2,000 ({missed.mean():.3%})" in text
+    assert f"at most {longest_row(missed)} in a row" in text
+    assert "2,000 recorded, 7 lost on the way" in text
+    assert text.count("<svg") == text.count("</svg>") == 6
+
+
+def test_ten_minutes_at_1_khz_stay_small_and_need_nothing_else() -> None:
+    samples = some_samples(600_000, 1000.0)
+    faults = tuple(SeenFault(time=samples[i, 0], text="hold") for i in range(0, 600_000, 600))
+    text = page(record_of(samples, faults=faults))
+    assert len(text.encode()) < 300_000
+    assert not re.search(r"https?:|//|\bsrc\b|\bhref\b|url\(|@import|<script|<link", text)
+    assert f"And {len(faults) - MOST_FAULTS} more." in text
+
+
+def test_text_from_outside_is_escaped() -> None:
+    samples = some_samples(100)
+    evil = "<script>alert('&')</script>"
+    fault = SeenFault(time=samples[50, 0], text=evil)
+    text = page(record_of(samples, policy=evil, robot=evil, cpu=evil, topic=evil, faults=(fault,)))
+    assert "<script" not in text
+    assert text.count("&lt;script&gt;alert(&#x27;&amp;&#x27;)&lt;/script&gt;") == 7
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_page_of_next_to_nothing(count: int) -> None:
+    assert page(record_of(some_samples(count))).endswith("</html>\n")
+    assert page(record_of(np.zeros((count, len(FIELDS))))).endswith("</html>\n")
+
+
+def test_the_page_is_made_again_from_the_file(tmp_path: Path) -> None:
+    record = record_of(some_samples(100))
+    good = write_record(record, tmp_path / "latency.npz")
+    for path, code in ((good, 0), (tmp_path / "missing.npz", 2)):
+        command = [sys.executable, "-m", "ros_nodes.latency_page", str(path)]
+        result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+        assert result.returncode == code, result.stderr
+        assert len(result.stderr.splitlines()) == (1 if code else 0)
+    assert (tmp_path / "latency.html").read_text() == page(record)
+
+
+# ---- layouts of other tools
+
+
+def test_plotjuggler_layout_names_the_fields() -> None:
+    root = ElementTree.parse(CONFIG / "plotjuggler_layout.xml").getroot()
+    sources = {}
+    for snippet in root.iter("snippet"):
+        source = snippet.findtext("linked_source") or ""
+        index = int(re.fullmatch(r"/policy_node/latency/data\[(\d)\]", source)[1])  # type: ignore[index]
+        sources[snippet.get("name")] = FIELDS[index]
+    assert {name and name.split()[0] for name in sources} == set(FIELDS) - {"time"}
+    assert all(name and name.startswith(field) for name, field in sources.items())
+    curves = {curve.get("name") or "" for curve in root.iter("curve")}
+    others = curves - set(sources)
+    assert set(sources) <= curves
+    assert all(x.startswith(("/joint_states/", "/effort_controller/commands/")) for x in others)
+    assert others
+
+
+def test_foxglove_layout_shows_every_panel_it_holds() -> None:
+    layout = json.loads((CONFIG / "foxglove_layout.json").read_text())
+
+    def panels(part: Any) -> list[str]:
+        if isinstance(part, str):
+            return [part]
+        assert part["direction"] in ("row", "column")
+        assert 0 < part["splitPercentage"] < 100
+        return panels(part["first"]) + panels(part["second"])
+
+    assert sorted(panels(layout["layout"])) == sorted(layout["configById"])
+    shown = {}
+    for name, panel in layout["configById"].items():
+        if name.startswith("Plot!"):
+            shown |= {path["value"]: path["label"] for path in panel["paths"]}
+    pattern = re.compile(r"/policy_node/latency\.data\[(\d)\]")
+    fields = {
+        FIELDS[int(match[1])]: label
+        for value, label in shown.items()
+        if (match := pattern.match(value))
+    }
+    assert set(fields) == set(FIELDS) - {"time"}
+    assert all(label.startswith(field) for field, label in fields.items())
+    assert any(value.startswith("/joint_states.position") for value in shown)
+
+
+def test_diagnostic_aggregator_groups_both_entries() -> None:
+    text = (CONFIG / "diagnostic_aggregator.yaml").read_text()
+    given = yaml.safe_load(text)["analyzers"]["ros__parameters"]
+    assert given["path"] == "dime_robot"
+    analyzers = given["policy"]["analyzers"].values()
+    taken = [name for one in analyzers for name in one.get("expected") or one["startswith"]]
+    assert taken == ["policy_node: control", "policy_node: latency"]
