@@ -157,7 +157,11 @@ class PolicyNode(LifecycleNode):
         assert self._controller is not None and self._link is not None
         link, controller, now = self._link, self._controller, self._time.now()
         problems = link.problems()
-        decision = controller.step(now, None if link.defect else link.state, problems)
+        try:
+            decision = controller.step(now, None if link.defect else link.state, problems)
+        except Exception:  # a bug: `close` sends the safe command, the recording says the rest
+            self._dump("exception")
+            raise
         if not self.parameters.dry_run:
             link.publish(decision.command)
         self._reporter.step(decision, link.freshness)

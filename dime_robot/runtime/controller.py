@@ -42,7 +42,7 @@ class Controller:
         self._encoder, self._decoder = ObservationEncoder(policy.spec), ActionDecoder(policy.spec)
         self._action: FloatArray = np.zeros(policy.spec.n_act, dtype=np.float32)
         self._last_action = self._no_action = np.zeros(policy.spec.n_act, dtype=np.float32)
-        self._late_in_a_row, self._was_late = 0, False
+        self._late_in_a_row, self._was_late, self._gap = 0, False, False
         self._to_record: tuple[float, RobotState | None, Float32Array | None]
 
     def start(self, now: float, state: RobotState, seed: int | None = None) -> None:
@@ -71,11 +71,17 @@ class Controller:
         self._was_late = False
         if state is not None and not self.safety.latched and not UNUSABLE.intersection(found):
             if self.safety.rung == Rung.DAMP:
-                self._forget()  # history across a gap would be a state that never was
+                self._forget()
+            elif self._gap:  # history across a gap would be a motion that never was
+                self._encoder.reset()
             observation = self._encoder.encode(state, self._last_action)
             wanted = self._infer(observation)
             if self._late_in_a_row >= self.robot.safety.consecutive_misses:
                 found.append(Reason.OVERRUN)
+            if self.inference > self.robot.state.max_age:  # an answer to a state long gone
+                found += [Reason.OVERRUN, Reason.OBSERVATION_STALE]
+                wanted = None
+        self._gap = observation is None
         self._to_record = (now, state, observation)
         return self.safety.step(now, wanted, state, found)
 

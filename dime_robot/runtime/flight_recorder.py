@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from dime_robot.runtime.state import RobotState
 
 SECONDS = 30.0
 LARGEST = 200 * 2**20  # bytes a recording may take in memory
+MOST_WRITERS = 2  # recordings being written, each of which is a copy in memory
 KEPT_FILES = 20  # older recordings of ours in the same folder are removed
 _REASONS = tuple(Reason)
 _BIT = {reason: 1 << i for i, reason in enumerate(_REASONS)}
@@ -47,7 +49,7 @@ class FlightRecorder:
                 ("orientation", "f8", (4,)),
                 ("angular_velocity", "f8", (3,)),
                 ("command_velocity", "f8", (3,)),
-                ("inferred", "?"),  # was the policy asked? else the next three are the last ones
+                ("inferred", "?"),  # was the policy asked? else the next three are NaN
                 ("observation", "f4", (spec.n_obs,)),
                 ("noise", "f4", noise.shape),
                 ("action", "f4", (n_act,)),
@@ -60,7 +62,7 @@ class FlightRecorder:
         self._ring = np.zeros(max(2, capacity), dtype=record)
         self._noise = policy.noise
         self._count = 0
-        self._writer: threading.Thread | None = None
+        self._writers: list[threading.Thread] = []
         self.meta = {
             "spec": spec.model_dump(mode="json"),
             "robot": robot.model_dump(mode="json"),
@@ -92,10 +94,11 @@ class FlightRecorder:
             value = getattr(state, name, None)
             row[name] = np.nan if value is None else value
         row["inferred"] = observation is not None
-        if observation is not None:
-            row["observation"] = observation
+        if observation is None:
+            row["observation"] = row["noise"] = row["action"] = np.nan
+        else:
+            row["observation"], row["action"] = observation, action
             row["noise"] = self._noise.values[0]
-        row["action"] = action
         row["command"] = decision.command.value
         row["rung"] = decision.rung
         row["reasons"] = sum(_BIT[reason] for reason in set(decision.reasons))
@@ -109,38 +112,46 @@ class FlightRecorder:
         return np.roll(self._ring, -(self._count % size))
 
     def dump(self, folder: Path, why: str) -> Path | None:
-        """Begin to write the recording in the background; None while another is being written.
+        """Begin to write the recording in the background; None while two are being written.
 
         Raises:
             OSError: the folder cannot be made.
         """
-        if self._writer is not None and self._writer.is_alive():
+        waiting = [writer for writer in self._writers if writer.is_alive()]
+        if len(waiting) >= MOST_WRITERS:
             return None
         folder.mkdir(parents=True, exist_ok=True)
-        stamp = (
-            time.strftime("%Y%m%d-%H%M%S", time.gmtime()) + f"-{time.time_ns() // 1000 % 10**6:06d}"
+        now = time.time_ns()
+        stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime(now // 10**9))
+        path = folder / f"flight-{stamp}-{now // 1000 % 10**6:06d}-{why}.npz"
+        writer = threading.Thread(
+            target=_write,
+            args=(path, self.records(), {**self.meta, "why": why}, waiting),
+            name="flight recorder",
         )
-        path = folder / f"flight-{stamp}-{why}.npz"
-        meta = {**self.meta, "why": why}
-        self._writer = threading.Thread(
-            target=_write, args=(path, self.records(), meta), name="flight recorder"
-        )
-        self._writer.start()
+        self._writers = [*waiting, writer]
+        writer.start()
         return path
 
     def wait(self, timeout: float) -> None:
         """Let a dump that is under way finish [s]."""
-        if self._writer is not None:
-            self._writer.join(timeout)
+        for writer in self._writers:
+            writer.join(timeout)
 
 
-def _write(path: Path, records: np.ndarray, meta: dict[str, Any]) -> None:
+def _write(
+    path: Path, records: np.ndarray, meta: dict[str, Any], before: list[threading.Thread]
+) -> None:
+    for writer in before:
+        writer.join()
     draft = path.with_suffix(".part")
     try:
         with draft.open("wb") as file:
             np.savez(file, records=records, meta=np.array(json.dumps(meta)))
         draft.replace(path)
-        for old in sorted(path.parent.glob("flight-*.npz"))[:-KEPT_FILES]:
+        # a clock that went back makes the newest look oldest: never that one
+        others = sorted(other for other in path.parent.glob("flight-*.npz") if other != path)
+        for old in others[: -(KEPT_FILES - 1)]:
             old.unlink(missing_ok=True)
     except OSError as error:  # a full disk must not hurt the robot
         print(f"flight recorder: {path}: {error.strerror}", flush=True)
@@ -174,11 +185,12 @@ def read_recording(path: Path) -> Recording:
         InputError: it is none.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # not np.load, which leaves the file open where it is not a recording
+        with path.open("rb") as raw, np.lib.npyio.NpzFile(raw, allow_pickle=False) as file:
             recording = Recording(file["records"], json.loads(str(file["meta"])))
         if recording.records.dtype.names is None or "noise" not in recording.records.dtype.names:
             raise ValueError("no records in it")
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise InputError(f"{path}: expected a recording of the flight recorder, {reason}") from None
     return recording

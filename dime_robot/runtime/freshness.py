@@ -26,7 +26,7 @@ class Freshness:
 
     def arrive(self, stamp: float, received: float) -> bool:
         """Take note of a message; False where it is not newer than the last."""
-        if stamp <= self.stamp:
+        if not stamp > self.stamp:  # a NaN is no progress either
             return False
         self.interval = stamp - self.stamp
         self.stamp, self.received = stamp, received

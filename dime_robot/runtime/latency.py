@@ -119,7 +119,8 @@ def read_distribution(path: Path) -> LatencyDistribution:
     """
     try:
         return LatencyDistribution.model_validate_json(path.read_text())
-    except OSError as error:
-        raise InputError(f"{path}: expected a latency distribution, {error.strerror}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "got no text"
+        raise InputError(f"{path}: expected a latency distribution, {reason}") from None
     except ValidationError as error:
         raise InputError(f"{path}: {first_problem(error)}") from None

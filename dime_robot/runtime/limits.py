@@ -64,7 +64,7 @@ class CommandLimits:
         self._margin[i] = soft_margin * (high - low) if np.isfinite(high - low) else 0.0
         self._low[i], self._high[i] = low, high
         self._speed[i] = joint.velocity_limit
-        self._damping[i] = joint.damping
+        self._damping[i] = joint.damping or 0.0
         if joint.effort_limit is not None:
             self._effort[i] = joint.effort_limit
         if self.kind == "effort" and joint.effort_rate_limit is not None:
@@ -130,11 +130,12 @@ class CommandLimits:
     ) -> tuple[FloatArray, list[Reason]]:
         reasons: list[Reason] = []
         value = _bounded(value, self._soft_low, self._soft_high, Reason.POSITION_LIMIT, reasons)
+        value = self._slewed(value, previous, Reason.VELOCITY_LIMIT, reasons)
         position = self._position(state)
-        # a target further off would ask for more than the largest effort
+        # a target further off would ask for more than the largest effort: where the joint is
+        # pushed away the target follows it, however fast
         low, high = position - self._reach, position + self._reach
-        value = _bounded(value, low, high, Reason.EFFORT_LIMIT, reasons)
-        return self._slewed(value, previous, Reason.VELOCITY_LIMIT, reasons), reasons
+        return _bounded(value, low, high, Reason.EFFORT_LIMIT, reasons), reasons
 
     def _slewed(
         self, value: FloatArray, previous: FloatArray, reason: Reason, reasons: list[Reason]

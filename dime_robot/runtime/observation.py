@@ -132,7 +132,12 @@ class ActionDecoder:
             self._offset[:] = [spec.joint(name).default_position for name in self._joints]
 
     def decode(self, action: FloatArray) -> JointCommand:
-        """Apply scale and default position. `action` has shape (n_act,) in [-1, 1]."""
+        """Apply scale and default position. `action` has shape (n_act,) in [-1, 1].
+
+        Where an action is not finite the whole command is NaN, which the safety filter refuses.
+        """
         bounded = np.minimum(np.maximum(action, -1.0), 1.0)  # a third of np.clip's time
         value = self._offset + self.scale * bounded
+        if not np.isfinite(action).all():
+            value[:] = np.nan
         return JointCommand(self._joints, value, self._kind)

@@ -36,7 +36,6 @@ class Reason(str, Enum):
     COMMAND_CONFLICT = "command_conflict"
     LISTENER_LOST = "listener_lost"
     ESTOP = "estop"
-    INTERNAL_ERROR = "internal_error"
 
 
 FIRST_ANSWER: dict[Reason, Rung] = {
@@ -58,7 +57,6 @@ FIRST_ANSWER: dict[Reason, Rung] = {
     Reason.COMMAND_CONFLICT: Rung.STOP,
     Reason.LISTENER_LOST: Rung.STOP,
     Reason.ESTOP: Rung.STOP,
-    Reason.INTERNAL_ERROR: Rung.STOP,
 }
 # a state with one of these is not shown to the policy, nor used to damp
 UNUSABLE = frozenset(

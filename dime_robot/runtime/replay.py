@@ -7,7 +7,6 @@ policy of the same sizes the difference per joint is shown (exit code 3).
 from __future__ import annotations
 
 import argparse
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -51,8 +50,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("recording", type=Path)
     parser.add_argument("policy", type=Path)
     options = parser.parse_args(argv)
-    if not options.recording.exists() or not zipfile.is_zipfile(options.recording):
-        raise InputError(f"{options.recording}: expected a recording of the flight recorder (.npz)")
     recording = read_recording(options.recording)
     policy = OnnxPolicy(options.policy)
     actions = replayed_actions(recording, policy)

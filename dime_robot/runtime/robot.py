@@ -36,7 +36,12 @@ class RobotJoint(Frozen):
     )
     effort_limit: float | None = Field(None, gt=0, description="[N m or N]; none: not actuated")
     effort_rate_limit: float | None = Field(None, gt=0, description="[N m/s or N/s]; none: any")
-    damping: float = Field(0.0, ge=0, description="damp: effort = -damping * velocity [N s/m ...]")
+    damping: float | None = Field(
+        None,
+        ge=0,
+        description="damp of an effort interface: -damping * velocity [N m s/rad or N s/m]; 0"
+        " lets the joint coast",
+    )
     safe_position: float | None = Field(None, description="damp of a position interface goes here")
 
     @property
@@ -134,6 +139,8 @@ class CommandOutput(Frozen):
             )
         if unknown := sorted(set(self.limits) - set(TWIST_AXES)):
             raise ValueError(f"limits: expected axes out of {list(TWIST_AXES)}, got {unknown}")
+        if any(limit < 0 for limit in self.limits.values()):
+            raise ValueError(f"limits: expected speeds of 0 or more, got {self.limits}")
         return self
 
 
@@ -143,10 +150,14 @@ class SafetyConfig(Frozen):
     soft_margin: float = Field(
         0.02, ge=0, lt=0.5, description="share of a joint's range kept free at each end"
     )
-    hold: float = Field(ge=0, description="how long the last good command may stand")
-    damp: float = Field(ge=0, description="how long to damp before the stop latches")
-    recover: float = Field(0.2, ge=0, description="free of trouble for so long before going on")
-    ramp: float = Field(ge=0, description="from the measured pose to the policy's, at activation")
+    hold: float = Field(ge=0, le=1, description="how long the last good command may stand")
+    damp: float = Field(ge=0, le=60, description="how long to damp before the stop latches")
+    recover: float = Field(
+        0.2, gt=0, le=60, description="free of trouble for so long before going on"
+    )
+    ramp: float = Field(
+        ge=0, le=60, description="from the measured pose to the policy's, at activation"
+    )
     safe_speed: float = Field(
         0.1, gt=0, le=1, description="share of its velocity_limit a joint is led to safety with"
     )
@@ -174,6 +185,11 @@ class RobotConfig(Frozen):
             twice = sorted({name for name in names if names.count(name) > 1})
             if twice:
                 raise ValueError(f"expected each {what} once, got {twice} more than once")
+        if self.safety.recover < 2 / self.state.rate:
+            raise ValueError(
+                f"safety.recover: expected at least two readings, {2 / self.state.rate:g} s, got"
+                f" {self.safety.recover:g} s: a trouble in every second reading would never end"
+            )
         if self.safety.tilt_limit is not None and self.imu is None:
             raise ValueError("safety.tilt_limit: expected an imu section that measures it")
         return self
@@ -284,6 +300,12 @@ def _require_no_looser_limits(spec: PolicySpec, robot: RobotConfig) -> None:
                 f"joint {joint.name}: the policy was trained with an effort up to {limit:g}, robot"
                 f" {robot.name} allows {'anything' if effort is None else f'{effort:g}'}; a limit"
                 " may be tightened, not loosened",
+                code="limits",
+            )
+        if spec.action.kind == "effort" and ours.damping is None:
+            raise InputError(
+                f"joint {joint.name}: expected a damping of robot {robot.name}, the answer to most"
+                " faults (0 lets the joint coast)",
                 code="limits",
             )
         if spec.action.kind == "position" and ours.safe_position is None:

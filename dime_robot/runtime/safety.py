@@ -26,6 +26,8 @@ from dime_robot.runtime.spec import IMU_TERMS, FloatArray, PolicySpec
 from dime_robot.runtime.state import JointCommand, RobotState
 
 SPEED_TOLERANCE = 1.5  # measured over permitted speed that no sensor should show
+RANGE_TOLERANCE = 0.02  # share of the range by which a reading may pass a hard stop
+UNIT = (0.5, 2.0)  # norm of an orientation; a driver that has none sends zeros
 
 
 @dataclass(frozen=True)
@@ -61,13 +63,14 @@ class SafetyFilter:
             self._speed[i] = SPEED_TOLERANCE * joint.velocity_limit
             if joint.position_limits is not None:
                 low, high = joint.position_limits
-                slack = max(self._config.soft_margin, 0.02) * (high - low)
+                slack = RANGE_TOLERANCE * (high - low)
                 self._low[i], self._high[i] = low - slack, high + slack
+        self._steered = spec.needs("command_velocity")
         self._needs_imu = spec.needs(*IMU_TERMS) or self._config.tilt_limit is not None
         tilt = self._config.tilt_limit
         self._cos_tilt = -2.0 if tilt is None else math.cos(math.radians(tilt))
         count = len(self.limits.names)
-        self._sent: FloatArray = np.zeros(count)
+        self._sent: FloatArray | None = None  # until armed for the first time
         self._ramp_from: FloatArray = np.zeros(count)
         self._ramp_began = 0.0
         self._trouble_began: float | None = None
@@ -80,7 +83,7 @@ class SafetyFilter:
 
     def problems_of(self, state: RobotState) -> list[Reason]:
         """What is wrong with a reading by itself."""
-        found = []
+        found: list[Reason] = []
         position, velocity = state.joint_position, state.joint_velocity
         if not (np.isfinite(position).all() and np.isfinite(velocity).all()):
             found.append(Reason.OBSERVATION_NAN)
@@ -96,18 +99,30 @@ class SafetyFilter:
             elif not (
                 np.isfinite(state.orientation).all()
                 and np.isfinite(state.angular_velocity).all()
-                and np.linalg.norm(state.orientation) > 0.5  # all zeros: the driver has none
+                and UNIT[0] < np.linalg.norm(state.orientation) < UNIT[1]
             ):
                 found.append(Reason.OBSERVATION_NAN)
             elif -projected_gravity(state.orientation)[2] < self._cos_tilt:
                 found.append(Reason.TILT)
+        asked = state.command_velocity
+        if self._steered and (asked is None or not np.isfinite(asked).all()):
+            found.append(Reason.OBSERVATION_NAN)
         return found
 
     def arm(self, now: float, state: RobotState) -> None:
-        """Permit commands, beginning at the measured pose. `state` must be free of problems."""
+        """Permit commands, beginning at the measured pose (twist: at the speed last sent).
+
+        Raises:
+            ValueError: the state has a problem.
+        """
+        found = self.problems_of(state)
+        if _serious(found):
+            names = [reason.value for reason in found]
+            raise ValueError(f"expected a state without a problem to arm at, got {names}")
         self.rung, self.cause = Rung.RUN, ()
         self._trouble_began = None
-        self._sent = self.limits.start(state)
+        if self._sent is None or self.limits.kind != "twist":
+            self._sent = self.limits.start(state)
         self._begin_ramp(now)
 
     def trip(self, reason: Reason) -> None:
@@ -128,12 +143,23 @@ class SafetyFilter:
             now: steady time [s].
             wanted: what the policy asks for; None where it was not asked.
             state: the newest reading; None where there is none.
-            problems: everything found wrong so far.
+            problems: everything found wrong so far; `problems_of` the state included.
+
+        Raises:
+            ValueError: it was never armed and has no good state, so it knows no pose to begin at.
         """
         found = list(problems)
+        if self._sent is None:
+            if state is None or _serious(self.problems_of(state)):
+                raise ValueError("arm the filter at a measured state before its first step")
+            self._sent = self.limits.start(state)
         if wanted is not None and not np.isfinite(wanted.value).all():
             found.append(Reason.ACTION_NAN)
             wanted = None
+        if state is None and not UNUSABLE.intersection(found):
+            found.append(Reason.OBSERVATION_STALE)
+        elif wanted is None and not self.latched and not _serious(found):
+            found.append(Reason.ACTION_NAN)  # nobody gave one
         trusted = None if state is None or UNUSABLE.intersection(found) else state
         before = self.rung
         self.rung = self._climb(now, found)
@@ -141,14 +167,20 @@ class SafetyFilter:
             self._begin_ramp(now)
         if self.rung >= Rung.DAMP:
             value = self.limits.rest(self._sent, trusted)
-        elif self.rung == Rung.HOLD or wanted is None or trusted is None:
+        elif trusted is None:
             value = self._sent
         else:
-            ramped = self._ramped(now, wanted.value)
-            value, clamped = self.limits.clamp(ramped, self._sent, trusted)
+            holding = self.rung == Rung.HOLD or wanted is None
+            aim = self._sent if holding or wanted is None else self._ramped(now, wanted.value)
+            value, clamped = self.limits.clamp(aim, self._sent, trusted)
             found += clamped
-            if clamped:
+            if clamped and not holding:
                 self.rung = Rung.CLAMP
+        if not np.isfinite(value).all():  # the last line: nothing above should let this through
+            self.rung = Rung.STOP
+            found.append(Reason.OBSERVATION_NAN)
+            value = self.limits.rest(self._sent, None)
+        value.setflags(write=False)  # it may be held: nobody may change it
         self._sent = value
         if self.rung >= Rung.HOLD and not (before == Rung.STOP and self.cause):
             self.cause = tuple(r for r in found if FIRST_ANSWER[r] >= Rung.HOLD) or self.cause
@@ -158,7 +190,13 @@ class SafetyFilter:
         )
 
     def rest_step(self) -> tuple[JointCommand, bool]:
-        """One step to rest where the process is about to end; True when it has arrived."""
+        """One step to rest where the process is about to end; True when it has arrived.
+
+        Raises:
+            ValueError: it was never armed.
+        """
+        if self._sent is None:
+            raise ValueError("a filter that was never armed has nothing to bring to rest")
         self._sent = self.limits.rest(self._sent, None)
         command = JointCommand(self.limits.names, self._sent, self.limits.kind)
         return command, self.limits.at_rest(self._sent)
@@ -175,7 +213,7 @@ class SafetyFilter:
             lasted = now - self._trouble_began
             if lasted > self._config.hold + self._config.damp:
                 return Rung.STOP
-            climbed = Rung.HOLD if lasted <= self._config.hold else Rung.DAMP
+            climbed = Rung.HOLD if lasted < self._config.hold else Rung.DAMP
             return max(first, climbed, self.rung if self.rung == Rung.DAMP else Rung.RUN)
         if self._trouble_began is not None:
             if now - self._trouble_seen < self._config.recover:
@@ -184,7 +222,8 @@ class SafetyFilter:
         return Rung.RUN
 
     def _begin_ramp(self, now: float) -> None:
-        self._ramp_began, self._ramp_from = now, self._sent.copy()
+        assert self._sent is not None
+        self._ramp_began, self._ramp_from = now, self._sent
 
     def _ramped(self, now: float, value: FloatArray) -> FloatArray:
         """Between the pose at activation and the policy's, over `safety.ramp`."""
@@ -193,3 +232,7 @@ class SafetyFilter:
             return value
         share = elapsed / self._config.ramp
         return self._ramp_from + share * (value - self._ramp_from)
+
+
+def _serious(problems: list[Reason]) -> bool:
+    return any(FIRST_ANSWER[reason] >= Rung.HOLD for reason in problems)

@@ -130,7 +130,7 @@ class Plant:
                 f"expected a command of {self._kind} for {self._joints}, got {command.kind} for"
                 f" {command.joints}"
             )
-        self._command = command.value
+        self._command = command.value.copy()
 
     def advance(self, steps: int) -> None:
         """Some simulation steps."""
@@ -150,10 +150,14 @@ class Plant:
         """The current reading; its arrays are copies."""
         orientation = angular_velocity = None
         if self._imu >= 0:
+            # mj_step leaves these at the step before the positions
+            mujoco.mj_kinematics(self.model, self.data)
+            mujoco.mj_comPos(self.model, self.data)
+            mujoco.mj_comVel(self.model, self.data)
             orientation = self.data.xquat[self._imu].copy()
-            motion = np.zeros(6)
+            motion = np.zeros(6)  # in the body's own frame: not that of its inertia, mjOBJ_BODY
             mujoco.mj_objectVelocity(
-                self.model, self.data, mujoco.mjtObj.mjOBJ_BODY, self._imu, motion, 1
+                self.model, self.data, mujoco.mjtObj.mjOBJ_XBODY, self._imu, motion, 1
             )
             angular_velocity = motion[:3]
         return RobotState(

@@ -1,0 +1,293 @@
+"""The last seconds of a robot: complete, in order, readable, and replayable bit for bit."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import onnx
+import pytest
+
+from dime_robot.runtime import flight_recorder, replay
+from dime_robot.runtime.certificate import Provenance
+from dime_robot.runtime.controller import Controller
+from dime_robot.runtime.errors import InputError
+from dime_robot.runtime.flight_recorder import FlightRecorder, read_recording
+from dime_robot.runtime.policy import OnnxPolicy
+from dime_robot.runtime.policy_file import PROVENANCE
+from dime_robot.runtime.reasons import Reason, Rung
+from dime_robot.runtime.robot import RobotConfig, load_robot
+from dime_robot.runtime.safety import Decision
+from dime_robot.runtime.state import JointCommand, RobotState
+from export.onnx import seal
+from tests.runtime.machines import ToldPolicy, make_robot, make_spec, make_state
+
+CARTPOLE = Path(__file__).parents[2] / "results" / "sim-cartpole.onnx"
+STEPS = 100
+
+
+def decision(value: float = 0.0, rung: Rung = Rung.RUN, *reasons: Reason) -> Decision:
+    names = ("wrist", "wheel", "rail")
+    return Decision(JointCommand(names, np.full(3, value)), rung, reasons)
+
+
+def small(seconds: float = 10 / 128) -> tuple[FlightRecorder, ToldPolicy]:
+    policy = ToldPolicy(make_spec())
+    return FlightRecorder(policy, make_robot(), seconds), policy
+
+
+def note(recorder: FlightRecorder, i: int, *, asked: bool = True) -> None:
+    state = make_state(wrist=i, stamp=100.0 + i)
+    observation = np.full(3, i, dtype=np.float32) if asked else None
+    recorder.add(float(i), state, observation, np.full(3, i / 64), decision(i))
+
+
+def dumped(recorder: FlightRecorder, folder: Path, why: str = "test") -> Path:
+    path = recorder.dump(folder, why)
+    assert path is not None
+    recorder.wait(10.0)
+    return path
+
+
+@pytest.mark.parametrize("count", [0, 1, 9, 10, 11, 19, 20, 37])
+def test_the_ring_keeps_the_last_steps_in_order(count: int) -> None:
+    recorder, _ = small()
+    for i in range(count):
+        note(recorder, i)
+    records = recorder.records()
+    assert records["time"].tolist() == list(range(max(0, count - 10), count))
+    assert records["joint_position"][:, 0].tolist() == records["time"].tolist()
+    assert (records["stamp"] == records["time"] + 100).all()
+    assert (records["command"][:, 2] == records["time"]).all()
+    assert (records["action"][:, 1] == records["time"] / 64).all()
+    assert (records["observation"][:, 0] == records["time"]).all()
+
+
+def test_a_copy_does_not_change_any_more() -> None:
+    recorder, _ = small()
+    for i in range(12):
+        note(recorder, i)
+    records = recorder.records()
+    note(recorder, 99)
+    assert 99.0 not in records["time"]
+
+
+def test_every_reason_and_rung_comes_back(tmp_path: Path) -> None:
+    recorder, policy = small(1.0)
+    for reason in Reason:
+        recorder.add(0.0, None, None, np.zeros(3), decision(0.0, Rung.CLAMP, reason, reason))
+    everything = tuple(Reason)
+    recorder.add(0.0, None, None, np.zeros(3), decision(0.0, Rung.STOP, *everything))
+    recording = read_recording(dumped(recorder, tmp_path, "estop"))
+    for i, reason in enumerate(Reason):
+        assert recording.reasons(i) == [reason.value]
+    assert recording.faults == [(len(everything), Rung.STOP, [r.value for r in everything])]
+    assert np.isnan(recording.records["joint_position"]).all()
+    assert recording.meta["why"] == "estop"
+    assert recording.meta["policy_digest"] == policy.file.policy_digest
+    assert recording.meta["command_joints"] == ["wrist", "wheel", "rail"]
+    assert type(policy.spec).model_validate(recording.meta["spec"]) == policy.spec
+    assert RobotConfig.model_validate(recording.meta["robot"]) == make_robot()
+
+
+def test_what_the_base_felt_is_recorded_and_what_it_lacks_is_nan() -> None:
+    recorder, _ = small()
+    q, w, v = np.array([1.0, 0, 0, 0]), np.array([1.0, 2, 3]), np.array([4.0, 5, 6])
+    state = make_state(orientation=q, angular_velocity=w, command_velocity=v)
+    recorder.add(0.0, state, None, np.zeros(3), decision())
+    recorder.add(1.0, make_state(), None, np.zeros(3), decision())
+    for name, value in (("orientation", q), ("angular_velocity", w), ("command_velocity", v)):
+        assert recorder.records()[name][0].tolist() == value.tolist()
+        assert np.isnan(recorder.records()[name][1]).all()
+
+
+def test_faults_are_where_the_answer_rose(tmp_path: Path) -> None:
+    recorder, _ = small(1.0)
+    rungs = [0, 1, 2, 2, 3, 0, 1, 2, 1, 4, 4]
+    for rung in rungs:
+        reasons = (Reason.OBSERVATION_STALE,) if rung >= Rung.HOLD else ()
+        recorder.add(0.0, None, None, np.zeros(3), decision(0.0, Rung(rung), *reasons))
+    faults = read_recording(dumped(recorder, tmp_path)).faults
+    assert [row for row, _, _ in faults] == [2, 4, 7, 9]
+    assert [rung for _, rung, _ in faults] == [Rung.HOLD, Rung.DAMP, Rung.HOLD, Rung.STOP]
+
+
+def test_a_large_machine_gets_a_shorter_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flight_recorder, "LARGEST", 2000)
+    recorder, _ = small(30.0)
+    for i in range(50):
+        note(recorder, i)
+    assert 2 <= len(recorder.records()) < 15
+    assert recorder.records().nbytes <= 2000
+
+
+def test_at_most_twenty_files_are_kept_and_others_are_let_be(tmp_path: Path) -> None:
+    recorder, _ = small()
+    note(recorder, 0)
+    mine = tmp_path / "notes.npz"
+    mine.write_text("mine")
+    paths = [dumped(recorder, tmp_path) for _ in range(24)]
+    assert sorted(tmp_path.glob("flight-*")) == paths[-20:]
+    assert mine.exists()
+
+
+def test_a_disk_that_fails_does_not_hurt_the_robot(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    recorder, _ = small()
+    monkeypatch.setattr(np, "savez", full)
+    dumped(recorder, tmp_path)
+    assert "No space left" in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []
+
+
+# ---- replay
+
+
+@pytest.fixture(scope="module")
+def flown(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """100 steps of the shipped policy, with a gap in the middle."""
+    policy = OnnxPolicy(CARTPOLE, seed=3)
+    controller = Controller(policy, load_robot(None, policy.spec))
+    rng = np.random.default_rng(0)
+
+    def state(i: int) -> RobotState:
+        return RobotState(0.02 * i, rng.uniform(-1, 1, 2), rng.uniform(-5, 5, 2))
+
+    controller.start(0.0, state(0))
+    for i in range(STEPS):
+        problems = [Reason.OBSERVATION_STALE] if 40 <= i < 44 else []
+        controller.record(controller.step(0.02 * i, state(i), problems))
+    return dumped(controller.recorder, tmp_path_factory.mktemp("flight"))
+
+
+def test_the_policy_that_flew_gives_the_same_actions(
+    flown: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    records = read_recording(flown).records
+    assert records["inferred"].sum() == STEPS - 4
+    assert np.unique(records["action"][records["inferred"]]).size > 50
+    assert replay.main([str(flown), str(CARTPOLE)]) == replay.SAME == 0
+    said = capsys.readouterr().out
+    assert "100 steps" in said
+    assert "96 of 96 equal" in said
+    assert re.search(r"hold \(observation_stale\)", said)
+
+
+def altered(flown: Path, path: Path, **fields: object) -> Path:
+    """The recording with some fields overwritten."""
+    recording = read_recording(flown)
+    for name, value in fields.items():
+        recording.records[name] = value
+    np.savez(path, records=recording.records, meta=np.array(json.dumps(recording.meta)))
+    return path
+
+
+def test_one_bit_of_difference_is_seen(flown: Path, tmp_path: Path) -> None:
+    action = read_recording(flown).records["action"]
+    action[7] = np.nextafter(action[7], np.float32(9))
+    path = altered(flown, tmp_path / "flight.npz", action=action)
+    assert replay.main([str(path), str(CARTPOLE)]) == replay.DIFFERENT == 1
+
+
+def test_actions_that_were_nan_replay_bit_for_bit(flown: Path, tmp_path: Path) -> None:
+    path = altered(flown, tmp_path / "flight.npz", observation=np.nan)
+    actions = replay.replayed_actions(read_recording(path), OnnxPolicy(CARTPOLE))
+    assert np.isnan(actions).all()
+    altered(path, path, action=actions[0])
+    assert replay.main([str(path), str(CARTPOLE)]) == replay.SAME
+
+
+def test_another_policy_is_compared_per_joint(
+    flown: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = onnx.load(CARTPOLE)
+    weight = max(model.graph.initializer, key=lambda entry: len(entry.raw_data))
+    values = onnx.numpy_helper.to_array(weight)
+    weight.CopyFrom(onnx.numpy_helper.from_array(1.5 * values, weight.name))
+    entries = {entry.key: entry.value for entry in model.metadata_props}
+    provenance = Provenance.model_validate_json(entries[PROVENANCE])
+    path = tmp_path / "other.onnx"
+    path.write_bytes(seal(model, OnnxPolicy(CARTPOLE).spec, provenance))
+    assert replay.main([str(flown), str(path)]) == replay.OTHER_POLICY == 3
+    assert "slider" in capsys.readouterr().out
+
+
+def test_a_policy_of_other_sizes_is_refused(tmp_path: Path) -> None:
+    recorder, _ = small()
+    note(recorder, 0)
+    with pytest.raises(InputError, match="another kind of policy"):
+        replay.main([str(dumped(recorder, tmp_path)), str(CARTPOLE)])
+
+
+def test_a_recording_without_any_action_is_refused(tmp_path: Path) -> None:
+    recorder, _ = small()
+    note(recorder, 0, asked=False)
+    with pytest.raises(InputError, match="no step in which the policy was asked"):
+        replay.main([str(dumped(recorder, tmp_path)), str(CARTPOLE)])
+
+
+def broken(flown: Path, path: Path, how: str) -> Path:
+    content = bytearray(flown.read_bytes())
+    meta, records = np.array("{}"), np.zeros(2, dtype=[("noise", "f4")])
+    match how:
+        case "missing":
+            return path
+        case "text":
+            path.write_text("not a recording")
+        case "empty":
+            path.write_bytes(b"")
+        case "cut":
+            path.write_bytes(content[: len(content) // 2])
+        case "flipped":
+            content[len(content) // 2] ^= 0xFF
+            path.write_bytes(content)
+        case "foreign":
+            np.savez(path, x=np.zeros(3))
+        case "plain":
+            np.savez(path, records=np.zeros(3), meta=meta)
+        case "no json":
+            np.savez(path, records=records, meta=np.array("{"))
+        case "one array":
+            with path.open("wb") as file:
+                np.save(file, np.zeros(3))
+    return path
+
+
+@pytest.mark.parametrize(
+    "how",
+    ["missing", "text", "empty", "cut", "flipped", "foreign", "plain", "no json", "one array"],
+)
+def test_a_file_that_is_no_recording_is_one_sentence(flown: Path, tmp_path: Path, how: str) -> None:
+    path = broken(flown, tmp_path / "flight.npz", how)
+    for read in (lambda: read_recording(path), lambda: replay.main([str(path), str(CARTPOLE)])):
+        with pytest.raises(InputError, match="expected a recording") as caught:
+            read()
+        assert "\n" not in str(caught.value)
+
+
+def test_a_recording_survives_a_clock_that_went_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder, _ = small()
+    note(recorder, 0)
+    for _ in range(20):
+        dumped(recorder, tmp_path)
+    early = SimpleNamespace(time_ns=lambda: 10**9, gmtime=lambda _: (1970, 1, 1, 0, 0, 1, 3, 1, 0))
+    early.strftime = flight_recorder.time.strftime
+    monkeypatch.setattr(flight_recorder, "time", early)
+    assert dumped(recorder, tmp_path).exists()
+
+
+def test_a_step_without_the_policy_shows_nothing_from_long_ago() -> None:
+    recorder, _ = small()
+    for i in range(1, 11):
+        note(recorder, i)
+    note(recorder, 11, asked=False)
+    assert 1.0 not in recorder.records()["observation"][-1]

@@ -1,0 +1,263 @@
+"""What a command can be at most, and the way to rest, for each command kind."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from dime_robot.runtime.limits import CommandLimits
+from dime_robot.runtime.observation import ActionDecoder
+from dime_robot.runtime.reasons import UNUSABLE, Reason, Rung
+from dime_robot.runtime.safety import Decision
+from dime_robot.runtime.state import CommandKind, RobotState
+from tests.runtime.machines import KINDS, Run, T, make_robot, make_spec, make_state
+
+R = Reason
+EFFORT = np.array([8.0, 4.0, 40.0])
+SPEED = np.array([8.0, 40.0, 2.0])
+REACH = np.array([8 / 16, 4 / 2, 40 / 100])  # effort limit / stiffness
+LOW, HIGH = np.array([-0.7, -np.inf, 0.05]), np.array([1.7, np.inf, 0.45])  # soft
+AXES = np.array([1.0, 2.0])  # largest linear_x, angular_z
+
+
+def actions(size: int) -> st.SearchStrategy[np.ndarray]:
+    return hnp.arrays(np.float32, size, elements=st.floats(width=32))
+
+
+states = st.builds(
+    make_state,
+    wrist=st.floats(-1.0, 2.0),
+    wheel=st.floats(-1e3, 1e3),
+    rail=st.floats(0.0, 0.5),
+    velocity=st.tuples(st.floats(-12, 12), st.floats(-60, 60), st.floats(-3, 3)),
+)
+
+
+def run_of(run: Run, story: list[tuple[np.ndarray, RobotState]]) -> list[Decision]:
+    decoder, decisions = ActionDecoder(run.spec), []
+    for action, state in story:
+        decision = run.step(decoder.decode(action).value, state=state)
+        assert np.isfinite(decision.command.value).all()
+        assert decision.rung >= Rung.HOLD or not np.isnan(action).any()
+        decisions.append(decision)
+    return decisions
+
+
+@settings(deadline=None, max_examples=120)
+@given(st.lists(st.tuples(actions(3), states), min_size=1, max_size=8))
+def test_any_action_becomes_an_effort_within_its_limit(
+    story: list[tuple[np.ndarray, RobotState]],
+) -> None:
+    run = Run("effort", joints__0__effort_rate_limit=128.0).arm()
+    before = 0.0
+    for decision, (_, state) in zip(run_of(run, story), story, strict=True):
+        value = decision.command.value
+        assert (np.abs(value) <= EFFORT).all()
+        if decision.rung <= Rung.CLAMP:
+            assert abs(value[2]) <= abs(before) + 1.0 + 1e-12
+            position, velocity = state.joint_position, state.joint_velocity
+            assert not (position[0] >= 2.0 and value[0] > 0)
+            assert not (position[0] <= -1.0 and value[0] < 0)
+            assert not (position[2] >= 0.5 and value[2] > 0)
+            assert not (position[2] <= 0.0 and value[2] < 0)
+            assert not ((np.abs(velocity) > SPEED) & (value * velocity > 0)).any()
+        before = value[2]
+
+
+@settings(deadline=None, max_examples=120)
+@given(st.lists(actions(3), min_size=1, max_size=20))
+def test_any_action_becomes_a_target_within_the_soft_stops_and_near(
+    story: list[np.ndarray],
+) -> None:
+    run = Run("position").arm()
+    state, before = run.state, run.filter.limits.start(run.state)
+    for decision in run_of(run, [(action, state) for action in story]):
+        value = decision.command.value
+        assert (np.abs(value - before) <= SPEED * T + 1e-12).all()
+        if decision.rung <= Rung.HOLD:  # the way to the safe position is not bound to the joint
+            assert ((value >= LOW) & (value <= HIGH)).all()
+            assert (np.abs(value - state.joint_position) <= REACH + 1e-12).all()
+            before = value
+        else:
+            break
+
+
+@settings(deadline=None, max_examples=120)
+@given(st.lists(actions(2), min_size=1, max_size=60))
+def test_any_action_becomes_a_twist_within_speed_and_acceleration(
+    story: list[np.ndarray],
+) -> None:
+    run = Run("twist").arm()
+    before = np.zeros(2)
+    for decision in run_of(run, [(action, run.state) for action in story]):
+        value = decision.command.value
+        assert (np.abs(value) <= AXES).all()
+        assert (np.abs(value - before) <= 4.0 * T + 1e-12).all()
+        before = value
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_one_number_that_is_none_holds_the_whole_command(kind: CommandKind, bad: float) -> None:
+    run = Run(kind).arm()
+    wanted = np.full(len(run.spec.action_joints), 0.25)
+    good = run.step(wanted).command.value.copy()
+    wanted[-1] = bad
+    decision = run.step(wanted)
+    assert decision.rung == Rung.HOLD
+    assert decision.reasons == (R.ACTION_NAN,)
+    assert decision.command.value.tolist() == good.tolist()
+
+
+@pytest.mark.parametrize(
+    ("joint", "position", "effort", "share"),
+    [
+        ("wrist", 1.7, 8.0, 1.0),  # the margin of 0.3 rad begins
+        ("wrist", 1.85, 8.0, 0.5),
+        ("wrist", 2.0, 8.0, 0.0),
+        ("wrist", 2.1, 8.0, 0.0),
+        ("wrist", 1.85, -8.0, 1.0),  # away from the stop
+        ("wrist", -0.85, -8.0, 0.5),
+        ("wrist", -0.85, 8.0, 1.0),
+        ("wrist", -1.1, -8.0, 0.0),
+        ("rail", 0.475, 40.0, 0.5),  # its margin is 0.05 m
+        ("rail", 0.0125, -40.0, 0.25),
+        ("rail", 0.0125, 40.0, 1.0),
+        ("wheel", 1e6, 4.0, 1.0),  # turns freely
+        ("wheel", -1e6, -4.0, 1.0),
+    ],
+)
+def test_an_effort_towards_a_stop_fades_out_over_the_soft_margin(
+    joint: str, position: float, effort: float, share: float
+) -> None:
+    run = Run().arm()
+    index = run.spec.action_joints.index(joint)
+    wanted = np.zeros(3)
+    wanted[index] = effort
+    decision = run.step(wanted, state=make_state(**{joint: position}))
+    assert decision.command.value == pytest.approx(share * wanted)
+    assert decision.reasons == ((R.POSITION_LIMIT,) if share < 1 else ())
+    assert decision.rung == (Rung.CLAMP if share < 1 else Rung.RUN)
+
+
+def test_without_a_soft_margin_the_effort_ends_at_the_stop() -> None:
+    run = Run(safety__soft_margin=0.0).arm()
+    for position, share in ((1.999, 1.0), (2.001, 0.0)):
+        got = run.step([8.0, 0.0, 0.0], state=make_state(wrist=position)).command.value
+        assert got.tolist() == [8.0 * share, 0.0, 0.0]
+
+
+def test_an_effort_that_speeds_up_a_joint_beyond_its_limit_is_taken_away() -> None:
+    run = Run().arm()
+    decision = run.step([8.0, -4.0, -30.0], state=make_state(velocity=[8.5, 41.0, 1.9]))
+    assert decision.command.value.tolist() == [0.0, -4.0, -30.0]  # the wheel's brakes
+    assert decision.reasons == (R.VELOCITY_LIMIT,)
+
+
+def test_a_tightened_effort_limit_and_its_rate_clamp() -> None:
+    run = Run(joints__3__effort_limit=5.0, joints__0__effort_rate_limit=128.0).arm()
+    got = [run.step([-8.0, 4.0, 40.0]) for _ in range(3)]
+    assert [d.command.value.tolist() for d in got] == [[-5.0, 4.0, k] for k in (1.0, 2.0, 3.0)]
+    assert set(got[0].reasons) == {R.EFFORT_LIMIT}
+
+
+def test_a_target_moves_at_the_velocity_limit_and_stops_short_of_the_stops() -> None:
+    run = Run("position").arm()
+    state = run.state
+    got = []
+    for _ in range(100):
+        decision = run.step([5.0, 0.0, 0.25], state=state)
+        got.append(decision.command.value[0])
+        state = make_state(wrist=got[-1])  # a drive that follows at once
+    assert np.diff([0.5, *got])[:5] == pytest.approx(8.0 * T)
+    assert got[-1] == pytest.approx(1.7)
+    assert decision.reasons == (R.POSITION_LIMIT,)
+
+
+def test_the_target_of_a_blocked_joint_stays_within_its_effort() -> None:
+    run = Run("position").arm()
+    for _ in range(50):
+        decision = run.step([1.7, 0.0, 0.25])  # the wrist stays at 0.5
+    assert decision.command.value == pytest.approx([0.5 + 0.5, 0.0, 0.25])
+    assert decision.reasons == (R.VELOCITY_LIMIT, R.EFFORT_LIMIT)
+
+
+def test_a_position_run_begins_where_the_joints_are_even_beyond_the_soft_stops() -> None:
+    run = Run("position").arm(make_state(wrist=1.95))
+    got = [run.step([1.95, 0.0, 0.25]).command.value[0] for _ in range(10)]
+    assert np.diff([1.95, *got]) == pytest.approx([-8 * T] * 4 + [0.0] * 6)
+    assert got[-1] == pytest.approx(1.7)
+
+
+# ---- the way to rest
+
+
+def test_damp_of_an_effort_works_against_the_velocity() -> None:
+    run = Run().arm()
+    state = make_state(velocity=[1.5, -20.0, 1.0])
+    got = run.step([8.0, 4.0, 40.0], R.OVERRUN, state=state)
+    assert got.rung == Rung.DAMP
+    assert got.command.value.tolist() == [-3.0, 4.0, -20.0]  # the wheel's 10 N m are bounded
+
+
+def test_limits_go_by_name_where_the_policy_commands_few_of_its_joints() -> None:
+    spec = make_spec(action={"kind": "effort", "size": 1, "scale": {"rail": 40.0}})
+    limits = CommandLimits(spec, make_robot())
+    state = make_state(wrist=1.85, rail=0.475, velocity=[5.0, 5.0, 0.5])
+    assert limits.rest(np.zeros(1), state).tolist() == [-10.0]
+    value, reasons = limits.clamp(np.array([40.0]), np.zeros(1), state)
+    assert (value.tolist(), reasons) == (pytest.approx([20.0]), [R.POSITION_LIMIT])
+
+
+@pytest.mark.parametrize("reason", sorted(UNUSABLE))
+def test_damp_of_an_effort_is_none_where_the_reading_cannot_be_trusted(reason: Reason) -> None:
+    run = Run().arm()
+    bad = make_state(velocity=[np.nan, 5.0, 5.0])
+    got = run.step(None, reason, R.OVERRUN, state=bad).command
+    assert got.value.tolist() == [0.0, 0.0, 0.0]
+    assert run.step(None, R.ESTOP, state=None).command.value.tolist() == [0.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("reason", [R.OVERRUN, R.OBSERVATION_OUT_OF_RANGE, R.ESTOP])
+def test_damp_of_a_position_goes_to_the_safe_position_slowly(reason: Reason) -> None:
+    run = Run("position", safety__damp=60.0).arm(make_state(wheel=10.0))
+    sent = [run.filter.limits.start(run.state)]
+    sent += [run.step(None, reason).command.value for _ in range(300)]
+    steps = np.diff(sent, axis=0)
+    assert (np.abs(steps) <= SPEED * T / 8 + 1e-12).all()
+    assert steps[0] == pytest.approx([1 / 128, -5 / 128, 0.0])
+    assert sent[-1].tolist() == [1.0, 0.0, 0.25]
+
+
+@pytest.mark.parametrize("reason", [R.OBSERVATION_OUT_OF_RANGE, R.ESTOP])
+def test_damp_of_a_twist_slows_down_to_standing(reason: Reason) -> None:
+    run = Run("twist").arm()
+    for _ in range(100):
+        run.step([-2.0, 3.0])
+    sent = [run.step([-2.0, 3.0]).command.value]
+    assert sent[0].tolist() == [-1.0, 2.0]
+    sent += [run.step(None, reason).command.value for _ in range(65)]
+    steps = np.diff(sent, axis=0)
+    assert steps[:32] == pytest.approx(np.tile([4.0 * T, -4.0 * T], (32, 1)))
+    assert sent[-1].tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_way_out_ends_at_rest(kind: CommandKind) -> None:
+    run = Run(kind).arm()
+    for _ in range(40):
+        last = run.step([0.75, 1.0, 0.3][: 2 if kind == "twist" else 3]).command.value
+    arrived = False
+    for count in range(1000):
+        command, arrived = run.filter.rest_step()
+        if kind != "effort":
+            assert (np.abs(command.value - last) <= 0.0625 + 1e-12).all()
+        last = command.value
+        if arrived:
+            break
+    assert arrived
+    assert last.tolist() == {"position": [1.0, 0.0, 0.25]}.get(kind, [0.0] * len(last))
+    assert (count == 0) == (kind == "effort")
