@@ -7,9 +7,9 @@ step shakes joints, so it matters what the others do.
 from __future__ import annotations
 
 if __name__ == "__main__":
-    from dime_robot.runtime.extras import require_extra
+    from dime_robot.runtime.extras import require_extras
 
-    require_extra("eval", "gymnasium", "mujoco", "tyro", "scipy", "imageio")
+    require_extras(eval=("gymnasium", "mujoco", "tyro", "scipy", "imageio"))
 
 import json
 import warnings

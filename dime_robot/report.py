@@ -7,9 +7,9 @@ per task with the columns of `eval.csv`, several seeds each) gets one figure per
 from __future__ import annotations
 
 if __name__ == "__main__":
-    from dime_robot.runtime.extras import require_extra
+    from dime_robot.runtime.extras import require_extras
 
-    require_extra("train", "torch", "tyro", "matplotlib")
+    require_extras(train=("torch", "tyro", "matplotlib"))
 
 import base64
 import csv

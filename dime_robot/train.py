@@ -3,18 +3,10 @@
 from __future__ import annotations
 
 if __name__ == "__main__":
-    from dime_robot.runtime.extras import require_extra
+    from dime_robot.runtime.extras import require_extras
 
-    require_extra(
-        "train",
-        "torch",
-        "gymnasium",
-        "mujoco",
-        "tyro",
-        "rich",
-        "scipy",
-        "matplotlib",
-        "tensorboard",
+    require_extras(
+        train=("torch", "gymnasium", "mujoco", "tyro", "rich", "scipy", "matplotlib", "tensorboard")
     )
 
 import argparse

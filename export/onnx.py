@@ -11,9 +11,9 @@ import sys
 if __name__ == "__main__":
     if not __package__:  # run as a script this file would be found as the package `onnx`
         sys.exit("error: run it as a module: python -m export.onnx ckpt.pt")
-    from dime_robot.runtime.extras import require_extra
+    from dime_robot.runtime.extras import require_extras
 
-    require_extra("train,cpu", "torch", "gymnasium", "scipy", "onnx", "onnxruntime")
+    require_extras(train=("torch", "gymnasium", "scipy", "onnx"), cpu=("onnxruntime",))
 
 import argparse
 import hashlib

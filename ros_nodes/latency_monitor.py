@@ -8,9 +8,9 @@ training draws from.
 from __future__ import annotations
 
 if __name__ == "__main__":
-    from dime_robot.runtime.extras import require_extra
+    from dime_robot.runtime.extras import require_extras
 
-    require_extra("ros", "rclpy")
+    require_extras(ros=("rclpy",))
 
 import math
 import sys

@@ -8,9 +8,9 @@ are missed, or the safety filter had to hold, damp or stop.
 from __future__ import annotations
 
 if __name__ == "__main__":
-    from dime_robot.runtime.extras import require_extra
+    from dime_robot.runtime.extras import require_extras
 
-    require_extra("cpu,eval,ros", "rclpy", "onnxruntime", "mujoco", "gymnasium")
+    require_extras(cpu=("onnxruntime",), eval=("mujoco", "gymnasium"), ros=("rclpy",))
 
 import argparse
 import json

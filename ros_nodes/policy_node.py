@@ -7,9 +7,9 @@ out (deactivate, error, SIGTERM, SIGINT) sends the robot to rest first. See docs
 from __future__ import annotations
 
 if __name__ == "__main__":
-    from dime_robot.runtime.extras import require_extra
+    from dime_robot.runtime.extras import require_extras
 
-    require_extra("cpu,ros", "rclpy", "onnxruntime")
+    require_extras(cpu=("onnxruntime",), ros=("rclpy",))
 
 import os
 import sys

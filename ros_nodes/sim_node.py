@@ -9,9 +9,9 @@ simulation keeps to the wall clock.
 from __future__ import annotations
 
 if __name__ == "__main__":
-    from dime_robot.runtime.extras import require_extra
+    from dime_robot.runtime.extras import require_extras
 
-    require_extra("eval,ros", "rclpy", "mujoco", "gymnasium")
+    require_extras(eval=("mujoco", "gymnasium"), ros=("rclpy",))
 
 import json
 import sys

@@ -111,7 +111,7 @@ def test_every_logged_metric_is_explained_and_every_explained_one_logged() -> No
         ("dime_robot.train", "torch", "train"),
         ("dime_robot.report", "matplotlib", "train"),
         ("dime_robot.evaluate", "tyro", "eval"),
-        ("export.onnx", "onnx", "train,cpu"),
+        ("export.onnx", "onnx", "train"),
     ],
 )
 def test_a_missing_extra_is_one_sentence(module: str, banned: str, extra: str) -> None:

@@ -1,0 +1,164 @@
+"""The ROS package's files: valid, complete, and in agreement with the nodes' own parameters."""
+
+from __future__ import annotations
+
+import runpy
+import subprocess
+import sys
+import types
+from dataclasses import MISSING, fields
+from typing import Any
+
+import pytest
+import yaml
+from catkin_pkg.package import parse_package
+
+import dime_robot
+from ros_nodes.parameters import MonitorParameters, PolicyParameters, SimParameters
+from tests.ros_nodes.graph import ROOT
+
+SHELL = ROOT / "ros_nodes"
+STARTERS = {
+    "policy_node": "ros_nodes.policy_node",
+    "sim_node": "ros_nodes.sim_node",
+    "latency_monitor": "ros_nodes.latency_monitor",
+    "loopback": "ros_nodes.loopback",
+    "certify": "dime_robot.runtime.certify",
+}
+
+
+def test_the_parameter_file_holds_every_parameter_at_its_default() -> None:
+    content = yaml.safe_load((SHELL / "config/policy_node.yaml").read_text())
+    expected = {
+        item.name: item.default if item.default is not MISSING else item.default_factory()
+        for item in fields(PolicyParameters)
+        if item.default is not MISSING or item.default_factory is not MISSING
+    }
+    assert content == {"/**/policy_node": {"ros__parameters": expected}}
+    assert list(content["/**/policy_node"]["ros__parameters"]) == list(expected)
+
+
+def test_package_xml_is_valid_and_of_this_version() -> None:
+    warnings: list[str] = []
+    package = parse_package(str(SHELL / "package.xml"), warnings=warnings)
+    package.validate(warnings)
+    assert not warnings
+    assert (package.name, package.package_format) == ("dime_robot", 3)
+    assert package.version == dime_robot.__version__
+    assert package.get_build_type() == "ament_python"
+
+
+def test_every_ros_module_in_use_is_a_dependency() -> None:
+    package = parse_package(str(SHELL / "package.xml"))
+    source = [*SHELL.glob("*.py"), *SHELL.glob("launch/*.py")]
+    imported = {
+        line.split()[1].split(".")[0]
+        for path in source
+        for line in path.read_text().splitlines()
+        if line.startswith(("import ", "from "))
+    }
+    ros = {name for name in imported if name.endswith(("_msgs", "_srvs", "_interfaces"))}
+    ros |= imported & {"rclpy", "launch", "launch_ros"}
+    assert ros <= {depend.name for depend in package.exec_depends}
+
+
+def test_starters_differ_in_their_module_only() -> None:
+    assert {path.name for path in (SHELL / "scripts").iterdir()} == set(STARTERS)
+    texts = set()
+    for name, module in STARTERS.items():
+        path = SHELL / "scripts" / name
+        assert path.stat().st_mode & 0o111 == 0o111, f"{path} is not executable"
+        text = path.read_text()
+        assert f" -m {module} " in text
+        texts.add(text.replace(f" -m {module} ", " -m MODULE "))
+        subprocess.run(["sh", "-n", str(path)], check=True)
+    assert len(texts) == 1
+
+
+class Recorded:
+    """Stands for anything of `launch`: remembers what it was made with."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.args, self.kwargs = args, kwargs
+
+
+@pytest.fixture
+def launch_modules(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`launch` is in no wheel: enough of it to see what the launch files ask it for."""
+    names = {
+        "launch": ("LaunchContext", "LaunchDescription"),
+        "launch.actions": ("DeclareLaunchArgument", "OpaqueFunction", "Shutdown"),
+        "launch_ros": (),
+        "launch_ros.actions": ("Node",),
+        "ament_index_python": (),
+    }
+    for name, members in names.items():
+        module = types.ModuleType(name)
+        for member in members:
+            setattr(module, member, type(member, (Recorded,), {}))
+        monkeypatch.setitem(sys.modules, name, module)
+    values: Any = types.ModuleType("launch_ros.parameter_descriptions")
+    values.ParameterValue = lambda value, value_type: value_type(value)
+    monkeypatch.setitem(sys.modules, values.__name__, values)
+    packages: Any = types.ModuleType("ament_index_python.packages")
+    packages.get_package_share_directory = lambda name: f"/share/{name}"
+    monkeypatch.setitem(sys.modules, packages.__name__, packages)
+
+
+def launched(name: str, **given: str) -> dict[str, dict[str, Any]]:
+    """What a launch file starts: executable -> what its Node was made with."""
+    file = runpy.run_path(str(SHELL / "launch" / name))
+    *arguments, function = file["generate_launch_description"]().args[0]
+    values = {argument.args[0]: argument.kwargs.get("default_value") for argument in arguments}
+    assert set(given) <= set(values), "an argument the launch file does not have"
+    for argument in arguments:
+        assert "choices" in argument.kwargs or argument.kwargs["description"]
+    values.update(given)
+    assert None not in values.values(), "an argument without a default was not given"
+    context = types.SimpleNamespace(launch_configurations=values)
+    nodes = function.kwargs["function"](context)
+    assert all(node.kwargs["package"] == "dime_robot" for node in nodes)
+    return {node.kwargs["executable"]: node.kwargs for node in nodes}
+
+
+def check_parameters(given: dict[str, Any], kind: type) -> None:
+    """Each one is known and of its type."""
+    known = {item.name: item.type for item in fields(kind)} | {"use_sim_time": "bool"}
+    for name, value in given.items():
+        assert type(value).__name__ == known[name], name
+
+
+@pytest.mark.usefixtures("launch_modules")
+def test_sim_launch_starts_robot_policy_and_monitor() -> None:
+    nodes = launched("sim.launch.py", policy="a.onnx", config="b.yaml", monitor="true")
+    assert list(nodes) == ["sim_node", "policy_node", "latency_monitor"]
+    (sim,) = nodes["sim_node"]["parameters"]
+    check_parameters(sim, SimParameters)
+    params, policy = nodes["policy_node"]["parameters"]
+    assert params == "/share/dime_robot/config/policy_node.yaml"
+    check_parameters(policy, PolicyParameters)
+    assert (policy["policy"], policy["robot"], policy["autostart"]) == (
+        "a.onnx",
+        "b.yaml",
+        "activate",
+    )
+    check_parameters(nodes["latency_monitor"]["parameters"][0], MonitorParameters)
+    assert list(launched("sim.launch.py", policy="a.onnx")) == ["sim_node", "policy_node"]
+
+
+@pytest.mark.usefixtures("launch_modules")
+def test_robot_launch_waits_for_a_human_and_never_comes_back() -> None:
+    robot = str(ROOT / "sim_configs/cartpole.yaml")
+    given = {"policy": "a.onnx", "robot": robot, "params": "mine.yaml"}
+    node = launched("robot.launch.py", **given)["policy_node"]
+    params, policy = node["parameters"]
+    assert (params, policy["autostart"]) == ("mine.yaml", "configure")
+    assert set(policy) == {"policy", "robot", "autostart"}, "the rest is the parameter file's"
+    assert node["respawn"] is False
+    assert node["remappings"] == []
+    given |= {"noise": "zero", "realtime": "true", "commands": "c", "imu": "i", "namespace": "n"}
+    node = launched("robot.launch.py", **given)["policy_node"]
+    check_parameters(node["parameters"][1], PolicyParameters)
+    assert node["parameters"][1]["realtime"] is True
+    assert node["remappings"] == [("imu", "i"), ("effort_controller/commands", "c")]
+    assert node["namespace"] == "n"
