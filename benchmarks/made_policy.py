@@ -106,7 +106,11 @@ def made_policy(path: Path, spec: PolicySpec, width: int, depth: int, steps: int
 
 
 def robot_file(path: Path, rate: float) -> Path:
-    """A robot for it that never gives up, so that what is measured is the loop."""
+    """A robot for it that never gives up, so that what is measured is the loop.
+
+    The last joint has next to no effort, so its target is always where it was measured (see
+    `CommandLimits`): a number put there comes back in the command that answers it.
+    """
     joints = [
         {
             "name": name,
@@ -117,6 +121,7 @@ def robot_file(path: Path, rate: float) -> Path:
         }
         for name in NAMES
     ]
+    joints[-1]["effort_limit"] = 1e-9
     robot = {
         "name": "bench",
         "joints": joints,

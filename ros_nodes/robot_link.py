@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 from geometry_msgs.msg import Twist
@@ -187,8 +186,7 @@ class RobotLink:
         self._orientation = conversions.orientation_of(message)
         self._angular_velocity = conversions.angular_velocity_of(message)
         if self.state is not None:
-            self.state = replace(
-                self.state,
+            self.state = self.state._replace(
                 orientation=self._orientation,
                 angular_velocity=self._angular_velocity,
             )

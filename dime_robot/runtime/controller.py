@@ -69,7 +69,7 @@ class Controller:
         if self._was_late and Reason.OBSERVATION_STALE in found:
             found.append(Reason.OVERRUN)  # it aged while we computed
         self._was_late = False
-        if state is not None and not self.safety.latched and not UNUSABLE.intersection(found):
+        if state is not None and not self.safety.latched and UNUSABLE.isdisjoint(found):
             if self.safety.rung == Rung.DAMP:
                 self._forget()
             elif self._gap:  # history across a gap would be a motion that never was
@@ -89,6 +89,8 @@ class Controller:
         """Remember the step that gave this decision. After publishing, which should not wait."""
         now, state, observation = self._to_record
         self.recorder.add(now, state, observation, self._action, decision)
+        if Reason.ACTION_NAN in decision.reasons:  # it must not come back as an observation
+            self._last_action = self._no_action
 
     def _infer(self, observation: Float32Array) -> JointCommand:
         began = self.clock()
@@ -96,9 +98,8 @@ class Controller:
         self.inference = self.clock() - began
         self._was_late = self.inference > self.policy.spec.period
         self._late_in_a_row = self._late_in_a_row + 1 if self._was_late else 0
-        self._action[:] = action
-        # one bad action must not come back as an observation
-        self._last_action = self._action if np.isfinite(action).all() else self._no_action
+        self._action[:] = action  # the policy overwrites its own
+        self._last_action = self._action
         return self._decoder.decode(action)
 
     def _forget(self) -> None:

@@ -60,6 +60,7 @@ class FlightRecorder:
         )
         capacity = min(round(seconds * spec.rate), LARGEST // record.itemsize)
         self._ring = np.zeros(max(2, capacity), dtype=record)
+        self._ring.view(np.uint8)[:] = 0  # the pages come now, not one by one while it runs
         self._noise = policy.noise
         self._count = 0
         self._writers: list[threading.Thread] = []

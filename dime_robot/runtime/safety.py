@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -30,8 +30,7 @@ RANGE_TOLERANCE = 0.02  # share of the range by which a reading may pass a hard 
 UNIT = (0.5, 2.0)  # norm of an orientation; a driver that has none sends zeros
 
 
-@dataclass(frozen=True)
-class Decision:
+class Decision(NamedTuple):
     """What is sent, how it came about, and why."""
 
     command: JointCommand
@@ -66,6 +65,7 @@ class SafetyFilter:
                 slack = RANGE_TOLERANCE * (high - low)
                 self._low[i], self._high[i] = low - slack, high + slack
         self._steered = spec.needs("command_velocity")
+        self._turning = not np.isfinite(self._high).all()  # some joint turns freely
         self._needs_imu = spec.needs(*IMU_TERMS) or self._config.tilt_limit is not None
         tilt = self._config.tilt_limit
         self._cos_tilt = -2.0 if tilt is None else math.cos(math.radians(tilt))
@@ -85,14 +85,14 @@ class SafetyFilter:
         """What is wrong with a reading by itself."""
         found: list[Reason] = []
         position, velocity = state.joint_position, state.joint_velocity
-        if not (np.isfinite(position).all() and np.isfinite(velocity).all()):
-            found.append(Reason.OBSERVATION_NAN)
-        elif (
-            (position < self._low).any()
-            or (position > self._high).any()
-            or (np.abs(velocity) > self._speed).any()
-        ):
-            found.append(Reason.OBSERVATION_OUT_OF_RANGE)
+        plausible = (
+            (position >= self._low) & (position <= self._high) & (np.abs(velocity) <= self._speed)
+        )
+        if not plausible.all():  # nor is a NaN
+            finite = np.isfinite(position).all() and np.isfinite(velocity).all()
+            found.append(Reason.OBSERVATION_OUT_OF_RANGE if finite else Reason.OBSERVATION_NAN)
+        elif self._turning and not np.isfinite(position).all():
+            found.append(Reason.OBSERVATION_NAN)  # infinity is within no limits at all
         if self._needs_imu:
             if state.orientation is None or state.angular_velocity is None:
                 found.append(Reason.IMU_STALE)
@@ -156,11 +156,12 @@ class SafetyFilter:
         if wanted is not None and not np.isfinite(wanted.value).all():
             found.append(Reason.ACTION_NAN)
             wanted = None
-        if state is None and not UNUSABLE.intersection(found):
+        unusable = bool(found) and not UNUSABLE.isdisjoint(found)
+        if state is None and not unusable:
             found.append(Reason.OBSERVATION_STALE)
         elif wanted is None and not self.latched and not _serious(found):
             found.append(Reason.ACTION_NAN)  # nobody gave one
-        trusted = None if state is None or UNUSABLE.intersection(found) else state
+        trusted = None if unusable else state
         before = self.rung
         self.rung = self._climb(now, found)
         if before >= Rung.DAMP > self.rung:
@@ -205,6 +206,8 @@ class SafetyFilter:
         """Where on the ladder this step stands."""
         if self.latched:
             return Rung.STOP
+        if not problems and self._trouble_began is None:
+            return Rung.RUN
         first = max((FIRST_ANSWER[reason] for reason in problems), default=Rung.RUN)
         if first >= Rung.HOLD:
             if self._trouble_began is None:
