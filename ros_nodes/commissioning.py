@@ -51,6 +51,16 @@ def commission(given: PolicyParameters) -> tuple[Controller, LatencyCertificate]
     return controller, latency
 
 
+def describe(controller: Controller, latency: LatencyCertificate, how: str) -> str:
+    """What was commissioned, as one line."""
+    spec, file = controller.policy.spec, controller.policy.file
+    return (
+        f"policy {spec.name} {file.policy_digest[:12]}, robot {controller.robot.name},"
+        f" {spec.rate:g} Hz by {how}, {controller.policy.provider} p99 {latency.cold_p99:.2f} ms"
+        f" of {1e3 * spec.period:g} ms"
+    )
+
+
 def why_not_run(link: RobotLink, controller: Controller, simulated: bool, dry: bool) -> str | None:
     """What stands against commanding the robot now, as one sentence."""
     topic = controller.robot.state.topic

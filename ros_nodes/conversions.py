@@ -54,13 +54,17 @@ def joint_values(values: Sequence[float], size: int) -> FloatArray:
 
 
 def orientation_of(message: Imu) -> FloatArray:
-    """Base to world, w x y z."""
+    """Base to world, w x y z; NaN where the driver says it measures none (REP 145)."""
+    if message.orientation_covariance[0] == -1:
+        return np.full(4, np.nan)
     q = message.orientation
     return np.array([q.w, q.x, q.y, q.z])
 
 
 def angular_velocity_of(message: Imu) -> FloatArray:
-    """[rad/s] in the base's frame."""
+    """[rad/s] in the base's frame; NaN where the driver says it measures none (REP 145)."""
+    if message.angular_velocity_covariance[0] == -1:
+        return np.full(3, np.nan)
     v = message.angular_velocity
     return np.array([v.x, v.y, v.z])
 

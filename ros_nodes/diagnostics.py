@@ -69,10 +69,18 @@ def latency_level(
     return DiagnosticStatus.OK, f"{misses} of {steps} deadlines missed"
 
 
-def latency_values(recorder: LatencyRecorder) -> dict[str, object]:
-    """Percentiles in milliseconds, and counts since the start."""
-    values: dict[str, object] = {"steps": recorder.steps, "missed": recorder.misses}
-    for name, found in recorder.percentiles().items():
+def latency_values(recorder: LatencyRecorder, period: float) -> dict[str, object]:
+    """Percentiles in milliseconds, and counts since the activation."""
+    values: dict[str, object] = {
+        "steps": recorder.steps,
+        "missed": recorder.misses,
+        "missed in a row": recorder.misses_in_a_row,
+        "longest row of misses": recorder.longest_row,
+    }
+    percentiles = recorder.percentiles()
+    if (jitter := recorder.jitter(period)) is not None:
+        percentiles["jitter"] = jitter
+    for name, found in percentiles.items():
         values[f"{name} p50 [ms]"] = 1e3 * found.p50
         values[f"{name} p99 [ms]"] = 1e3 * found.p99
         values[f"{name} max [ms]"] = 1e3 * found.max

@@ -51,6 +51,12 @@ def judge(result: dict[str, Any]) -> list[str]:
         least = promised - (1 - RETURN_SHARE) * abs(promised)
         if mean < least:
             problems.append(f"return {mean:.1f}, expected at least {least:.1f}")
+    inference, promised = result["inference_p50_ms"], result["promised_inference_ms"]
+    if inference > promised:
+        problems.append(
+            f"inference takes {inference:.3f} ms (median), certified with at most {promised:.3f} ms"
+            " (99 % with cold caches)"
+        )
     if result["missed_share"] > LARGEST_MISSED_SHARE:
         problems.append(f"{result['missed_share']:.1%} of the deadlines missed")
     if result["faults"]:
@@ -77,6 +83,8 @@ def run(options: argparse.Namespace, policy: OnnxPolicy, log_folder: Path) -> di
         "episodes": session.episodes,
         "return_mean": float(np.mean(returns)) if returns else None,
         "promised_return": certificate.return_mean,
+        "inference_p50_ms": 1e3 * float(np.median(samples[:, 3])) if len(samples) else 0.0,
+        "promised_inference_ms": policy.file.provenance.latency.cold_p99,
         "rate": policy.spec.rate,
         "measured_rate": float(1 / np.median(periods)),
         "steps": len(samples),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
@@ -60,6 +61,12 @@ class PolicyParameters:
     priority: int = parameter(80, "FIFO priority where realtime is set", least=1, most=98)
     cpus: list[int] = parameter([-1], "CPUs to run on where realtime is set; -1: any")
     recordings: str = parameter("", "folder of the flight recorder; empty: ROS_HOME/dime_robot")
+
+    @property
+    def recordings_folder(self) -> Path:
+        """Where recordings go."""
+        home = os.environ.get("ROS_HOME", "~/.ros")
+        return Path(self.recordings or Path(home) / "dime_robot").expanduser()
 
 
 @dataclass(frozen=True)

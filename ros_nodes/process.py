@@ -75,11 +75,14 @@ def make_executor() -> Executor:
 
 
 class StopSignal:
-    """SIGTERM and SIGINT as a flag; the second one of a kind ends the process at once."""
+    """SIGTERM, SIGINT and SIGHUP (a terminal that went away) as a flag.
+
+    The second one of a kind ends the process at once.
+    """
 
     def __init__(self) -> None:
         self.received: int | None = None
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._note)
 
     def _note(self, number: int, frame: FrameType | None) -> None:

@@ -55,22 +55,30 @@ class Reporter:
         """The policy runs no more."""
         self._decision = None
 
-    def step(self, decision: Decision, freshness: Freshness) -> None:
-        """A command was published just now."""
+    def forget(self) -> None:
+        """The policy is gone."""
+        self._controller = self._recorder = self._decision = None
+
+    def miss(self, count: int) -> None:
+        """Deadlines went by without a step."""
+        if self._recorder is not None:
+            self._recorder.misses += count
+
+    def step(self, decision: Decision, freshness: Freshness, began: float) -> None:
+        """A command was published just now; `began`: when it could first be made [s]."""
         assert self._controller is not None and self._recorder is not None
         self._decision = decision
         self._rungs[decision.rung] += 1
         self._reasons.update(decision.reasons)
         now, period = self._clock.now(), self._controller.policy.spec.period
-        waited = freshness.age_by_receipt(now)
         sample = LatencySample(
             time=now,
             age_by_stamp=freshness.age_by_stamp(self._clock.robot_now()),
-            age_by_receipt=waited,
+            age_by_receipt=freshness.age_by_receipt(now),
             inference=self._controller.inference,
-            end_to_end=self._controller.clock() - self._controller.began,
+            end_to_end=now - began,
             period=now - self._published_at if self._published_at else period,
-            missed=float(self._controller.clock() - self._controller.began > period),
+            missed=float(now - began > period),
         )
         self._published_at = now
         self._recorder.add(sample)
@@ -125,6 +133,10 @@ class Reporter:
         return [
             diagnostics.status(f"{name}: control", robot.name, level, message, control),
             diagnostics.status(
-                f"{name}: latency", robot.name, late, summary, diagnostics.latency_values(recorder)
+                f"{name}: latency",
+                robot.name,
+                late,
+                summary,
+                diagnostics.latency_values(recorder, policy.spec.period),
             ),
         ]

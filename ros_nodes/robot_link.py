@@ -9,6 +9,7 @@ import numpy as np
 from geometry_msgs.msg import Twist
 from rclpy.duration import Duration
 from rclpy.node import Node
+from rclpy.publisher import Publisher
 from sensor_msgs.msg import Imu, JointState
 
 from dime_robot.runtime.errors import InputError
@@ -20,7 +21,13 @@ from dime_robot.runtime.spec import IMU_TERMS, TWIST_AXES, FloatArray, PolicySpe
 from dime_robot.runtime.state import JointCommand, RobotState
 from dime_robot.runtime.wiring import Wiring
 from ros_nodes import conversions
-from ros_nodes.conversions import COMMAND_QOS, COMMAND_TYPES, STATE_QOS, CommandWriter
+from ros_nodes.conversions import (
+    COMMAND_QOS,
+    COMMAND_TYPES,
+    STATE_QOS,
+    CommandMessage,
+    CommandWriter,
+)
 from ros_nodes.process import NodeClock
 
 TOO_FAST, TOO_FAST_IN_A_ROW = 0.7, 5  # share of the policy's period; readings in a row
@@ -40,6 +47,7 @@ class RobotLink:
         clock: times of arrival.
         by_observation: each reading begins a step, so its rate must be the policy's.
         on_message: called at each new reading, and at each message that cannot be used.
+        publishes: False in a dry run, which must not look like a second commander.
     """
 
     def __init__(
@@ -50,40 +58,51 @@ class RobotLink:
         clock: NodeClock,
         by_observation: bool,
         on_message: Callable[[], None],
+        publishes: bool = True,
     ) -> None:
-        self.state: RobotState | None = None  # the newest
-        self.freshness = Freshness(robot.state.max_age, robot.state.same_clock)
-        self.defect: str | None = None  # why the last message could not be used
         self._node, self._spec, self._robot, self._clock = node, spec, robot, clock
         self._by_observation = by_observation
         self._on_message = on_message
         self._wiring = Wiring(spec, robot)
         self._writer = CommandWriter(robot.command, self._wiring, spec.period)
+        self._steered = robot.command_velocity if spec.needs("command_velocity") else None
+        self._imu = robot.imu
+        if not spec.needs(*IMU_TERMS) and robot.safety.tilt_limit is None:
+            self._imu = None
+        self._velocity: FloatArray = np.zeros(3)
+        self._velocity_received = -np.inf
+        self.restart()
+        self.command_topic = node.resolve_topic_name(robot.command.topic)
+        self._publisher: Publisher[CommandMessage] | None = None
+        if publishes:
+            kind = COMMAND_TYPES[robot.command.kind]
+            self._publisher = node.create_publisher(kind, robot.command.topic, COMMAND_QOS)
+        wanted: list[tuple[type, str, Callable[..., None]]] = [
+            (JointState, robot.state.topic, self._on_joint_state)
+        ]
+        if self._imu is not None:
+            wanted.append((Imu, self._imu.topic, self._on_imu))
+        if self._steered is not None:
+            wanted.append((Twist, self._steered.topic, self._on_velocity))
+        self._subscriptions = [
+            node.create_subscription(kind, topic, callback, STATE_QOS)
+            for kind, topic, callback in wanted
+        ]
+
+    def restart(self) -> None:
+        """Forget all readings: what comes now is another life of the robot."""
+        robot = self._robot
+        self.state: RobotState | None = None  # the newest
+        self.freshness = Freshness(robot.state.max_age, robot.state.same_clock)
+        self.received = -np.inf  # when the last message came, usable or not, steady [s]
+        self.defect: str | None = None  # why the last message could not be used
         self._stamps = np.full(RATE_SAMPLES, np.nan)
         self._count, self._too_fast, self._reordered = 0, 0, False
         self._orientation: FloatArray | None = None
         self._angular_velocity: FloatArray | None = None
-        self._velocity: FloatArray = np.zeros(3)
-        self._velocity_received = -np.inf
-        self._subscriptions = [
-            node.create_subscription(JointState, robot.state.topic, self._on_joint_state, STATE_QOS)
-        ]
         self._imu_freshness: Freshness | None = None
-        if robot.imu is not None and (
-            spec.needs(*IMU_TERMS) or robot.safety.tilt_limit is not None
-        ):
-            self._imu_freshness = Freshness(robot.imu.max_age, robot.state.same_clock)
-            self._subscriptions.append(
-                node.create_subscription(Imu, robot.imu.topic, self._on_imu, STATE_QOS)
-            )
-        self._steered = robot.command_velocity if spec.needs("command_velocity") else None
-        if self._steered is not None:
-            self._subscriptions.append(
-                node.create_subscription(Twist, self._steered.topic, self._on_velocity, STATE_QOS)
-            )
-        kind = COMMAND_TYPES[robot.command.kind]
-        self._publisher = node.create_publisher(kind, robot.command.topic, COMMAND_QOS)
-        self.command_topic = self._publisher.topic_name
+        if self._imu is not None:
+            self._imu_freshness = Freshness(self._imu.max_age, robot.state.same_clock)
 
     def problems(self) -> list[Reason]:
         """What is wrong with the readings as a stream; `SafetyFilter` looks at their values."""
@@ -123,12 +142,24 @@ class RobotLink:
         return None
 
     def publish(self, command: JointCommand) -> None:
-        """Send a command."""
-        self._publisher.publish(self._writer.write(command))
+        """Send a command; in a dry run only write it."""
+        message = self._writer.write(command)
+        if self._publisher is not None:
+            self._publisher.publish(message)
 
-    def lead_to_rest(self, safety: SafetyFilter) -> None:
-        """Publish commands until the robot is at rest, at most REST_LIMIT; see `CommandLimits`."""
-        until = time.monotonic() + REST_LIMIT
+    def lead_to_rest(self, safety: SafetyFilter) -> bool:
+        """Publish commands until the robot is at rest; see `CommandLimits`.
+
+        A base needs as long as its acceleration says. A position interface may need longer than
+        anybody waits at the end: False where it was still on its way after REST_LIMIT.
+        """
+        if self._publisher is None:
+            return True
+        limit = REST_LIMIT
+        if self._robot.command.limits:
+            fastest = max(self._robot.command.limits.values())
+            limit = fastest / self._robot.command.acceleration + REST_LIMIT
+        until = time.monotonic() + limit
         arrived = False
         while not arrived and time.monotonic() < until:
             command, arrived = safety.rest_step()
@@ -136,23 +167,27 @@ class RobotLink:
             if not arrived:
                 time.sleep(self._spec.period)
         self._publisher.wait_for_all_acked(Duration(seconds=ACKNOWLEDGED_WITHIN))
+        return arrived
 
     def listeners(self) -> int:
         """How many listen to the commands."""
-        return int(self._publisher.get_subscription_count())
+        return 0 if self._publisher is None else int(self._publisher.get_subscription_count())
 
     def rivals(self) -> int:
         """How many others publish commands on the same topic."""
-        return int(self._node.count_publishers(self.command_topic)) - 1
+        ours = self._publisher is not None
+        return int(self._node.count_publishers(self.command_topic)) - ours
 
     def destroy(self) -> None:
         """Leave the topics."""
         for subscription in self._subscriptions:
             self._node.destroy_subscription(subscription)
-        self._node.destroy_publisher(self._publisher)
+        if self._publisher is not None:
+            self._node.destroy_publisher(self._publisher)
 
     def _on_joint_state(self, message: JointState) -> None:
         stamp, size = conversions.seconds(message.header.stamp), len(message.name)
+        self.received = self._clock.now(stamp)
         try:
             self._reordered |= self._wiring.follow(message.name)
         except InputError as error:
@@ -160,7 +195,7 @@ class RobotLink:
             self._on_message()
             return
         self.defect = None
-        if not self.freshness.arrive(stamp, self._clock.now(stamp)):
+        if not self.freshness.arrive(stamp, self.received):
             return  # a repeated reading is no reading
         self._stamps[self._count % RATE_SAMPLES] = stamp
         self._count += 1

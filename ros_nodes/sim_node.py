@@ -48,7 +48,7 @@ from ros_nodes.sim_faults import Fault, imu_message
 
 REPEAT_AFTER = 0.5  # [s] a state without an answer in lockstep is sent again
 TIME_BETWEEN_EPISODES = 1.0  # [s] of simulated time
-LARGEST_LAG = 0.2  # [s] behind the wall clock before the lost time is given up
+LARGEST_LAG = 0.05  # [s] behind the wall clock before the lost time is given up
 
 
 class SimNode(Node):

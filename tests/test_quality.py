@@ -16,6 +16,7 @@ from dime_robot.learning.dime import DIME
 from dime_robot.learning.metrics import metrics
 from dime_robot.learning.replay_buffer import Batch
 from dime_robot.logger import read_eval_csv
+from dime_robot.runtime.reasons import Reason
 from tests.learning.toy import flat_spec
 
 ROOT = Path(__file__).parents[1]
@@ -141,3 +142,12 @@ def test_results_end_with_a_final_evaluation() -> None:
         for seed in {row.seed for row in rows}:
             last = [row for row in rows if row.seed == seed][-1]
             assert last.episodes >= 20, (path, seed)
+
+
+def test_every_reason_and_every_code_stands_in_the_one_table() -> None:
+    page = (ROOT / "docs/robot.md").read_text()
+    explained = set(re.findall(r"`([a-z_-]+)`", page))
+    sources = [*(ROOT / "dime_robot/runtime").glob("*.py"), *(ROOT / "ros_nodes").glob("*.py")]
+    codes = {code for path in sources for code in re.findall(r'code="([\w-]+)"', path.read_text())}
+    assert len(codes) > 10
+    assert {reason.value for reason in Reason} | codes | {"activation"} <= explained

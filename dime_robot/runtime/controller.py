@@ -36,8 +36,7 @@ class Controller:
         self.policy, self.robot = policy, robot
         self.safety = SafetyFilter(policy.spec, robot)
         self.recorder = FlightRecorder(policy, robot)
-        self.clock = clock
-        self.began = 0.0  # by `clock`: the last step [s]
+        self._clock = clock
         self.inference = 0.0  # duration of the policy's last call [s]
         self._encoder, self._decoder = ObservationEncoder(policy.spec), ActionDecoder(policy.spec)
         self._action: FloatArray = np.zeros(policy.spec.n_act, dtype=np.float32)
@@ -62,7 +61,7 @@ class Controller:
             state: the newest reading, or None where there is none to act on.
             problems: what the caller knows to be wrong (staleness, conflicts).
         """
-        self.began, self.inference = self.clock(), 0.0
+        self.inference = 0.0
         found, observation, wanted = list(problems), None, None
         if state is not None:
             found += self.safety.problems_of(state)
@@ -93,9 +92,9 @@ class Controller:
             self._last_action = self._no_action
 
     def _infer(self, observation: Float32Array) -> JointCommand:
-        began = self.clock()
+        began = self._clock()
         action = self.policy.act(observation)
-        self.inference = self.clock() - began
+        self.inference = self._clock() - began
         self._was_late = self.inference > self.policy.spec.period
         self._late_in_a_row = self._late_in_a_row + 1 if self._was_late else 0
         self._action[:] = action  # the policy overwrites its own

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 import zipfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -143,6 +145,8 @@ class FlightRecorder:
 def _write(
     path: Path, records: np.ndarray, meta: dict[str, Any], before: list[threading.Thread]
 ) -> None:
+    with suppress(OSError, AttributeError):  # not with the priority of the control loop
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
     for writer in before:
         writer.join()
     draft = path.with_suffix(".part")

@@ -27,9 +27,10 @@ class LatencySample(NamedTuple):
     age_by_stamp: float  # of the observation at publishing, by its stamp: clocks may differ
     age_by_receipt: float  # the same by the time it reached this process
     inference: float  # the policy alone
-    end_to_end: float  # from receiving the observation to having published the command
+    # from receiving the observation (where a timer drives: from its deadline) to having published
+    end_to_end: float
     period: float  # since the previous command was published
-    missed: float  # 1 where the command came later than a period after its observation
+    missed: float  # 1 where that took longer than a period
 
 
 TIMES = ("age_by_stamp", "age_by_receipt", "inference", "end_to_end", "period")
@@ -56,16 +57,30 @@ class LatencyRecorder:
         self._ring: npt.NDArray[np.float64] = np.zeros((capacity, len(LatencySample._fields)))
         self.steps = 0
         self.misses = 0
+        self.misses_in_a_row = 0
+        self.longest_row = 0  # of misses
 
     def add(self, sample: LatencySample) -> None:
         """Remember a step."""
         self._ring[self.steps % len(self._ring)] = sample
         self.steps += 1
-        self.misses += bool(sample.missed)
+        if sample.missed:
+            self.misses += 1
+            self.misses_in_a_row += 1
+            self.longest_row = max(self.longest_row, self.misses_in_a_row)
+        else:
+            self.misses_in_a_row = 0
 
     def window(self) -> npt.NDArray[np.float64]:
         """The last samples in no particular order. Shape (n, fields of LatencySample)."""
         return self._ring[: min(self.steps, len(self._ring))]
+
+    def jitter(self, period: float) -> Percentiles | None:
+        """Of |period - the nominal one| over the window [s]."""
+        if not self.steps:
+            return None
+        off = np.abs(self.window()[:, LatencySample._fields.index("period")] - period)
+        return Percentiles(*map(float, np.percentile(off, (50, 99, 100))))
 
     def percentiles(self) -> dict[str, Percentiles]:
         """Of each of TIMES over the window; empty before the first step."""

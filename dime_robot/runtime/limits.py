@@ -93,7 +93,11 @@ class CommandLimits:
         """The next command on the way to rest; see the class. `state` only if it can be trusted."""
         if self.kind != "effort":
             step = np.clip(self._rest - previous, -self._rest_step, self._rest_step)
-            return previous + step
+            value = previous + step
+            if self.kind == "position" and state is not None:  # a blocked joint is not forced
+                position = self._position(state)
+                value = np.clip(value, position - self._reach, position + self._reach)
+            return value
         if state is None:
             return np.zeros(len(self.names))
         velocity = state.joint_velocity[self._state_index]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from importlib import resources
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
@@ -18,6 +18,7 @@ from pydantic import Field, ValidationError, model_validator
 from dime_robot.runtime.errors import InputError, first_problem
 from dime_robot.runtime.spec import IMU_TERMS, TWIST_AXES, Frozen, PolicySpec
 
+Topic = Annotated[str, Field(pattern=r"^(~/|/)?[A-Za-z]\w*(/[A-Za-z]\w*)*$")]
 RATE_TOLERANCE = 0.02  # relative difference of two rates that count as the same
 
 
@@ -70,7 +71,7 @@ class RobotJoint(Frozen):
 class StateInput(Frozen):
     """Where sensor_msgs/JointState comes from."""
 
-    topic: str = "joint_states"
+    topic: Topic = "joint_states"
     rate: float = Field(gt=0, description="how often the robot publishes [Hz]")
     max_age: float = Field(gt=0, description="older readings are stale [s]")
     same_clock: bool = Field(
@@ -81,14 +82,14 @@ class StateInput(Frozen):
 class ImuInput(Frozen):
     """Where sensor_msgs/Imu comes from; its frame is the base's."""
 
-    topic: str = "imu"
+    topic: Topic = "imu"
     max_age: float = Field(gt=0, description="older readings are stale [s]")
 
 
 class VelocityInput(Frozen):
     """Where the operator's geometry_msgs/Twist comes from."""
 
-    topic: str = "cmd_vel"
+    topic: Topic = "cmd_vel"
     timeout: float = Field(gt=0, description="after it the policy is asked to stand still [s]")
     limits: dict[str, float] = Field(description="axis -> largest magnitude [m/s, rad/s]")
 
@@ -112,7 +113,7 @@ class CommandOutput(Frozen):
     interface: Literal["effort", "position", "velocity"] = Field(
         description="what the robot does with the numbers"
     )
-    topic: str
+    topic: Topic
     timeout: float = Field(
         gt=0,
         description="after so long without a command the robot itself goes safe [s]: mandatory,"
@@ -185,6 +186,11 @@ class RobotConfig(Frozen):
             twice = sorted({name for name in names if names.count(name) > 1})
             if twice:
                 raise ValueError(f"expected each {what} once, got {twice} more than once")
+        if self.state.max_age <= 1 / self.state.rate:
+            raise ValueError(
+                f"state.max_age: expected more than the time between two readings,"
+                f" {1 / self.state.rate:g} s, got {self.state.max_age:g} s"
+            )
         if self.safety.recover < 2 / self.state.rate:
             raise ValueError(
                 f"safety.recover: expected at least two readings, {2 / self.state.rate:g} s, got"

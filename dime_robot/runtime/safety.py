@@ -127,8 +127,8 @@ class SafetyFilter:
 
     def trip(self, reason: Reason) -> None:
         """Stop at the next step, and stay stopped."""
-        if not self.latched:
-            self.rung, self.cause = Rung.STOP, (reason,)
+        before = tuple(r for r in self.cause if r != reason) if self.latched else ()
+        self.rung, self.cause = Rung.STOP, (*before, reason)
 
     def step(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -39,7 +40,9 @@ def domain() -> Iterator[int]:
     """A ROS domain that no other test on this machine uses at the same time."""
     folder = Path(tempfile.gettempdir()) / "dime_robot_domains"
     folder.mkdir(exist_ok=True)
-    for number in DOMAINS:
+    numbers = list(DOMAINS)
+    random.shuffle(numbers)  # what a killed process leaves in shared memory is per domain
+    for number in numbers:
         with (folder / str(number)).open("w") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -181,9 +184,16 @@ class Graph:
             "activate": Transition.TRANSITION_ACTIVATE,
             "deactivate": Transition.TRANSITION_DEACTIVATE,
             "cleanup": Transition.TRANSITION_CLEANUP,
+            "shutdown": Transition.TRANSITION_ACTIVE_SHUTDOWN,
         }
         request = ChangeState.Request(transition=Transition(id=numbers[label]))
         return bool(self.call(ChangeState, "policy_node/change_state", request).success)
+
+    def set_parameter(self, node: str, name: str, value: bool) -> Any:
+        """Try to set a boolean parameter; gives the node's answer."""
+        given = Parameter(name=name, value=ParameterValue(type=1, bool_value=value))
+        request = SetParameters.Request(parameters=[given])
+        return self.call(SetParameters, f"{node}/set_parameters", request).results[0]
 
     def set_fault(self, text: str) -> float:
         """Inject a fault into sim_node; gives the steady time just before."""
@@ -210,9 +220,14 @@ class Graph:
         return process.returncode, took
 
     def close(self) -> None:
-        """End every process that still runs."""
+        """End every process that still runs, gently: a killed one leaves shared memory behind."""
         for process in self.processes.values():
             if process.poll() is None:
+                process.terminate()
+        for process in self.processes.values():
+            try:
+                process.wait(5)
+            except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
         self._executor.shutdown()

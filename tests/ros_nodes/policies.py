@@ -36,6 +36,19 @@ def nan_policy(path: Path) -> Path:
     return _sealed(path, nodes, [_float("fast", FAST)])
 
 
+def crashing_policy(path: Path) -> Path:
+    """It looks up its action in a table of FAST rows: ONNX Runtime raises beyond the last."""
+    nodes = [
+        helper.make_node("Slice", ["observation", "four", "five", "one"], ["speed"]),
+        helper.make_node("Abs", ["speed"], ["absolute"]),
+        helper.make_node("Cast", ["absolute"], ["row"], to=TensorProto.INT64),
+        helper.make_node("Reshape", ["row", "one"], ["index"]),
+        helper.make_node("Gather", ["table", "index"], ["action"]),
+    ]
+    table = np.linspace(-1, 1, int(FAST), dtype=np.float32)[:, None]
+    return _sealed(path, nodes, [numpy_helper.from_array(table, "table")])
+
+
 def slow_policy(path: Path, seconds: float) -> Path:
     """It computes for about `seconds` above FAST, on this machine."""
     probe = OnnxPolicy(_slow(path, _LOOPS_TO_CALIBRATE))

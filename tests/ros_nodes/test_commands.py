@@ -158,7 +158,7 @@ def test_a_twist_keeps_its_limits_slows_down_to_zero_and_survives_a_silent_opera
 
 def test_a_timer_keeps_the_policys_rate_where_the_robot_is_faster(graph: Graph) -> None:
     config = shipped()
-    config["robot"]["state"]["rate"] = 200.0
+    config["robot"]["state"].update(rate=200.0, max_age=0.1)
     path = graph.folder / "fast.yaml"
     path.write_text(yaml.safe_dump(config))
     graph.start("sim_node", config=path)

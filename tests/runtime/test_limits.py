@@ -225,11 +225,22 @@ def test_damp_of_an_effort_is_none_where_the_reading_cannot_be_trusted(reason: R
 def test_damp_of_a_position_goes_to_the_safe_position_slowly(reason: Reason) -> None:
     run = Run("position", safety__damp=60.0).arm(make_state(wheel=10.0))
     sent = [run.filter.limits.start(run.state)]
-    sent += [run.step(None, reason).command.value for _ in range(300)]
+    for _ in range(300):
+        wrist, wheel, rail = sent[-1]  # the joints follow
+        state = make_state(wrist=wrist, wheel=wheel, rail=rail)
+        sent.append(run.step(None, reason, state=state).command.value)
     steps = np.diff(sent, axis=0)
     assert (np.abs(steps) <= SPEED * T / 8 + 1e-12).all()
     assert steps[0] == pytest.approx([1 / 128, -5 / 128, 0.0])
     assert sent[-1].tolist() == [1.0, 0.0, 0.25]
+
+
+def test_damp_of_a_position_does_not_force_a_blocked_joint() -> None:
+    run = Run("position", safety__damp=60.0).arm(make_state(wheel=10.0))
+    for _ in range(300):
+        value = run.step(None, R.ESTOP).command.value
+    assert value[1] == pytest.approx(10.0 - 8.0 / 4.0, abs=2.0)
+    assert value[1] >= 8.0
 
 
 @pytest.mark.parametrize("reason", [R.OBSERVATION_OUT_OF_RANGE, R.ESTOP])

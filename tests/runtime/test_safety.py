@@ -127,12 +127,12 @@ def test_it_is_stopped_until_armed(kind: CommandKind) -> None:
     assert run.step(WANTED[kind]).rung == Rung.STOP
 
 
-def test_trip_stops_at_the_next_step_and_keeps_the_first_cause() -> None:
+def test_trip_stops_at_the_next_step_and_keeps_every_cause_in_order() -> None:
     run = Run().arm()
     run.filter.trip(R.ESTOP)
     run.filter.trip(R.COMMAND_CONFLICT)
     decision = run.step([8.0, 4.0, 40.0])
-    assert (decision.rung, decision.reasons) == (Rung.STOP, (R.ESTOP,))
+    assert (decision.rung, decision.reasons) == (Rung.STOP, (R.ESTOP, R.COMMAND_CONFLICT))
     assert not decision.command.value.any()
 
 
