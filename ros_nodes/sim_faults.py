@@ -5,9 +5,11 @@ drop:P         each state is lost with probability P
 freeze_stamp   the stamp stands still, the values go on
 nan:JOINT      the joint's position reads NaN, as ros2_control shows a missing interface
 jump:JOINT:D   the joint's position reads D more (an encoder that slipped) [rad or m]
+spin:JOINT:V   the joint's velocity reads V more [rad/s or m/s]
 permute        the joints come in another order, with their names
 missing:JOINT  the joint is not in the message
 extra          a joint nobody knows is in the message
+no_imu         the imu falls silent
 tilt:DEGREES   the imu reads a base rolled by so much
 die            the process ends at once, like a kernel panic: no goodbye
 fast:K         states come K times as often as they should

@@ -224,10 +224,11 @@ class Graph:
         for process in self.processes.values():
             if process.poll() is None:
                 process.terminate()
+        until = time.monotonic() + 5
         for process in self.processes.values():
-            try:
-                process.wait(5)
-            except subprocess.TimeoutExpired:
+            while process.poll() is None and time.monotonic() < until:
+                time.sleep(0.01)
+            if process.poll() is None:
                 process.kill()
                 process.wait()
         self._executor.shutdown()
