@@ -84,6 +84,7 @@ class RobotLink:
             wanted.append((Imu, self._imu.topic, self._on_imu))
         if self._steered is not None:
             wanted.append((Twist, self._steered.topic, self._on_velocity))
+        # callbacks take no MessageInfo: the events executor of rclpy 9.1.2 fails on those that do
         self._subscriptions = [
             node.create_subscription(kind, topic, callback, STATE_QOS)
             for kind, topic, callback in wanted
