@@ -26,6 +26,7 @@ from dime_robot.sim.config import load_robot_task
 from ros_nodes.process import make_executor
 
 START_LIMIT = 30.0  # [s] for both processes to be there, and for a transition
+SETTLE = 0.8  # [s] in which the node sees enough of the robot
 EPISODE_SLACK = 20.0  # [s] on top of an episode's own time
 
 
@@ -148,6 +149,9 @@ class Session:
     def _until_usable(self) -> None:
         """Activate as soon as the node agrees: it has to see the robot first."""
         until = time.monotonic() + START_LIMIT
+        settled = time.monotonic() + SETTLE
+        while time.monotonic() < settled:
+            self._spin()
         while not self._transition(Transition.TRANSITION_ACTIVATE, "activate", insist=False):
             if time.monotonic() > until:
                 raise InputError("policy_node refuses to activate: see its message above")

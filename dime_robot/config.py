@@ -1,0 +1,116 @@
+"""Look at configurations: `python -m dime_robot.config check FILE`, `... diff A B`.
+
+`check` reads a file of the kind of `sim_configs/*.yaml`, builds its simulated robot and sees
+whether policy and robot fit each other. `diff` says which numbers differ, and who owns them: what
+the policy owns was trained with and needs a new policy, what the robot owns are facts of the
+machine.
+"""
+
+from __future__ import annotations
+
+if __name__ == "__main__":
+    from dime_robot.runtime.extras import require_extras
+
+    require_extras(eval=("mujoco", "gymnasium"))
+
+import argparse
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from dime_robot.runtime.command import run_command
+from dime_robot.runtime.robot import require_compatible
+from dime_robot.sim.config import RobotTaskConfig, load_robot_task, read_robot_task
+from dime_robot.sim.plant import Plant
+
+OWNERS = {
+    "policy": "policy: a change needs a new policy",
+    "robot": "robot: a fact of the machine",
+    "sim": "simulation: only training sees it",
+    "task": "task: only training sees it",
+}
+SAME, DIFFERENT = 0, 1
+Value = str | float | int | bool | None
+
+
+def read(name: str) -> tuple[RobotTaskConfig, Path]:
+    """A configuration by path, or by its name in `sim_configs/`.
+
+    Raises:
+        InputError: there is none, or a value does not fit.
+    """
+    path = Path(name)
+    return read_robot_task(path) if path.suffix in (".yaml", ".yml") else load_robot_task(name)
+
+
+def flat(value: object, path: str = "") -> Iterator[tuple[str, Value]]:
+    """Every number and word with its place; parts that have a name go by it, not by position."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from flat(item, f"{path}.{key}" if path else str(key))
+    elif isinstance(value, list | tuple):
+        for i, item in enumerate(value):
+            key = item["name"] if isinstance(item, dict) and "name" in item else i
+            yield from flat(item, f"{path}.{key}")
+        if any(isinstance(item, dict) for item in value):  # the order is a fact of its own
+            yield f"{path}.order", ", ".join(str(item["name"]) for item in value)
+    else:
+        yield path, value  # type: ignore[misc]
+
+
+def differences(ours: RobotTaskConfig, theirs: RobotTaskConfig) -> list[tuple[str, Value, Value]]:
+    """Places where two configurations differ, with both values; None: it is not there."""
+    first, second = dict(flat(ours.model_dump())), dict(flat(theirs.model_dump()))
+    places = [*first, *(place for place in second if place not in first)]
+    return [
+        (place, first.get(place), second.get(place))
+        for place in places
+        if first.get(place) != second.get(place)
+    ]
+
+
+def check(name: str) -> int:
+    """Validate one configuration."""
+    config, model = read(name)
+    require_compatible(config.policy, config.robot)
+    plant = Plant(config.policy, config.sim, model)
+    spec = config.policy
+    print(
+        f"ok  policy {spec.name}: {spec.n_obs} observations, {spec.n_act} {spec.action.kind}"
+        f" actions, {spec.rate:g} Hz"
+    )
+    print(f"ok  robot {config.robot.name}: {len(config.robot.joints)} joints, all limits kept")
+    print(
+        f"ok  model {model.name}: {plant.model.nv} degrees of freedom,"
+        f" {config.sim.timestep:g} s x {config.sim.decimation}"
+    )
+    return SAME
+
+
+def diff(name: str, other: str) -> int:
+    """Show what differs between two."""
+    found = differences(read(name)[0], read(other)[0])
+    for place, ours, theirs in found:
+        print(f"{place:48s} {ours!s:>14s} -> {theirs!s:14s} {OWNERS[place.split('.')[0]]}")
+    print(f"{len(found)} differences" if found else "no difference")
+    return DIFFERENT if found else SAME
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """See the module's docstring."""
+    parser = argparse.ArgumentParser(
+        prog="python -m dime_robot.config", description=__doc__.splitlines()[0]
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    checked = commands.add_parser("check", help="is this file right?")
+    checked.add_argument("file", help="path, or name in sim_configs/")
+    compared = commands.add_parser("diff", help="what differs, and who owns it")
+    compared.add_argument("file")
+    compared.add_argument("other")
+    options = parser.parse_args(argv)
+    if options.command == "check":
+        return check(options.file)
+    return diff(options.file, options.other)
+
+
+if __name__ == "__main__":
+    run_command(main)
