@@ -100,7 +100,7 @@ class Graph:
 
     def listen(self) -> None:
         """Hear the commands, as a robot's controller would."""
-        self.node.create_subscription(
+        self.ear = self.node.create_subscription(
             Float64MultiArray,
             COMMANDS,
             lambda m: self.commands.append((time.monotonic(), list(m.data))),
