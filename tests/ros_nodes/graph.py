@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import rclpy
+import yaml
 from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
@@ -27,6 +28,8 @@ from rclpy.node import Node
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64MultiArray, String
 from std_srvs.srv import Trigger
+
+from dime_robot.runtime.robot import config_folder
 
 ROOT = Path(__file__).parents[2]
 POLICY = ROOT / "results/sim-cartpole.onnx"
@@ -132,8 +135,18 @@ class Graph:
             "autostart": "activate",
             "budget": 5.0,  # other tests load this machine; test_refusals has the budget
             "recordings": self.folder / "flights",
+            "robot": self.patient(),
         }
         return self.start("policy_node", *arguments, **{**given, **parameters})
+
+    def patient(self) -> Path:
+        """The shipped robot with time-outs that a busy machine does not reach."""
+        config = yaml.safe_load((config_folder() / "cartpole.yaml").read_text())
+        config["robot"]["state"]["max_age"] = 0.5
+        config["robot"]["safety"].update(hold=0.5, damp=2.0)
+        path = self.folder / "patient.yaml"
+        path.write_text(yaml.safe_dump(config))
+        return path
 
     def log(self, name: str = "policy_node") -> str:
         """What a process has printed."""

@@ -27,16 +27,21 @@ from tests.ros_nodes.policies import crashing_policy, nan_policy, slow_policy
 pytestmark = pytest.mark.slow
 PERIOD, MAX_AGE, HOLD = 0.02, 0.1, 0.08  # [s] more patient than the shipped robot: see `begin`
 ALLOWED = 5 * (MAX_AGE + 2 * PERIOD)  # [s] from injection to the stated command
-DAMPING = 5.0  # [N s/m]
+DAMPING, EFFORT = 5.0, 8.0  # [N s/m], [N]
 
 
 def at_rest(graph: Graph, index: int) -> bool:
-    """Is a command the damp of this robot: 0, or -damping * velocity of a recent state?"""
+    """Is a command the damp of this robot: 0, or -damping * velocity of a recent state?
+
+    The watcher may have missed the very state: half a newton is what the cart's speed changes by in
+    a period or two.
+    """
     when, (value,) = graph.commands[index]
     if value == 0.0:
         return True
-    velocities = [m.velocity[0] for t, m in graph.states if when - 1 < t < when + 0.5]
-    return any(abs(value + DAMPING * v) < 1e-9 for v in velocities)
+    velocities = [m.velocity[0] for t, m in graph.states if when - 0.3 < t < when + 0.3]
+    damped = [max(-EFFORT, min(EFFORT, -DAMPING * v)) for v in velocities]
+    return any(abs(value - wanted) < 0.5 for wanted in damped)
 
 
 def rest_began(graph: Graph) -> float:
@@ -64,7 +69,12 @@ def recorded_reasons(graph: Graph) -> set[str]:
     return found
 
 
-def with_imu(folder: Path, max_age: float = MAX_AGE, tilt_limit: float | None = 45.0) -> Path:
+def with_imu(
+    folder: Path,
+    max_age: float = MAX_AGE,
+    tilt_limit: float | None = 45.0,
+    damp: float = 0.3,
+) -> Path:
     """The cart-pole with an imu on its cart, and a tilt limit."""
     config = yaml.safe_load((config_folder() / "cartpole.yaml").read_text())
     config["sim"]["model"] = str(config_folder() / config["sim"]["model"])
@@ -73,7 +83,7 @@ def with_imu(folder: Path, max_age: float = MAX_AGE, tilt_limit: float | None = 
     config["robot"]["safety"]["tilt_limit"] = tilt_limit
     # other tests load this machine: a hiccup of theirs is not the fault that is tested
     config["robot"]["state"]["max_age"] = max_age
-    config["robot"]["safety"]["hold"] = HOLD
+    config["robot"]["safety"].update(hold=HOLD, damp=damp)
     path = folder / "cartpole_imu.yaml"
     path.write_text(yaml.safe_dump(config))
     return path
@@ -97,8 +107,8 @@ class PublishingRobot:
         self._timer.cancel()
 
 
-def begin(graph: Graph, max_age: float = MAX_AGE) -> None:
-    config = with_imu(graph.folder, max_age)
+def begin(graph: Graph, max_age: float = MAX_AGE, damp: float = 0.3) -> None:
+    config = with_imu(graph.folder, max_age, damp=damp)
     graph.start("sim_node", config=config)
     graph.policy_node(robot=config)
     graph.running()
@@ -207,9 +217,9 @@ def test_joints_in_another_order_are_followed_by_name(fault: str, graph: Graph) 
 
 
 def test_a_trouble_that_ends_in_time_ends_in_running(graph: Graph) -> None:
-    begin(graph)
+    begin(graph, damp=10.0)  # long enough not to stop
     graph.set_fault("drop:1.0")
-    graph.spin(MAX_AGE + HOLD + 0.1)  # long enough to damp, too short to stop
+    graph.spin(MAX_AGE + HOLD + 0.1)  # long enough to damp
     graph.set_fault("")
     graph.until(
         lambda: (

@@ -49,7 +49,7 @@ def test_in_lockstep_the_commands_are_the_environments_bit_for_bit(seed: int, gr
 
 def test_five_episodes_in_real_time_earn_what_the_certificate_says(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "ros_nodes.loopback", str(POLICY), "--episodes", "5"]
-    for _ in range(2):  # other tests share the machine: a hiccup of 35 ms is a fault, rightly
+    for _ in range(3):  # other tests share the machine: a hiccup of 35 ms is a fault, rightly
         done = subprocess.run(
             [*command, "--json"], cwd=ROOT, capture_output=True, text=True, timeout=200
         )
@@ -83,7 +83,7 @@ def test_the_gate_closes(change: dict[str, object], words: str) -> None:
 def test_a_latency_of_the_robot_is_measured_to_the_millisecond(graph: Graph) -> None:
     medians = []
     graph.start("sim_node")
-    graph.policy_node(robot=_patient(graph.folder))
+    graph.policy_node()
     graph.running()
     for fault in ("", "delay:0.007"):
         graph.set_fault(fault)
@@ -93,14 +93,6 @@ def test_a_latency_of_the_robot_is_measured_to_the_millisecond(graph: Graph) -> 
         assert len(graph.latencies) > 150
         medians.append(float(np.median([sample[1] for sample in graph.latencies])))
     assert medians[1] - medians[0] == pytest.approx(0.007, abs=0.001)
-
-
-def _patient(folder: Path) -> Path:
-    """The shipped robot with time-outs that a busy machine cannot reach."""
-    text = (ROOT / "sim_configs/cartpole.yaml").read_text()
-    path = folder / "patient.yaml"
-    path.write_text(text.replace("max_age: 0.035", "max_age: 0.5").replace("hold: 0.04", "hold: 1"))
-    return path
 
 
 @pytest.mark.parametrize("number", range(10))
