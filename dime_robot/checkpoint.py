@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -14,31 +13,11 @@ from pydantic import ValidationError
 from dime_robot.learning.config import TrainConfig
 from dime_robot.learning.networks import ScoreNetwork
 from dime_robot.runtime.errors import InputError, first_problem
+from dime_robot.runtime.files import write_atomically
 from dime_robot.runtime.spec import PolicySpec
 
 FORMAT = "dime_robot checkpoint"
 VERSION = 1
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace `path` by `content`: under a temporary name, on disk, then renamed.
-
-    Raises:
-        InputError: the disk is full or the folder cannot be written; `path` is as it was.
-    """
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise InputError(
-            f"{path}: cannot be written ({error.strerror}); what was there before is kept: make"
-            " room and run it again (a training run: with --resume)"
-        ) from None
 
 
 def save(path: Path, state: dict[str, Any]) -> None:

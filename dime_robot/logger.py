@@ -15,9 +15,9 @@ from rich.live import Live
 from rich.text import Text
 from torch.utils.tensorboard import SummaryWriter
 
-from dime_robot.checkpoint import write_atomically
 from dime_robot.rollout import Evaluation
 from dime_robot.runtime.errors import InputError
+from dime_robot.runtime.files import write_atomically
 
 PLAIN_INTERVAL = 15.0  # [s] between progress lines where there is no terminal to redraw
 

@@ -30,6 +30,7 @@ from dime_robot.learning.config import TrainConfig, differences, preset_config
 from dime_robot.logger import EvalRow, read_eval_csv
 from dime_robot.runtime.command import run_command
 from dime_robot.runtime.errors import InputError
+from dime_robot.runtime.files import write_atomically
 
 MAX_VIDEO_BYTES = 500_000  # larger ones stay beside the report, which has to stay under 1 MB
 
@@ -109,7 +110,7 @@ def results_figure(path: Path) -> Path:
             axes.plot(column["step"], column["mean"], color="C1", label="authors: mean, range")
 
     figure = path.with_suffix(".svg")
-    checkpoint.write_atomically(figure, (_svg(path.stem, draw) + "\n").encode())
+    write_atomically(figure, (_svg(path.stem, draw) + "\n").encode())
     return figure
 
 
@@ -195,7 +196,7 @@ def write_report(folder: Path) -> Path:
         f"<title>{html.escape(title)}</title><style>{_STYLE}</style>{''.join(parts)}</html>\n"
     )
     path = folder / "report.html"
-    checkpoint.write_atomically(path, page.encode())
+    write_atomically(path, page.encode())
     return path
 
 

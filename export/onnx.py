@@ -36,6 +36,7 @@ from dime_robot.runtime import certify as latency
 from dime_robot.runtime.certificate import LatencyCertificate, Provenance
 from dime_robot.runtime.command import run_command
 from dime_robot.runtime.errors import InputError
+from dime_robot.runtime.files import write_atomically
 from dime_robot.runtime.policy import OnnxPolicy, import_onnxruntime
 from dime_robot.runtime.policy_file import (
     FILE_DIGEST,
@@ -202,7 +203,7 @@ def export(
     model, spec, provenance, actor = certified_provenance(path, batch, say)
     draft = out.with_name(out.name + ".draft")
     try:
-        checkpoint.write_atomically(draft, seal(model, spec, provenance))
+        write_atomically(draft, seal(model, spec, provenance))
         measured = measured_latency(draft, actor)
         for line in latency.describe(measured):
             say(line)
@@ -211,7 +212,7 @@ def export(
             if problem:
                 raise certify.CertificateError(f"latency: {problem}")
         sealed = seal(model, spec, provenance.model_copy(update={"latency": measured}))
-        checkpoint.write_atomically(draft, sealed)
+        write_atomically(draft, sealed)
         OnnxPolicy(draft, expected=spec)  # what is on disk loads, unchanged
         draft.replace(out)
     finally:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 
-from dime_robot.runtime.latency import LatencyRecorder
+from dime_robot.runtime.latency import LatencyRecorder, Percentiles
 from dime_robot.runtime.reasons import Reason, Rung
 from dime_robot.runtime.safety import Decision
 
@@ -53,23 +53,30 @@ def control_level(
     return DiagnosticStatus.WARN, text + (f", {troubled} held or damped" if troubled else "")
 
 
+def is_fault(entry: DiagnosticStatus) -> bool:
+    """Does an entry of policy_node tell of a hold, an error or a silence?"""
+    severe = entry.level in (DiagnosticStatus.ERROR, DiagnosticStatus.STALE)
+    return severe or entry.message.startswith("hold")
+
+
 def latency_level(
-    recorder: LatencyRecorder, steps: int, misses: int, period: float
+    found: Mapping[str, Percentiles], steps: int, misses: int, period: float
 ) -> tuple[bytes, str]:
     """Level and message of the latency entry; `steps` and `misses` since the last report."""
-    if not recorder.steps:
+    if not found:
         return DiagnosticStatus.OK, "no step yet"
     if not steps:
         return DiagnosticStatus.STALE, "no step since the last report"
-    late = recorder.percentiles()["age_by_stamp"]
-    if late.p50 < 0:
+    if found["age_by_stamp"].p50 < 0:
         return DiagnosticStatus.WARN, "negative age: the robot's clock is ahead of this one"
     if misses > MISSES_WORTH_A_WARNING * steps:
         return DiagnosticStatus.WARN, f"{misses} of {steps} deadlines of {1e3 * period:g} ms missed"
     return DiagnosticStatus.OK, f"{misses} of {steps} deadlines missed"
 
 
-def latency_values(recorder: LatencyRecorder, period: float) -> dict[str, object]:
+def latency_values(
+    recorder: LatencyRecorder, found: Mapping[str, Percentiles], period: float
+) -> dict[str, object]:
     """Percentiles in milliseconds, and counts since the activation."""
     values: dict[str, object] = {
         "steps": recorder.steps,
@@ -77,13 +84,12 @@ def latency_values(recorder: LatencyRecorder, period: float) -> dict[str, object
         "missed in a row": recorder.misses_in_a_row,
         "longest row of misses": recorder.longest_row,
     }
-    percentiles = recorder.percentiles()
-    if (jitter := recorder.jitter(period)) is not None:
-        percentiles["jitter"] = jitter
-    for name, found in percentiles.items():
-        values[f"{name} p50 [ms]"] = 1e3 * found.p50
-        values[f"{name} p99 [ms]"] = 1e3 * found.p99
-        values[f"{name} max [ms]"] = 1e3 * found.max
+    jitter = recorder.jitter(period)
+    shown = found if jitter is None else {**found, "jitter": jitter}
+    for name, row in shown.items():
+        values[f"{name} p50 [ms]"] = 1e3 * row.p50
+        values[f"{name} p99 [ms]"] = 1e3 * row.p99
+        values[f"{name} max [ms]"] = 1e3 * row.max
     return values
 
 

@@ -27,7 +27,7 @@ from rclpy.qos import QoSProfile
 from std_msgs.msg import Float64MultiArray
 
 from dime_robot.runtime.errors import InputError
-from dime_robot.runtime.latency import LatencySample
+from dime_robot.runtime.latency import SAMPLE_LABEL, LatencySample
 from dime_robot.runtime.machine import cpu_model
 from ros_nodes import diagnostics
 from ros_nodes.latency_page import write_page
@@ -50,7 +50,6 @@ LARGEST_RECORD = 20_000_000  # numbers: 160 MB, 47 minutes at 1 kHz
 CHUNK = 20_000  # samples: about a megabyte
 MOST_FAULTS = 1_000
 NO_SAMPLE = 1  # exit code
-LABEL = ",".join(LatencySample._fields)
 UNKNOWN = "unknown"
 
 
@@ -116,8 +115,7 @@ class FaultLog:
             if pair.key == "policy" and pair.value not in self.policies:
                 self.policies.append(pair.value)
         self.robot = entry.hardware_id or self.robot
-        severe = entry.level in (DiagnosticStatus.ERROR, DiagnosticStatus.STALE)
-        if not severe and not entry.message.startswith("hold"):
+        if not diagnostics.is_fault(entry):
             self._now.pop(entry.name, None)
         elif self._now.get(entry.name) != entry.message:
             self._now[entry.name] = entry.message
@@ -166,11 +164,11 @@ class LatencyMonitor(Node):
 
     def _on_sample(self, message: Float64MultiArray) -> None:
         label = message.layout.dim[0].label if message.layout.dim else "none"
-        if label != LABEL or len(message.data) != len(LatencySample._fields):
+        if label != SAMPLE_LABEL or len(message.data) != len(LatencySample._fields):
             if not self._refused:
                 self._refused = True
                 self.get_logger().error(
-                    f"{self.topic}: expected samples of {LABEL}, got {label} with"
+                    f"{self.topic}: expected samples of {SAMPLE_LABEL}, got {label} with"
                     f" {len(message.data)} numbers: run one version of dime_robot on both sides"
                 )
             return

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from dime_robot.runtime.command import run_command
+from dime_robot.runtime.files import write_atomically
 from dime_robot.runtime.latency import TIMES
 from ros_nodes.latency_record import (
     PERCENTILES,
@@ -22,7 +23,6 @@ from ros_nodes.latency_record import (
     Samples,
     longest_row,
     read_record,
-    replace_file,
 )
 
 MEANING = {
@@ -329,7 +329,8 @@ def write_page(record: LatencyRecord, path: Path) -> Path:
     Raises:
         InputError: it cannot be written.
     """
-    return replace_file(path, lambda file: file.write(page(record).encode()))
+    write_atomically(path, page(record).encode())
+    return path
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import ValidationError
 
 from dime_robot.runtime.errors import InputError, first_problem
+from dime_robot.runtime.files import write_atomically
 from dime_robot.runtime.latency import TIMES, LatencyDistribution, LatencySample
 from dime_robot.runtime.spec import Frozen
 
@@ -119,25 +118,6 @@ def longest_row(missed: npt.NDArray[np.bool_]) -> int:
     return int((edges[1::2] - edges[::2]).max(initial=0))
 
 
-def replace_file(path: Path, write: Callable[[BinaryIO], object]) -> Path:
-    """Write a file under another name, then put it in place of `path` as a whole.
-
-    Raises:
-        InputError: the disk is full or the folder cannot be written; `path` is as it was.
-    """
-    draft = path.with_name(path.name + ".part")
-    try:
-        with draft.open("wb") as file:
-            write(file)
-        draft.replace(path)
-    except OSError as error:
-        draft.unlink(missing_ok=True)
-        raise InputError(
-            f"{path}: expected a place to write, {error.strerror}: what was there before is kept"
-        ) from None
-    return path
-
-
 def distributions(record: LatencyRecord) -> dict[str, LatencyDistribution]:
     """What training draws from, by file name; empty where the rate cannot be told.
 
@@ -171,7 +151,8 @@ def write_distribution(distribution: LatencyDistribution, path: Path) -> Path:
         InputError: it cannot be written.
     """
     content = (distribution.model_dump_json(indent=1) + "\n").encode()
-    return replace_file(path, lambda file: file.write(content))
+    write_atomically(path, content)
+    return path
 
 
 def write_record(record: LatencyRecord, path: Path) -> Path:
@@ -181,7 +162,8 @@ def write_record(record: LatencyRecord, path: Path) -> Path:
         InputError: it cannot be written.
     """
     meta = np.array(record.facts.model_dump_json())
-    return replace_file(path, lambda file: np.savez(file, samples=record.samples, meta=meta))
+    write_atomically(path, lambda file: np.savez(file, samples=record.samples, meta=meta))
+    return path
 
 
 def read_record(path: Path) -> LatencyRecord:

@@ -26,11 +26,12 @@ import numpy as np
 
 from dime_robot.runtime.command import run_command
 from dime_robot.runtime.errors import InputError
-from dime_robot.runtime.latency import TIMES, percentiles_of
+from dime_robot.runtime.latency import TIMES, LatencySample, percentiles_of
 from dime_robot.runtime.machine import cpu_model
 from dime_robot.runtime.noise import NOISE_MODES
 from dime_robot.runtime.policy import OnnxPolicy
 from dime_robot.sim.config import load_robot_task
+from ros_nodes.latency_record import measured_rate
 from ros_nodes.loopback_session import Session
 
 RETURN_SHARE = 0.9  # of the certified mean return
@@ -70,8 +71,8 @@ def run(options: argparse.Namespace, policy: OnnxPolicy, log_folder: Path) -> di
     seconds = options.seconds or options.episodes * config.task.episode_seconds
     with Session(options, policy, log_folder) as session:
         session.run(seconds)
-    samples = np.array(session.samples).reshape(len(session.samples), -1)
-    periods = samples[1:, 5] if len(samples) > 1 else np.ones(1)
+    samples = np.array(session.samples).reshape(-1, len(LatencySample._fields))
+    inference = samples[:, LatencySample._fields.index("inference")]
     returns = [episode["return"] for episode in session.episodes]
     certificate = policy.file.provenance.noise[policy.noise.mode]
     return {
@@ -83,10 +84,10 @@ def run(options: argparse.Namespace, policy: OnnxPolicy, log_folder: Path) -> di
         "episodes": session.episodes,
         "return_mean": float(np.mean(returns)) if returns else None,
         "promised_return": certificate.return_mean,
-        "inference_p50_ms": 1e3 * float(np.median(samples[:, 3])) if len(samples) else 0.0,
+        "inference_p50_ms": 1e3 * float(np.median(inference)) if len(samples) else 0.0,
         "promised_inference_ms": policy.file.provenance.latency.cold_p99,
         "rate": policy.spec.rate,
-        "measured_rate": float(1 / np.median(periods)),
+        "measured_rate": measured_rate(samples),
         "steps": len(samples),
         "missed_share": float(samples[:, -1].mean()) if len(samples) else 1.0,
         "latency_ms": {

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any
 
 import rclpy
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from rclpy.node import Node
@@ -23,6 +23,7 @@ from std_srvs.srv import Trigger
 from dime_robot.runtime.errors import InputError
 from dime_robot.runtime.policy import OnnxPolicy
 from dime_robot.sim.config import load_robot_task
+from ros_nodes.diagnostics import is_fault
 from ros_nodes.process import make_executor
 
 START_LIMIT = 30.0  # [s] for both processes to be there, and for a transition
@@ -99,10 +100,8 @@ class Session:
             self._call(self._reset, Trigger.Request(), "sim_node/reset")
             self._until_usable()
             count, began = len(self.episodes), time.monotonic()
-            limit = min(left, episode_seconds + EPISODE_SLACK)
             whole = left >= episode_seconds - 1e-6
-            if whole:
-                limit = episode_seconds + EPISODE_SLACK
+            limit = episode_seconds + EPISODE_SLACK if whole else left
             while len(self.episodes) == count and time.monotonic() - began < limit:
                 self._spin()
             if whole and len(self.episodes) == count:
@@ -190,8 +189,6 @@ class Session:
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         for entry in message.status:
-            severe = entry.level in (DiagnosticStatus.ERROR, DiagnosticStatus.STALE)
-            held = entry.level == DiagnosticStatus.WARN and entry.message.startswith("hold")
             refused = entry.message.startswith("refused")
-            if (severe or held) and not refused and entry.message not in self.faults:
+            if is_fault(entry) and not refused and entry.message not in self.faults:
                 self.faults.append(entry.message)

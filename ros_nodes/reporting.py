@@ -11,7 +11,7 @@ from std_msgs.msg import Float64MultiArray, MultiArrayDimension
 
 from dime_robot.runtime.controller import Controller
 from dime_robot.runtime.freshness import Freshness
-from dime_robot.runtime.latency import LatencyRecorder, LatencySample
+from dime_robot.runtime.latency import SAMPLE_LABEL, LatencyRecorder, LatencySample
 from dime_robot.runtime.reasons import Reason, Rung
 from dime_robot.runtime.safety import Decision
 from ros_nodes import diagnostics
@@ -37,9 +37,8 @@ class Reporter:
         self._diagnostics = node.create_publisher(DiagnosticArray, diagnostics.TOPIC, 10)
         self._samples = node.create_publisher(Float64MultiArray, "~/latency", 100)
         self._message = Float64MultiArray()
-        labels = ",".join(LatencySample._fields)
         self._message.layout.dim = [
-            MultiArrayDimension(label=labels, size=len(LatencySample._fields))
+            MultiArrayDimension(label=SAMPLE_LABEL, size=len(LatencySample._fields))
         ]
 
     def begin(self, controller: Controller) -> None:
@@ -127,7 +126,8 @@ class Reporter:
         }
         self._rungs.clear()
         self._reasons.clear()
-        late, summary = diagnostics.latency_level(recorder, steps, misses, policy.spec.period)
+        period, percentiles = policy.spec.period, recorder.percentiles()
+        late, summary = diagnostics.latency_level(percentiles, steps, misses, period)
         if self._decision is None:
             late, summary = DiagnosticStatus.OK, "not active"
         return [
@@ -137,6 +137,6 @@ class Reporter:
                 robot.name,
                 late,
                 summary,
-                diagnostics.latency_values(recorder, policy.spec.period),
+                diagnostics.latency_values(recorder, percentiles, period),
             ),
         ]

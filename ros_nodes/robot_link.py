@@ -66,6 +66,8 @@ class RobotLink:
         self._wiring = Wiring(spec, robot)
         self._writer = CommandWriter(robot.command, self._wiring, spec.period)
         self._steered = robot.command_velocity if spec.needs("command_velocity") else None
+        if self._steered is not None:
+            self._fastest = np.array([self._steered.limits[axis] for axis in TWIST_AXES])
         self._imu = robot.imu
         if not spec.needs(*IMU_TERMS) and robot.safety.tilt_limit is None:
             self._imu = None
@@ -231,8 +233,7 @@ class RobotLink:
         assert self._steered is not None
         velocity = conversions.twist_values(message)
         if np.isfinite(velocity).all():
-            limits = np.array([self._steered.limits[axis] for axis in TWIST_AXES])
-            self._velocity = np.clip(velocity, -limits, limits)
+            self._velocity = np.clip(velocity, -self._fastest, self._fastest)
             self._velocity_received = self._clock.now()
 
     def _velocity_lost(self, now: float) -> bool:

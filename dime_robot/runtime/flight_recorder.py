@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from dime_robot.runtime.errors import InputError
+from dime_robot.runtime.files import write_atomically
 from dime_robot.runtime.policy import Policy
 from dime_robot.runtime.reasons import Reason, Rung
 from dime_robot.runtime.robot import RobotConfig
@@ -149,18 +150,15 @@ def _write(
         os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
     for writer in before:
         writer.join()
-    draft = path.with_suffix(".part")
+    said = np.array(json.dumps(meta))
     try:
-        with draft.open("wb") as file:
-            np.savez(file, records=records, meta=np.array(json.dumps(meta)))
-        draft.replace(path)
+        write_atomically(path, lambda file: np.savez(file, records=records, meta=said))
         # a clock that went back makes the newest look oldest: never that one
         others = sorted(other for other in path.parent.glob("flight-*.npz") if other != path)
         for old in others[: -(KEPT_FILES - 1)]:
             old.unlink(missing_ok=True)
-    except OSError as error:  # a full disk must not hurt the robot
-        print(f"flight recorder: {path}: {error.strerror}", flush=True)
-        draft.unlink(missing_ok=True)
+    except (InputError, OSError) as error:  # a full disk must not hurt the robot
+        print(f"flight recorder: {error}", flush=True)
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ class LatencySample(NamedTuple):
     missed: float  # 1 where that took longer than a period
 
 
+SAMPLE_LABEL = ",".join(LatencySample._fields)  # says on ~/latency what its numbers are
 TIMES = ("age_by_stamp", "age_by_receipt", "inference", "end_to_end", "period")
 
 

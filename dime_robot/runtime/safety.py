@@ -171,11 +171,11 @@ class SafetyFilter:
         elif trusted is None:
             value = self._sent
         else:
-            holding = self.rung == Rung.HOLD or wanted is None
-            aim = self._sent if holding or wanted is None else self._ramped(now, wanted.value)
+            held = self.rung == Rung.HOLD or wanted is None
+            aim = self._sent if wanted is None or held else self._ramped(now, wanted.value)
             value, clamped = self.limits.clamp(aim, self._sent, trusted)
             found += clamped
-            if clamped and not holding:
+            if clamped and not held:
                 self.rung = Rung.CLAMP
         if not np.isfinite(value).all():  # the last line: nothing above should let this through
             self.rung = Rung.STOP

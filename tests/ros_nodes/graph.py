@@ -35,7 +35,7 @@ ROOT = Path(__file__).parents[2]
 POLICY = ROOT / "results/sim-cartpole.onnx"
 COMMANDS = "effort_controller/commands"
 PATIENCE = 20.0  # [s] for anything that must happen at all
-DOMAINS = range(2, 102)
+DOMAINS = range(2, 60)  # the loopback, also started by tests, picks one from 60 on
 
 
 @contextmanager

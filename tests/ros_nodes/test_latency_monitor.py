@@ -14,16 +14,16 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.qos import QoSProfile
 from std_msgs.msg import Float64MultiArray, MultiArrayDimension
 
-from dime_robot.runtime.latency import read_distribution
+from dime_robot.runtime.latency import SAMPLE_LABEL, read_distribution
 from dime_robot.runtime.policy import OnnxPolicy
 from ros_nodes import diagnostics
-from ros_nodes.latency_monitor import CHUNK, LABEL, FaultLog, SampleStore
+from ros_nodes.latency_monitor import CHUNK, FaultLog, SampleStore
 from ros_nodes.latency_record import read_record
 from tests.ros_nodes.graph import POLICY, Graph
 from tests.ros_nodes.records import FIELDS, RATE, some_samples
 
 
-def sample_message(sample: Any, label: str = LABEL) -> Float64MultiArray:
+def sample_message(sample: Any, label: str = SAMPLE_LABEL) -> Float64MultiArray:
     message = Float64MultiArray(data=array("d", sample))
     message.layout.dim = [MultiArrayDimension(label=label, size=len(FIELDS))]
     return message

@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from dime_robot.runtime.errors import InputError
+from dime_robot.runtime.files import write_atomically
 from dime_robot.runtime.latency import read_distribution
 from ros_nodes.latency_page import MOST_FAULTS, page
 from ros_nodes.latency_record import (
@@ -25,7 +26,6 @@ from ros_nodes.latency_record import (
     longest_row,
     lost_samples,
     read_record,
-    replace_file,
     write_distribution,
     write_record,
 )
@@ -91,7 +91,7 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with pytest.raises(InputError, match="No space left"):
-        replace_file(path, fail)
+        write_atomically(path, fail)
     assert len(read_record(path).samples) == 5
     assert list(tmp_path.iterdir()) == [path]
 

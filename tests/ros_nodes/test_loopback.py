@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -95,7 +96,7 @@ def test_a_latency_of_the_robot_is_measured_to_the_millisecond(graph: Graph) -> 
     assert medians[1] - medians[0] == pytest.approx(0.007, abs=0.001)
 
 
-@pytest.mark.parametrize("number", range(10))
+@pytest.mark.parametrize("number", range(int(os.environ.get("TERM_TRIES", "10"))))
 def test_term_at_any_moment_ends_with_the_safe_command(number: int, graph: Graph) -> None:
     graph.start("sim_node")
     graph.policy_node()
