@@ -14,22 +14,25 @@ if __name__ == "__main__":
     require_extras(eval=("mujoco", "gymnasium"))
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from dime_robot.runtime.command import run_command
+from dime_robot.runtime.places import differences
 from dime_robot.runtime.robot import require_compatible
 from dime_robot.sim.config import RobotTaskConfig, load_robot_task, read_robot_task
-from dime_robot.sim.plant import Plant
+from dime_robot.sim.env import RobotEnv
 
 OWNERS = {
     "policy": "policy: a change needs a new policy",
     "robot": "robot: a fact of the machine",
     "sim": "simulation: only training sees it",
     "task": "task: only training sees it",
+    "randomization": "training: how the simulated robots differ",
+    "latency": "training: how late messages are",
+    "suite": "evaluation: what is good enough",
 }
 SAME, DIFFERENT = 0, 1
-Value = str | float | int | bool | None
 
 
 def read(name: str) -> tuple[RobotTaskConfig, Path]:
@@ -42,37 +45,11 @@ def read(name: str) -> tuple[RobotTaskConfig, Path]:
     return read_robot_task(path) if path.suffix in (".yaml", ".yml") else load_robot_task(name)
 
 
-def flat(value: object, path: str = "") -> Iterator[tuple[str, Value]]:
-    """Every number and word with its place; parts that have a name go by it, not by position."""
-    if isinstance(value, dict):
-        for key, item in value.items():
-            yield from flat(item, f"{path}.{key}" if path else str(key))
-    elif isinstance(value, list | tuple):
-        for i, item in enumerate(value):
-            key = item["name"] if isinstance(item, dict) and "name" in item else i
-            yield from flat(item, f"{path}.{key}")
-        if any(isinstance(item, dict) for item in value):  # the order is a fact of its own
-            yield f"{path}.order", ", ".join(str(item["name"]) for item in value)
-    else:
-        yield path, value  # type: ignore[misc]
-
-
-def differences(ours: RobotTaskConfig, theirs: RobotTaskConfig) -> list[tuple[str, Value, Value]]:
-    """Places where two configurations differ, with both values; None: it is not there."""
-    first, second = dict(flat(ours.model_dump())), dict(flat(theirs.model_dump()))
-    places = [*first, *(place for place in second if place not in first)]
-    return [
-        (place, first.get(place), second.get(place))
-        for place in places
-        if first.get(place) != second.get(place)
-    ]
-
-
 def check(name: str) -> int:
     """Validate one configuration."""
     config, model = read(name)
     require_compatible(config.policy, config.robot)
-    plant = Plant(config.policy, config.sim, model)
+    env = RobotEnv(config.policy.name, variant=(config, model))  # all that training would build
     spec = config.policy
     print(
         f"ok  policy {spec.name}: {spec.n_obs} observations, {spec.n_act} {spec.action.kind}"
@@ -80,7 +57,7 @@ def check(name: str) -> int:
     )
     print(f"ok  robot {config.robot.name}: {len(config.robot.joints)} joints, all limits kept")
     print(
-        f"ok  model {model.name}: {plant.model.nv} degrees of freedom,"
+        f"ok  model {model.name}: {env.plant.model.nv} degrees of freedom,"
         f" {config.sim.timestep:g} s x {config.sim.decimation}"
     )
     return SAME

@@ -1,7 +1,8 @@
 """Evaluate a policy: `python -m dime_robot.evaluate ckpt.pt`, or `policy.onnx` without torch.
 
 Reports the sampler's three noise modes (see `runtime/noise.py`): on hardware fresh noise at every
-step shakes joints, so it matters what the others do.
+step shakes joints, so it matters what the others do. `--suite` tries a policy that follows a
+velocity on every robot its configuration knows; `--policy zero` and `--policy random` need no file.
 """
 
 from __future__ import annotations
@@ -18,9 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
+import numpy as np
 import tyro
+from scipy.special import ndtr
 
-from dime_robot.envs import make_env, sizes_of
+from dime_robot import suite
+from dime_robot.envs import make_env, sizes_of, spec_of
 from dime_robot.rollout import Evaluator, Policy, in_batches, seed_of
 from dime_robot.runtime.command import run_command
 from dime_robot.runtime.errors import InputError
@@ -28,6 +32,9 @@ from dime_robot.runtime.noise import NOISE_MODES, NoiseMode
 from dime_robot.runtime.policy import OnnxPolicy
 from dime_robot.runtime.spec import PolicySpec
 from dime_robot.video import record_video
+
+EPISODES = 20
+SHORT = 1  # exit code: the suite's thresholds are not met
 
 
 @dataclass(frozen=True)
@@ -57,20 +64,45 @@ def load_policy(path: Path) -> Loaded:
     return Loaded(actor.act_numpy, spec, config.env, (actor.steps + 1, spec.n_act))
 
 
+def load_agent(name: Literal["zero", "random"], env: str) -> Loaded:
+    """An agent that needs no file: no action at all, or uniformly random ones.
+
+    Raises:
+        InputError: no such environment.
+    """
+    made = make_env(env)
+    spec = spec_of(made, env)
+    made.close()
+    agents: dict[str, Policy] = {
+        "zero": lambda obs, noise: np.zeros_like(noise[:, 0]),
+        "random": lambda obs, noise: (2 * ndtr(noise[:, 0]) - 1).astype(np.float32),
+    }
+    return Loaded(agents[name], spec, env, (1, spec.n_act))
+
+
 @dataclass(frozen=True)
 class Arguments:
     """Evaluate a policy in the environment it was trained in."""
 
-    policy: tyro.conf.Positional[Path]
+    file: tyro.conf.Positional[Path | None] = None
     """A checkpoint (ckpt.pt) or an exported policy (policy.onnx)."""
-    episodes: int = 20
-    """Episodes per noise mode; 0 with --video: only the video."""
+    policy: Literal["zero", "random"] | None = None
+    """An agent without a file, to see what doing nothing earns; needs --env."""
+    episodes: int | None = None
+    """Episodes per noise mode, 20 by default; 0 with --video: only the video. With --suite: per
+    condition and command, 4 by default."""
     seed: int = 0
     """Starts and noises follow from it."""
     noise: NoiseMode | Literal["all"] = "all"
     """Noise mode of the sampler; all: the three of them, one after the other."""
     env: str | None = None
     """Another environment with the same spaces."""
+    suite: bool = False
+    """Try it on every robot of the task's configuration; exit code 1 where it falls short."""
+    model: tuple[Path, ...] = ()
+    """With --suite: more models of the robot (MJCF), joints matched by name."""
+    only: str = ""
+    """With --suite: only conditions with this in their names, beside the nominal one."""
     json: bool = False
     """Print one JSON object instead of a table."""
     video: Annotated[Path | None, tyro.conf.arg(metavar="FILE.mp4")] = None
@@ -80,19 +112,20 @@ class Arguments:
 def main(argv: Sequence[str] | None = None) -> int:
     """See the module's docstring."""
     arguments = tyro.cli(Arguments, args=argv, prog="python -m dime_robot.evaluate")
-    if arguments.episodes < 0 or (arguments.episodes == 0 and arguments.video is None):
-        raise InputError(f"--episodes: expected at least 1, got {arguments.episodes}")
-    if arguments.seed < 0:
-        raise InputError(f"--seed: expected 0 or more, got {arguments.seed}")
-    loaded = load_policy(arguments.policy)
+    loaded = _load(arguments)
     env = arguments.env or loaded.env
     _check_spaces(env, loaded.spec)
+    if arguments.suite:
+        return _suite(arguments, loaded, env)
     policy, shape = loaded.policy, loaded.noise_shape
+    episodes = EPISODES if arguments.episodes is None else arguments.episodes
     results = {}
     modes = NOISE_MODES if arguments.noise == "all" else (arguments.noise,)
-    for mode in modes if arguments.episodes else ():
-        evaluator = Evaluator(env, shape, parallel=min(20, arguments.episodes))
-        results[mode] = evaluator.run(policy, arguments.episodes, (arguments.seed, 2), mode)
+    if arguments.policy is not None:
+        modes = ("fresh",)  # there is no sampler to compare
+    for mode in modes if episodes else ():
+        evaluator = Evaluator(env, shape, parallel=min(20, episodes))
+        results[mode] = evaluator.run(policy, episodes, (arguments.seed, 2), mode)
         evaluator.close()
         if not arguments.json:
             print(f"{mode:6s}{results[mode]}", flush=True)
@@ -104,6 +137,45 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not arguments.json:
             print(f"video  {arguments.video} ({frames} frames)")
     return 0
+
+
+def _load(arguments: Arguments) -> Loaded:
+    least = 0 if arguments.video is not None and not arguments.suite else 1
+    if arguments.episodes is not None and arguments.episodes < least:
+        raise InputError(f"--episodes: expected at least 1, got {arguments.episodes}")
+    if arguments.seed < 0:
+        raise InputError(f"--seed: expected 0 or more, got {arguments.seed}")
+    if (arguments.file is None) == (arguments.policy is None):
+        raise InputError("expected a file (ckpt.pt or policy.onnx) or --policy, one of both")
+    if arguments.model and not arguments.suite:
+        raise InputError("--model: expected --suite with it")
+    if arguments.policy is not None:
+        if arguments.env is None:
+            raise InputError(f"--policy {arguments.policy}: expected --env with it")
+        return load_agent(arguments.policy, arguments.env)
+    assert arguments.file is not None
+    return load_policy(arguments.file)
+
+
+def _suite(arguments: Arguments, loaded: Loaded, env: str) -> int:
+    def say(text: str) -> None:
+        if not arguments.json:
+            print(text, flush=True)
+
+    noise: NoiseMode = "fresh" if arguments.noise == "all" else arguments.noise
+    rows, asked = suite.run_suite(
+        env,
+        loaded.policy,
+        loaded.noise_shape,
+        suite.Sampling(arguments.episodes or suite.EPISODES, arguments.seed, noise, arguments.only),
+        arguments.model,
+        say,
+    )
+    found = suite.shortfalls(rows, asked)
+    if arguments.json:
+        print(json.dumps({"env": env, "seed": arguments.seed, **suite.report(rows, asked)}))
+    say("\n".join(["", *found, f"FAIL: {len(found)} shortfalls"] if found else ["", "PASS"]))
+    return SHORT if found else 0
 
 
 def _check_spaces(name: str, spec: PolicySpec) -> None:

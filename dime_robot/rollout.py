@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -26,12 +26,19 @@ class Episode:
     total: float = 0.0  # unscaled return
     length: int = 0  # [steps]
     success: bool | None = None  # None: the task states no criterion
+    terminated: bool = False  # before its time limit
     action_change: float = 0.0  # sum over steps of the mean |a_t - a_{t-1}|
+    effort_peak: float | None = None  # largest effort of a drive [N m or N]
+    sums: dict[str, float] = field(default_factory=dict)  # over steps, of what the task measures
 
     @property
     def action_rate(self) -> float:
         """Mean |a_t - a_{t-1}| over steps and actions, in units of [-1, 1] per step."""
         return self.action_change / max(1, self.length - 1)
+
+    def measure(self, name: str) -> float:
+        """Mean over steps of one of the task's measures, in its unit."""
+        return self.sums[name] / self.length
 
 
 @dataclass(frozen=True)
@@ -64,6 +71,23 @@ class Evaluation:
     def action_rate(self) -> float:
         """Mean |a_t - a_{t-1}| per step."""
         return float(np.mean([episode.action_rate for episode in self.episodes]))
+
+    @property
+    def survival(self) -> float:
+        """Share of episodes that reached their time limit."""
+        return float(np.mean([not episode.terminated for episode in self.episodes]))
+
+    @property
+    def effort_peak(self) -> float | None:
+        """Largest effort of a drive [N m or N]; None where no drive is simulated."""
+        known = [e.effort_peak for e in self.episodes if e.effort_peak is not None]
+        return max(known, default=None)
+
+    @property
+    def measures(self) -> dict[str, float]:
+        """Mean over episodes of what the task measures, e.g. velocity_error [m/s]."""
+        names = self.episodes[0].sums
+        return {name: float(np.mean([e.measure(name) for e in self.episodes])) for name in names}
 
     @property
     def successes(self) -> int | None:
@@ -99,6 +123,9 @@ class Evaluation:
             "episodes": len(self.episodes),
             "success_rate": self.success_rate,
             "action_rate": self.action_rate,
+            "survival": self.survival,
+            "effort_peak": self.effort_peak,
+            **self.measures,
         }
 
     def __str__(self) -> str:
@@ -109,6 +136,8 @@ class Evaluation:
         )
         if self.successes is not None:
             text += f"   success {self.successes}/{len(self.episodes)}"
+        for name, value in self.measures.items():
+            text += f"   {name.replace('_', ' ')} {value:.3f}"
         return text
 
 
@@ -143,10 +172,18 @@ class Evaluator:
         env: environment name.
         shape: (N+1, d), the noise of one action.
         parallel: how many environments step together, so that the policy sees a batch.
+        make: how one is made, where the name does not say it all.
     """
 
-    def __init__(self, env: str, shape: tuple[int, int], parallel: int = 20) -> None:
+    def __init__(
+        self,
+        env: str,
+        shape: tuple[int, int],
+        parallel: int = 20,
+        make: Callable[[], Env] | None = None,
+    ) -> None:
         self._name, self._shape, self._parallel = env, shape, parallel
+        self._make = make or (lambda: make_env(env))
         self._envs: list[Env] = []
 
     def run(
@@ -158,7 +195,7 @@ class Evaluator:
             InputError: a return was NaN or infinite.
         """
         while len(self._envs) < min(self._parallel, episodes):
-            self._envs.append(make_env(self._name))
+            self._envs.append(self._make())
         results: list[Episode] = []
         for first in range(0, episodes, self._parallel):
             numbers = range(first, min(first + self._parallel, episodes))
@@ -187,7 +224,11 @@ class Evaluator:
                     episode.action_change += float(np.abs(action - previous[i]).mean())
                 previous[i] = action
                 episode.length += 1
+                for name, value in info.get("measures", {}).items():
+                    episode.sums[name] = episode.sums.get(name, 0.0) + value
                 if terminated or truncated:
+                    episode.terminated = terminated
+                    episode.effort_peak = info.get("effort_peak")
                     episode.success = info.get("is_success")
                     active.remove(i)
         return episodes

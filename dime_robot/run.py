@@ -68,6 +68,7 @@ class TrainingRun:
         self.final: dict[str, dict[str, Any]] = {}  # noise mode -> summary of the last evaluation
         self.provenance = provenance()
         self.step = self.episode = 0
+        self.env_since = 0  # step at which a resumed run changed to this environment
         self.stop_requested = False
         self._saved_step = 0
         self._earlier_seconds = 0.0
@@ -82,6 +83,11 @@ class TrainingRun:
     def checkpoint_path(self) -> Path:
         """The last good checkpoint."""
         return self.folder / "ckpt.pt"
+
+    @property
+    def best_path(self) -> Path:
+        """The checkpoint whose evaluation had the highest mean return in this environment."""
+        return self.folder / "best.pt"
 
     @property
     def wall_seconds(self) -> float:
@@ -114,6 +120,7 @@ class TrainingRun:
             "episode": self.episode,
             "episode_step": self._episode_step,
             "episode_return": self._episode_return,
+            "env_since": self.env_since,
             "replay_added": self.buffer.added,
             "wall_seconds": self.wall_seconds,
             "final": self.final,
@@ -139,6 +146,8 @@ class TrainingRun:
         self.agent.load_state_dict(state)
         self.buffer.load(self.folder / "replay.bin", state["replay_added"])
         self.step, self.episode = state["step"], state["episode"]
+        moved = state["config"]["env"] != self.config.env
+        self.env_since = self.step if moved else state.get("env_since", 0)
         self._saved_step, self._earlier_seconds = self.step, state["wall_seconds"]
         self.final = state["final"] if self.step >= self.config.steps else {}
         path = self.folder / "eval.csv"
@@ -226,7 +235,7 @@ class TrainingRun:
 
     def _log(self, logger: RunLogger) -> None:
         self.check_finite()
-        if self.agent.updates == 0:
+        if "actor_loss" not in self.agent.last:  # it has not begun
             return
         values = metrics(self.agent)
         values["time/steps_per_second"] = self.step / max(self.wall_seconds, 1e-9)
@@ -251,7 +260,11 @@ class TrainingRun:
         due = self.step % self.config.eval_interval == 0 and self.step < self.config.steps
         if due and not any(row.step == self.step for row in self.rows):
             self.check_finite()
-            self._add_row(self._evaluate(self.config.eval_episodes, "fresh"), logger)
+            result = self._evaluate(self.config.eval_episodes, "fresh")
+            judged = [row.return_mean for row in self.rows if row.step > self.env_since]
+            self._add_row(result, logger)
+            if self.step > self.env_since and result.mean > max(judged, default=-np.inf):
+                checkpoint.save(self.best_path, self.state())
 
     def _evaluate_finally(self, logger: RunLogger) -> None:
         """The last row of `eval.csv`, and all noise modes for the report."""

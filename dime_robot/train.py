@@ -45,7 +45,8 @@ class Arguments:
     out: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """The run folder itself; by default a new one under runs/."""
     resume: Annotated[Path | None, tyro.conf.arg(metavar="RUN")] = None
-    """Go on with this run folder; a larger --steps extends it."""
+    """Go on with this run folder. A larger --steps extends it; another --env of the same contract
+    goes on there with networks, optimisers and replay as they are (a curriculum)."""
     init: Annotated[Path | None, tyro.conf.arg(metavar="CKPT")] = None
     """Start from the networks of this checkpoint (same sizes, new data, new optimisers)."""
     video: bool = True
@@ -59,7 +60,7 @@ def parse(argv: Sequence[str]) -> Arguments:
         InputError: a value that does not fit, or an option that differs from the resumed run's.
     """
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--env", default=DEFAULT_ENV)
+    first.add_argument("--env")
     first.add_argument("--preset", default=DEFAULT_PRESET)
     first.add_argument("--resume", type=Path)
     try:
@@ -67,10 +68,11 @@ def parse(argv: Sequence[str]) -> Arguments:
     except SystemExit:  # an option without its value: tyro says it better
         known = first.parse_known_args([])[0]
     if known.resume is None:
-        default = preset_config(known.preset, known.env)
+        default = preset_config(known.preset, known.env or DEFAULT_ENV)
     else:
         path = known.resume / "ckpt.pt"
         default = checkpoint.config_of(checkpoint.load(path), path)
+        default = default.model_copy(update={"env": known.env or default.env})
     arguments = tyro.cli(
         Arguments,
         args=argv,
@@ -187,7 +189,14 @@ def start_run(arguments: Arguments, device: torch.device) -> TrainingRun:
         require_compiler(device)
     if arguments.resume is not None:
         run = TrainingRun(config, arguments.resume, device)
-        run.load(checkpoint.load(run.checkpoint_path))
+        state = checkpoint.load(run.checkpoint_path)
+        had = checkpoint.spec_in(state, run.checkpoint_path)
+        if had != run.spec:
+            raise InputError(
+                f"--resume {arguments.resume}: its contract ({had.name}) is not that of"
+                f" {config.env} ({run.spec.name}); expected an environment of the same contract"
+            )
+        run.load(state)
         run.write_config()
         return run
     folder = new_folder(arguments.out, config)
@@ -250,6 +259,8 @@ def _last_lines(run: TrainingRun, logger: RunLogger, with_video: bool) -> None:
         else:
             write_report(run.folder)
     written = {"checkpoint": run.checkpoint_path, "report": report}
+    if run.best_path.exists():
+        written["best"] = run.best_path
     if video.exists():
         written["video"] = video
     for name, path in written.items():

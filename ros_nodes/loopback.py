@@ -2,7 +2,8 @@
 
 policy_node and sim_node as separate processes over DDS, no `ros2` command needed. The gate before
 hardware: exit code 1 where the return falls below what the policy's provenance promises, deadlines
-are missed, or the safety filter had to hold, damp or stop.
+are missed, or the safety filter had to hold, damp or stop. A policy that follows a velocity is
+asked for one and judged by how well it does, beside what the training environment measures first.
 """
 
 from __future__ import annotations
@@ -33,9 +34,17 @@ from dime_robot.runtime.policy import OnnxPolicy
 from dime_robot.sim.config import load_robot_task
 from ros_nodes.latency_record import measured_rate
 from ros_nodes.loopback_session import Session
+from ros_nodes.loopback_tracking import (
+    describe_tracking,
+    environment_errors,
+    judge_tracking,
+    tracking_of,
+    velocity_to_ask,
+)
 
 RETURN_SHARE = 0.9  # of the certified mean return
 LARGEST_MISSED_SHARE = 0.01
+SECONDS = "stop after so long, instead of by episodes; one episode where a velocity is followed"
 
 
 def private_domain() -> None:
@@ -48,7 +57,9 @@ def judge(result: dict[str, Any]) -> list[str]:
     """What is not as promised, a sentence each."""
     problems = []
     promised, mean = result["promised_return"], result["return_mean"]
-    if mean is not None:
+    if result["tracking"] is not None:  # promised for other velocities than this
+        problems += judge_tracking(result["tracking"])
+    elif mean is not None:
         least = promised - (1 - RETURN_SHARE) * abs(promised)
         if mean < least:
             problems.append(f"return {mean:.1f}, expected at least {least:.1f}")
@@ -69,7 +80,11 @@ def run(options: argparse.Namespace, policy: OnnxPolicy, log_folder: Path) -> di
     """All episodes; what they came to."""
     config, _ = load_robot_task(policy.spec.name)
     seconds = options.seconds or options.episodes * config.task.episode_seconds
-    with Session(options, policy, log_folder) as session:
+    velocity, environment = velocity_to_ask(options.velocity, policy.spec, config.robot), {}
+    if velocity is not None:
+        number = 1 if options.seconds else options.episodes
+        environment = environment_errors(policy, velocity, seconds / number, number, options.seed)
+    with Session(options, policy, log_folder, velocity) as session:
         session.run(seconds)
     samples = np.array(session.samples).reshape(-1, len(LatencySample._fields))
     inference = samples[:, LatencySample._fields.index("inference")]
@@ -84,6 +99,7 @@ def run(options: argparse.Namespace, policy: OnnxPolicy, log_folder: Path) -> di
         "episodes": session.episodes,
         "return_mean": float(np.mean(returns)) if returns else None,
         "promised_return": certificate.return_mean,
+        "tracking": velocity and tracking_of(session.episodes, velocity, environment),
         "inference_p50_ms": 1e3 * float(np.median(inference)) if len(samples) else 0.0,
         "promised_inference_ms": policy.file.provenance.latency.cold_p99,
         "rate": policy.spec.rate,
@@ -94,6 +110,7 @@ def run(options: argparse.Namespace, policy: OnnxPolicy, log_folder: Path) -> di
             name: {"p50": 1e3 * p.p50, "p99": 1e3 * p.p99, "max": 1e3 * p.max}
             for name, p in percentiles_of(samples).items()
         },
+        "answers": dict(session.answers),
         "faults": session.faults,
     }
 
@@ -102,8 +119,11 @@ def describe(result: dict[str, Any]) -> None:
     """The result on the screen."""
     for number, episode in enumerate(result["episodes"], 1):
         success = "success" if episode["success"] else "no success"
+        success = "fell" if episode.get("fallen") else success
         print(f"episode {number:3d}  return {episode['return']:8.1f}   {success}")
-    if result["return_mean"] is not None:
+    if result["tracking"] is not None:
+        describe_tracking(result["tracking"], result["noise"])
+    elif result["return_mean"] is not None:
         print(
             f"mean         return {result['return_mean']:8.1f}   certified"
             f" {result['promised_return']:.1f} ({result['noise']} noise)"
@@ -119,6 +139,8 @@ def describe(result: dict[str, Any]) -> None:
         if name in result["latency_ms"]:
             row = result["latency_ms"][name]
             print(f"  {name:22s}{row['p50']:9.3f}{row['p99']:9.3f}{row['max']:9.3f}")
+    answers = [f"{name} {count:,}" for name, count in result["answers"].items() if count]
+    print(f"answers      {', '.join(answers)}")
     print(f"faults       {'; '.join(result['faults']) or 'none'}")
 
 
@@ -129,11 +151,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("policy", type=Path)
     parser.add_argument("--episodes", type=int, default=1)
-    parser.add_argument("--seconds", type=float, help="stop after so long, instead of by episodes")
+    parser.add_argument("--seconds", type=float, help=SECONDS)
     parser.add_argument("--rate", type=float, help="states a second; default: the robot's own")
+    parser.add_argument("--robot", type=Path, help="the robot's facts; default: the shipped ones")
+    parser.add_argument(
+        "--velocity",
+        type=float,
+        nargs=3,
+        metavar=("VX", "VY", "WZ"),
+        help="to ask for [m/s, m/s, rad/s]; default: 0.5 0 0",
+    )
     parser.add_argument("--mode", choices=("realtime", "lockstep"), default="realtime")
     parser.add_argument("--noise", choices=NOISE_MODES, default="fresh")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--budget", type=float, default=0.5, help="policy_node budget:=")
     parser.add_argument(
         "--realtime-profile", action="store_true", help="policy_node realtime:=true"
     )

@@ -7,12 +7,15 @@ import json
 import subprocess
 import sys
 import time
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
+from geometry_msgs.msg import Twist
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from rclpy.node import Node
@@ -22,6 +25,7 @@ from std_srvs.srv import Trigger
 
 from dime_robot.runtime.errors import InputError
 from dime_robot.runtime.policy import OnnxPolicy
+from dime_robot.runtime.robot import load_robot
 from dime_robot.sim.config import load_robot_task
 from ros_nodes.diagnostics import is_fault
 from ros_nodes.process import make_executor
@@ -29,6 +33,9 @@ from ros_nodes.process import make_executor
 START_LIMIT = 30.0  # [s] for both processes to be there, and for a transition
 SETTLE = 0.8  # [s] in which the node sees enough of the robot
 EPISODE_SLACK = 20.0  # [s] on top of an episode's own time
+VELOCITY_PERIOD = 0.1  # [s] between two messages of the operator
+LOCKSTEP_VELOCITY_PERIOD = 0.005  # [s] of the wall clock: simulated time runs faster
+REPORT_AFTER = 1.2  # [s] in which the node reports on its last steps
 
 
 class Session:
@@ -38,15 +45,29 @@ class Session:
         options: of `ros_nodes.loopback`.
         policy: already loaded, so known to be good.
         log_folder: where ROS logs and flight recordings go.
+        velocity: what to ask of the base [m/s, m/s, rad/s]; None: the policy follows none.
 
     Raises:
         InputError: a process ended or does not answer.
     """
 
-    def __init__(self, options: argparse.Namespace, policy: OnnxPolicy, log_folder: Path) -> None:
+    def __init__(
+        self,
+        options: argparse.Namespace,
+        policy: OnnxPolicy,
+        log_folder: Path,
+        velocity: Sequence[float] | None = None,
+    ) -> None:
         self.samples: list[tuple[float, ...]] = []
         self.episodes: list[dict[str, Any]] = []
         self.faults: list[str] = []
+        self.answers: Counter[str] = Counter()  # steps per answer, and per reason of an answer
+        config, _ = load_robot_task(policy.spec.name)
+        self._config, self._velocity = config, velocity
+        self._episode_seconds = config.task.episode_seconds
+        if velocity is not None and options.seconds:  # one episode of that length
+            self._episode_seconds = options.seconds
+        self._next_velocity = 0.0
         self._options, self._policy, self._log_folder = options, policy, log_folder
         self._processes: dict[str, subprocess.Popen[bytes]] = {}  # by module
 
@@ -54,18 +75,23 @@ class Session:
         given = self._options
         lockstep = given.mode == "lockstep"
         sim = {"config": self._policy.spec.name, "mode": given.mode, "seed": given.seed}
+        sim["episode_seconds"] = float(self._episode_seconds)
         if given.rate:
             sim["state_rate"] = given.rate
         policy = {
             "policy": str(Path(given.policy).resolve()),
             "noise": given.noise,
             "seed": given.seed,
+            "budget": given.budget,
             "realtime": str(given.realtime_profile).lower(),
             "recordings": str(self._log_folder),
             "use_sim_time": str(lockstep).lower(),
         }
-        if given.rate:
-            policy["robot"] = str(self._robot_at(given.rate))
+        rate = given.rate
+        if lockstep and rate is None and self._config.robot.state.rate != self._policy.spec.rate:
+            rate = self._policy.spec.rate  # a state follows each command
+        if rate or given.robot:
+            policy["robot"] = str(self._robot(given.robot, rate))
         try:
             self._start("ros_nodes.sim_node", sim)
             self._start("ros_nodes.policy_node", policy)
@@ -94,8 +120,7 @@ class Session:
 
     def run(self, seconds: float) -> None:
         """Episodes until the time is up; the last one may be cut short."""
-        config, _ = load_robot_task(self._policy.spec.name)
-        episode_seconds, left = config.task.episode_seconds, seconds
+        episode_seconds, left = self._episode_seconds, seconds
         while left > 0:
             self._call(self._reset, Trigger.Request(), "sim_node/reset")
             self._until_usable()
@@ -108,6 +133,9 @@ class Session:
                 raise InputError(f"no episode ended within {limit:g} s")
             self._transition(Transition.TRANSITION_DEACTIVATE, "deactivate")
             left -= episode_seconds
+            reported = time.monotonic() + REPORT_AFTER
+            while time.monotonic() < reported:
+                self._spin()
 
     def _start(self, module: str, parameters: dict[str, object]) -> None:
         words = [sys.executable, "-m", module, "--ros-args", "--log-level", "warn"]
@@ -115,14 +143,17 @@ class Session:
             words += ["-p", f"{name}:={value}"]
         self._processes[module] = subprocess.Popen(words, stdout=sys.stderr)
 
-    def _robot_at(self, rate: float) -> Path:
-        """The shipped robot with another state rate."""
-        config, _ = load_robot_task(self._policy.spec.name)
-        state = config.robot.state.model_copy(update={"rate": rate})
-        robot = config.robot.model_copy(update={"state": state})
-        path = self._log_folder / "robot.yaml"
-        path.write_text(json.dumps({"robot": robot.model_dump(mode="json")}))  # JSON is YAML
-        return path
+    def _robot(self, path: Path | None, rate: float | None) -> Path:
+        """The shipped robot, or that of a file, perhaps with another state rate."""
+        if rate is None:
+            assert path is not None
+            return path.resolve()
+        robot = self._config.robot if path is None else load_robot(path, self._policy.spec)
+        state = robot.state.model_copy(update={"rate": rate})
+        robot = robot.model_copy(update={"state": state})
+        written = self._log_folder / "robot.yaml"
+        written.write_text(json.dumps({"robot": robot.model_dump(mode="json")}))  # JSON is YAML
+        return written
 
     def _conduct(self) -> None:
         """A node of our own: transitions, resets, and ears for everything said."""
@@ -135,6 +166,9 @@ class Session:
         )
         node.create_subscription(String, "sim_node/episode", self._on_episode, 10)
         node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
+        operator = self._config.robot.command_velocity
+        if self._velocity is not None and operator is not None:
+            self._operator: Any = node.create_publisher(Twist, operator.topic, 10)
         self._executor = make_executor()
         self._executor.add_node(node)
         until = time.monotonic() + START_LIMIT
@@ -149,8 +183,10 @@ class Session:
         """Activate as soon as the node agrees: it has to see the robot first."""
         until = time.monotonic() + START_LIMIT
         settled = time.monotonic() + SETTLE
-        while time.monotonic() < settled:
+        while time.monotonic() < settled or not self._heard():
             self._spin()
+            if time.monotonic() > until:
+                raise InputError("expected both nodes to listen to the velocity, they do not")
         while not self._transition(Transition.TRANSITION_ACTIVATE, "activate", insist=False):
             if time.monotonic() > until:
                 raise InputError("policy_node refuses to activate: see its message above")
@@ -174,12 +210,28 @@ class Session:
         return future.result()
 
     def _spin(self) -> None:
+        self._steer()
         self._executor.spin_once(timeout_sec=0.05)
         for module, process in self._processes.items():
             if process.poll() is not None:
                 raise InputError(
                     f"{module} ended with code {process.returncode}: see its message above"
                 )
+
+    def _heard(self) -> bool:
+        """Do both nodes hear the operator, if there is one? Discovery may take seconds."""
+        return self._velocity is None or self._operator.get_subscription_count() >= 2
+
+    def _steer(self) -> None:
+        """Ask for the velocity, as an operator's stick does again and again."""
+        now = time.monotonic()
+        if self._velocity is None or now < self._next_velocity:
+            return
+        lockstep = self._options.mode == "lockstep"
+        self._next_velocity = now + (LOCKSTEP_VELOCITY_PERIOD if lockstep else VELOCITY_PERIOD)
+        wish = Twist()
+        wish.linear.x, wish.linear.y, wish.angular.z = self._velocity
+        self._operator.publish(wish)
 
     def _on_latency(self, message: Float64MultiArray) -> None:
         self.samples.append(tuple(message.data))
@@ -192,3 +244,6 @@ class Session:
             refused = entry.message.startswith("refused")
             if is_fault(entry) and not refused and entry.message not in self.faults:
                 self.faults.append(entry.message)
+            for pair in entry.values:
+                if pair.key.startswith("steps "):
+                    self.answers[pair.key.removeprefix("steps ")] += int(pair.value)

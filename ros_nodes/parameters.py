@@ -83,6 +83,9 @@ class SimParameters:
     state_rate: float = parameter(
         0.0, "rate of joint_states [Hz]; 0: the robot's own", least=0.0, most=10_000.0
     )
+    episode_seconds: float = parameter(
+        0.0, "length of an episode [s]; 0: the task's own", least=0.0, most=86_400.0
+    )
     fault: str = parameter("", "a fault to inject, see ros_nodes/sim_faults.py")
 
 

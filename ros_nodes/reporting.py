@@ -118,6 +118,7 @@ class Reporter:
             "answer": "none" if self._decision is None else self._decision.rung.name.lower(),
             "last fault": self.last_fault,
             **{f"steps {rung.name.lower()}": self._rungs[rung] for rung in Rung},
+            **{f"steps with {reason.value}": count for reason, count in self._reasons.items()},
             "policy": f"{policy.spec.name} {policy.file.policy_digest[:12]}",
             "rate [Hz]": policy.spec.rate,
             "noise": policy.noise.mode,

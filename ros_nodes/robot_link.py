@@ -17,7 +17,7 @@ from dime_robot.runtime.freshness import Freshness
 from dime_robot.runtime.reasons import Reason
 from dime_robot.runtime.robot import RATE_TOLERANCE, RobotConfig
 from dime_robot.runtime.safety import SafetyFilter
-from dime_robot.runtime.spec import IMU_TERMS, TWIST_AXES, FloatArray, PolicySpec
+from dime_robot.runtime.spec import IMU_TERMS, FloatArray, PolicySpec
 from dime_robot.runtime.state import JointCommand, RobotState
 from dime_robot.runtime.wiring import Wiring
 from ros_nodes import conversions
@@ -29,6 +29,7 @@ from ros_nodes.conversions import (
     CommandWriter,
 )
 from ros_nodes.process import NodeClock
+from ros_nodes.steering import Steering
 
 TOO_FAST, TOO_FAST_IN_A_ROW = 0.7, 5  # share of the policy's period; readings in a row
 REST_LIMIT = 2.0  # [s] for a position or twist interface on the way out
@@ -65,14 +66,11 @@ class RobotLink:
         self._on_message = on_message
         self._wiring = Wiring(spec, robot)
         self._writer = CommandWriter(robot.command, self._wiring, spec.period)
-        self._steered = robot.command_velocity if spec.needs("command_velocity") else None
-        if self._steered is not None:
-            self._fastest = np.array([self._steered.limits[axis] for axis in TWIST_AXES])
+        operator = robot.command_velocity if spec.needs("command_velocity") else None
+        self._steering = None if operator is None else Steering(operator)
         self._imu = robot.imu
         if not spec.needs(*IMU_TERMS) and robot.safety.tilt_limit is None:
             self._imu = None
-        self._velocity: FloatArray = np.zeros(3)
-        self._velocity_received = -np.inf
         self.restart()
         self.command_topic = node.resolve_topic_name(robot.command.topic)
         self._publisher: Publisher[CommandMessage] | None = None
@@ -84,8 +82,8 @@ class RobotLink:
         ]
         if self._imu is not None:
             wanted.append((Imu, self._imu.topic, self._on_imu))
-        if self._steered is not None:
-            wanted.append((Twist, self._steered.topic, self._on_velocity))
+        if operator is not None:
+            wanted.append((Twist, operator.topic, self._on_velocity))
         # callbacks take no MessageInfo: the events executor of rclpy 9.1.2 fails on those that do
         self._subscriptions = [
             node.create_subscription(kind, topic, callback, STATE_QOS)
@@ -121,7 +119,7 @@ class RobotLink:
             found.append(Reason.IMU_STALE)
         if self._by_observation and self._too_fast >= TOO_FAST_IN_A_ROW:
             found.append(Reason.WRONG_RATE)
-        if self._velocity_lost(now):
+        if self._steering is not None and self._steering.is_lost(now):
             found.append(Reason.COMMAND_VELOCITY_LOST)
         if self._reordered:
             self._reordered = False
@@ -230,20 +228,13 @@ class RobotLink:
             )
 
     def _on_velocity(self, message: Twist) -> None:
-        assert self._steered is not None
-        velocity = conversions.twist_values(message)
-        if np.isfinite(velocity).all():
-            self._velocity = np.clip(velocity, -self._fastest, self._fastest)
-            self._velocity_received = self._clock.now()
-
-    def _velocity_lost(self, now: float) -> bool:
-        return self._steered is not None and now - self._velocity_received > self._steered.timeout
+        assert self._steering is not None
+        self._steering.receive(message, self._clock.now())
+        if self.state is not None:  # a simulation in lockstep sends no other before the first step
+            self.state = self.state._replace(command_velocity=self._commanded_velocity())
 
     def _commanded_velocity(self) -> FloatArray | None:
-        """What the operator asks for; standing still where nobody asks any more."""
-        if self._steered is None:
-            return None
-        return np.zeros(3) if self._velocity_lost(self._clock.now()) else self._velocity
+        return None if self._steering is None else self._steering.asked(self._clock.now())
 
 
 def drives_by_observation(drive: str, spec: PolicySpec, robot: RobotConfig) -> bool:

@@ -3,7 +3,9 @@
 The same Plant as in training, its state as JointState (and Imu), its commands as the robot's own
 kind. It stands in its start pose until the first command, so an episode begins where a training
 episode begins. In lockstep every state waits for its command and /clock is served; otherwise the
-simulation keeps to the wall clock.
+simulation keeps to the wall clock. Where the task follows a velocity it is judged by what is asked
+on the topic the policy hears too. At the end of an episode, or where the robot falls, `~/episode`
+says as JSON what it came to.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from collections import deque
 from pathlib import Path
 
 import numpy as np
+from geometry_msgs.msg import Twist
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.node import Node
 from rclpy.parameter import Parameter
@@ -33,11 +36,12 @@ from dime_robot.runtime.errors import InputError
 from dime_robot.runtime.state import JointCommand
 from dime_robot.runtime.wiring import Wiring
 from dime_robot.sim.config import load_robot_task, read_robot_task
-from dime_robot.sim.plant import Plant
-from dime_robot.sim.tasks import SwingUp
+from dime_robot.sim.plant import make_plant
+from dime_robot.sim.tasks import make_task
 from ros_nodes.conversions import (
     COMMAND_QOS,
     COMMAND_TYPES,
+    STATE_QOS,
     CommandMessage,
     command_values,
     stamp_of,
@@ -45,6 +49,7 @@ from ros_nodes.conversions import (
 from ros_nodes.parameters import SimParameters, read_parameters
 from ros_nodes.process import LONGEST_WAIT, run_node
 from ros_nodes.sim_faults import Fault, imu_message
+from ros_nodes.steering import Steering
 
 REPEAT_AFTER = 0.5  # [s] a state without an answer in lockstep is sent again
 TIME_BETWEEN_EPISODES = 1.0  # [s] of simulated time
@@ -62,10 +67,12 @@ class SimNode(Node):
         by_path = path.suffix in (".yaml", ".yml")
         config, model = read_robot_task(path) if by_path else load_robot_task(given.config)
         self._config, self._lockstep = config, given.mode == "lockstep"
-        self._plant = Plant(config.policy, config.sim, model)
-        self._task = SwingUp(config.task, config.policy)
+        self._plant = make_plant(config, model)
+        self._task = make_task(config, self._plant)
         self._wiring = Wiring(config.policy, config.robot)
         self._random = np.random.default_rng(given.seed)
+        episode_seconds = given.episode_seconds or config.task.episode_seconds
+        self._episode_steps = round(episode_seconds * config.policy.rate)
         rate = given.state_rate or config.robot.state.rate
         self._steps_per_state = round(1 / (rate * config.sim.timestep))
         if abs(self._steps_per_state * rate * config.sim.timestep - 1) > 1e-6:
@@ -81,6 +88,17 @@ class SimNode(Node):
         self.create_subscription(
             COMMAND_TYPES[robot.command.kind], robot.command.topic, self._on_command, COMMAND_QOS
         )
+        self._steering: Steering | None = None
+        if self._task.asked is not None:
+            if robot.command_velocity is None:
+                raise InputError(
+                    f"{given.config}: its task follows a velocity: expected a section"
+                    " robot.command_velocity that says where it is asked for"
+                )
+            self._steering = Steering(robot.command_velocity)
+            self.create_subscription(
+                Twist, robot.command_velocity.topic, self._on_velocity, STATE_QOS
+            )
         self.create_service(Trigger, "~/reset", self._on_reset)
         self.fault = Fault(given.fault, [joint.wire for joint in robot.joints])
         self.add_on_set_parameters_callback(self._on_set_parameters)
@@ -95,10 +113,12 @@ class SimNode(Node):
     def _begin(self) -> None:
         """A new episode: at rest in a start pose, waiting for the first command."""
         self._time_base += self._plant.state().stamp + TIME_BETWEEN_EPISODES  # never goes back
-        self._plant.reset(self._task.start(self._random))
-        self._running = False
+        self._follow()
+        self._task.start(self._random)
+        self._running = self._over = False
         self._physics_steps = self._control_steps = 0
         self._return = 0.0
+        self._sums: dict[str, float] = {}  # over control steps, of what the task measures
         self._command: JointCommand | None = None
         self._due = time.monotonic()
         self._last_sent = 0.0
@@ -117,6 +137,10 @@ class SimNode(Node):
         if self._lockstep:
             self._advance(self._config.sim.decimation)
             self._send_state()
+
+    def _on_velocity(self, message: Twist) -> None:
+        assert self._steering is not None
+        self._steering.receive(message, self._steady())
 
     def _on_reset(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         self._begin()
@@ -179,13 +203,33 @@ class SimNode(Node):
 
     def _account(self) -> None:
         assert self._command is not None
-        count = self._control_steps // self._config.sim.decimation
-        if count > self._config.episode_steps:
+        if self._over:
             return
-        self._return += self._task.reward(self._plant.state(), self._command)
-        if count == self._config.episode_steps:
-            result = {"return": self._return, "steps": count, "success": self._task.is_success()}
-            self._episodes.publish(String(data=json.dumps(result)))
+        count = self._control_steps // self._config.sim.decimation
+        self._follow()
+        self._return += self._task.step(self._command, self._random)
+        for name, value in self._task.measures.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value
+        fallen = self._task.terminated()
+        self._over = fallen or count == self._episode_steps
+        if not self._over:
+            return
+        result = {"return": self._return, "steps": count, "success": self._task.is_success()}
+        result |= {name: total / count for name, total in self._sums.items()}
+        if self._steering is not None:
+            result["fallen"] = fallen
+        self._episodes.publish(String(data=json.dumps(result)))
+
+    def _follow(self) -> None:
+        """Judge by what is asked now: the policy heard it too."""
+        if self._steering is not None:
+            self._task.follow(self._steering.asked(self._steady()).tolist())
+
+    def _steady(self) -> float:
+        """Time that never goes back [s]: policy_node tells time-outs by the same."""
+        if self._lockstep:
+            return self._time_base + float(self._plant.data.time)
+        return time.monotonic()
 
     def _send_state(self) -> None:
         state = self._plant.state()

@@ -8,6 +8,7 @@ import pytest
 
 from dime_robot import config
 from dime_robot.runtime.errors import InputError
+from dime_robot.runtime.places import differences
 from tests.sim.test_cartpole import variant
 
 
@@ -69,6 +70,4 @@ def test_the_order_of_joints_is_a_difference() -> None:
     ours, _ = config.read("cartpole")
     robot = ours.robot.model_copy(update={"joints": ours.robot.joints[::-1]})
     theirs = ours.model_copy(update={"robot": robot})
-    assert config.differences(ours, theirs) == [
-        ("robot.joints.order", "slider, hinge", "hinge, slider")
-    ]
+    assert differences(ours, theirs) == [("robot.joints.order", "slider, hinge", "hinge, slider")]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from benchmarks.kill_and_resume import compare
-from dime_robot import checkpoint, train
+from dime_robot import checkpoint, evaluate, train
 from dime_robot.logger import read_eval_csv
 
 pytestmark = pytest.mark.slow
@@ -28,6 +29,17 @@ def test_default_command_makes_the_pole_stand(tmp_path: Path) -> None:
     train.main(["--no-video", "--out", str(folder)])
     final = checkpoint.load(folder / "ckpt.pt")["final"]
     assert final["fresh"]["success_rate"] >= 0.9
+
+
+@pytest.mark.timeout(2400)
+def test_a_go2_learns_to_walk(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "run"
+    train.main(["--env", "sim:go2-walk", "--no-video", "--out", str(folder)])
+    capsys.readouterr()
+    evaluate.main([str(folder / "best.pt"), "--noise", "fresh", "--seed", "7", "--json"])
+    best = json.loads(capsys.readouterr().out)["noise"]["fresh"]
+    assert best["survival"] == 1.0
+    assert best["success_rate"] >= 0.9  # half a metre per second, within 0.1
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ import yaml
 from dime_robot import checkpoint, train
 from dime_robot.learning.config import TrainConfig, preset_config
 from dime_robot.logger import read_eval_csv
+from dime_robot.rollout import Episode, Evaluation
 from dime_robot.run import TrainingRun
 from dime_robot.runtime.errors import InputError
 
@@ -56,7 +57,8 @@ def assert_equal_weights(a: Path, b: Path) -> None:
 
 def test_run_folder_holds_everything(finished: Path) -> None:
     names = {path.name.split(".out.")[0] for path in finished.iterdir()}
-    assert names == {"ckpt.pt", "replay.bin", "config.yaml", "eval.csv", "events", "report.html"}
+    files = {"ckpt.pt", "best.pt", "replay.bin", "config.yaml", "eval.csv", "events"}
+    assert names == {*files, "report.html"}
 
 
 def test_eval_csv_has_each_step_once_and_ends_with_the_final_evaluation(finished: Path) -> None:
@@ -69,6 +71,22 @@ def test_eval_csv_has_each_step_once_and_ends_with_the_final_evaluation(finished
     assert {row.seed for row in rows} == {4}
     assert all(a.wall_seconds <= b.wall_seconds for a, b in pairwise(rows))
     assert rows[0].return_mean < -300  # unscaled: a random Pendulum policy
+
+
+def test_the_best_evaluated_policy_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    returns = {0: 9.0, 20: 1.0, 40: 3.0, 60: 2.0, 80: 0.0}  # untrained ones do not count
+
+    def evaluate(self: TrainingRun, episodes: int, mode: str) -> Evaluation:
+        episode = Episode(total=returns.get(self.step, 0.0), length=1)
+        return Evaluation((episode,) * episodes)
+
+    monkeypatch.setattr(TrainingRun, "_evaluate", evaluate)
+    folder = tmp_path / "run"
+    run("--out", str(folder), "--eval-interval", "20", steps=50)
+    assert checkpoint.load(folder / "best.pt")["step"] == 40
+    run("--resume", str(folder), "--eval-interval", "20", steps=90)
+    assert checkpoint.load(folder / "best.pt")["step"] == 40
+    assert checkpoint.load(folder / "ckpt.pt")["step"] == 90
 
 
 def test_config_yaml_is_the_whole_configuration(finished: Path) -> None:
@@ -194,15 +212,39 @@ def test_equal_options_are_accepted_and_different_ones_refused_by_name(finished:
     assert train.main([*resume, *SMALL[:4], "--seed", "4", "--steps", "130"]) == 0
     for option, value in (
         ("--seed", "5"),
-        ("--env", "Hopper-v5"),
         ("--preset", "laptop"),
         ("--actor-lr", "0.1"),
         ("--steps", "100"),
     ):
         with pytest.raises(InputError, match=f"^{option} {value}: the resumed run has"):
             train.main([*resume, option, value])
+    with pytest.raises(InputError, match=r"its contract \(Pendulum-v1\) is not that of Hopper-v5"):
+        train.main([*resume, "--env", "Hopper-v5"])
     with pytest.raises(InputError, match="leave out --out"):
         train.main([*resume, "--out", "elsewhere"])
+
+
+def test_a_run_goes_on_in_another_environment_of_the_same_contract(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run"
+    run("--env", "sim:go2-walk", "--out", str(folder), steps=60)
+    resumed = ["--resume", str(folder), "--no-video"]
+    monkeypatch.setattr(
+        TrainingRun,
+        "_evaluate",
+        lambda self, episodes, mode: Evaluation((Episode(total=-1.0, length=1),) * episodes),
+    )
+    train.main([*resumed, "--env", "sim:go2-steer", "--steps", "120"])
+    state = checkpoint.load(folder / "ckpt.pt")
+    assert (state["config"]["env"], state["step"], state["replay_added"]) == (
+        "sim:go2-steer", 120, 120,
+    )  # fmt: skip
+    assert checkpoint.load(folder / "best.pt")["step"] == 100  # of this environment
+    train.main([*resumed, "--steps", "130"])
+    assert checkpoint.load(folder / "ckpt.pt")["config"]["env"] == "sim:go2-steer"
+    with pytest.raises(InputError, match="expected an environment of the same contract"):
+        train.main([*resumed, "--env", "sim:cartpole", "--steps", "140"])
 
 
 def test_init_starts_from_trained_networks(finished: Path, tmp_path: Path) -> None:

@@ -48,6 +48,12 @@ class TrainConfig(Frozen):
     actor_lr: float = Field(3e-4, gt=0, description="Adam step size of the actor")
     gradient_clip: float = Field(1.0, gt=0, description="elementwise bound on actor gradients")
     policy_delay: int = Field(3, gt=0, description="critic updates per actor update")
+    actor_start: int = Field(
+        0,
+        ge=0,
+        description="critic updates before the actor's first: with --init, so that it does not"
+        " follow critics that know another task [updates]",
+    )
 
     # temperature
     alpha_init: float = Field(1.0, gt=0, description="initial temperature [scaled reward/nat]")
@@ -133,11 +139,16 @@ PRESETS: dict[PresetName, dict[str, Any]] = {
     },
 }
 
+GAIT: dict[str, Any] = {"discount": 0.98, "v_min": -10.0, "eval_interval": 2000}
 # What a task needs by itself, first match wins: the atoms must contain its discounted soft
 # returns in units of the scaled reward.
 TASKS: tuple[tuple[str, dict[str, Any]], ...] = (
     # rewards in [0, 1], so a discounted return of at most 100
     ("sim:cartpole", {"v_min": -20.0, "v_max": 110.0}),
+    # rewards in [0, 2.25] and [0, 2.75], so discounted returns of at most 113 and 138; a second of
+    # foresight is enough for a gait, and is learned sooner than two
+    ("sim:go2-walk", {**GAIT, "v_max": 120.0, "steps": 26_000}),
+    ("sim:go2*", {**GAIT, "v_max": 140.0, "steps": 200_000}),
     ("dm_control/*", {"v_min": -200.0, "v_max": 200.0}),
     ("Pendulum-v1", {"reward_scale": 0.1, "v_min": -100.0, "v_max": 20.0}),
     ("InvertedPendulum-v*", {"v_min": 0.0, "v_max": 120.0}),

@@ -185,7 +185,8 @@ class DIME:
         ):
             minibatch = Batch(*part)
             self.critic_step(minibatch)
-            if self.updates % self.config.policy_delay == 0:
+            rested = self.updates > self.config.actor_start
+            if rested and self.updates % self.config.policy_delay == 0:
                 self.actor_step(minibatch.obs)
 
     def critic_step(self, batch: Batch) -> None:

@@ -40,7 +40,6 @@ class Controller:
         self.inference = 0.0  # duration of the policy's last call [s]
         self._encoder, self._decoder = ObservationEncoder(policy.spec), ActionDecoder(policy.spec)
         self._action: FloatArray = np.zeros(policy.spec.n_act, dtype=np.float32)
-        self._last_action = self._no_action = np.zeros(policy.spec.n_act, dtype=np.float32)
         self._late_in_a_row, self._was_late, self._gap = 0, False, False
         self._to_record: tuple[float, RobotState | None, Float32Array | None]
 
@@ -73,7 +72,7 @@ class Controller:
                 self._forget()
             elif self._gap:  # history across a gap would be a motion that never was
                 self._encoder.reset()
-            observation = self._encoder.encode(state, self._last_action)
+            observation = self._encoder.encode(state, self._decoder.last_action)
             wanted = self._infer(observation)
             if self._late_in_a_row >= self.robot.safety.consecutive_misses:
                 found.append(Reason.OVERRUN)
@@ -88,8 +87,6 @@ class Controller:
         """Remember the step that gave this decision. After publishing, which should not wait."""
         now, state, observation = self._to_record
         self.recorder.add(now, state, observation, self._action, decision)
-        if Reason.ACTION_NAN in decision.reasons:  # it must not come back as an observation
-            self._last_action = self._no_action
 
     def _infer(self, observation: Float32Array) -> JointCommand:
         began = self._clock()
@@ -98,9 +95,8 @@ class Controller:
         self._was_late = self.inference > self.policy.spec.period
         self._late_in_a_row = self._late_in_a_row + 1 if self._was_late else 0
         self._action[:] = action  # the policy overwrites its own
-        self._last_action = self._action
         return self._decoder.decode(action)
 
     def _forget(self) -> None:
         self._encoder.reset()
-        self._last_action = self._no_action
+        self._decoder.reset()

@@ -20,6 +20,12 @@ def first_problem(error: ValidationError) -> str:
     """What pydantic found first, as one phrase: field, what was expected, what came."""
     problem = error.errors(include_url=False)[0]
     where = ".".join(str(part) for part in problem["loc"])
+    if problem["type"].startswith("union_tag"):  # pydantic's own words speak of tags
+        about = problem["ctx"]
+        where = f"{where}.{about['discriminator'].strip(chr(39))}"
+        if problem["type"] == "union_tag_not_found":
+            return f"{where}: Field required"
+        return f"{where}: expected one of {about['expected_tags']}, got {about['tag']!r:.60}"
     message = problem["msg"].removeprefix("Value error, ")
     text = f"{where}: {message}" if where else message
     if problem["type"] in ("value_error", "missing"):  # the message holds it, or nothing came

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from dime_robot.runtime.reasons import Reason
-from dime_robot.runtime.robot import RobotConfig, RobotJoint
+from dime_robot.runtime.robot import RobotConfig
+from dime_robot.runtime.robot_joint import RobotJoint
 from dime_robot.runtime.spec import FloatArray, PolicySpec
 from dime_robot.runtime.state import CommandKind, RobotState
 

@@ -34,6 +34,7 @@ class ObservationEncoder:
             (term, np.array([index[name] for name in term.joints], dtype=np.intp))
             for term in spec.observation
         ]
+        self._default = np.array([joint.default_position for joint in spec.joints])
         self._stacked = np.zeros(spec.n_obs, dtype=np.float32)
         self._no_action = np.zeros(spec.n_act, dtype=np.float32)
         self._first = True
@@ -47,7 +48,8 @@ class ObservationEncoder:
     ) -> npt.NDArray[np.float32]:
         """Stack the terms: one call per control step, since the history moves on with each.
 
-        `last_action` has shape (n_act,), None stands for zeros. Shape (n_obs,), raw SI, float32.
+        `last_action` is the decoder's, shape (n_act,); None stands for zeros. Gives shape (n_obs,),
+        raw SI, float32.
 
         Raises:
             ValueError: the state has no reading of a sensor that a term needs.
@@ -83,6 +85,9 @@ class ObservationEncoder:
                 return state.joint_velocity[joints]
             case "joint_position":
                 return state.joint_position[joints]
+            case "joint_position_relative":
+                relative: FloatArray = state.joint_position[joints] - self._default[joints]
+                return relative
             case "joint_position_cos":
                 return np.cos(state.joint_position[joints])
             case "joint_position_sin":
@@ -112,7 +117,7 @@ def projected_gravity(orientation: FloatArray) -> FloatArray:
 
 
 class ActionDecoder:
-    """Policy action in [-1, 1] -> JointCommand in SI units.
+    """Policy action in [-1, 1] -> JointCommand in SI units. Call `reset` where an episode begins.
 
     Raises:
         InputError: the spec has a flat action, which names no joint.
@@ -130,14 +135,24 @@ class ActionDecoder:
         self._offset = np.zeros(len(self._joints))
         if self._kind == "position":
             self._offset[:] = [spec.joint(name).default_position for name in self._joints]
+        self._low_pass = spec.action.low_pass
+        # of the step before, after the low-pass, for `last_action` terms. Shape (n_act,)
+        self.last_action: FloatArray = np.zeros(len(self._joints))
+
+    def reset(self) -> None:
+        """Forget the last action."""
+        self.last_action = np.zeros(len(self._joints))
 
     def decode(self, action: FloatArray) -> JointCommand:
-        """Apply scale and default position. `action` has shape (n_act,) in [-1, 1].
+        """Apply low-pass, scale and default position. `action` has shape (n_act,) in [-1, 1].
 
-        Where an action is not finite the whole command is NaN, which the safety filter refuses.
+        Where an action is not finite the whole command is NaN, which the safety filter refuses,
+        and the last action stays what it was.
         """
-        bounded = np.minimum(np.maximum(action, -1.0), 1.0)  # a third of np.clip's time
-        value = self._offset + self.scale * bounded
         if not np.isfinite(action).all():
-            value[:] = np.nan
-        return JointCommand(self._joints, value, self._kind)
+            return JointCommand(self._joints, np.full(len(self._joints), np.nan), self._kind)
+        bounded = np.minimum(np.maximum(action, -1.0), 1.0)  # a third of np.clip's time
+        if self._low_pass < 1.0:
+            bounded = self._low_pass * bounded + (1.0 - self._low_pass) * self.last_action
+        self.last_action = bounded
+        return JointCommand(self._joints, self._offset + self.scale * bounded, self._kind)

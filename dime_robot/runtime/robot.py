@@ -8,72 +8,32 @@ never loosen it.
 
 from __future__ import annotations
 
-from importlib import resources
 from pathlib import Path
 from typing import Annotated, Literal
 
-import yaml
 from pydantic import Field, ValidationError, model_validator
 
+from dime_robot.runtime.config_files import config_folder, read_config
 from dime_robot.runtime.errors import InputError, first_problem
+from dime_robot.runtime.places import differences
+from dime_robot.runtime.robot_joint import RobotJoint, require_joint_fits
 from dime_robot.runtime.spec import IMU_TERMS, TWIST_AXES, Frozen, PolicySpec
+from dime_robot.runtime.units import FASTEST, at_least, at_most
 
 Topic = Annotated[str, Field(pattern=r"^(~/|/)?[A-Za-z]\w*(/[A-Za-z]\w*)*$")]
+Age = Annotated[float, at_most(5, "s", "ms")]
+Speed = Annotated[float, at_most(FASTEST, "m/s or rad/s", "mm/s or degrees/s")]
 RATE_TOLERANCE = 0.02  # relative difference of two rates that count as the same
-
-
-class RobotJoint(Frozen):
-    """One joint of the machine. In policy terms: joint = sign * (wire - offset)."""
-
-    name: str = Field(description="as the policy's contract calls it")
-    wire_name: str | None = Field(None, description="as the robot's topics call it; none: the same")
-    sign: Literal[1, -1] = 1
-    offset: float = Field(0.0, description="wire reading where the policy's position is 0 [rad, m]")
-    position_limits: tuple[float, float] | None = Field(
-        None, description="hard stops in the policy's terms [rad or m]; none: turns freely"
-    )
-    velocity_limit: float = Field(
-        gt=0, description="largest speed [rad/s or m/s]; bounds how fast a position target moves"
-    )
-    effort_limit: float | None = Field(None, gt=0, description="[N m or N]; none: not actuated")
-    effort_rate_limit: float | None = Field(None, gt=0, description="[N m/s or N/s]; none: any")
-    damping: float | None = Field(
-        None,
-        ge=0,
-        description="damp of an effort interface: -damping * velocity [N m s/rad or N s/m]; 0"
-        " lets the joint coast",
-    )
-    safe_position: float | None = Field(None, description="damp of a position interface goes here")
-
-    @property
-    def wire(self) -> str:
-        """Its name on the wire."""
-        return self.wire_name or self.name
-
-    @model_validator(mode="after")
-    def _limits_are_ordered(self) -> RobotJoint:
-        if self.position_limits is None:
-            return self
-        low, high = self.position_limits
-        if low >= high:
-            raise ValueError(
-                f"joint {self.name}: expected position_limits [lower, upper] with lower < upper,"
-                f" got {[low, high]}"
-            )
-        if self.safe_position is not None and not low <= self.safe_position <= high:
-            raise ValueError(
-                f"joint {self.name}: expected safe_position in {[low, high]}, got"
-                f" {self.safe_position}"
-            )
-        return self
 
 
 class StateInput(Frozen):
     """Where sensor_msgs/JointState comes from."""
 
     topic: Topic = "joint_states"
-    rate: float = Field(gt=0, description="how often the robot publishes [Hz]")
-    max_age: float = Field(gt=0, description="older readings are stale [s]")
+    rate: Annotated[float, at_least(1, "Hz", "s")] = Field(
+        gt=0, description="how often the robot publishes [Hz]"
+    )
+    max_age: Age = Field(gt=0, description="older readings are stale [s]")
     same_clock: bool = Field(
         True, description="its stamps and our clock agree; else only the stamps' progress counts"
     )
@@ -83,15 +43,17 @@ class ImuInput(Frozen):
     """Where sensor_msgs/Imu comes from; its frame is the base's."""
 
     topic: Topic = "imu"
-    max_age: float = Field(gt=0, description="older readings are stale [s]")
+    max_age: Age = Field(gt=0, description="older readings are stale [s]")
 
 
 class VelocityInput(Frozen):
     """Where the operator's geometry_msgs/Twist comes from."""
 
     topic: Topic = "cmd_vel"
-    timeout: float = Field(gt=0, description="after it the policy is asked to stand still [s]")
-    limits: dict[str, float] = Field(description="axis -> largest magnitude [m/s, rad/s]")
+    timeout: Annotated[float, at_most(60, "s", "ms")] = Field(
+        gt=0, description="after it the policy is asked to stand still [s]"
+    )
+    limits: dict[str, Speed] = Field(description="axis -> largest magnitude [m/s, rad/s]")
 
     @model_validator(mode="after")
     def _axes_are_known(self) -> VelocityInput:
@@ -114,12 +76,12 @@ class CommandOutput(Frozen):
         description="what the robot does with the numbers"
     )
     topic: Topic
-    timeout: float = Field(
+    timeout: Annotated[float, at_most(10, "s", "ms")] = Field(
         gt=0,
         description="after so long without a command the robot itself goes safe [s]: mandatory,"
         " since nothing here can act once this process or the network is gone",
     )
-    limits: dict[str, float] = Field(
+    limits: dict[str, Speed] = Field(
         default_factory=dict, description="twist only: axis -> largest speed [m/s, rad/s]"
     )
     acceleration: float = Field(
@@ -162,7 +124,9 @@ class SafetyConfig(Frozen):
     safe_speed: float = Field(
         0.1, gt=0, le=1, description="share of its velocity_limit a joint is led to safety with"
     )
-    tilt_limit: float | None = Field(None, gt=0, lt=180, description="[degrees]; needs an imu")
+    tilt_limit: Annotated[float, at_least(2, "degrees", "rad")] | None = Field(
+        None, gt=0, lt=180, description="[degrees]; needs an imu"
+    )
     consecutive_misses: int = Field(3, gt=0, description="late commands in a row that are too many")
 
 
@@ -205,30 +169,12 @@ class RobotConfig(Frozen):
         return next(joint for joint in self.joints if joint.name == name)
 
 
-def config_folder() -> Path:
-    """Where the shipped configurations are."""
-    return Path(str(resources.files("sim_configs")))
-
-
-def read_yaml(path: Path) -> object:
-    """A YAML file's content.
-
-    Raises:
-        InputError: no such file, or no YAML.
-    """
-    try:
-        return yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise InputError(f"{path}: expected a configuration, {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: expected YAML, got {' '.join(str(error).split())}") from None
-
-
 def load_robot(path: Path | None, spec: PolicySpec) -> RobotConfig:
     """Read the `robot:` section of a file; without one, that of the shipped `NAME.yaml`.
 
     Raises:
-        InputError: no such file, no such section, or a value that does not fit.
+        InputError: no such file, no such section, a value that does not fit, or a contract of the
+            policy's name that is not the policy's (code contract).
     """
     if path is None:
         path = config_folder() / f"{spec.name}.yaml"
@@ -237,13 +183,35 @@ def load_robot(path: Path | None, spec: PolicySpec) -> RobotConfig:
                 f"policy {spec.name}: no configuration of its name is shipped, say which robot"
                 " this is: -p robot:=FILE"
             )
-    content = read_yaml(path)
-    if not isinstance(content, dict) or "robot" not in content:
+    content = read_config(path)
+    if "robot" not in content:
         raise InputError(f"{path}: expected a section `robot:`")
+    if "policy" in content:
+        _require_same_contract(path, content["policy"], spec)
     try:
         return RobotConfig.model_validate(content["robot"])
     except ValidationError as error:
         raise InputError(f"{path}: robot.{first_problem(error)}") from None
+
+
+def _require_same_contract(path: Path, section: object, spec: PolicySpec) -> None:
+    """Refuse a file whose contract is not the policy's: whoever edits it expects an effect."""
+    if isinstance(section, dict) and section.get("name") not in (None, spec.name):
+        return  # that of another policy
+    try:
+        written = PolicySpec.model_validate(section)
+    except ValidationError as error:
+        raise InputError(f"{path}: policy.{first_problem(error)}", code="contract") from None
+    found = differences(spec, written)
+    if found:
+        place, trained, got = found[0]
+        more = f" ({len(found) - 1} more differ)" if len(found) > 1 else ""
+        raise InputError(
+            f"{path}: policy.{place}: expected {trained}, which policy {spec.name} was trained"
+            f" with, got {got}{more}; the policy owns this section: train a new policy for another"
+            " value, or put it back",
+            code="contract",
+        )
 
 
 def require_compatible(spec: PolicySpec, robot: RobotConfig) -> None:
@@ -282,44 +250,8 @@ def require_compatible(spec: PolicySpec, robot: RobotConfig) -> None:
             f"policy {spec.name} follows a velocity, robot {robot.name} has no command_velocity",
             code="sensors",
         )
-    _require_no_looser_limits(spec, robot)
-
-
-def _require_no_looser_limits(spec: PolicySpec, robot: RobotConfig) -> None:
     for joint in spec.joints:
-        ours = robot.joint(joint.name)
-        if joint.position_limits is not None:
-            low, high = joint.position_limits
-            got = ours.position_limits
-            if got is None or got[0] < low or got[1] > high:
-                raise InputError(
-                    f"joint {joint.name}: the policy was trained within {[low, high]}, robot"
-                    f" {robot.name} allows {'anything' if got is None else list(got)}; a limit may"
-                    " be tightened, not loosened",
-                    code="limits",
-                )
-        if spec.action.kind == "twist" or joint.name not in spec.action.scale:
-            continue
-        effort, limit = ours.effort_limit, joint.effort_limit
-        if limit is not None and (effort is None or effort > limit):
-            raise InputError(
-                f"joint {joint.name}: the policy was trained with an effort up to {limit:g}, robot"
-                f" {robot.name} allows {'anything' if effort is None else f'{effort:g}'}; a limit"
-                " may be tightened, not loosened",
-                code="limits",
-            )
-        if spec.action.kind == "effort" and ours.damping is None:
-            raise InputError(
-                f"joint {joint.name}: expected a damping of robot {robot.name}, the answer to most"
-                " faults (0 lets the joint coast)",
-                code="limits",
-            )
-        if spec.action.kind == "position" and ours.safe_position is None:
-            raise InputError(
-                f"joint {joint.name}: expected a safe_position of robot {robot.name}, where a"
-                " position interface is led when something is wrong",
-                code="limits",
-            )
+        require_joint_fits(robot.joint(joint.name), robot.name, joint, spec.action)
     for axis in spec.action_joints if spec.action.kind == "twist" else ():
         if axis not in robot.command.limits:
             raise InputError(

@@ -7,11 +7,22 @@ stored as name -> value or on the joint itself, never in parallel lists.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    model_validator,
+)
+
+from dime_robot.runtime.units import LARGEST_ANGLE, LARGEST_TORQUE, require_at_most
+
+if TYPE_CHECKING:
+    from typing_extensions import Self  # in typing from Python 3.11 on
 
 FloatArray = npt.NDArray[np.floating]
 
@@ -20,6 +31,27 @@ class Frozen(BaseModel):
     """Base of every record that crosses a border: immutable, and unknown keys are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _numbers_are_numbers(cls, given: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        made = handler(given)
+        if isinstance(given, dict):
+            for name in made.model_fields_set & given.keys():
+                _refuse_words(name, given[name], getattr(made, name))
+        return made
+
+
+def _refuse_words(where: str, given: Any, made: Any) -> None:
+    """Refuse '50' and true where a number was made of them: pydantic takes both for one."""
+    if isinstance(made, dict) and isinstance(given, dict):
+        for name, one, other in zip(made, given.values(), made.values(), strict=True):
+            _refuse_words(f"{where}.{name}", one, other)
+    elif isinstance(made, tuple) and isinstance(given, list | tuple):
+        for i, (one, other) in enumerate(zip(given, made, strict=True)):
+            _refuse_words(f"{where}.{i}", one, other)
+    elif isinstance(given, str | bool) and type(made) in (int, float):
+        raise ValueError(f"{where}: expected a number, got {given!r:.60}")
 
 
 class Joint(Frozen):
@@ -50,19 +82,31 @@ class Joint(Frozen):
             )
         return self
 
+    @model_validator(mode="after")
+    def _angles_are_radians(self) -> Joint:
+        if self.type == "revolute":
+            for stop in self.position_limits or ():
+                what = f"joint {self.name}: position_limits: "
+                require_at_most(what, stop, LARGEST_ANGLE, "rad", "degrees")
+            what = f"joint {self.name}: effort_limit: "
+            require_at_most(what, self.effort_limit or 0.0, LARGEST_TORQUE, "N m", "mN m")
+        return self
+
 
 TermKind = Literal[
     "joint_position",  # [rad or m]
+    "joint_position_relative",  # minus the joint's default_position [rad or m]
     "joint_position_cos",  # cosine of a revolute joint's position, for joints that turn freely
     "joint_position_sin",
     "joint_velocity",  # [rad/s or m/s]
     "angular_velocity",  # of the base, in the base's frame [rad/s]
     "projected_gravity",  # unit vector of gravity in the base's frame: (0, 0, -1) when upright
     "command_velocity",  # asked of the base: forward, left [m/s], yaw [rad/s]
-    "last_action",  # the policy's previous output in [-1, 1]; 0 at reset
+    "last_action",  # the previous action in [-1, 1], after the low-pass; 0 at reset
     "flat",  # a whole vector from an environment without named terms (Gymnasium, dm_control)
 ]
 VECTOR_TERMS = ("angular_velocity", "projected_gravity", "command_velocity")
+LEAST_RATE = 1.0  # [Hz] of a robot's policy
 IMU_TERMS = ("angular_velocity", "projected_gravity")
 TWIST_AXES = ("linear_x", "linear_y", "angular_z")  # what a twist action commands, in this order
 
@@ -93,6 +137,11 @@ class ObservationTerm(Frozen):
 
     @model_validator(mode="after")
     def _size_matches(self) -> ObservationTerm:
+        if twice := sorted({name for name in self.joints if self.joints.count(name) > 1}):
+            raise ValueError(
+                f"observation term {self.name}: expected each joint once, got {twice} more than"
+                " once"
+            )
         if self.kind.startswith("joint"):
             expected, why = len(self.joints) * self.history, f"its joints: {list(self.joints)}"
         elif self.joints:
@@ -122,6 +171,13 @@ class Action(Frozen):
     scale: dict[str, float] = Field(
         default_factory=dict,
         description="joint (twist: one of linear_x, linear_y, angular_z) -> change at a = 1",
+    )
+    low_pass: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="share of a new action in what is carried out: y = low_pass * a"
+        " + (1 - low_pass) * y of the step before, 0 at reset; 1: all of it",
     )
 
 
@@ -163,12 +219,36 @@ class PolicySpec(Frozen):
                     f" (the action's size), got {term.width}"
                 )
         self._action_fits(known)
+        self._poses_are_possible()
         return self
+
+    def _poses_are_possible(self) -> None:
+        if self.action.kind != "flat" and self.rate < LEAST_RATE:
+            raise ValueError(
+                f"rate: expected at least {LEAST_RATE:g} Hz, got {self.rate:g}: is this really in"
+                " Hz, not a period in s?"
+            )
+        for joint in self.joints:
+            asked = self.action.kind == "position" and joint.name in self.action.scale
+            if joint.position_limits is None or not (asked or joint.default_position):
+                continue
+            low, high = joint.position_limits
+            if not low <= joint.default_position <= high:
+                raise ValueError(
+                    f"joint {joint.name}: expected a default_position in {[low, high]}, its"
+                    f" position_limits, got {joint.default_position:g}"
+                )
+            if asked and joint.type == "revolute":
+                what = f"action.scale.{joint.name}: "
+                scale = self.action.scale[joint.name]
+                require_at_most(what, scale, LARGEST_ANGLE, "rad", "degrees")
 
     def _action_fits(self, known: dict[str, Joint]) -> None:
         if self.action.kind == "flat":
             if self.action.scale:
                 raise ValueError("action.scale: a flat action has no scale per joint")
+            if self.action.low_pass < 1:
+                raise ValueError("action.low_pass: a flat action goes to its environment as it is")
             return
         if self.action.size != len(self.action.scale):
             raise ValueError(

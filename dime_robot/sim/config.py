@@ -3,23 +3,41 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field, ValidationError, model_validator
 
+from dime_robot.runtime.config_files import config_folder, read_config
 from dime_robot.runtime.errors import InputError, first_problem
-from dime_robot.runtime.robot import RobotConfig, config_folder, read_yaml
-from dime_robot.runtime.spec import Frozen, PolicySpec
+from dime_robot.runtime.robot import RobotConfig
+from dime_robot.runtime.spec import IMU_TERMS, TWIST_AXES, Frozen, PolicySpec
+from dime_robot.runtime.units import at_least, at_most
+from dime_robot.sim.variation import Delay, LatencyConfig, RandomTerm
+
+Seconds = Annotated[float, at_most(3600, "s", "ms")]
+Metres = Annotated[float, at_most(5, "m", "cm")]
+Tilt = Annotated[float, at_least(2, "degrees", "rad")]
+Speed = Annotated[float, at_most(10, "m/s", "mm/s")]
+YawRate = Annotated[float, at_most(10, "rad/s", "degrees/s")]
 
 
 class SimConfig(Frozen):
     """How the robot is simulated."""
 
     model: str = Field(description="MJCF file, relative to the configuration file")
-    timestep: float = Field(gt=0, description="simulation step [s]")
+    timestep: Annotated[float, at_most(0.1, "s", "ms")] = Field(
+        gt=0, description="simulation step [s]"
+    )
     decimation: int = Field(gt=0, description="simulation steps per control step")
     imu: str | None = Field(None, description="body that carries the imu; none: the robot has none")
     camera: str | None = Field(None, description="camera that renders; none: the free camera")
+    full_torque_speed: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="share of the robot's velocity_limit up to which a position drive has its"
+        " whole torque; from there it falls to 0 at the limit; none: whole at any speed",
+    )
 
 
 class SwingUpConfig(Frozen):
@@ -28,12 +46,153 @@ class SwingUpConfig(Frozen):
     kind: Literal["swing_up"]
     cart: str = Field(description="the prismatic joint")
     pole: str = Field(description="the revolute joint, 0 = upright")
-    episode_seconds: float = Field(gt=0, description="time limit, a truncation [s]")
+    episode_seconds: Seconds = Field(gt=0, description="time limit, a truncation [s]")
     position_width: float = Field(gt=0, description="distance at which 'centred' falls to e^-1 [m]")
     velocity_width: float = Field(gt=0, description="speed at which 'slow' falls to e^-1 [rad/s]")
-    success_angle: float = Field(gt=0, lt=90, description="counts as standing below it [degrees]")
-    success_window: float = Field(gt=0, description="judged at the end of an episode [s]")
+    success_angle: Annotated[float, at_least(1, "degrees", "rad")] = Field(
+        gt=0, lt=90, description="counts as standing below it [degrees]"
+    )
+    success_window: Seconds = Field(gt=0, description="judged at the end of an episode [s]")
     success_share: float = Field(gt=0, le=1, description="share of the window it has to stand")
+
+    @model_validator(mode="after")
+    def _window_fits(self) -> SwingUpConfig:
+        if self.success_window > self.episode_seconds:
+            raise ValueError(
+                f"success_window: expected up to episode_seconds = {self.episode_seconds:g} s, got"
+                f" {self.success_window:g} s"
+            )
+        return self
+
+    def require_fit(self, spec: PolicySpec) -> None:
+        """Refuse a policy that cannot do the task.
+
+        Raises:
+            ValueError: it cannot.
+        """
+        types = {joint.name: joint.type for joint in spec.joints}
+        for field, name, expected in (
+            ("cart", self.cart, "prismatic"),
+            ("pole", self.pole, "revolute"),
+        ):
+            if types.get(name) != expected:
+                known = [joint for joint, kind in types.items() if kind == expected]
+                raise ValueError(
+                    f"task.{field}: expected a {expected} joint of the policy, out of {known}, got"
+                    f" {name!r}"
+                )
+        if self.cart not in spec.action.scale:
+            raise ValueError(
+                f"task.cart: expected a joint of action.scale, {list(spec.action.scale)}, got"
+                f" {self.cart!r}"
+            )
+        for term in spec.observation:
+            if term.kind == "command_velocity":
+                raise ValueError(
+                    f"observation term {term.name}: expected a task that asks for a velocity, got"
+                    f" {self.kind}"
+                )
+
+
+class CommandConfig(Frozen):
+    """What is asked of the base while training, drawn uniformly."""
+
+    linear_x: tuple[Speed, Speed] = Field(description="forward [m/s]")
+    linear_y: tuple[Speed, Speed] = Field(description="left [m/s]")
+    angular_z: tuple[YawRate, YawRate] = Field(description="yaw rate, left [rad/s]")
+    resample: Seconds = Field(gt=0, description="time between two draws [s]")
+    standing: float = Field(ge=0, le=1, description="share of draws that ask to stand still")
+    turning: float = Field(0.0, ge=0, le=1, description="share that asks to turn on the spot")
+
+    @model_validator(mode="after")
+    def _ranges_are_ordered(self) -> CommandConfig:
+        for axis in TWIST_AXES:
+            low, high = getattr(self, axis)
+            if low > high:
+                raise ValueError(f"{axis}: expected [lower, upper], got {[low, high]}")
+        if self.standing + self.turning > 1:
+            raise ValueError(
+                f"expected standing + turning up to 1, got {self.standing:g} + {self.turning:g}"
+            )
+        return self
+
+
+class VelocityRewards(Frozen):
+    """Weights of the terms in `velocity.VelocityTracking`, per control step."""
+
+    track_linear: float = Field(ge=0)
+    track_yaw: float = Field(ge=0)
+    alive: float = Field(ge=0)
+    vertical_speed: float = Field(le=0)
+    roll_pitch_rate: float = Field(le=0)
+    tilt: float = Field(le=0)
+    action_change: float = Field(le=0)
+    torque: float = Field(le=0)
+    hip_angle: float = Field(le=0)
+
+
+class VelocityTrackingConfig(Frozen):
+    """A legged base follows a velocity; `velocity.VelocityTracking` gives the reward."""
+
+    kind: Literal["velocity_tracking"]
+    episode_seconds: Seconds = Field(gt=0, description="time limit, a truncation [s]")
+    start_height: Metres = Field(gt=0, description="of the base at reset [m]")
+    start_noise: Annotated[float, at_most(1.6, "rad", "degrees")] = Field(
+        ge=0, description="largest change of a joint at reset [rad]"
+    )
+    commands: CommandConfig
+    linear_width: float = Field(gt=0, description="error at which tracking falls to e^-1 [m/s]")
+    yaw_width: float = Field(gt=0, description="error at which tracking falls to e^-1 [rad/s]")
+    rewards: VelocityRewards
+    hips: tuple[str, ...] = Field(description="joints that should stay at their default position")
+    lowest: Metres = Field(gt=0, description="height of the base that ends an episode [m]")
+    largest_tilt: Tilt = Field(gt=0, lt=180, description="that ends an episode [degrees]")
+    success_error: float = Field(
+        gt=0, description="an episode succeeds with no fall and a mean velocity this near [m/s]"
+    )
+
+    @model_validator(mode="after")
+    def _starts_above_the_lowest(self) -> VelocityTrackingConfig:
+        if self.lowest >= self.start_height:
+            raise ValueError(
+                f"lowest: expected less than start_height = {self.start_height:g} m, got"
+                f" {self.lowest:g} m: every episode would end where it begins"
+            )
+        if len(set(self.hips)) < len(self.hips):
+            raise ValueError(f"hips: expected each joint once, got {list(self.hips)}")
+        return self
+
+    def require_fit(self, spec: PolicySpec) -> None:
+        """Refuse a policy that cannot do the task.
+
+        Raises:
+            ValueError: it cannot.
+        """
+        known = [joint.name for joint in spec.joints]
+        for name in self.hips:
+            if name not in known:
+                raise ValueError(
+                    f"task.hips: expected joints of the policy, out of {known}, got {name!r}"
+                )
+
+
+TaskConfig: TypeAlias = Annotated[
+    SwingUpConfig | VelocityTrackingConfig, Field(discriminator="kind")
+]
+
+
+class SuiteConfig(Frozen):
+    """What `python -m dime_robot.evaluate --suite` asks for, and what is good enough."""
+
+    commands: tuple[tuple[Speed, Speed, YawRate], ...] = Field(
+        min_length=1, description="velocities, each evaluated by itself [m/s, m/s, rad/s]"
+    )
+    survival: float = Field(ge=0, le=1, description="least share of episodes without a fall")
+    velocity_error: float = Field(gt=0, description="largest mean error [m/s]")
+    yaw_rate_error: float = Field(gt=0, description="largest mean error [rad/s]")
+    extreme_loss: float = Field(
+        ge=0, le=1, description="largest share of the nominal tracking reward lost at one extreme"
+    )
 
 
 class RobotTaskConfig(Frozen):
@@ -42,7 +201,10 @@ class RobotTaskConfig(Frozen):
     policy: PolicySpec
     robot: RobotConfig
     sim: SimConfig
-    task: SwingUpConfig
+    task: TaskConfig
+    randomization: tuple[RandomTerm, ...] = ()
+    latency: LatencyConfig = LatencyConfig()
+    suite: SuiteConfig | None = None
 
     @property
     def episode_steps(self) -> int:
@@ -58,6 +220,17 @@ class RobotTaskConfig(Frozen):
                 f" {1 / self.policy.rate:g} s, got {self.sim.timestep:g} * {self.sim.decimation} ="
                 f" {period:g} s"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _task_fits(self) -> RobotTaskConfig:
+        self.task.require_fit(self.policy)
+        for term in self.policy.observation:
+            if term.kind in IMU_TERMS and self.sim.imu is None:
+                raise ValueError(
+                    f"sim.imu: expected the body that carries it, since observation term"
+                    f" {term.name} reads it, got none"
+                )
         return self
 
 
@@ -78,7 +251,18 @@ def load_robot_task(name: str) -> tuple[RobotTaskConfig, Path]:
 def read_robot_task(path: Path) -> tuple[RobotTaskConfig, Path]:
     """Like `load_robot_task`, for any path."""
     try:
-        config = RobotTaskConfig.model_validate(read_yaml(path))
+        config = RobotTaskConfig.model_validate(read_config(path))
     except ValidationError as error:
         raise InputError(f"{path}: {first_problem(error)}") from None
-    return config, path.parent / config.sim.model
+    beside = {
+        way: _found(getattr(config.latency, way), path.parent) for way in ("observation", "action")
+    }
+    latency = config.latency.model_copy(update=beside)
+    return config.model_copy(update={"latency": latency}), path.parent / config.sim.model
+
+
+def _found(delay: Delay | None, folder: Path) -> Delay | None:
+    """A delay whose file is named relative to a configuration in `folder`."""
+    if delay is None or delay.file is None:
+        return delay
+    return delay.model_copy(update={"file": str(folder / delay.file)})

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import gymnasium
 
-from dime_robot.runtime.robot import config_folder
+from dime_robot.runtime.config_files import config_folder
 from dime_robot.sim.config import load_robot_task
 
 for _name in sorted(path.stem for path in config_folder().glob("*.yaml")):

@@ -1,58 +1,50 @@
-"""Rewards, starts and ends of the robot tasks, each term with its unit."""
+"""What every robot task has, and which class a configuration means."""
 
 from __future__ import annotations
 
-import math
-from collections import deque
+from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 
-from dime_robot.runtime.spec import PolicySpec
-from dime_robot.runtime.state import JointCommand, RobotState
-from dime_robot.sim.config import SwingUpConfig
+from dime_robot.runtime.spec import FloatArray
+from dime_robot.runtime.state import JointCommand
+from dime_robot.sim.config import RobotTaskConfig, SwingUpConfig
+from dime_robot.sim.plant import Plant
+from dime_robot.sim.swing_up import SwingUp
+from dime_robot.sim.velocity import VelocityTracking
 
 
-class SwingUp:
-    """Swing the pole up and keep it standing near the rail's centre.
+class Task(Protocol):
+    """Starts, rewards and ends. It looks at the plant, which knows more than any sensor."""
 
-    reward in [0, 1] = upright * centred * slow * gentle, with
-        upright = (1 + cos(pole)) / 2
-        centred = (1 + exp(-(x / position_width)^2)) / 2        x [m]
-        slow    = (1 + exp(-(w / velocity_width)^2)) / 2        w [rad/s]
-        gentle  = (4 + max(0, 1 - (effort / limit)^2)) / 5      effort [N]
-    Nothing terminates an episode; the time limit truncates it.
-    """
+    measures: dict[str, float]  # of the last step, for `info`
 
-    def __init__(self, config: SwingUpConfig, spec: PolicySpec) -> None:
-        names = [joint.name for joint in spec.joints]
-        self._config = config
-        self._cart, self._pole = names.index(config.cart), names.index(config.pole)
-        self._scale = spec.action.scale[config.cart]
-        self._cos_success = math.cos(math.radians(config.success_angle))
-        self._standing: deque[bool] = deque(maxlen=round(config.success_window * spec.rate))
+    @property
+    def asked(self) -> FloatArray | None:
+        """Velocity to follow, shape (3,) [m/s, m/s, rad/s]; None: the task knows none."""
 
-    def start(self, rng: np.random.Generator) -> dict[str, float]:
-        """Joint positions at reset: hanging, a few degrees and centimetres off."""
-        self._standing.clear()
-        return {
-            self._config.cart: rng.uniform(-0.1, 0.1),
-            self._config.pole: math.pi + rng.uniform(-0.1, 0.1),
-        }
+    def start(self, rng: np.random.Generator) -> None:
+        """Put the plant where an episode begins."""
 
-    def reward(self, state: RobotState, command: JointCommand) -> float:
-        """Reward of the step that led to `state`."""
-        cos = math.cos(state.joint_position[self._pole])
-        self._standing.append(cos >= self._cos_success)
-        x = state.joint_position[self._cart] / self._config.position_width
-        w = state.joint_velocity[self._pole] / self._config.velocity_width
-        u = command.value[command.joints.index(self._config.cart)] / self._scale
-        upright = (1 + cos) / 2
-        centred = (1 + math.exp(-(x**2))) / 2
-        slow = (1 + math.exp(-(w**2))) / 2
-        gentle = (4 + max(0.0, 1 - u**2)) / 5
-        return float(upright * centred * slow * gentle)
+    def follow(self, velocity: Sequence[float] | None) -> None:
+        """Ask for this [m/s, m/s, rad/s] instead of what would be drawn; None: draw again.
+
+        A task that follows no velocity ignores it.
+        """
+
+    def step(self, command: JointCommand, rng: np.random.Generator) -> float:
+        """Reward of the period that `command` was sent in; called at the period's end."""
+
+    def terminated(self) -> bool:
+        """Is the episode over, the time limit aside?"""
 
     def is_success(self) -> bool:
-        """Has it stood for the required share of the last `success_window` seconds?"""
-        full = len(self._standing) == self._standing.maxlen
-        return full and sum(self._standing) >= self._config.success_share * len(self._standing)
+        """Does the task's criterion hold at this step?"""
+
+
+def make_task(config: RobotTaskConfig, plant: Plant) -> Task:
+    """The task of a configuration."""
+    if isinstance(config.task, SwingUpConfig):
+        return SwingUp(config.task, config.policy, plant)
+    return VelocityTracking(config.task, config.policy, plant)

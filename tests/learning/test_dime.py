@@ -221,15 +221,16 @@ def test_actor_gradients_are_clipped_elementwise_and_nan_is_dropped(
 # -- the update ----------------------------------------------------------------------------------
 
 
-def test_policy_delay_counts_critic_updates_from_one() -> None:
-    agent = make_agent()
+@pytest.mark.parametrize(("start", "expected"), [(0, [3, 6, 9, 12]), (6, [9, 12])])
+def test_policy_delay_counts_critic_updates_from_one(start: int, expected: list[int]) -> None:
+    agent = make_agent(actor_start=start)
     seen: list[int] = []
     actor_step = agent.actor_step
     agent.actor_step = lambda obs: (seen.append(agent.updates), actor_step(obs))[1]  # type: ignore[method-assign,assignment]
     for _ in range(6):
         agent.update(make_batch(64))
     assert agent.updates == 12
-    assert seen == [3, 6, 9, 12]
+    assert seen == expected
 
 
 def test_optimisers_are_the_authors() -> None:

@@ -1,4 +1,7 @@
-"""Every test gets a ROS graph of its own."""
+"""Every test gets a ROS graph of its own; with `-n`, one worker runs them all.
+
+They watch real time: two graphs at once on two cores would time each other.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,12 @@ from pathlib import Path
 import pytest
 
 from tests.ros_nodes.graph import Graph, domain
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.xdist_group("ros"))
 
 
 @pytest.fixture

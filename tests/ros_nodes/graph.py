@@ -29,7 +29,7 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64MultiArray, String
 from std_srvs.srv import Trigger
 
-from dime_robot.runtime.robot import config_folder
+from dime_robot.runtime.config_files import config_folder
 
 ROOT = Path(__file__).parents[2]
 POLICY = ROOT / "results/sim-cartpole.onnx"
@@ -101,11 +101,11 @@ class Graph:
             String, "sim_node/episode", lambda m: self.episodes.append(m.data), 10
         )
 
-    def listen(self) -> None:
+    def listen(self, topic: str = COMMANDS) -> None:
         """Hear the commands, as a robot's controller would."""
         self.ear = self.node.create_subscription(
             Float64MultiArray,
-            COMMANDS,
+            topic,
             lambda m: self.commands.append((time.monotonic(), list(m.data))),
             100,
         )

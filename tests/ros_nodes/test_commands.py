@@ -16,8 +16,8 @@ from std_msgs.msg import Float64MultiArray
 from trajectory_msgs.msg import JointTrajectory
 
 from benchmarks.made_policy import made_policy
+from dime_robot.runtime.config_files import config_folder
 from dime_robot.runtime.reasons import Reason
-from dime_robot.runtime.robot import config_folder
 from dime_robot.runtime.spec import PolicySpec
 from ros_nodes.conversions import stamp_of
 from tests.ros_nodes.graph import Graph

@@ -18,9 +18,9 @@ import yaml
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64MultiArray
 
+from dime_robot.runtime.config_files import config_folder
 from dime_robot.runtime.flight_recorder import read_recording
 from dime_robot.runtime.reasons import Reason
-from dime_robot.runtime.robot import config_folder
 from ros_nodes.conversions import stamp_of
 from tests.ros_nodes.graph import COMMANDS, Graph
 from tests.ros_nodes.policies import crashing_policy, nan_policy, slow_policy

@@ -8,14 +8,19 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from dime_robot.runtime.errors import InputError
 from dime_robot.runtime.observation import ActionDecoder
 from dime_robot.runtime.policy import OnnxPolicy
+from dime_robot.runtime.robot import VelocityInput
+from dime_robot.sim.config import load_robot_task
 from dime_robot.sim.env import RobotEnv
 from ros_nodes import loopback
+from ros_nodes.loopback_tracking import velocity_to_ask
 from tests.ros_nodes.graph import POLICY, ROOT, Graph
 
 pytestmark = pytest.mark.slow
@@ -75,10 +80,45 @@ def test_five_episodes_in_real_time_earn_what_the_certificate_says(tmp_path: Pat
 )
 def test_the_gate_closes(change: dict[str, object], words: str) -> None:
     good = {"return_mean": 390.0, "promised_return": 400.0, "missed_share": 0.0, "faults": []}
-    good |= {"inference_p50_ms": 1.0, "promised_inference_ms": 2.0}
+    good |= {"inference_p50_ms": 1.0, "promised_inference_ms": 2.0, "tracking": None}
     assert loopback.judge(good) == []
     (problem,) = loopback.judge({**good, **change})
     assert words in problem
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"fallen": 1}, "the robot fell in 1 episodes"),
+        ({"velocity_error": 0.131}, "velocity error 0.131 m/s, expected at most 0.130: 1.2 times"),
+        ({"yaw_rate_error": 0.08}, "yaw rate error 0.080 rad/s, expected at most 0.070"),
+    ],
+)
+def test_the_gate_closes_on_what_does_not_follow(change: dict[str, float], words: str) -> None:
+    good: dict[str, Any] = {"fallen": 0, "velocity_error": 0.129, "yaw_rate_error": 0.069}
+    good["environment"] = {"velocity_error": 0.1, "yaw_rate_error": 0.05, "fallen": 0}
+    result = {"return_mean": 1.0, "promised_return": 400.0, "missed_share": 0.0, "faults": []}
+    result |= {"inference_p50_ms": 1.0, "promised_inference_ms": 2.0, "tracking": good}
+    assert loopback.judge(result) == []
+    (problem,) = loopback.judge({**result, "tracking": {**good, **change}})
+    assert words in problem
+
+
+def test_a_velocity_is_asked_for_within_the_robots_limits() -> None:
+    config, _ = load_robot_task("go2")
+    robot, spec = config.robot, config.policy
+    assert velocity_to_ask(None, spec, robot) == (0.5, 0.0, 0.0)
+    assert velocity_to_ask((0.0, 0.0, -0.5), spec, robot) == (0.0, 0.0, -0.5)
+    limits = {"linear_x": 0.2, "linear_y": 0.0, "angular_z": 0.5}
+    slow = robot.model_copy(update={"command_velocity": VelocityInput(timeout=0.5, limits=limits)})
+    assert velocity_to_ask(None, spec, slow) == (0.2, 0.0, 0.0)
+    for given in ((0.3, 0.0, 0.0), (0.0, 0.0, float("nan"))):
+        with pytest.raises(InputError, match="--velocity: expected magnitudes up to"):
+            velocity_to_ask(given, spec, slow)
+    cartpole, _ = load_robot_task("cartpole")
+    assert velocity_to_ask(None, cartpole.policy, cartpole.robot) is None
+    with pytest.raises(InputError, match="--velocity: policy cartpole follows none"):
+        velocity_to_ask((0.0, 0.0, 0.0), cartpole.policy, cartpole.robot)
 
 
 def test_a_latency_of_the_robot_is_measured_to_the_millisecond(graph: Graph) -> None:

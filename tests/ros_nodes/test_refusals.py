@@ -11,8 +11,8 @@ import pytest
 import yaml
 from std_msgs.msg import Float64MultiArray
 
+from dime_robot.runtime.config_files import config_folder
 from dime_robot.runtime.policy import OnnxPolicy
-from dime_robot.runtime.robot import config_folder
 from tests.ros_nodes.graph import COMMANDS, POLICY, Graph
 from tests.ros_nodes.policies import resealed
 

@@ -19,7 +19,15 @@ from dime_robot.runtime.state import CommandKind, JointCommand
 from dime_robot.runtime.wiring import Wiring
 from dime_robot.sim.config import load_robot_task
 from tests.learning.toy import flat_spec
-from tests.runtime.machines import KINDS, Run, make_robot, make_spec, make_state, put, robot_data
+from tests.runtime.machines import (
+    KINDS,
+    Run,
+    make_robot,
+    make_spec,
+    make_state,
+    put,
+    robot_data,
+)
 
 REFUSED: list[tuple[str, str, Any, str]] = [
     ("effort", "colour", "red", "Extra inputs"),

@@ -11,8 +11,8 @@ import pytest
 import yaml
 from gymnasium.utils.env_checker import check_env
 
+from dime_robot.runtime.config_files import config_folder
 from dime_robot.runtime.errors import InputError
-from dime_robot.runtime.robot import config_folder
 from dime_robot.runtime.state import JointCommand
 from dime_robot.sim.config import load_robot_task, read_robot_task
 from dime_robot.sim.env import RobotEnv

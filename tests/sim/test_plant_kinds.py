@@ -136,7 +136,8 @@ def test_a_position_is_held_by_the_contracts_gains_at_every_simulation_step(tmp_
             data.ctrl[:] = [b, a]  # in the order of the actuators
             mujoco.mj_step(model, data)
         state = plant.step(drive(target_b, target_a))
-        assert plant.data.ctrl == pytest.approx([b, a], abs=1e-12)
+        assert plant.data.qfrc_applied == pytest.approx([a, b], abs=1e-12)
+        assert not plant.data.qfrc_actuator.any()  # the model's own motors are off
         assert state.joint_position == pytest.approx(data.qpos[::-1], abs=1e-12)
         assert state.joint_velocity == pytest.approx(data.qvel[::-1], abs=1e-12)
         assert state.stamp == pytest.approx((period + 1) * STEP * STEPS)
@@ -147,7 +148,7 @@ def test_a_target_far_off_asks_for_no_more_than_the_effort_limit(tmp_path: Path)
     plant.reset({})
     plant.command(drive(100.0, -100.0))
     plant.advance(1)
-    assert plant.data.actuator_force == pytest.approx([3.0, -9.0])
+    assert plant.data.qfrc_applied == pytest.approx([-9.0, 3.0])
 
 
 def test_after_reset_a_position_drive_keeps_the_pose(tmp_path: Path) -> None:
@@ -162,7 +163,6 @@ def test_after_reset_a_position_drive_keeps_the_pose(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"effort_limit": 4.0}, "motor of b: expected ctrlrange"),
         ({"position_limits": [-1.0, 0.5]}, "joint b: expected position limits"),
         ({"position_limits": None}, "joint b: expected position limits"),
     ],
@@ -172,6 +172,13 @@ def test_a_model_that_differs_from_the_contract_is_refused(
 ) -> None:
     with pytest.raises(InputError, match=message):
         arm(tmp_path, **changes)
+
+
+def test_a_motor_that_differs_from_the_contract_is_refused(tmp_path: Path) -> None:
+    joint = {"name": "b", "type": "revolute", "position_limits": [-1.0, 1.0], "effort_limit": 4.0}
+    action = {"kind": "effort", "size": 1, "scale": {"b": 1.0}}
+    with pytest.raises(InputError, match="motor of b: expected ctrlrange"):
+        make(tmp_path, ARM, {"joints": [joint], "action": action})
 
 
 @pytest.mark.parametrize(
@@ -254,4 +261,4 @@ def test_a_command_is_taken_as_it_was_given(tmp_path: Path) -> None:
     plant.command(command)
     command.value[:] = 100.0
     plant.advance(1)
-    assert plant.data.ctrl == pytest.approx([0.0, 0.0])
+    assert plant.data.qfrc_applied == pytest.approx([0.0, 0.0])

@@ -1,0 +1,48 @@
+"""Magnitudes that no robot has, and that are most often another unit. Generous on purpose."""
+
+from __future__ import annotations
+
+import math
+
+from pydantic import AfterValidator
+
+LARGEST_ANGLE = 4 * math.pi  # of a stop of a revolute joint [rad]
+LARGEST_TORQUE = 1000.0  # of a revolute joint [N m]
+FASTEST = 100.0  # of a joint that has stops, and of a base [rad/s or m/s]
+
+
+def require_at_most(what: str, value: float, largest: float, unit: str, other: str) -> None:
+    """Refuse a magnitude that is no doubt in another unit.
+
+    Raises:
+        ValueError: it is.
+    """
+    if abs(value) > largest:
+        raise ValueError(
+            f"{what}expected up to {largest:g} {unit}, got {value:g}: is this really in {unit}, not"
+            f" in {other}?"
+        )
+
+
+def at_most(largest: float, unit: str, other: str) -> AfterValidator:
+    """The same for a field, whose name pydantic adds."""
+
+    def check(value: float) -> float:
+        require_at_most("", value, largest, unit, other)
+        return value
+
+    return AfterValidator(check)
+
+
+def at_least(smallest: float, unit: str, other: str) -> AfterValidator:
+    """For a positive field that is too small to be in its unit."""
+
+    def check(value: float) -> float:
+        if 0 < value < smallest:
+            raise ValueError(
+                f"expected at least {smallest:g} {unit}, got {value:g}: is this really in {unit},"
+                f" not in {other}?"
+            )
+        return value
+
+    return AfterValidator(check)

@@ -1,0 +1,131 @@
+"""What the loopback expects of a policy that follows a velocity: what the environment measures.
+
+The same policy, noise mode and velocity for as long in the training environment without what it
+randomises and delays: the robot that sim_node simulates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from dime_robot.runtime.errors import InputError
+from dime_robot.runtime.policy import OnnxPolicy
+from dime_robot.runtime.robot import RobotConfig, require_compatible
+from dime_robot.runtime.spec import TWIST_AXES, PolicySpec
+from dime_robot.sim.config import load_robot_task
+from dime_robot.sim.env import RobotEnv
+from dime_robot.sim.variation import LatencyConfig
+
+VELOCITY = (0.5, 0.0, 0.0)  # asked for where nothing is said [m/s, m/s, rad/s]
+ERRORS = {"velocity_error": "m/s", "yaw_rate_error": "rad/s"}  # mean magnitudes over the steps
+ERROR_SHARE, ERROR_SLACK = 1.2, 0.01  # of the environment's error; on top of it [m/s, rad/s]
+
+
+def velocity_to_ask(
+    given: Sequence[float] | None, spec: PolicySpec, robot: RobotConfig
+) -> tuple[float, ...] | None:
+    """The velocity that the operator asks for [m/s, m/s, rad/s]; None: the policy follows none.
+
+    Raises:
+        InputError: one is given to a policy that follows none, or the robot takes less.
+    """
+    if not spec.needs("command_velocity"):
+        if given is not None:
+            raise InputError(f"--velocity: policy {spec.name} follows none: leave it out")
+        return None
+    require_compatible(spec, robot)
+    assert robot.command_velocity is not None
+    limits = [robot.command_velocity.limits[axis] for axis in TWIST_AXES]
+    if given is None:
+        return tuple(np.clip(VELOCITY, np.negative(limits), limits).tolist())
+    if not (np.abs(given) <= limits).all():  # nor is a NaN
+        raise InputError(
+            f"--velocity: expected magnitudes up to {limits} ({', '.join(TWIST_AXES)}), which"
+            f" robot {robot.name} allows, got {list(given)}"
+        )
+    return tuple(given)
+
+
+def nominal_environment(name: str) -> RobotEnv:
+    """The training environment of the robot that sim_node simulates: nothing random, no delays."""
+    config, model = load_robot_task(name)
+    nominal = {"randomization": (), "latency": LatencyConfig()}
+    return RobotEnv(name, variant=(config.model_copy(update=nominal), model))
+
+
+def environment_errors(
+    policy: OnnxPolicy, velocity: Sequence[float], seconds: float, episodes: int, seed: int
+) -> dict[str, float]:
+    """Mean errors over all control steps in the environment, and the share of episodes that fell.
+
+    Args:
+        policy: in the noise mode to be judged; its noise starts over with `seed`.
+        velocity: to follow, shape (3,) [m/s, m/s, rad/s].
+        seconds: length of an episode [s].
+        episodes: how many.
+        seed: of starts and noise.
+    """
+    env = nominal_environment(policy.spec.name)
+    env.task.follow(velocity)
+    sums, steps, falls = dict.fromkeys(ERRORS, 0.0), 0, 0
+    policy.reset(seed)
+    for episode in range(episodes):
+        observation, _ = env.reset(seed=seed if episode == 0 else None)
+        fallen, left = False, round(seconds * policy.spec.rate)
+        while left and not fallen:
+            observation, _, fallen, _, info = env.step(policy.act(observation))
+            for name in ERRORS:
+                sums[name] += info["measures"][name]
+            steps, left = steps + 1, left - 1
+        falls += fallen
+    env.close()
+    return {**{name: total / steps for name, total in sums.items()}, "fallen": falls / episodes}
+
+
+def tracking_of(
+    episodes: Sequence[dict[str, Any]], velocity: Sequence[float], environment: dict[str, float]
+) -> dict[str, Any]:
+    """What whole episodes over ROS came to, beside the environment's figures."""
+    steps = [episode["steps"] for episode in episodes]
+    return {
+        "velocity": list(velocity),
+        "fallen": sum(episode["fallen"] for episode in episodes),
+        **{
+            name: float(np.average([episode[name] for episode in episodes], weights=steps))
+            for name in ERRORS
+        },
+        "environment": environment,
+    }
+
+
+def judge_tracking(tracking: dict[str, Any]) -> list[str]:
+    """What is not as in the environment, a sentence each."""
+    problems = []
+    if tracking["fallen"]:
+        problems.append(f"the robot fell in {tracking['fallen']} episodes")
+    for name, unit in ERRORS.items():
+        most = ERROR_SHARE * tracking["environment"][name] + ERROR_SLACK
+        if tracking[name] > most:
+            problems.append(
+                f"{name.replace('_', ' ')} {tracking[name]:.3f} {unit}, expected at most"
+                f" {most:.3f}: {ERROR_SHARE:g} times the environment's and {ERROR_SLACK:g}"
+            )
+    return problems
+
+
+def describe_tracking(tracking: dict[str, Any], noise: str) -> None:
+    """The figures on the screen."""
+    asked = ", ".join(f"{number:g}" for number in tracking["velocity"])
+    environment = tracking["environment"]
+    print(f"asked        [{asked}] m/s, m/s, rad/s ({noise} noise)")
+    for name, unit in ERRORS.items():
+        what = name.removesuffix("_error").replace("_", " ")
+        print(
+            f"error        {what:9s}{tracking[name]:8.3f} {unit:5s} in the environment"
+            f" {environment[name]:.3f}"
+        )
+    if environment["fallen"]:
+        print(f"environment  fell in {environment['fallen']:.0%} of its episodes too")

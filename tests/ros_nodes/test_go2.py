@@ -1,0 +1,292 @@
+"""The walking Go2 over DDS: as in the environment, in its own wire order, within its own limits."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from array import array
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import yaml
+from geometry_msgs.msg import Twist
+from rclpy.publisher import Publisher
+from std_msgs.msg import Float64MultiArray
+
+from dime_robot.runtime.config_files import config_folder, read_config
+from dime_robot.runtime.limits import CommandLimits
+from dime_robot.runtime.observation import ActionDecoder
+from dime_robot.runtime.policy import OnnxPolicy
+from dime_robot.runtime.robot import load_robot
+from ros_nodes.conversions import COMMAND_QOS, seconds
+from ros_nodes.loopback_tracking import nominal_environment
+from tests.ros_nodes.graph import ROOT, Graph
+
+pytestmark = pytest.mark.slow
+POLICY = ROOT / "results/go2/policy.onnx"
+COMMANDS = "position_controller/commands"
+VELOCITY = (0.5, 0.0, 0.0)  # asked for [m/s, m/s, rad/s]
+STEPS = 100
+LEGS, PARTS = ("FR", "FL", "RR", "RL"), ("hip", "thigh", "calf")  # Unitree's order
+WIRE = [f"{leg}_{part}_joint" for leg in LEGS for part in PARTS]
+Config = dict[str, Any]
+
+
+def write(folder: Path, change: Callable[[Config], None]) -> Path:
+    """The shipped configuration with something changed."""
+    config: Config = read_config(config_folder() / "go2.yaml")
+    change(config)
+    path = folder / "robot.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+def joint(config: Config, section: str, name: str) -> Config:
+    """The entry of a joint, to be changed in place."""
+    found: Config
+    (found,) = [entry for entry in config[section]["joints"] if entry["name"] == name]
+    return found
+
+
+def patient(config: Config) -> None:
+    """Time-outs that a busy machine does not reach."""
+    for sensor in ("state", "imu"):
+        config["robot"][sensor]["max_age"] = 0.5
+    config["robot"]["safety"].update(hold=0.5, damp=2.0)
+
+
+def in_lockstep(config: Config) -> None:
+    """A state per step, and nothing that the environment has not: no ramp, no slew limit."""
+    config["robot"]["state"]["rate"] = 50.0
+    config["robot"]["safety"]["ramp"] = 0.0
+    config["robot"]["command_velocity"]["timeout"] = 60.0
+    for entry in config["robot"]["joints"]:
+        entry["velocity_limit"] *= 2
+
+
+def steer(graph: Graph) -> Publisher[Twist]:
+    """Ask for the velocity again and again."""
+    wish = Twist()
+    wish.linear.x, wish.linear.y, wish.angular.z = VELOCITY
+    operator = graph.node.create_publisher(Twist, "cmd_vel", 10)
+    graph.node.create_timer(0.02, lambda: operator.publish(wish))
+    return operator
+
+
+def environment_commands(seed: int, robot: Path) -> tuple[npt.NDArray[np.floating], bool]:
+    """What the policy commands in the environment, in wire order, and did no limit of `robot` act?
+
+    Shape (STEPS, 12) [rad].
+    """
+    env, policy = nominal_environment("go2"), OnnxPolicy(POLICY, seed=seed)
+    env.task.follow(VELOCITY)
+    limits = CommandLimits(policy.spec, load_robot(robot, policy.spec))
+    order = [policy.spec.action_joints.index(name) for name in WIRE]
+    decoder, commands, free = ActionDecoder(policy.spec), [], True
+    observation, _ = env.reset(seed=seed)
+    before = limits.start(env.plant.state())
+    for _ in range(STEPS):
+        action = policy.act(observation).copy()
+        value = decoder.decode(action).value
+        free &= not limits.clamp(value, before, env.plant.state())[1]
+        commands.append(value[order])
+        before = value
+        observation, *_ = env.step(action)
+    env.close()
+    return np.array(commands), free
+
+
+def walk_in_lockstep(graph: Graph, robot: Path, seed: int, fault: str = "") -> None:
+    """STEPS commands, heard from the first on; the states they answer are heard too."""
+    graph.listen(COMMANDS)
+    operator = steer(graph)
+    graph.start("sim_node", config="go2", mode="lockstep", seed=seed, fault=fault or "''")
+    graph.policy_node(
+        policy=POLICY, robot=robot, seed=seed, use_sim_time=True, autostart="configure"
+    )
+    # all ears before the first command: a message right at the matching can be lost
+    graph.until(graph.ear.get_publisher_count, "the node's publisher")
+    graph.until(lambda: operator.get_subscription_count() == 2, "both who follow the velocity")
+    graph.until(lambda: graph.states, "a state")
+    graph.spin(1.0)
+    assert graph.transition("activate")
+    graph.until(lambda: len(graph.commands) >= STEPS, "commands")
+
+
+def commands_of(graph: Graph) -> npt.NDArray[np.floating]:
+    return np.array([values for _, values in graph.commands[:STEPS]])
+
+
+@pytest.mark.parametrize("fault", ["", "permute"])
+def test_in_lockstep_the_commands_are_the_environments_in_the_order_of_the_wire(
+    fault: str, silent_graph: Graph
+) -> None:
+    graph = silent_graph
+    robot = write(graph.folder, in_lockstep)
+    runs = ((seed, *environment_commands(seed, robot)) for seed in range(20))
+    seed, expected = next((seed, commands) for seed, commands, free in runs if free)
+    walk_in_lockstep(graph, robot, seed, fault)
+    names = list(graph.states[0][1].name)
+    assert names == (WIRE[::-1] if fault else WIRE)
+    got = commands_of(graph)
+    rows = np.flatnonzero((got != expected).any(axis=1))
+    assert len(rows) == 0, (rows[:5], got[rows[0]] - expected[rows[0]])
+    assert np.ptp(expected, axis=0).min() > 0.05  # every joint was moved
+
+
+def test_in_real_time_it_walks_as_in_the_environment(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "ros_nodes.loopback", str(POLICY), "--seconds", "10"]
+    # other tests load this machine
+    command += ["--robot", str(write(tmp_path, patient)), "--budget", "5", "--json"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.stdout, done.stderr
+    result = json.loads(done.stdout)
+    (episode,) = result["episodes"]
+    tracking, answers = result["tracking"], result["answers"]
+    assert tracking["velocity"] == list(VELOCITY)
+    assert not episode["fallen"]
+    assert episode["steps"] == 500
+    assert not result["faults"]
+    assert "with joints_reordered" not in answers
+    # the gate allows a fifth more
+    for name in ("velocity_error", "yaw_rate_error"):
+        assert tracking[name] < 1.5 * tracking["environment"][name] + 0.05
+    assert answers["run"] > 0.8 * (answers["run"] + answers["clamp"])
+    assert (answers["clamp"] > 0) == any(name.endswith("_limit") for name in answers)
+    assert abs(result["measured_rate"] / 50 - 1) < 0.05
+    assert 0 <= result["missed_share"] < 0.2
+    assert (done.returncode == 1) == bool(result["problems"])
+
+
+def stiffer(config: Config) -> None:
+    joint(config, "policy", "FL_calf_joint")["stiffness"] = 50.0
+
+
+def bolder(config: Config) -> None:
+    config["policy"]["action"]["scale"]["RR_hip_joint"] = 0.25
+
+
+def smoother(config: Config) -> None:
+    config["policy"]["action"]["low_pass"] = 0.5
+
+
+def reordered(config: Config) -> None:
+    config["policy"]["joints"].reverse()
+
+
+@pytest.mark.parametrize(
+    ("change", "place", "trained", "got"),
+    [
+        (stiffer, "joints.FL_calf_joint.stiffness", "40.0", "50.0"),
+        (bolder, "action.scale.RR_hip_joint", "0.3", "0.25"),
+        (smoother, "action.low_pass", "0.6", "0.5"),
+        (reordered, "joints.order", "FL_hip_joint, ", "RR_calf_joint, "),
+    ],
+)
+def test_a_number_that_the_policy_owns_cannot_be_changed_in_the_robots_file(
+    change: Callable[[Config], None], place: str, trained: str, got: str, graph: Graph
+) -> None:
+    process = graph.policy_node(
+        policy=POLICY, robot=write(graph.folder, change), autostart="configure"
+    )
+    graph.until(lambda: process.poll() is not None, "the end of the process")
+    assert process.returncode == 2
+    (line,) = [line for line in graph.log().splitlines() if "refused [" in line]
+    assert "refused [contract]" in line
+    assert f"policy.{place}: expected {trained}" in line
+    assert f"got {got}" in line
+    assert "train a new policy" in line
+
+
+LIMITED, FREE = WIRE.index("FL_calf_joint"), WIRE.index("FR_calf_joint")
+EFFORT, STIFFNESS = 4.0, 40.0  # [N m], [N m/rad]
+HIGHEST = -1.65  # [rad]: the default pose is at -1.8
+
+
+def test_a_tightened_effort_limit_keeps_targets_near_the_joint(silent_graph: Graph) -> None:
+    def tighten(config: Config) -> None:
+        in_lockstep(config)
+        joint(config, "robot", "FL_calf_joint")["effort_limit"] = EFFORT
+
+    graph, reach = silent_graph, EFFORT / STIFFNESS
+    walk_in_lockstep(graph, write(graph.folder, tighten), seed=0)
+    messages = {seconds(message.header.stamp): message for _, message in graph.states}
+    first = min(messages)
+    off = np.array(
+        [
+            [command[i] - message.position[i] for i in (LIMITED, FREE)]
+            for stamp, message in messages.items()
+            if (step := round((stamp - first) * 50)) < STEPS
+            for command in (graph.commands[step][1],)
+        ]
+    )
+    assert len(off) > 0.5 * STEPS
+    largest = np.abs(off).max(axis=0)
+    assert largest[0] == pytest.approx(reach)
+    assert largest[1] > 1.2 * reach
+
+
+def test_a_tightened_position_limit_bounds_the_targets(silent_graph: Graph) -> None:
+    def tighten(config: Config) -> None:
+        in_lockstep(config)
+        config["robot"]["safety"]["soft_margin"] = 0.0
+        calf = joint(config, "robot", "FL_calf_joint")
+        calf["position_limits"] = [calf["position_limits"][0], HIGHEST]
+
+    graph = silent_graph
+    walk_in_lockstep(graph, write(graph.folder, tighten), seed=0)
+    highest = commands_of(graph).max(axis=0)
+    assert highest[LIMITED] == HIGHEST
+    assert highest[FREE] > HIGHEST + 0.05
+
+
+# ---- the simulated robot by itself
+
+STANDING, CROUCHED = (0.0, 0.9, -1.8), (0.0, 1.36, -2.65)  # hip, thigh, calf [rad]
+
+
+def hold(graph: Graph, leg: tuple[float, float, float]) -> None:
+    """Command one pose again and again."""
+    publisher = graph.node.create_publisher(Float64MultiArray, COMMANDS, COMMAND_QOS)
+    message = Float64MultiArray(data=array("d", 4 * leg))
+    graph.node.create_timer(0.02, lambda: publisher.publish(message))
+
+
+@pytest.mark.parametrize(("asks", "error"), [(True, VELOCITY[0]), (False, 0.0)])
+def test_the_episode_is_judged_by_the_velocity_that_is_asked_for(
+    asks: bool, error: float, silent_graph: Graph
+) -> None:
+    graph = silent_graph
+    graph.start("sim_node", config="go2", episode_seconds=2.0)
+    if asks:
+        graph.until(steer(graph).get_subscription_count, "who follows the velocity")
+    graph.until(lambda: graph.states, "a state")
+    graph.spin(0.5)
+    assert np.ptp([m.position[2] for _, m in graph.states]) == 0  # stands until it is commanded
+    hold(graph, STANDING)
+    graph.until(lambda: graph.episodes, "the end of the episode")
+    episode = json.loads(graph.episodes[0])
+    assert episode["steps"] == 100
+    assert not episode["fallen"]
+    assert episode["success"] == (not asks)
+    assert episode["velocity_error"] == pytest.approx(error, abs=0.08)
+    assert episode["yaw_rate_error"] == pytest.approx(0.0, abs=0.08)
+
+
+def test_a_fall_ends_the_episode_once(silent_graph: Graph) -> None:
+    graph = silent_graph
+    graph.start("sim_node", config="go2", episode_seconds=2.0)
+    graph.until(lambda: graph.states, "a state")
+    hold(graph, CROUCHED)
+    graph.until(lambda: graph.episodes, "the end of the episode")
+    graph.spin(2.5)
+    (text,) = graph.episodes
+    episode = json.loads(text)
+    assert episode["fallen"]
+    assert not episode["success"]
+    assert episode["steps"] < 100

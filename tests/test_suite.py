@@ -1,0 +1,171 @@
+"""The suite: which robots it tries, what it says, and where it draws the line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dime_robot import evaluate, suite
+from dime_robot.rollout import Episode, Evaluation
+from dime_robot.runtime.errors import InputError
+from dime_robot.sim.config import RobotTaskConfig, SuiteConfig, load_robot_task
+from dime_robot.sim.variation import LatencyConfig
+
+LIMITS = SuiteConfig(
+    commands=((0.0, 0.0, 0.0), (0.5, 0.0, 0.0)),
+    survival=0.9,
+    velocity_error=0.15,
+    yaw_rate_error=0.2,
+    extreme_loss=0.1,
+)
+POLICY = Path(__file__).parents[1] / "results/go2/policy.onnx"
+
+
+def go2() -> tuple[RobotTaskConfig, Path]:
+    return load_robot_task("go2")
+
+
+def row(
+    name: str, velocity: float = 0.1, yaw: float = 0.1, reward: float = 2.0, falls: int = 0
+) -> suite.Row:
+    config, model = go2()
+    condition = suite.Condition(name, config, model, trained=name.startswith("end"))
+    sums = {"velocity_error": velocity, "yaw_rate_error": yaw, "tracking_reward": reward}
+    episodes = tuple(
+        Episode(
+            length=10,
+            terminated=i < falls,
+            sums={key: 10 * value for key, value in sums.items()},
+            effort_peak=20.0 + i,
+        )
+        for i in range(10)
+    )
+    return suite.Row(condition, (Evaluation(episodes),) * 2)
+
+
+def test_every_end_of_every_randomised_quantity_is_a_condition_of_its_own(tmp_path: Path) -> None:
+    config, model = go2()
+    other = tmp_path / "other.xml"
+    other.write_text(model.read_text().replace('body name="base"', 'body name="trunk"'))
+    found = suite.conditions(config, model, [other])
+    assert found[-1].config.sim.imu == "trunk"
+    names = [condition.name for condition in found]
+    assert names[:2] == ["nominal", "randomised"]
+    assert names[-4:] == [f"delay of {n} steps" for n in (1, 2, 3)] + ["model other.xml"]
+    assert len(set(names)) == len(names)
+    for kind in {term.kind for term in config.randomization} - {"observation_noise"}:
+        words = kind.replace("_", " ")
+        assert any(name.startswith(words) for name in names), kind
+    nominal, randomised = found[0].config, found[1].config
+    assert nominal.randomization == () and nominal.latency == LatencyConfig()
+    assert randomised == config
+    for condition in found[2:-4]:
+        (only,) = condition.config.randomization
+        assert condition.trained
+        assert only.kind == "observation_noise" or only.range[0] == only.range[1]
+    (mass,) = (term for term in config.randomization if term.kind == "body_mass")
+    light, heavy = (c for c in found if c.name.startswith("body mass"))
+    assert light.config.randomization[0].range == (mass.range[0],) * 2
+    assert heavy.config.randomization[0].range == (mass.range[1],) * 2
+    assert f"+{mass.range[1]:g} kg" in heavy.name
+    late = next(c for c in found if c.name == "delay of 2 steps").config.latency.observation
+    assert late is not None and late.range == (0.04, 0.04)
+
+
+def test_thresholds_hold_for_the_nominal_and_the_randomised_robot() -> None:
+    assert suite.shortfalls([row("nominal"), row("randomised"), row("end")], LIMITS) == []
+    found = suite.shortfalls([row("nominal", velocity=0.16), row("randomised", yaw=0.3)], LIMITS)
+    assert found[0] == (
+        "nominal, asked for (0.0, 0.0, 0.0): velocity error 0.160 m/s, expected at most 0.15"
+    )
+    assert len(found) == 4
+    assert "randomised" in found[2] and "yaw rate error 0.300 rad/s" in found[2]
+    fallen = suite.shortfalls([row("nominal"), row("randomised", falls=2)], LIMITS)
+    assert fallen[0].endswith("survival 80%, expected at least 90%")
+
+
+def test_one_end_may_cost_a_share_of_the_nominal_reward_and_other_models_are_only_shown() -> None:
+    rows = [row("nominal"), row("randomised", reward=1.9), row("end high", reward=1.85)]
+    assert suite.shortfalls(rows, LIMITS) == []
+    rows += [row("end low", reward=1.7), row("model other.xml", reward=0.1, falls=10)]
+    (found,) = suite.shortfalls(rows, LIMITS)
+    assert found.startswith("end low: 15% of the nominal tracking reward lost")
+
+
+def test_a_nan_is_no_pass() -> None:
+    rows = [row("nominal", velocity=float("nan")), row("randomised")]
+    assert len(suite.shortfalls(rows, LIMITS)) == 2
+
+
+def test_the_table_has_its_columns_under_their_names() -> None:
+    nominal = row("nominal", velocity=0.123, yaw=0.045)
+    head, text = suite.header(LIMITS), suite.line(nominal, nominal)
+    assert head.index("survival") + len("survival") == text.index("100.0%") + len("100.0%")
+    assert "0.12/0.04" in text and "29.0 N m" in text
+    for command in ("0,0,0", "0.5,0,0"):
+        assert command in head
+
+
+def test_plain_values_for_machines() -> None:
+    rows = [row("nominal"), row("randomised", falls=5)]
+    said = json.loads(json.dumps(suite.report(rows, LIMITS)))
+    assert said["conditions"]["nominal"][1]["command"] == [0.5, 0.0, 0.0]
+    assert said["conditions"]["randomised"][0]["survival"] == 0.5
+    assert len(said["shortfalls"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--policy", "zero", "--env", "Pendulum-v1", "--suite"], "expected a robot task"),
+        (["--policy", "zero", "--env", "sim:cartpole", "--suite"], "expected a section `suite:`"),
+        (["--policy", "zero"], "expected --env"),
+        ([], "expected a file"),
+        ([str(POLICY), "--policy", "zero"], "one of both"),
+        (["--policy", "zero", "--env", "sim:go2", "--model", "a.xml"], "expected --suite"),
+        (["--policy", "zero", "--env", "sim:go2", "--suite", "--episodes", "0"], "at least 1"),
+    ],
+)
+def test_what_cannot_be_done_is_one_sentence(words: list[str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        evaluate.main(words)
+
+
+def test_agents_without_a_file(capsys: pytest.CaptureFixture[str]) -> None:
+    zero = evaluate.load_agent("zero", "sim:go2-walk")
+    noise = np.random.default_rng(0).standard_normal((500, *zero.noise_shape), dtype=np.float32)
+    assert zero.noise_shape == (1, 12)
+    assert not zero.policy(np.zeros((500, 45), np.float32), noise).any()
+    shaken = evaluate.load_agent("random", "sim:go2-walk").policy(np.zeros((500, 45)), noise)
+    assert np.abs(shaken).max() <= 1
+    assert np.quantile(shaken, [0.25, 0.5, 0.75]) == pytest.approx([-0.5, 0, 0.5], abs=0.05)
+    words = ["--policy", "zero", "--env", "sim:go2-walk", "--episodes", "1", "--json"]
+    assert evaluate.main(words) == 0
+    result = json.loads(capsys.readouterr().out)["noise"]["fresh"]
+    assert result["survival"] == 1.0
+    assert result["velocity_error"] == pytest.approx(0.5, abs=0.05)  # it stands
+
+
+@pytest.mark.slow
+def test_the_shipped_policy_on_late_readings_and_a_model_with_other_feet(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (Path(go2()[1])).read_text()
+    other = tmp_path / "slippery.xml"
+    other.write_text(text.replace('friction="0.8 0.02 0.01"', 'friction="0.5 0.02 0.01"'))
+    words = [str(POLICY), "--env", "sim:go2", "--suite", "--episodes", "1", "--only", "delay of 1"]
+    code = evaluate.main([*words, "--json", "--model", str(other)])
+    said = json.loads(capsys.readouterr().out)
+    assert code == (1 if said["shortfalls"] else 0)
+    assert list(said["conditions"]) == ["nominal", "delay of 1 steps"]
+    assert all(result["survival"] == 1.0 for result in said["conditions"]["nominal"])
+    words[-1] = "slippery"
+    evaluate.main([*words, "--json", "--model", str(other)])
+    said = json.loads(capsys.readouterr().out)
+    assert list(said["conditions"]) == ["nominal", "model slippery.xml"]
+    slipped = said["conditions"]["model slippery.xml"]
+    assert all(result["survival"] == 1.0 for result in slipped)
+    assert slipped != said["conditions"]["nominal"]
