@@ -29,6 +29,7 @@ from dime_robot.rollout import Evaluator, Policy, in_batches, seed_of
 from dime_robot.runtime.command import run_command
 from dime_robot.runtime.errors import InputError
 from dime_robot.runtime.noise import NOISE_MODES, NoiseMode
+from dime_robot.runtime.places import differences
 from dime_robot.runtime.policy import OnnxPolicy
 from dime_robot.runtime.spec import PolicySpec
 from dime_robot.video import record_video
@@ -147,8 +148,8 @@ def _load(arguments: Arguments) -> Loaded:
         raise InputError(f"--seed: expected 0 or more, got {arguments.seed}")
     if (arguments.file is None) == (arguments.policy is None):
         raise InputError("expected a file (ckpt.pt or policy.onnx) or --policy, one of both")
-    if arguments.model and not arguments.suite:
-        raise InputError("--model: expected --suite with it")
+    if (arguments.model or arguments.only) and not arguments.suite:
+        raise InputError("--model and --only: expected --suite with them")
     if arguments.policy is not None:
         if arguments.env is None:
             raise InputError(f"--policy {arguments.policy}: expected --env with it")
@@ -182,6 +183,13 @@ def _check_spaces(name: str, spec: PolicySpec) -> None:
     env = make_env(name)
     got = sizes_of(env)
     env.close()
+    own = getattr(env.unwrapped, "policy_spec", None)
+    if own is not None and (found := differences(spec, own)):
+        place, ours, theirs = found[0]
+        raise InputError(
+            f"{name}: the policy's contract says {place} = {ours}, the environment's {theirs}"
+            f" ({len(found)} differences): the policy was not trained for this robot"
+        )
     if got != (spec.n_obs, spec.n_act):
         raise InputError(
             f"{name}: the policy has {spec.n_obs} observations and {spec.n_act} actions, the"

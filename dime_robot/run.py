@@ -69,6 +69,7 @@ class TrainingRun:
         self.provenance = provenance()
         self.step = self.episode = 0
         self.env_since = 0  # step at which a resumed run changed to this environment
+        self.best_mean = -np.inf  # mean return of the best evaluation since then
         self.stop_requested = False
         self._saved_step = 0
         self._earlier_seconds = 0.0
@@ -121,6 +122,7 @@ class TrainingRun:
             "episode_step": self._episode_step,
             "episode_return": self._episode_return,
             "env_since": self.env_since,
+            "best_mean": self.best_mean,
             "replay_added": self.buffer.added,
             "wall_seconds": self.wall_seconds,
             "final": self.final,
@@ -147,7 +149,11 @@ class TrainingRun:
         self.buffer.load(self.folder / "replay.bin", state["replay_added"])
         self.step, self.episode = state["step"], state["episode"]
         moved = state["config"]["env"] != self.config.env
-        self.env_since = self.step if moved else state.get("env_since", 0)
+        if moved:
+            self.env_since, self.best_mean = self.step, -np.inf
+        else:
+            self.env_since = state.get("env_since", 0)
+            self.best_mean = state.get("best_mean", -np.inf)
         self._saved_step, self._earlier_seconds = self.step, state["wall_seconds"]
         self.final = state["final"] if self.step >= self.config.steps else {}
         path = self.folder / "eval.csv"
@@ -261,18 +267,22 @@ class TrainingRun:
         if due and not any(row.step == self.step for row in self.rows):
             self.check_finite()
             result = self._evaluate(self.config.eval_episodes, "fresh")
-            judged = [row.return_mean for row in self.rows if row.step > self.env_since]
             self._add_row(result, logger)
-            if self.step > self.env_since and result.mean > max(judged, default=-np.inf):
-                checkpoint.save(self.best_path, self.state())
+            self._keep_if_best(result)
 
     def _evaluate_finally(self, logger: RunLogger) -> None:
         """The last row of `eval.csv`, and all noise modes for the report."""
         results = {mode: self._evaluate(self.config.final_episodes, mode) for mode in NOISE_MODES}
         self._add_row(results["fresh"], logger)
+        self._keep_if_best(results["fresh"])
         self.final = {mode: result.summary() for mode, result in results.items()}
         for mode, result in results.items():
             logger.line(f"final, {mode:5s} noise  {result}")
+
+    def _keep_if_best(self, result: Evaluation) -> None:
+        if self.step > self.env_since and result.mean > self.best_mean:
+            self.best_mean = result.mean
+            checkpoint.save(self.best_path, self.state())
 
     def _add_row(self, result: Evaluation, logger: RunLogger) -> None:
         row = EvalRow(

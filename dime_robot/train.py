@@ -197,7 +197,12 @@ def start_run(arguments: Arguments, device: torch.device) -> TrainingRun:
                 f" {config.env} ({run.spec.name}); expected an environment of the same contract"
             )
         run.load(state)
+        moved = run.env_since == run.step > 0
+        if moved and run.step >= config.steps:
+            raise InputError(f"--env {config.env}: expected --steps above {run.step:,} with it")
         run.write_config()
+        if moved:
+            run.save()  # a kill must not send it back to the environment before
         return run
     folder = new_folder(arguments.out, config)
     run = TrainingRun(config, folder, device)

@@ -38,12 +38,12 @@ def velocity_to_ask(
         return None
     require_compatible(spec, robot)
     assert robot.command_velocity is not None
-    limits = [robot.command_velocity.limits[axis] for axis in TWIST_AXES]
+    low, high = robot.command_velocity.bounds
     if given is None:
-        return tuple(np.clip(VELOCITY, np.negative(limits), limits).tolist())
-    if not (np.abs(given) <= limits).all():  # nor is a NaN
+        return tuple(np.clip(VELOCITY, low, high).tolist())
+    if not ((np.array(given) >= low) & (np.array(given) <= high)).all():  # nor is a NaN
         raise InputError(
-            f"--velocity: expected magnitudes up to {limits} ({', '.join(TWIST_AXES)}), which"
+            f"--velocity: expected {', '.join(TWIST_AXES)} from {list(low)} to {list(high)}, which"
             f" robot {robot.name} allows, got {list(given)}"
         )
     return tuple(given)

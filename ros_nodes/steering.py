@@ -6,7 +6,7 @@ import numpy as np
 from geometry_msgs.msg import Twist
 
 from dime_robot.runtime.robot import VelocityInput
-from dime_robot.runtime.spec import TWIST_AXES, FloatArray
+from dime_robot.runtime.spec import FloatArray
 from ros_nodes.conversions import twist_values
 
 
@@ -15,7 +15,7 @@ class Steering:
 
     def __init__(self, given: VelocityInput) -> None:
         self._timeout = given.timeout
-        self._fastest = np.array([given.limits[axis] for axis in TWIST_AXES])
+        self._low, self._high = (np.array(bound) for bound in given.bounds)
         self._velocity: FloatArray = np.zeros(3)
         self._received = -np.inf  # steady time [s]
 
@@ -23,7 +23,7 @@ class Steering:
         """Take note of what is asked, if it is a number; `now`: steady time [s]."""
         velocity = twist_values(message)
         if np.isfinite(velocity).all():
-            self._velocity = np.clip(velocity, -self._fastest, self._fastest)
+            self._velocity = np.clip(velocity, self._low, self._high)
             self._received = now
 
     def is_lost(self, now: float) -> bool:

@@ -90,6 +90,8 @@ def test_thresholds_hold_for_the_nominal_and_the_randomised_robot() -> None:
 def test_one_end_may_cost_a_share_of_the_nominal_reward_and_other_models_are_only_shown() -> None:
     rows = [row("nominal"), row("randomised", reward=1.9), row("end high", reward=1.85)]
     assert suite.shortfalls(rows, LIMITS) == []
+    falls = [*rows, row("end high", falls=2)]
+    assert "survival 80%, expected at least 90%" in suite.shortfalls(falls, LIMITS)[0]
     rows += [row("end low", reward=1.7), row("model other.xml", reward=0.1, falls=10)]
     (found,) = suite.shortfalls(rows, LIMITS)
     assert found.startswith("end low: 15% of the nominal tracking reward lost")
@@ -125,7 +127,10 @@ def test_plain_values_for_machines() -> None:
         (["--policy", "zero"], "expected --env"),
         ([], "expected a file"),
         ([str(POLICY), "--policy", "zero"], "one of both"),
-        (["--policy", "zero", "--env", "sim:go2", "--model", "a.xml"], "expected --suite"),
+        (
+            ["--policy", "zero", "--env", "sim:go2", "--model", "a.xml"],
+            "expected --suite with them",
+        ),
         (["--policy", "zero", "--env", "sim:go2", "--suite", "--episodes", "0"], "at least 1"),
     ],
 )

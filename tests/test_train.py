@@ -123,8 +123,9 @@ def test_screen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert first_eval <= 8  # the header
     assert "reward_scale 0.1  v_min -100  v_max 20" in "\n".join(lines)
     assert sum(line.startswith("eval") for line in lines) == 2
-    assert str(folder / "ckpt.pt") in lines[-3]
-    assert str(folder / "report.html") in lines[-2]
+    assert str(folder / "ckpt.pt") in lines[-4]
+    assert str(folder / "report.html") in lines[-3]
+    assert str(folder / "best.pt") in lines[-2]
     assert lines[-1].endswith(f"python -m dime_robot.evaluate {folder / 'ckpt.pt'}")
 
 

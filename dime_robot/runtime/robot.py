@@ -54,9 +54,26 @@ class VelocityInput(Frozen):
         gt=0, description="after it the policy is asked to stand still [s]"
     )
     limits: dict[str, Speed] = Field(description="axis -> largest magnitude [m/s, rad/s]")
+    lowest: dict[str, float] = Field(
+        default_factory=dict,
+        description="axis -> least value where that is not -limit: 0 for a policy that was never"
+        " asked to go backwards [m/s, rad/s]",
+    )
+
+    @property
+    def bounds(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Least and largest value of each of TWIST_AXES [m/s, m/s, rad/s]."""
+        low = tuple(self.lowest.get(axis, -self.limits[axis]) for axis in TWIST_AXES)
+        return low, tuple(self.limits[axis] for axis in TWIST_AXES)
 
     @model_validator(mode="after")
     def _axes_are_known(self) -> VelocityInput:
+        for axis, low in self.lowest.items():
+            if axis not in self.limits or not -self.limits[axis] <= low <= 0:
+                raise ValueError(
+                    f"lowest.{axis}: expected an axis out of {list(TWIST_AXES)} and a number"
+                    f" between -limit and 0, got {low:g}"
+                )
         if sorted(self.limits) != sorted(TWIST_AXES) or min(self.limits.values()) < 0:
             raise ValueError(
                 f"limits: expected a number of 0 or more for each of {list(TWIST_AXES)}, got"

@@ -102,7 +102,8 @@ TermKind = Literal[
     "angular_velocity",  # of the base, in the base's frame [rad/s]
     "projected_gravity",  # unit vector of gravity in the base's frame: (0, 0, -1) when upright
     "command_velocity",  # asked of the base: forward, left [m/s], yaw [rad/s]
-    "last_action",  # the previous action in [-1, 1], after the low-pass; 0 at reset
+    # the policy's previous action in [-1, 1], after the low-pass and before any limit; 0 at reset
+    "last_action",
     "flat",  # a whole vector from an environment without named terms (Gymnasium, dm_control)
 ]
 VECTOR_TERMS = ("angular_velocity", "projected_gravity", "command_velocity")

@@ -40,6 +40,8 @@ def load_model(path: Path, timestep: float) -> mujoco.MjModel:
     except ValueError as error:
         raise InputError(f"{path}: MuJoCo cannot load it: {' '.join(str(error).split())}") from None
     model.opt.timestep = timestep
+    # a simulation that diverges shall show its NaN, not start over in silence
+    model.opt.disableflags |= mujoco.mjtDisableBit.mjDSBL_AUTORESET
     return model
 
 

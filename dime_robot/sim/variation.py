@@ -20,7 +20,8 @@ RandomKind = Literal[
     "joint_friction",  # of joints: effort that it takes to move them
     "encoder_bias",  # of joints: reading minus truth
     "observation_noise",  # on every number of an observation term, at every step
-    "gravity_direction",  # angle to the vertical; its heading is uniform
+    # angle between gravity and what the imu calls down (a mounting error); its heading is uniform
+    "gravity_direction",
     "push",  # change of a free base's horizontal velocity; its heading is uniform
 ]
 Operation = Literal["set", "add", "scale"]
