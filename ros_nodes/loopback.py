@@ -31,6 +31,7 @@ from dime_robot.runtime.latency import TIMES, LatencySample, percentiles_of
 from dime_robot.runtime.machine import cpu_model
 from dime_robot.runtime.noise import NOISE_MODES
 from dime_robot.runtime.policy import OnnxPolicy
+from dime_robot.runtime.robot import load_robot
 from dime_robot.sim.config import load_robot_task
 from ros_nodes.latency_record import measured_rate
 from ros_nodes.loopback_session import Session
@@ -80,7 +81,8 @@ def run(options: argparse.Namespace, policy: OnnxPolicy, log_folder: Path) -> di
     """All episodes; what they came to."""
     config, _ = load_robot_task(policy.spec.name)
     seconds = options.seconds or options.episodes * config.task.episode_seconds
-    velocity, environment = velocity_to_ask(options.velocity, policy.spec, config.robot), {}
+    robot = load_robot(options.robot, policy.spec) if options.robot else config.robot
+    velocity, environment = velocity_to_ask(options.velocity, policy.spec, robot), {}
     if velocity is not None:
         number = 1 if options.seconds else options.episodes
         environment = environment_errors(policy, velocity, seconds / number, number, options.seed)
