@@ -115,7 +115,7 @@ def robot_file(path: Path, rate: float) -> Path:
         {
             "name": name,
             "position_limits": [-2.0, 2.0],
-            "velocity_limit": 1000.0,
+            "velocity_limit": 100.0,
             "effort_limit": 20.0,
             "safe_position": 0.0,
         }
