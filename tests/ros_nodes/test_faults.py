@@ -34,8 +34,8 @@ DAMPING, EFFORT = 5.0, 8.0  # [N s/m], [N]
 def at_rest(graph: Graph, index: int) -> bool:
     """Is a command the damp of this robot: 0, or -damping * velocity of a recent state?
 
-    The watcher may have missed the very state: a newton is what the cart's speed changes by in a few
-    periods.
+    The watcher may have missed the very state: a newton is what the cart's speed changes by in a
+    few periods.
     """
     when, (value,) = graph.commands[index]
     if value == 0.0:
