@@ -15,12 +15,11 @@ if __name__ == "__main__":
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
 from dime_robot.runtime.command import run_command
 from dime_robot.runtime.places import differences
 from dime_robot.runtime.robot import require_compatible
-from dime_robot.sim.config import RobotTaskConfig, load_robot_task, read_robot_task
+from dime_robot.sim.config import load_robot_task
 from dime_robot.sim.env import RobotEnv
 
 OWNERS = {
@@ -35,19 +34,9 @@ OWNERS = {
 SAME, DIFFERENT = 0, 1
 
 
-def read(name: str) -> tuple[RobotTaskConfig, Path]:
-    """A configuration by path, or by its name in `sim_configs/`.
-
-    Raises:
-        InputError: there is none, or a value does not fit.
-    """
-    path = Path(name)
-    return read_robot_task(path) if path.suffix in (".yaml", ".yml") else load_robot_task(name)
-
-
 def check(name: str) -> int:
     """Validate one configuration."""
-    config, model = read(name)
+    config, model = load_robot_task(name)
     require_compatible(config.policy, config.robot)
     env = RobotEnv(config.policy.name, variant=(config, model))  # all that training would build
     spec = config.policy
@@ -65,7 +54,7 @@ def check(name: str) -> int:
 
 def diff(name: str, other: str) -> int:
     """Show what differs between two."""
-    found = differences(read(name)[0], read(other)[0])
+    found = differences(load_robot_task(name)[0], load_robot_task(other)[0])
     for place, ours, theirs in found:
         print(f"{place:48s} {ours!s:>14s} -> {theirs!s:14s} {OWNERS[place.split('.')[0]]}")
     print(f"{len(found)} differences" if found else "no difference")

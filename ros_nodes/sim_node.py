@@ -20,7 +20,6 @@ import sys
 import time
 from array import array
 from collections import deque
-from pathlib import Path
 
 import numpy as np
 from geometry_msgs.msg import Twist
@@ -35,7 +34,7 @@ from std_srvs.srv import Trigger
 from dime_robot.runtime.errors import InputError
 from dime_robot.runtime.state import JointCommand
 from dime_robot.runtime.wiring import Wiring
-from dime_robot.sim.config import load_robot_task, read_robot_task
+from dime_robot.sim.config import load_robot_task
 from dime_robot.sim.plant import make_plant
 from dime_robot.sim.tasks import make_task
 from ros_nodes.conversions import (
@@ -63,9 +62,7 @@ class SimNode(Node):
         super().__init__("sim_node")
         self.exit_code: int | None = None
         given = read_parameters(self, SimParameters)
-        path = Path(given.config)
-        by_path = path.suffix in (".yaml", ".yml")
-        config, model = read_robot_task(path) if by_path else load_robot_task(given.config)
+        config, model = load_robot_task(given.config)
         self._config, self._lockstep = config, given.mode == "lockstep"
         self._plant = make_plant(config, model)
         self._task = make_task(config, self._plant)

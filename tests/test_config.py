@@ -9,6 +9,7 @@ import pytest
 from dime_robot import config
 from dime_robot.runtime.errors import InputError
 from dime_robot.runtime.places import differences
+from dime_robot.sim.config import load_robot_task
 from tests.sim.test_cartpole import variant
 
 
@@ -67,7 +68,7 @@ def test_no_difference_is_0(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_order_of_joints_is_a_difference() -> None:
-    ours, _ = config.read("cartpole")
+    ours, _ = load_robot_task("cartpole")
     robot = ours.robot.model_copy(update={"joints": ours.robot.joints[::-1]})
     theirs = ours.model_copy(update={"robot": robot})
     assert differences(ours, theirs) == [("robot.joints.order", "slider, hinge", "hinge, slider")]

@@ -235,11 +235,13 @@ class RobotTaskConfig(Frozen):
 
 
 def load_robot_task(name: str) -> tuple[RobotTaskConfig, Path]:
-    """Read `sim_configs/NAME.yaml`; gives the configuration and the path of its model.
+    """Read `sim_configs/NAME.yaml`, or a path that ends so; gives configuration and model's path.
 
     Raises:
         InputError: no such file, no YAML, or a value that does not fit.
     """
+    if name.endswith((".yaml", ".yml")):
+        return read_robot_task(Path(name))
     folder = config_folder()
     path = folder / f"{name}.yaml"
     if not path.is_file():
