@@ -56,11 +56,17 @@ def domain() -> Iterator[int]:
     raise RuntimeError("all ROS domains are in use")
 
 
+def published(info: dict[str, Any]) -> float:
+    """When a message was published, on this machine's steady clock [s]."""
+    return info["source_timestamp"] / 1e9 - time.time() + time.monotonic()
+
+
 class Graph:
     """Processes in one domain and a node `watcher` that hears what a robot would hear.
 
-    `commands`: (steady time, values) of every command received. `states`: the joint velocities of
-    every state. `reports`: (steady time, name, level, message, values) of /diagnostics.
+    `commands`: (steady time of publishing, values) of every command, `states`: the same of every
+    state: when the node acted, however late this watcher was woken. `reports`: (steady time of
+    reading, name, level, message, values) of /diagnostics.
     """
 
     def __init__(self, number: int, folder: Path, listen: bool = True) -> None:
@@ -88,7 +94,10 @@ class Graph:
         if listen:
             self.listen()
         self.node.create_subscription(
-            JointState, "joint_states", lambda m: self.states.append((time.monotonic(), m)), 10
+            JointState,
+            "joint_states",
+            lambda m, info: self.states.append((published(info), m)),
+            1000,
         )
         self.node.create_subscription(DiagnosticArray, "/diagnostics", self._on_report, 10)
         self.node.create_subscription(
@@ -106,8 +115,8 @@ class Graph:
         self.ear = self.node.create_subscription(
             Float64MultiArray,
             topic,
-            lambda m: self.commands.append((time.monotonic(), list(m.data))),
-            100,
+            lambda m, info: self.commands.append((published(info), list(m.data))),
+            1000,
         )
 
     def _on_report(self, message: DiagnosticArray) -> None:
