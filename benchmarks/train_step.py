@@ -1,186 +1,93 @@
-"""How long one update takes, against a plain form of the same mathematics.
+"""How long one update takes, against other forms of the same mathematics.
 
     python benchmarks/train_step.py --preset laptop [--compile] [--json]
 
-The plain form is what one writes first: every diffusion step concatenates latents, observation and
-time embedding, each critic is a module of its own, each log density is summed as it comes. Both
-forms run interleaved in this process, and are checked to give the same losses before timing.
-Ratios are plain time / our time, so above 1 ours is faster.
+`plain` is what one writes first (`plain_dime.py`). `jax` is the same update in JAX, jitted whole
+(`jax_dime.py`), and `sbx_sac`, `sbx_crossq` are the updates of SBX's SAC and CrossQ, of the same
+sizes, which have a Gaussian policy: what a diffusion policy costs. These three are timed where the
+extra `bench` is installed. All run interleaved in this process, on one core (on a GPU: --device
+cuda), and the forms of DIME are checked to give the same losses before timing. Ratios are the
+other's time / our time, so above 1 ours is faster.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
+import os
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping
-from itertools import pairwise
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parents[1]))  # the other forms are beside this file
+    if "cuda" not in " ".join(sys.argv):  # one core, before JAX counts those it may use
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+        os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false"
 
-from dime_robot.learning import diffusion
-from dime_robot.learning.config import PRESETS, preset_config
-from dime_robot.learning.dime import DIME, ActionSample, project
-from dime_robot.learning.networks import BatchRenorm, DistributionalCritic
-from dime_robot.learning.replay_buffer import Batch
+import torch
+
+from benchmarks.plain_dime import PlainDIME
+from dime_robot.learning.config import PRESETS, TrainConfig, preset_config
+from dime_robot.learning.dime import DIME
+from dime_robot.learning.program import set_up
+from dime_robot.learning.replay_buffer import Batch, ReplayBuffer
 from dime_robot.provenance import provenance
 from dime_robot.runtime.spec import PolicySpec
 
 # the tasks each preset is meant for: (n_obs, n_act) of cart-pole, HalfCheetah-v5, Humanoid-v5
 SIZES = {"tiny": (5, 1), "laptop": (17, 6), "official": (348, 17)}
-
-
-class PlainBatchRenorm(nn.Module):
-    """Batch renormalisation of (B, C), as its definition reads."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.gain = nn.Parameter(torch.ones(channels))
-        self.bias = nn.Parameter(torch.zeros(channels))
-        self.register_buffer("running_mean", torch.zeros(channels))
-        self.register_buffer("running_var", torch.ones(channels))
-
-    def forward(self, x: Tensor, warm: bool) -> Tensor:
-        eps = BatchRenorm.EPS
-        if not self.training:
-            x = (x - self.running_mean) / torch.sqrt(self.running_var + eps)
-            return self.gain * x + self.bias
-        mean, var = x.mean(0), x.var(0, correction=0)
-        new_mean, new_var = mean, var
-        with torch.no_grad():
-            running_std = torch.sqrt(self.running_var + eps)
-            r = (torch.sqrt(var + eps) / running_std).clamp(1 / 3, 3)
-            d = ((mean - self.running_mean) / running_std).clamp(-5, 5)
-            self.running_mean.lerp_(mean, 0.01)
-            self.running_var.lerp_(var, 0.01)
-        if warm:
-            new_mean, new_var = mean - d * torch.sqrt(var) / r, var / r.square()
-        return self.gain * (x - new_mean) / torch.sqrt(new_var + eps) + self.bias
-
-
-class PlainCritic(nn.Module):
-    """One critic."""
-
-    def __init__(self, sizes: list[int], warmup: int) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
-        self.norms = nn.ModuleList(PlainBatchRenorm(size) for size in sizes[:-1])
-        self.warmup, self.passes = warmup, 0
-
-    def forward(self, obs: Tensor, action: Tensor) -> Tensor:
-        hidden = torch.cat([obs, action], dim=-1)
-        for i, (norm, layer) in enumerate(zip(self.norms, self.layers, strict=True)):
-            hidden = layer(norm(hidden, self.passes >= self.warmup))
-            if i < len(self.layers) - 1:
-                hidden = torch.relu(hidden)
-        self.passes += self.training
-        return hidden
-
-
-class PlainDIME(DIME):
-    """The agent with sampler, bound and critics in the plain form."""
-
-    def use_plain_critics(self) -> None:
-        stacked: DistributionalCritic = self.critic
-        sizes = [weight.shape[1] for weight in stacked.weights] + [stacked.weights[-1].shape[2]]
-        critics = nn.ModuleList(PlainCritic(sizes, stacked.warmup) for _ in range(2))
-        with torch.no_grad():
-            for member, critic in enumerate(critics):
-                for layer, weight in zip(critic.layers, stacked.weights, strict=True):
-                    layer.weight.copy_(weight[member].t())
-                    layer.bias.zero_()
-        self.critic = critics.to(self.device)
-        betas = (self.config.adam_b1, 0.999)
-        self.critic_optimizer = torch.optim.Adam(
-            critics.parameters(), lr=self.config.critic_lr, betas=betas
-        )
-        self.actor_optimizer = torch.optim.Adam(
-            self.actor_parameters, lr=self.config.actor_lr, betas=betas
-        )
-
-    def sample(self, obs: Tensor, noise: Tensor) -> ActionSample:
-        eta = self.actor.step_sizes()
-        x = diffusion.PRIOR_STD * noise[0]
-        cost = torch.zeros(len(obs), device=self.device)
-        for n in range(self.config.diffusion_steps):
-            std = torch.sqrt(2 * eta[n])
-            mean = x + eta[n] * (-x / 6.25 + self.actor(x, obs, n))
-            following = mean + std * noise[n + 1]
-            forward = -0.5 * noise[n + 1] ** 2 - torch.log(std)
-            back = -0.5 * ((x - following * (1 - eta[n] / 6.25)) / std) ** 2 - torch.log(std)
-            cost = cost + (forward - back).sum(-1)
-            x = following
-        cost = cost - (2 * (math.log(2) - x - nn.functional.softplus(-2 * x))).sum(-1)
-        return ActionSample(torch.tanh(x), x, cost, diffusion.prior_term(noise))
-
-    def critic_loss(self, batch: Batch, next_action: Tensor, bound: Tensor) -> Tensor:
-        obs = torch.cat([batch.obs, batch.next_obs])
-        action = torch.cat([batch.action, next_action])
-        atoms = self.target_atoms(batch.reward, batch.terminated, bound)
-        predicted, targets = [], []
-        for critic in self.critic:
-            logits, next_logits = critic(obs, action).chunk(2)
-            predicted.append(logits.softmax(-1))
-            targets.append(project(next_logits.detach().softmax(-1), atoms, self.support))
-        target = (targets[0] + targets[1]) / 2
-        loss = torch.zeros((), device=self.device)
-        for probs in predicted:
-            log_probs = torch.log(probs + 1e-15)
-            loss = loss - (target * log_probs).sum(-1).mean()
-            loss = loss + self.config.critic_entropy * (probs * log_probs).sum(-1).mean()
-        return loss
-
-    def q_values(self, obs: Tensor, action: Tensor) -> Tensor:
-        self.critic.eval()
-        values = [critic(obs, action).softmax(-1) @ self.support for critic in self.critic]
-        self.critic.train()
-        return torch.stack(values)
+ROWS = 10_000  # of made-up replay data
+OURS = ("eager", "compiled", "graphs")
+Calls = Mapping[str, Callable[[], Any]]
 
 
 def agents(preset: str, device: torch.device, compile_ours: bool) -> dict[str, DIME]:
-    """The variants, all with the same weights."""
-    n_obs, n_act = SIZES[preset]
-    spec = PolicySpec.flat(preset, n_obs, n_act)
-    config = preset_config(preset, "benchmark")
+    """The torch variants, all with the same weights."""
+    spec = PolicySpec.flat(preset, *SIZES[preset])
+    config = preset_config(preset, "benchmark").model_copy(update={"graphs": False})
+
+    def ours(**changes: bool) -> DIME:
+        return DIME(spec, config.model_copy(update=changes), device)
+
+    found: dict[str, DIME] = {"eager": ours()}
     plain = PlainDIME(spec, config, device)
-    plain.use_plain_critics()
-    found = {"plain": plain, "eager": DIME(spec, config, device)}
+    plain.copy_weights(found["eager"])
+    found = {"plain": plain, **found}
     if compile_ours:
-        found["compiled"] = DIME(spec, config.model_copy(update={"compile": True}), device)
+        found["compiled"] = ours(compile=True)
+    if device.type == "cuda":
+        found["graphs"] = ours(graphs=True)
     return found
 
 
-def random_batch(agent: DIME, size: int) -> Batch:
+def made_up_replay(agent: DIME) -> ReplayBuffer:
     """Transitions of unit normals."""
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(shape, device=agent.device)
-
     n_obs, n_act = agent.actor.n_obs, agent.actor.n_act
-    return Batch(
-        normal(size, n_obs),
-        torch.tanh(normal(size, n_act)),
-        normal(size, n_obs),
-        normal(size),
-        torch.zeros(size, device=agent.device),
-    )
+    replay = ReplayBuffer(ROWS, n_obs, n_act, agent.device, margin=0)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(ROWS):
+        obs, action, next_obs, reward = torch.randn(
+            2 * n_obs + n_act + 1, generator=generator
+        ).split([n_obs, n_act, n_obs, 1])
+        replay.add(obs.numpy(), torch.tanh(action).numpy(), next_obs.numpy(), float(reward), False)
+    return replay
 
 
-def largest_difference(variants: Mapping[str, DIME]) -> float:
+def largest_difference(variants: Mapping[str, DIME], batch: Batch) -> float:
     """Largest relative difference of the losses to the plain form's, same weights and noise."""
     worst = 0.0
-    batch = random_batch(variants["plain"], 64)
-    noise = variants["plain"].noise(64)
+    noise = variants["plain"].noise(len(batch.obs))
     losses: dict[str, list[float]] = {}
     for name, agent in variants.items():
         with torch.no_grad():
-            sample = agent.sample(batch.obs, noise)
-            actor_loss = agent.actor_loss(batch.obs, sample)
-            critic_loss = agent.critic_loss(batch, sample.action, sample.bound)
+            sample = agent.actor.sample(batch.obs, noise)
+            actor_loss, _ = agent.actor_loss(batch.obs, sample)
+            critic_loss, _ = agent.critic_loss(batch, sample.action, sample.bound)
         losses[name] = [actor_loss.item(), critic_loss.item()]
     for values in losses.values():
         for ours, plain in zip(values, losses["plain"], strict=True):
@@ -188,66 +95,163 @@ def largest_difference(variants: Mapping[str, DIME]) -> float:
     return worst
 
 
-def interleaved(calls: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
-    """Seconds of each call, taken in turn so that a busy machine hits all of them alike."""
+def jax_update(agent: DIME, replay: ReplayBuffer) -> Callable[[], None]:
+    """The JAX form's environment steps of one delay cycle, from the same weights."""
+    import jax
+    import jax.numpy as jnp
+
+    from benchmarks.jax_dime import JaxDIME, Transitions
+
+    config = agent.config
+    theirs = JaxDIME(config, agent.actor.n_act)
+    state = theirs.begin(agent)
+    rows = [jnp.asarray(column.cpu().numpy()) for column in replay.newest(ROWS)]
+    dues = [
+        tuple(n % config.policy_delay == 0 for n in range(first, first + config.update_to_data))
+        for first in range(1, config.policy_delay * config.update_to_data, config.update_to_data)
+    ]
+    size = config.update_to_data * config.batch_size
+
+    def cycle() -> None:
+        nonlocal state
+        for due in dues:
+            state = theirs.learn(state, Transitions(*rows), size, due)
+        jax.block_until_ready(state)
+
+    return cycle
+
+
+def sbx_updates(config: TrainConfig, sizes: tuple[int, int]) -> dict[str, Callable[[], None]]:
+    """The updates of SBX's SAC and CrossQ for as many environment steps, same sizes and batch."""
+    import gymnasium
+    import jax
+    import numpy as np
+    import sbx
+    from stable_baselines3.common.logger import configure
+
+    class Nothing(gymnasium.Env[np.ndarray, np.ndarray]):
+        """Spaces of the size asked for; it is never stepped."""
+
+        observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (sizes[0],), np.float32)
+        action_space = gymnasium.spaces.Box(-1, 1, (sizes[1],), np.float32)
+
+    found: dict[str, Callable[[], None]] = {}
+    for name in ("SAC", "CrossQ"):
+        model = getattr(sbx, name)(
+            "MlpPolicy",
+            Nothing(),
+            batch_size=config.batch_size,
+            buffer_size=ROWS,
+            gradient_steps=config.update_to_data,
+            policy_delay=config.policy_delay,
+            policy_kwargs={
+                "net_arch": {
+                    "pi": [config.actor_width] * config.actor_depth,
+                    "qf": [config.critic_width] * config.critic_depth,
+                }
+            },
+        )
+        model.set_logger(configure(None, []))
+        random = np.random.default_rng(0)
+        for _ in range(1000):
+            obs, next_obs = random.standard_normal((2, 1, sizes[0])).astype(np.float32)
+            action = random.uniform(-1, 1, (1, sizes[1])).astype(np.float32)
+            model.replay_buffer.add(obs, next_obs, action, np.zeros(1), np.zeros(1), [{}])
+
+        def cycle(model: Any = model) -> None:
+            for _ in range(config.policy_delay):
+                model.train(config.update_to_data, config.batch_size)
+            jax.block_until_ready((model.policy.actor_state, model.policy.qf_state))
+
+        found[f"sbx_{name.lower()}"] = cycle
+    return found
+
+
+def interleaved(calls: Calls, repeats: int) -> dict[str, float]:
+    """Median seconds of each call, taken in turn so that a busy machine hits all of them alike."""
     times: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(3):
-        for call in calls.values():
-            call()
-    for _ in range(repeats):
+    on_gpu = torch.cuda.is_available()
+    for turn in range(repeats + 5):
         for name, call in calls.items():
-            if torch.cuda.is_available():
+            if on_gpu:
                 torch.cuda.synchronize()
             start = time.perf_counter()
             call()
-            if torch.cuda.is_available():
+            if on_gpu:
                 torch.cuda.synchronize()
-            times[name].append(time.perf_counter() - start)
-    return times
+            if turn >= 5:  # compiled, captured, warm
+                times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def rows_of(times: Mapping[str, float], count: int) -> dict[str, dict[str, float]]:
+    """Milliseconds per environment step, and the ratios to our variants."""
+    found = {}
+    for name, seconds in times.items():
+        row = {"median_ms": 1e3 * seconds / count}
+        if name in OURS or name == "plain":
+            row["ratio_to_plain"] = times["plain"] / seconds
+            row["ratio_to_eager"] = times["eager"] / seconds
+            if "jax" in times:
+                row["ratio_to_jax"] = times["jax"] / seconds
+        found[name] = row
+    return found
 
 
 def measure(preset: str, device: torch.device, compile_ours: bool, repeats: int) -> dict[str, Any]:
-    """Median milliseconds and ratio to the plain form, by part and variant."""
+    """Median milliseconds and ratios, by part and variant."""
     variants = agents(preset, device, compile_ours)
-    config = variants["plain"].config
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    difference = largest_difference(variants)
+    eager = variants["eager"]
+    config = eager.config
+    set_up(device, config.threads or (1 if device.type == "cpu" else 0))
+    replay = made_up_replay(eager)
+    batch = replay.newest(config.batch_size)
+    difference = largest_difference(variants, batch)
     if difference > 1e-4:
         raise SystemExit(f"the variants' losses differ by {difference:.1e}; timing would mislead")
-    batch = random_batch(variants["plain"], config.batch_size)
-    whole = random_batch(variants["plain"], config.batch_size * config.update_to_data)
 
     def delay_cycle(agent: DIME) -> None:
         """As many environment steps as the policy delay: every phase once."""
         for _ in range(config.policy_delay):
-            agent.update(whole)
+            agent.learn(replay)
 
-    parts: dict[str, tuple[Callable[[DIME], None], int]] = {
-        "critic_step": (lambda agent: agent.critic_step(batch), 1),
-        "actor_step": (lambda agent: agent.actor_step(batch.obs), 1),
-        "update": (delay_cycle, config.policy_delay),
+    compile_began = time.perf_counter()
+    if compile_ours:
+        delay_cycle(variants["compiled"])
+    compile_seconds = time.perf_counter() - compile_began if compile_ours else None
+
+    updates: dict[str, Callable[[], Any]] = {
+        name: (lambda agent=agent: delay_cycle(agent)) for name, agent in variants.items()
     }
-    report: dict[str, Any] = {}
-    for part, (call, count) in parts.items():
-        calls = {
-            name: (lambda agent=agent, call=call: call(agent)) for name, agent in variants.items()
-        }
-        times = interleaved(calls, repeats)
-        base = statistics.median(times["plain"])
-        report[part] = {
-            name: {
-                "median_ms": 1e3 * statistics.median(values) / count,
-                "ratio_to_plain": base / statistics.median(values),
-            }
-            for name, values in times.items()
-        }
+    if find_spec("jax") is not None:
+        updates["jax"] = jax_update(eager, replay)
+    if find_spec("sbx") is not None:
+        updates |= sbx_updates(config, SIZES[preset])
+    eagerly = {name: agent for name, agent in variants.items() if name != "graphs"}
+    parts: dict[str, tuple[Calls, int]] = {
+        "critic_step": (
+            {n: (lambda agent=agent: agent.critic_step(batch)) for n, agent in eagerly.items()},
+            1,
+        ),
+        "actor_step": (
+            {n: (lambda agent=agent: agent.actor_step(batch.obs)) for n, agent in eagerly.items()},
+            1,
+        ),
+        "update": (updates, config.policy_delay),
+    }
+    report = {
+        part: rows_of(interleaved(calls, repeats), count) for part, (calls, count) in parts.items()
+    }
+    best = report["update"]["graphs" if "graphs" in variants else "eager"]
     return {
         "preset": preset,
         "device": str(device),
         "threads": torch.get_num_threads(),
         "repeats": repeats,
         "largest_loss_difference": difference,
+        "cold_compile_s": compile_seconds,
+        "jax_ms": report["update"].get("jax", {}).get("median_ms"),
+        "ratio_to_jax": best.get("ratio_to_jax"),
         "parts": report,
         "machine": provenance(),
     }
@@ -266,12 +270,16 @@ def main() -> None:
         print(json.dumps(report))
         return
     print(f"{report['preset']} on {report['device']}, {report['threads']} thread(s)")
+    if report["cold_compile_s"] is not None:
+        print(f"compiled in {report['cold_compile_s']:.0f} s (caches of earlier runs count)")
     for part, variants in report["parts"].items():
         for name, values in variants.items():
-            print(
-                f"{part:12s} {name:9s} {values['median_ms']:9.2f} ms"
-                f"   {values['ratio_to_plain']:.2f} x plain"
+            ratios = "".join(
+                f"   {value:.2f} x {key.removeprefix('ratio_to_')}"
+                for key, value in values.items()
+                if key.startswith("ratio")
             )
+            print(f"{part:12s} {name:10s} {values['median_ms']:9.2f} ms{ratios}")
 
 
 if __name__ == "__main__":

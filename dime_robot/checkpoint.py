@@ -11,7 +11,7 @@ import torch
 from pydantic import ValidationError
 
 from dime_robot.learning.config import TrainConfig
-from dime_robot.learning.networks import ScoreNetwork
+from dime_robot.learning.networks import Actor, make_actor
 from dime_robot.runtime.errors import InputError, first_problem
 from dime_robot.runtime.files import write_atomically
 from dime_robot.runtime.spec import PolicySpec
@@ -76,7 +76,7 @@ def spec_in(state: dict[str, Any], path: Path) -> PolicySpec:
         raise InputError(f"{path}: spec: {first_problem(error)}") from None
 
 
-def load_actor(path: Path) -> tuple[ScoreNetwork, PolicySpec, TrainConfig, dict[str, Any]]:
+def load_actor(path: Path) -> tuple[Actor, PolicySpec, TrainConfig, dict[str, Any]]:
     """The policy of a checkpoint, on the CPU: network, contract, configuration, whole state.
 
     Raises:
@@ -86,7 +86,7 @@ def load_actor(path: Path) -> tuple[ScoreNetwork, PolicySpec, TrainConfig, dict[
     config, spec = config_of(state, path), spec_in(state, path)
     if config.threads:
         torch.set_num_threads(config.threads)
-    actor = ScoreNetwork.from_config(spec, config)
+    actor = make_actor(spec, config)
     try:
         actor.load_state_dict(state["actor"])
     except RuntimeError as error:

@@ -23,6 +23,7 @@ from dime_robot.envs import make_env, spec_of
 from dime_robot.learning.config import TrainConfig
 from dime_robot.learning.dime import DIME
 from dime_robot.learning.metrics import metrics
+from dime_robot.learning.program import set_up
 from dime_robot.learning.replay_buffer import ReplayBuffer
 from dime_robot.logger import EvalRow, RunLogger, read_eval_csv, write_eval_csv
 from dime_robot.provenance import provenance
@@ -49,8 +50,7 @@ class TrainingRun:
     """
 
     def __init__(self, config: TrainConfig, folder: Path, device: torch.device) -> None:
-        if config.threads:
-            torch.set_num_threads(config.threads)
+        set_up(device, config.threads)
         self.config, self.folder = config, folder
         self.env = make_env(config.env)
         self.spec = spec_of(self.env, config.env)
@@ -62,7 +62,7 @@ class TrainingRun:
             device,
             margin=config.checkpoint_interval,
         )
-        noise_shape = (config.diffusion_steps + 1, self.spec.n_act)
+        noise_shape = (self.agent.actor.steps + 1, self.spec.n_act)
         self.evaluator = Evaluator(config.env, noise_shape, parallel=config.final_episodes)
         self.rows: list[EvalRow] = []
         self.final: dict[str, dict[str, Any]] = {}  # noise mode -> summary of the last evaluation
@@ -210,6 +210,9 @@ class TrainingRun:
 
     def _environment_step(self, logger: RunLogger) -> None:
         action = self._action()
+        learns = self.step >= self.config.random_steps
+        if learns and self.config.overlap and len(self.buffer):
+            self.agent.learn(self.buffer)  # on a GPU this only begins it
         next_obs, reward, terminated, truncated, _ = self.env.step(action)
         self._require_finite("reward", reward)
         self._require_finite("observation", next_obs)
@@ -219,9 +222,8 @@ class TrainingRun:
         self.step += 1
         self._episode_step += 1
         self._episode_return += reward
-        if self.step > self.config.random_steps:
-            size = self.config.update_to_data * self.config.batch_size
-            self.agent.update(self.buffer.sample(size, self.agent.generator))
+        if learns and not self.config.overlap:
+            self.agent.learn(self.buffer)
         if terminated or truncated:
             logger.episode(self.step, self._episode_return, self._episode_step)
             self.episode += 1
@@ -232,8 +234,7 @@ class TrainingRun:
             shape, generator = (self.spec.n_act,), self.agent.generator
             uniform = torch.rand(shape, generator=generator, device=self.agent.device)
             return (2 * uniform - 1).cpu().numpy()
-        obs = torch.as_tensor(self._obs, device=self.agent.device)
-        action = self.agent.act(obs[None])[0].cpu().numpy()
+        action = self.agent.explore(self._obs)
         if not np.isfinite(action).all():
             self.check_finite()
             self._stop_for(f"the policy gave a NaN action at step {self.step}")
@@ -241,9 +242,9 @@ class TrainingRun:
 
     def _log(self, logger: RunLogger) -> None:
         self.check_finite()
-        if "actor_loss" not in self.agent.last:  # it has not begun
-            return
         values = metrics(self.agent)
+        if "actor/loss" not in values:  # it has not begun
+            return
         values["time/steps_per_second"] = self.step / max(self.wall_seconds, 1e-9)
         logger.scalars(self.step, values)
         clipped = values["critic/clipped_mass"]
@@ -327,7 +328,7 @@ class TrainingRun:
         if not self.checkpoint_path.exists():  # nothing has been learned yet
             raise NonFiniteError(reason)
         path = self.folder / "nan.pt"
-        checkpoint.save(path, {**self.state(), "reason": reason, "last": dict(self.agent.last)})
+        checkpoint.save(path, {**self.state(), "reason": reason, "metrics": metrics(self.agent)})
         raise NonFiniteError(
             f"{reason}; the state then is in {path}, the last good one in {self.checkpoint_path}"
         )

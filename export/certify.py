@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -43,7 +44,8 @@ def plain_sampler(actor: ScoreNetwork, obs: FloatArray, noise: FloatArray) -> np
     state = torch.as_tensor(obs, dtype=dtype)
     drawn = torch.as_tensor(noise, dtype=dtype).transpose(0, 1)
     with torch.no_grad():
-        latents = diffusion.generate(lambda x, n: actor(x, state, n), drawn, actor.step_sizes())
+        steps = partial(diffusion.advance, lambda x, n: actor(x, state, n))
+        latents = diffusion.generate(steps, actor.step_index, drawn, actor.step_sizes())
         return torch.tanh(latents[-1]).numpy()
 
 

@@ -106,6 +106,11 @@ def certified_provenance(
         CertificateError: the graph is not the policy.
     """
     actor, spec, config, state = checkpoint.load_actor(path)
+    if not isinstance(actor, ScoreNetwork):
+        raise InputError(
+            f"{path}: expected a diffusion policy, got --actor {config.actor}, which is there to"
+            " compare with and cannot be exported"
+        )
     torch.set_num_threads(1)
     shape = (actor.steps + 1, spec.n_act)
     say(

@@ -30,7 +30,15 @@ class TrainConfig(Frozen):
     seed: int = Field(0, ge=0, lt=2**63, description="seed of everything random in the run")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     threads: int = Field(0, ge=0, description="CPU threads of torch; 0: torch's own choice")
-    compile: bool = Field(False, description="compile the diffusion step and the critic's loss")
+    compile: bool = Field(
+        False, description="compile the diffusion step and the losses: a minute first, then faster"
+    )
+    graphs: bool = Field(True, description="on a GPU, run the update as CUDA graphs")
+    overlap: bool = Field(
+        False,
+        description="update while the environment steps, which learns from the newest transition"
+        " one step later; saves time on a GPU",
+    )
 
     # task
     reward_scale: float = Field(
@@ -40,9 +48,15 @@ class TrainConfig(Frozen):
     v_min: float = Field(-200.0, description="lowest atom [scaled return]")
     v_max: float = Field(200.0, description="highest atom [scaled return]")
 
-    # diffusion policy
+    # policy
+    actor: Literal["diffusion", "gaussian"] = Field(
+        "diffusion", description="DIME's, or a tanh-squashed Gaussian to compare with"
+    )
     diffusion_steps: int = Field(16, gt=0, description="N, steps from prior to action")
     dt_init: float = Field(0.1, gt=0, description="initial diffusion step size dt [1]")
+    learn_step_size: bool = Field(
+        True, description="learn dt and the friction phi with the actor, or leave them as they are"
+    )
     actor_width: int = Field(256, gt=0, description="units per hidden layer")
     actor_depth: int = Field(3, gt=0, description="hidden layers of the trunk")
     actor_lr: float = Field(3e-4, gt=0, description="Adam step size of the actor")

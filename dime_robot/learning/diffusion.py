@@ -13,7 +13,8 @@ x_N is the pre-tanh action, a = tanh(x_N). All operations are elementwise per ac
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -22,10 +23,24 @@ from torch import Tensor
 PRIOR_STD = 2.5
 _PRIOR_VARIANCE = PRIOR_STD**2
 
-# (latents (B, d), step index n) -> control (B, d)
-Score = Callable[[Tensor, int], Tensor]
-# (latents, control, step size eta_n, scaled noise) -> next latents
-Step = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+# (latents (B, d), what step n is given: its index, or what follows from it) -> control (B, d)
+Score = Callable[[Tensor, Tensor], Tensor]
+# (latents (B, d), K rows each of: given, eta (K, d), scaled noise (K, B, d)) -> latents (K, B, d)
+Advance = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+
+
+class ActionSample(NamedTuple):
+    """Actions with the two parts of the entropy bound, C = path_cost + prior_term."""
+
+    action: Tensor  # Shape (B, d), in [-1, 1]
+    latent: Tensor  # x_N, shape (B, d)
+    path_cost: Tensor  # R, shape (B,) [nat]
+    prior_term: Tensor  # T, shape (B,) [nat]
+
+    @property
+    def bound(self) -> Tensor:
+        """C = R + T: E[C] >= E[log pi(a|obs)], so the entropy is at least -E[C]. Shape (B,)."""
+        return self.path_cost + self.prior_term
 
 
 def cosine_weights(steps: int) -> Tensor:
@@ -50,28 +65,39 @@ def inverse_softplus(value: float) -> float:
     return math.log(math.expm1(value))
 
 
-def euler_maruyama(x: Tensor, control: Tensor, eta: Tensor, scaled_noise: Tensor) -> Tensor:
-    """One generative step: x + eta (-x/s^2 + control) + sqrt(2 eta) eps.
+def advance(score: Score, x: Tensor, given: Tensor, eta: Tensor, scaled_noise: Tensor) -> Tensor:
+    """K Euler-Maruyama steps from latents x (B, d). Returns the K next latents, shape (K, B, d).
 
-    Shapes: x, control, scaled_noise = sqrt(2 eta) eps: (B, d); eta: (d,).
+    Each is x + eta (-x/s^2 + control) + sqrt(2 eta) eps, with its row of `given` (K, ...), `eta`
+    (K, d) and `scaled_noise` = sqrt(2 eta) eps (K, B, d).
     """
-    return torch.addcmul(torch.addcmul(scaled_noise, x, 1 - eta / _PRIOR_VARIANCE), control, eta)
-
-
-def generate(score: Score, noise: Tensor, eta: Tensor, step: Step = euler_maruyama) -> Tensor:
-    """Run the chain from the prior to the action.
-
-    `noise` are unit normals, shape (N+1, B, d): the prior draw first, then one per step.
-    `eta` has shape (N, d). Returns the latents x_0..x_N, shape (N+1, B, d).
-    """
-    x = PRIOR_STD * noise[0]
-    scaled_noise = torch.sqrt(2 * eta)[:, None] * noise[1:]
-    latents = [x]
+    latents = []
+    keep = 1 - eta / _PRIOR_VARIANCE
     # unbind once: indexing a tensor inside the loop would cost an autograd node a step
-    for n, (eta_n, noise_n) in enumerate(zip(eta.unbind(), scaled_noise.unbind(), strict=True)):
-        x = step(x, score(x, n), eta_n, noise_n)
+    rows = (rows.unbind() for rows in (given, eta, keep, scaled_noise))
+    for given_n, eta_n, keep_n, noise_n in zip(*rows, strict=True):
+        x = torch.addcmul(torch.addcmul(noise_n, x, keep_n), score(x, given_n), eta_n)
         latents.append(x)
     return torch.stack(latents)
+
+
+def generate(
+    advance: Advance, given: Tensor, noise: Tensor, eta: Tensor, block: int | None = None
+) -> Tensor:
+    """Run the chain from the prior to the action.
+
+    `noise` are unit normals, shape (N+1, B, d): the prior draw first, then one per step. `given`
+    has one row per step, `eta` shape (N, d). `advance` does `block` steps at a time, by default
+    all N. Returns the latents x_0..x_N, shape (N+1, B, d).
+    """
+    latents = [PRIOR_STD * noise[:1]]
+    scaled_noise = torch.sqrt(2 * eta)[:, None] * noise[1:]
+    blocks: Iterable[tuple[Tensor, ...]] = [(given, eta, scaled_noise)]
+    if block is not None:
+        blocks = zip(*(rows.split(block) for rows in (given, eta, scaled_noise)), strict=True)
+    for rows in blocks:
+        latents.append(advance(latents[-1][-1], *rows))
+    return torch.cat(latents)
 
 
 def log_kernel_ratio(latents: Tensor, noise: Tensor, eta: Tensor) -> Tensor:

@@ -4,35 +4,40 @@ Source: Celik et al., DIME, ICML 2025 (arXiv 2502.02316) with the authors' publi
 CrossQ critics (joint pass, no target networks) with a categorical return, a soft target with the
 diffusion policy's entropy bound, and a temperature that holds the path cost R at 4 per action
 dimension. Sampler and bound are in `diffusion.py`.
+
+All that an update reads and writes are tensors on one device, in place, of fixed shapes, and
+nothing in it waits for the device: `learn` is one program per phase of the policy delay.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from dime_robot.learning import diffusion
 from dime_robot.learning.config import TrainConfig
-from dime_robot.learning.networks import DistributionalCritic, ScoreNetwork
-from dime_robot.learning.replay_buffer import Batch
+from dime_robot.learning.critic import DistributionalCritic
+from dime_robot.learning.diffusion import ActionSample
+from dime_robot.learning.means import Means
+from dime_robot.learning.networks import make_actor
+from dime_robot.learning.program import Programs
+from dime_robot.learning.replay_buffer import Batch, ReplayBuffer
 from dime_robot.runtime.spec import PolicySpec
 
-
-class ActionSample(NamedTuple):
-    """Actions with the two parts of the entropy bound, C = path_cost + prior_term."""
-
-    action: Tensor  # Shape (B, d), in [-1, 1]
-    latent: Tensor  # x_N, shape (B, d)
-    path_cost: Tensor  # R, shape (B,) [nat]
-    prior_term: Tensor  # T, shape (B,) [nat]
-
-    @property
-    def bound(self) -> Tensor:
-        """C = R + T: E[C] >= E[log pi(a|obs)], so the entropy is at least -E[C]. Shape (B,)."""
-        return self.path_cost + self.prior_term
+SATURATED = 0.99  # |a| from here on counts as saturated
+ACTOR_MEANS = (
+    "actor/loss",
+    "actor/gradient_clipped_share",
+    "actor/saturated_share",
+    "temperature/path_cost",
+    "temperature/prior_term",
+    "critic/value_0",
+    "critic/value_1",
+)
 
 
 def project(probs: Tensor, atoms: Tensor, support: Tensor) -> Tensor:
@@ -68,7 +73,7 @@ class DIME:
         self.generator = torch.Generator(device).manual_seed(config.seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)  # initial weights
-            actor = ScoreNetwork.from_config(spec, config)
+            actor = make_actor(spec, config)
             critic = DistributionalCritic(
                 spec.n_obs + spec.n_act,
                 widths=[config.critic_width] * config.critic_depth,
@@ -80,25 +85,32 @@ class DIME:
         self.support = torch.linspace(config.v_min, config.v_max, config.atoms, device=device)
         self.path_cost_target = config.path_cost_target * spec.n_act
 
-        betas = (config.adam_b1, 0.999)
-        self.actor_parameters = list(self.actor.parameters())
-        self.actor_optimizer = torch.optim.Adam(
-            self.actor_parameters, lr=config.actor_lr, betas=betas, fused=True
-        )
-        self.critic_optimizer = torch.optim.Adam(
-            self.critic.parameters(), lr=config.critic_lr, betas=betas, fused=True
-        )
-        self.temperature_optimizer = torch.optim.Adam(
-            [self.log_alpha], lr=config.alpha_lr, fused=True
-        )
-        self.updates = 0  # critic updates done
+        self.actor_parameters = [p for p in self.actor.parameters() if p.requires_grad]
+        self.actor_optimizer = self._adam(self.actor_parameters, config.actor_lr, config.adam_b1)
+        critic_parameters = list(self.critic.parameters())
+        self.critic_optimizer = self._adam(critic_parameters, config.critic_lr, config.adam_b1)
+        self.temperature_optimizer = self._adam([self.log_alpha], config.alpha_lr)
+
+        self.updates = 0  # critic updates done, and the same count on the device
+        self._updates = torch.zeros((), dtype=torch.int64, device=device)
         self.first_bad_update = torch.full((), -1, dtype=torch.int64, device=device)
-        self.last: dict[str, Tensor] = {}  # tensors of the last update, read by `metrics`
-        self._step = diffusion.euler_maruyama
-        self._critic_loss: Callable[[Batch, Tensor, Tensor], Tensor] = self.critic_loss
+        self.critic_means = Means(("critic/loss", "critic/clipped_mass"), device)
+        self.actor_means = Means(ACTOR_MEANS, device)
+        self.latent: Tensor | None = None  # x_N of the last actor update, shape (B, d)
+        self._obs = torch.zeros((1, spec.n_obs), device=device)
+        self._action = torch.zeros((1, spec.n_act), device=device)
+        self._programs = Programs(self.generator, device.type == "cuda" and config.graphs)
+        self._critic_loss, self._actor_loss = self.critic_loss, self.actor_loss
         if config.compile:
-            self._step = torch.compile(diffusion.euler_maruyama)
-            self._critic_loss = torch.compile(self.critic_loss)
+            self.actor.compile_sample()
+            self._critic_loss = torch.compile(self.critic_loss, fullgraph=True, dynamic=False)
+            self._actor_loss = torch.compile(self.actor_loss, fullgraph=True, dynamic=False)
+
+    def _adam(self, parameters: Sequence[Tensor], lr: float, b1: float = 0.9) -> torch.optim.Adam:
+        capturable = self.device.type == "cuda"  # step counts on the device
+        return torch.optim.Adam(
+            list(parameters), lr=lr, betas=(b1, 0.999), fused=True, capturable=capturable
+        )
 
     @property
     def alpha(self) -> Tensor:
@@ -109,8 +121,12 @@ class DIME:
 
     def noise(self, batch: int) -> Tensor:
         """Unit normals for one sample per row. Shape (N+1, B, d)."""
-        shape = (self.config.diffusion_steps + 1, batch, self.actor.n_act)
-        return torch.randn(shape, generator=self.generator, device=self.device)
+        return torch.randn(
+            (self.actor.steps + 1, batch, self.actor.n_act),
+            generator=self.generator,
+            device=self.device,
+            dtype=self.support.dtype,
+        )
 
     def act(self, obs: Tensor) -> Tensor:
         """Sample actions in [-1, 1], shape (B, d), for raw observations (B, n_obs).
@@ -119,16 +135,12 @@ class DIME:
         """
         return self.actor.act(obs, self.noise(len(obs)))
 
-    def sample(self, obs: Tensor, noise: Tensor) -> ActionSample:
-        """One action per row with its entropy bound; differentiable through the whole chain."""
-        eta = self.actor.step_sizes()
-        latents = diffusion.generate(self.actor.conditioned(obs), noise, eta, self._step)
-        return ActionSample(
-            action=torch.tanh(latents[-1]),
-            latent=latents[-1],
-            path_cost=diffusion.path_cost(latents, noise, eta),
-            prior_term=diffusion.prior_term(noise),
-        )
+    def explore(self, obs: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """The training loop's action, shape (d,), for one raw observation (n_obs,)."""
+        self._obs.copy_(torch.from_numpy(obs)[None])
+        self._programs.run("act", lambda: self._action.copy_(self.act(self._obs)))
+        action: npt.NDArray[np.float32] = self._action[0].cpu().numpy().copy()
+        return action
 
     # -- losses --------------------------------------------------------------------------------
 
@@ -137,9 +149,12 @@ class DIME:
         keep = self.config.discount * (1 - terminated)
         return (reward - keep * self.alpha * bound)[:, None] + keep[:, None] * self.support
 
-    def critic_loss(self, batch: Batch, next_action: Tensor, bound: Tensor) -> Tensor:
+    def critic_loss(
+        self, batch: Batch, next_action: Tensor, bound: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Cross-entropy to the averaged projected target, minus the predicted entropy's bonus.
 
+        The second result is the share of the target's mass outside [v_min, v_max] before clipping.
         One training-mode pass over [(s, a); (s', a')] (CrossQ): both halves share their batch
         statistics; the second half's output is a constant.
         """
@@ -152,17 +167,22 @@ class DIME:
             # atoms and the projection is linear in the masses, so the masses can be averaged first.
             next_probs = next_logits.softmax(dim=-1).mean(dim=0)
             atoms = self.target_atoms(batch.reward, batch.terminated, bound)
+            outside = (atoms < self.support[0]) | (atoms > self.support[-1])
+            clipped_mass = torch.where(outside, next_probs, 0.0).sum(dim=-1).mean()
             target = project(next_probs, atoms, self.support)
         probs = logits.softmax(dim=-1)
         log_probs = torch.log(probs + 1e-15)
         per_sample = (self.config.critic_entropy * probs - target) * log_probs
         # sum over atoms, mean over the batch, sum over the critics
-        loss: Tensor = per_sample.sum(dim=-1).mean(dim=-1).sum()
-        return loss
+        return per_sample.sum(dim=-1).mean(dim=-1).sum(), clipped_mass
 
-    def actor_loss(self, obs: Tensor, sample: ActionSample) -> Tensor:
-        """mean[ -Qbar(s, a) + alpha C ] with the mean of the critics' expected returns."""
-        return (self.alpha * sample.bound - self.q_values(obs, sample.action).mean(dim=0)).mean()
+    def actor_loss(self, obs: Tensor, sample: ActionSample) -> tuple[Tensor, Tensor]:
+        """mean[ -Qbar(s, a) + alpha C ] with the mean of the critics' expected returns.
+
+        The second result are these returns, mean over the batch. Shape (E,).
+        """
+        q = self.q_values(obs, sample.action)
+        return (self.alpha * sample.bound - q.mean(dim=0)).mean(), q.detach().mean(dim=1)
 
     def q_values(self, obs: Tensor, action: Tensor) -> Tensor:
         """Expected return sum_j p_j z_j of each critic, running statistics. Shape (E, B)."""
@@ -178,64 +198,80 @@ class DIME:
 
     # -- update --------------------------------------------------------------------------------
 
+    def learn(self, replay: ReplayBuffer) -> None:
+        """The updates of one environment step, on fresh samples."""
+        due = self._actor_due()
+
+        def body() -> None:
+            size = self.config.update_to_data * self.config.batch_size
+            self._update(replay.sample(size, self.generator), due)
+
+        self._programs.run(due, body)
+        self.updates += len(due)
+
     def update(self, batch: Batch) -> None:
-        """The updates of one environment step: UTD critic steps, the actor's every third."""
-        for part in zip(
-            *(column.chunk(self.config.update_to_data) for column in batch), strict=True
-        ):
+        """The same on a given batch, UTD x B transitions."""
+        due = self._actor_due()
+        self._update(batch, due)
+        self.updates += len(due)
+
+    def _actor_due(self) -> tuple[bool, ...]:
+        """Which of the next critic updates the actor's follows: every third, counted from one."""
+        numbers = range(self.updates + 1, self.updates + 1 + self.config.update_to_data)
+        delay, start = self.config.policy_delay, self.config.actor_start
+        return tuple(number % delay == 0 and number > start for number in numbers)
+
+    def _update(self, batch: Batch, actor_due: tuple[bool, ...]) -> None:
+        columns = [column.chunk(len(actor_due)) for column in batch]
+        for part, due in zip(zip(*columns, strict=True), actor_due, strict=True):
             minibatch = Batch(*part)
             self.critic_step(minibatch)
-            rested = self.updates > self.config.actor_start
-            if rested and self.updates % self.config.policy_delay == 0:
+            if due:
                 self.actor_step(minibatch.obs)
 
     def critic_step(self, batch: Batch) -> None:
         """One update of both critics on a fresh action sample per next state."""
+        self._updates += 1
         with torch.no_grad():
-            following = self.sample(batch.next_obs, self.noise(len(batch.obs)))
-        loss = self._critic_loss(batch, following.action, following.bound)
-        self.critic_optimizer.zero_grad()
-        loss.backward()
+            following = self.actor.sample(batch.next_obs, self.noise(len(batch.obs)))
+        loss, clipped_mass = self._critic_loss(batch, following.action, following.bound)
+        parameters = list(self.critic.parameters())
+        for parameter, gradient in zip(
+            parameters, torch.autograd.grad(loss, parameters), strict=True
+        ):
+            parameter.grad = gradient
         self.critic_optimizer.step()
-        self.updates += 1
         self._flag(loss)
-        self.last.update(
-            critic_loss=loss.detach(),
-            bound=following.bound,
-            reward=batch.reward,
-            terminated=batch.terminated,
-            next_obs=batch.next_obs,
-            next_action=following.action,
-        )
+        self.critic_means.add(loss, clipped_mass)
 
     def actor_step(self, obs: Tensor) -> None:
         """One update of the actor against the new critics, then one of the temperature."""
-        sample = self.sample(obs, self.noise(len(obs)))
-        loss = self.actor_loss(obs, sample)
+        sample = self.actor.sample(obs, self.noise(len(obs)))
+        loss, values = self._actor_loss(obs, sample)
         gradients = torch.autograd.grad(loss, self.actor_parameters)
+        flat = torch.cat([gradient.flatten() for gradient in gradients]).nan_to_num_(nan=0.0)
         limit = self.config.gradient_clip
-        for parameter, gradient in zip(self.actor_parameters, gradients, strict=True):
-            parameter.grad = gradient.nan_to_num_(nan=0.0).clamp_(-limit, limit)
+        clipped_share = (flat.abs() >= limit).to(flat.dtype).mean()
+        pieces = flat.clamp_(-limit, limit).split([p.numel() for p in self.actor_parameters])
+        for parameter, piece in zip(self.actor_parameters, pieces, strict=True):
+            parameter.grad = piece.view_as(parameter)
         self.actor_optimizer.step()
 
-        temperature_loss = self.temperature_loss(sample.path_cost)
-        self.temperature_optimizer.zero_grad()
-        temperature_loss.backward()
+        path_cost = sample.path_cost.detach()
+        (self.log_alpha.grad,) = torch.autograd.grad(
+            self.temperature_loss(path_cost), self.log_alpha
+        )
         self.temperature_optimizer.step()
         self._flag(loss)
-        self.last.update(
-            actor_loss=loss.detach(),
-            latent=sample.latent.detach(),
-            path_cost=sample.path_cost.detach(),
-            prior_term=sample.prior_term.detach(),
-            obs=obs,
-            action=sample.action.detach(),
-        )
+        self.latent = sample.latent.detach()
+        saturated = (sample.action.detach().abs() > SATURATED).to(flat.dtype).mean()
+        costs = path_cost.mean(), sample.prior_term.mean()
+        self.actor_means.add(loss, clipped_share, saturated, *costs, *values)
 
     def _flag(self, loss: Tensor) -> None:
         """Remember on the device the first update whose loss was not finite."""
         bad = ~torch.isfinite(loss.detach()) & (self.first_bad_update < 0)
-        self.first_bad_update = torch.where(bad, self.updates, self.first_bad_update)
+        self.first_bad_update.copy_(torch.where(bad, self._updates, self.first_bad_update))
 
     def first_bad_parameter(self) -> str | None:
         """Name of a parameter that holds NaN or inf; reads from the device."""
@@ -269,6 +305,7 @@ class DIME:
         self.temperature_optimizer.load_state_dict(state["temperature_optimizer"])
         self.generator.set_state(state["generator"].cpu())
         self.updates = state["updates"]
+        self._updates.fill_(self.updates)
 
     def load_weights(self, state: dict[str, Any]) -> None:
         """Only the networks and the temperature: a new run that starts from a trained one."""

@@ -44,7 +44,8 @@ class ReplayBuffer:
         self.capacity, self.margin = capacity, margin
         self._sizes = [n_obs, n_act, n_obs, 1, 1]
         self._rows = torch.empty((capacity, sum(self._sizes)), device=device)
-        self._staged = torch.empty(sum(self._sizes))  # one row on the host
+        self._filled = torch.zeros((), dtype=torch.int64, device=device)  # rows, for `sample`
+        self._staged = torch.empty(sum(self._sizes), pin_memory=device.type == "cuda")  # one row
         self.added = 0  # transitions ever added
         self._flushed = 0  # of these, how many are on disk
 
@@ -63,13 +64,22 @@ class ReplayBuffer:
         row = self._staged.numpy()
         a, b, c = np.cumsum(self._sizes[:3])
         row[:a], row[a:b], row[b:c], row[c], row[c + 1] = obs, action, next_obs, reward, terminated
-        self._rows[self.added % self.capacity].copy_(self._staged)
-        self.added += 1
+        # no waiting: before the next row is staged an action has been read off the device
+        self._rows[self.added % self.capacity].copy_(self._staged, non_blocking=True)
+        self._count(self.added + 1)
+
+    def _count(self, added: int) -> None:
+        self.added = added
+        self._filled.fill_(len(self))
 
     def sample(self, size: int, generator: torch.Generator) -> Batch:
-        """Draw `size` transitions uniformly with replacement."""
-        index = torch.randint(len(self), (size,), generator=generator, device=self._rows.device)
-        return self.split(self._rows.index_select(0, index))
+        """Draw `size` transitions uniformly with replacement.
+
+        Reads how many there are on the device, so that a captured graph can repeat it.
+        """
+        device = self._rows.device
+        drawn = torch.randint(2**32 - 1, (size,), generator=generator, device=device)
+        return self.split(self._rows.index_select(0, drawn % self._filled))
 
     def split(self, rows: Tensor) -> Batch:
         """Name the columns of rows (B, row width)."""
@@ -128,7 +138,8 @@ class ReplayBuffer:
             self._rows[torch.as_tensor(chunk % self.capacity)] = torch.as_tensor(
                 np.array(data[chunk % ring]), device=self._rows.device
             )
-        self.added = self._flushed = added
+        self._flushed = added
+        self._count(added)
 
 
 def read_observations(path: Path, added: int, spec: PolicySpec, count: int) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -21,11 +22,16 @@ def steps(n: int = N, dt: float = DT, dims: int = 1) -> Tensor:
     return diffusion.step_sizes(dt_raw, friction_raw, diffusion.cosine_weights(n))
 
 
+def chain(control: diffusion.Score, noise: Tensor, eta: Tensor) -> Tensor:
+    index = torch.arange(len(eta), dtype=torch.float64)
+    return diffusion.generate(partial(diffusion.advance, control), index, noise, eta)
+
+
 def uncontrolled(samples: int, dims: int = 1) -> tuple[Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn((N + 1, samples, dims), generator=generator, dtype=torch.float64)
     eta = steps(dims=dims)
-    return diffusion.generate(lambda x, n: torch.zeros_like(x), noise, eta), noise, eta
+    return chain(lambda x, n: torch.zeros_like(x), noise, eta), noise, eta
 
 
 def test_cosine_weights_are_the_published_schedule() -> None:
@@ -81,14 +87,16 @@ def test_log_ratio_is_the_difference_of_two_normal_densities() -> None:
     noise = torch.randn(N + 1, 32, dims, dtype=torch.float64)
     weight = torch.randn(dims, dims, dtype=torch.float64)
 
-    def control(x: Tensor, n: int) -> Tensor:
+    def control(x: Tensor, n: Tensor) -> Tensor:
         return torch.sin(x @ weight + n)
 
-    latents = diffusion.generate(control, noise, eta)
+    latents = chain(control, noise, eta)
     expected = torch.zeros(32, dtype=torch.float64)
     for n in range(N):
         x, y, std = latents[n], latents[n + 1], torch.sqrt(2 * eta[n])
-        forward = torch.distributions.Normal(x + eta[n] * (-x / 6.25 + control(x, n)), std)
+        forward = torch.distributions.Normal(
+            x + eta[n] * (-x / 6.25 + control(x, torch.tensor(float(n)))), std
+        )
         backward = torch.distributions.Normal(y * (1 - eta[n] / 6.25), std)
         expected += (forward.log_prob(y) - backward.log_prob(x)).sum(-1)
     got = diffusion.log_kernel_ratio(latents, noise, eta)

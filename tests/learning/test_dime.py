@@ -101,7 +101,7 @@ def test_next_half_is_a_constant_that_shares_its_statistics() -> None:
     batch = make_batch(dtype=torch.float64)
     action, bound = torch.zeros(B, ACT, dtype=torch.float64), torch.zeros(B, dtype=torch.float64)
     parameters = list(agent.critic.parameters())
-    got = torch.autograd.grad(agent.critic_loss(batch, action, bound), parameters)
+    got = torch.autograd.grad(agent.critic_loss(batch, action, bound)[0], parameters)
 
     logits = agent.critic(torch.cat([batch.obs, batch.next_obs]), torch.cat([batch.action, action]))
     probs = logits[:, B:].softmax(-1).detach()
@@ -128,7 +128,7 @@ def test_entropy_bonus_flattens_the_prediction() -> None:
 
     before = entropy()
     gradients = torch.autograd.grad(
-        agent.critic_loss(batch, *zeros), list(agent.critic.parameters())
+        agent.critic_loss(batch, *zeros)[0], list(agent.critic.parameters())
     )
     with torch.no_grad():
         for parameter, gradient in zip(agent.critic.parameters(), gradients, strict=True):
@@ -156,7 +156,7 @@ def test_actor_gradient_against_finite_differences() -> None:
     noise = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 
     def loss() -> Tensor:
-        return agent.actor_loss(batch.obs, agent.sample(batch.obs, noise))
+        return agent.actor_loss(batch.obs, agent.actor.sample(batch.obs, noise))[0]
 
     actor = agent.actor
     checked = {
@@ -208,6 +208,7 @@ def test_actor_gradients_are_clipped_elementwise_and_nan_is_dropped(
     def one_nan(*args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
         gradients = original(*args, **kwargs)
         gradients[0].view(-1)[0] = torch.nan
+        monkeypatch.setattr(torch.autograd, "grad", original)  # the temperature's stays
         return gradients
 
     monkeypatch.setattr(torch.autograd, "grad", one_nan)
@@ -225,11 +226,11 @@ def test_actor_gradients_are_clipped_elementwise_and_nan_is_dropped(
 def test_policy_delay_counts_critic_updates_from_one(start: int, expected: list[int]) -> None:
     agent = make_agent(actor_start=start)
     seen: list[int] = []
-    actor_step = agent.actor_step
-    agent.actor_step = lambda obs: (seen.append(agent.updates), actor_step(obs))[1]  # type: ignore[method-assign,assignment]
+    actor_step, counted = agent.actor_step, agent._updates
+    agent.actor_step = lambda obs: (seen.append(int(counted)), actor_step(obs))[1]  # type: ignore[method-assign,assignment,func-returns-value]
     for _ in range(6):
         agent.update(make_batch(64))
-    assert agent.updates == 12
+    assert agent.updates == counted == 12
     assert seen == expected
 
 
@@ -251,7 +252,7 @@ def test_all_actor_parameters_are_trained() -> None:
     agent = as_double(make_agent())
     batch = make_batch(dtype=torch.float64)
     noise = torch.randn(9, B, ACT, dtype=torch.float64)
-    loss = agent.actor_loss(batch.obs, agent.sample(batch.obs, noise))
+    loss, _ = agent.actor_loss(batch.obs, agent.actor.sample(batch.obs, noise))
     for name, gradient in zip(
         dict(agent.actor.named_parameters()),
         torch.autograd.grad(loss, agent.actor_parameters),

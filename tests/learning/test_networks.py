@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from torch import Tensor
 
-from dime_robot.learning.networks import (
-    BatchRenorm,
-    DistributionalCritic,
-    ScoreNetwork,
-    parameter_count,
-)
+from dime_robot.learning import diffusion
+from dime_robot.learning.critic import BatchRenorm, DistributionalCritic
+from dime_robot.learning.networks import ScoreNetwork, parameter_count
 from dime_robot.runtime.spec import Action, ObservationTerm, PolicySpec
 from tests.learning.toy import flat_spec
 
@@ -39,7 +38,9 @@ def test_critic_size_is_the_published_one() -> None:
 
 def test_control_is_zero_at_initialisation() -> None:
     network = ScoreNetwork(flat_spec(5, 2), width=256, depth=3, steps=16, dt=0.1)
-    assert network(torch.randn(64, 2), torch.randn(64, 5), 3).abs().max().item() < 1e-4
+    assert (
+        network(torch.randn(64, 2), torch.randn(64, 5), torch.tensor(3.0)).abs().max().item() < 1e-4
+    )
     assert torch.nn.functional.softplus(network.dt_raw).item() == pytest.approx(0.1)
     assert torch.nn.functional.softplus(network.friction_raw).tolist() == pytest.approx([1, 1])
 
@@ -56,10 +57,16 @@ def test_first_layer_computed_once_is_exact() -> None:
     )
     network = randomise(ScoreNetwork(spec, width=32, depth=3, steps=8, dt=0.1))
     obs = torch.randn(16, 7, dtype=torch.float64)
-    score = network.conditioned(obs)
-    for n in range(8):
-        x = torch.randn(16, 2, dtype=torch.float64)
-        torch.testing.assert_close(score(x, n), network(x, obs, n), rtol=0, atol=1e-12)
+    noise = torch.randn(9, 16, 2, dtype=torch.float64)
+    eta = network.step_sizes()
+    plain = partial(diffusion.advance, lambda x, n: network(x, obs, n))
+    slow = diffusion.generate(plain, network.step_index, noise, eta)
+    torch.testing.assert_close(network.act(obs, noise), slow[-1].tanh(), rtol=0, atol=1e-12)
+    sample = network.sample(obs, noise)
+    torch.testing.assert_close(sample.latent, slow[-1], rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        sample.path_cost, diffusion.path_cost(slow, noise, eta), rtol=1e-12, atol=1e-12
+    )
 
 
 def test_observation_is_clipped_in_its_unit_then_scaled() -> None:

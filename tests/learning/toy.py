@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dime_robot.learning import diffusion
 from dime_robot.learning.networks import ScoreNetwork
 from dime_robot.runtime.spec import PolicySpec
 
@@ -49,12 +48,8 @@ class ToySampler:
     def draw(self, batch: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Actions (B, 1) and C - log target(a), shape (B,)."""
         noise = torch.randn((self.network.steps + 1, batch, 1), generator=generator)
-        score = self.network.conditioned(torch.zeros(batch, 1))
-        eta = self.network.step_sizes()
-        latents = diffusion.generate(score, noise, eta)
-        action = torch.tanh(latents[-1])
-        bound = diffusion.path_cost(latents, noise, eta) + diffusion.prior_term(noise)
-        return action, bound - self.target(action)
+        sample = self.network.sample(torch.zeros(batch, 1), noise)
+        return sample.action, sample.bound - self.target(sample.action)
 
     def train(self, updates: int, *, freeze_step_sizes: bool = False) -> None:
         """Adam (b1 0.5), elementwise clip 1, batch 256, lr 1e-3: the actor's own settings."""
