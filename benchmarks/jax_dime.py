@@ -171,7 +171,9 @@ class JaxDIME:
         r = jax.lax.stop_gradient(jnp.where(warm, r, 1.0))
         d = jax.lax.stop_gradient(jnp.where(warm, d, 0.0))
         used_var = new_var / r**2
-        used_mean = new_mean - d * jnp.sqrt(jnp.maximum(new_var, 1e-12)) / r
+        varies = new_var > 1e-12  # a dead unit's root has no slope
+        std = jnp.where(varies, jnp.sqrt(jnp.where(varies, new_var, 1.0)), 0.0)
+        used_mean = new_mean - d * std / r
         y = gain * (x - used_mean) / jnp.sqrt(used_var + EPS) + offset
         moved = [
             MOMENTUM * old + (1 - MOMENTUM) * now for old, now in ((mean, new_mean), (var, new_var))

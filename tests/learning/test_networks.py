@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import TypeVar
 
 import pytest
 import torch
-from torch import Tensor
 
 from dime_robot.learning import diffusion
-from dime_robot.learning.critic import BatchRenorm, DistributionalCritic
-from dime_robot.learning.networks import ScoreNetwork, parameter_count
+from dime_robot.learning.config import TrainConfig
+from dime_robot.learning.networks import (
+    Actor,
+    GaussianActor,
+    ScoreNetwork,
+    gelu,
+    make_actor,
+    parameter_count,
+)
 from dime_robot.runtime.spec import Action, ObservationTerm, PolicySpec
 from tests.learning.toy import flat_spec
 
-COLD, WARM = torch.tensor(False), torch.tensor(True)
+A = TypeVar("A", bound=Actor)
 
 
-def randomise(network: ScoreNetwork) -> ScoreNetwork:
+def randomise(network: A) -> A:
     """Weights as after training: the initial output layer would hide every mistake before it."""
     torch.manual_seed(1)
     for parameter in network.parameters():
@@ -29,11 +36,6 @@ def randomise(network: ScoreNetwork) -> ScoreNetwork:
 def test_parameter_counts_are_the_published_ones(obs: int, act: int, count: int) -> None:
     network = ScoreNetwork(flat_spec(obs, act), width=256, depth=3, steps=16, dt=0.1)
     assert parameter_count(network) == count + (1 + act)
-
-
-def test_critic_size_is_the_published_one() -> None:
-    critic = DistributionalCritic(67 + 21, widths=[2048, 2048], atoms=101, warmup=0)
-    assert 4.5e6 < parameter_count(critic) / 2 < 5.3e6
 
 
 def test_control_is_zero_at_initialisation() -> None:
@@ -83,120 +85,60 @@ def test_observation_is_clipped_in_its_unit_then_scaled() -> None:
     assert got.flatten().tolist() == pytest.approx([0.2, 0.5, -0.5])
 
 
-# -- batch renormalisation -----------------------------------------------------------------------
-
-
-def make_norm(channels: int = 6) -> tuple[BatchRenorm, Tensor]:
-    torch.manual_seed(0)
-    norm = BatchRenorm(2, channels).double()
-    with torch.no_grad():
-        norm.gain.normal_()
-        norm.bias.normal_()
-        norm.running_mean.normal_()
-        norm.running_var.uniform_(0.5, 2.0)
-    x = torch.randn(2, 64, channels, dtype=torch.float64) * 1.5 + 0.7
-    return norm, x
-
-
-def test_cold_renorm_is_batch_norm_with_biased_variance() -> None:
-    norm, x = make_norm()
-    mean, var = x.mean(1, keepdim=True), x.var(1, keepdim=True, correction=0)
-    before = norm.running_mean.clone(), norm.running_var.clone()
-    expected = norm.gain * (x - mean) / torch.sqrt(var + 1e-3) + norm.bias
-    torch.testing.assert_close(norm(x, COLD), expected)
-    torch.testing.assert_close(norm.running_mean, 0.99 * before[0] + 0.01 * mean)
-    torch.testing.assert_close(norm.running_var, 0.99 * before[1] + 0.01 * var)
-
-
-def test_warm_renorm_with_r_1_and_d_0_is_batch_norm() -> None:
-    norm, x = make_norm()
-    with torch.no_grad():
-        norm.running_mean.copy_(x.mean(1, keepdim=True))
-        norm.running_var.copy_(x.var(1, keepdim=True, correction=0))
-    other, _ = make_norm()
-    torch.testing.assert_close(norm(x, WARM), other(x, COLD))
-
-
-def test_warm_renorm_inside_its_limits_normalises_by_running_statistics() -> None:
-    norm, x = make_norm()
-    evaluated = norm.eval()(x, WARM)
-    torch.testing.assert_close(norm.train()(x, WARM), evaluated, rtol=0, atol=1e-2)
-
-
-def test_warm_renorm_clips_r_and_d() -> None:
-    """Against the definition, written out, with statistics far from the running ones."""
-    norm, x = make_norm()
-    x = 20 * x + 100
-    mean, var = x.mean(1, keepdim=True), x.var(1, keepdim=True, correction=0)
-    std = torch.sqrt(norm.running_var + 1e-3)
-    r = (torch.sqrt(var + 1e-3) / std).clamp(1 / 3, 3)
-    d = ((mean - norm.running_mean) / std).clamp(-5, 5)
-    assert (r == 3).any()
-    assert (d == 5).any()
-    new_mean, new_var = mean - d * torch.sqrt(var) / r, var / r**2
-    expected = norm.gain * (x - new_mean) / torch.sqrt(new_var + 1e-3) + norm.bias
-    torch.testing.assert_close(norm(x, WARM), expected)
-
-
-def test_evaluation_uses_running_statistics_and_moves_nothing() -> None:
-    norm, x = make_norm()
-    norm.eval()
-    before = norm.running_mean.clone()
-    expected = norm.gain * (x - norm.running_mean) / torch.sqrt(norm.running_var + 1e-3) + norm.bias
-    torch.testing.assert_close(norm(x, WARM), expected)
-    torch.testing.assert_close(norm.running_mean, before)
-
-
-def test_gradient_flows_through_batch_statistics() -> None:
-    """The mean of a batch-normalised column is constant, so its gradient vanishes."""
-    norm, x = make_norm()
+@pytest.mark.parametrize("rows", [4, 4096])
+def test_gelu_is_the_same_function_everywhere(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.linspace(-9, 9, 8 * rows, dtype=torch.float64).reshape(rows, 8)
+    expected = 0.5 * x * (1 + torch.tanh((2 / torch.pi) ** 0.5 * (x + 0.044715 * x**3)))
+    torch.testing.assert_close(gelu(x), expected, rtol=0, atol=1e-14)
     x.requires_grad_()
-    for warm in (COLD, WARM):
-        (gradient,) = torch.autograd.grad(norm(x, warm)[:, 0].sum(), x)
-        assert gradient[:, 1:].abs().max() > 1e-6  # rows 1.. matter only through the statistics
+    torch.testing.assert_close(gelu(x).detach(), expected, rtol=0, atol=1e-14)
+    (slope,) = torch.autograd.grad(gelu(x).sum(), x)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    torch.testing.assert_close(gelu(x).detach(), expected, rtol=0, atol=1e-14)
+    (other,) = torch.autograd.grad(gelu(x).sum(), x)
+    torch.testing.assert_close(slope, other, rtol=0, atol=1e-13)
 
 
-def test_constant_input_gives_finite_gradients() -> None:
-    norm, x = make_norm()
-    x = torch.ones_like(x).requires_grad_()
-    (gradient,) = torch.autograd.grad(norm(x, WARM).square().sum(), x)
-    assert torch.isfinite(gradient).all()
+def test_chain_in_blocks_is_the_chain() -> None:
+    network = randomise(ScoreNetwork(flat_spec(5, 2), width=16, depth=2, steps=8, dt=0.1))
+    obs, noise = torch.randn(4, 5).double(), torch.randn(9, 4, 2).double()
+    whole = network.sample(obs, noise)
+    network._block = 4
+    for ours, expected in zip(network.sample(obs, noise), whole, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=0, atol=1e-14)
 
 
-def test_warm_up_counts_training_passes() -> None:
-    critic = DistributionalCritic(3, widths=[8], atoms=5, warmup=2)
-    obs, action = torch.randn(16, 2), torch.randn(16, 1)
-    seen: list[bool] = []
-    hook = critic.norms[0].register_forward_pre_hook(lambda _, args: seen.append(bool(args[1])))
-    critic.eval()
-    critic(obs, action)
-    critic.train()
-    for _ in range(4):
-        critic(obs, action)
-    hook.remove()
-    assert seen == [False, False, False, True, True]
+# -- the Gaussian to compare with ----------------------------------------------------------------
 
 
-def test_critics_are_independent() -> None:
-    critic = DistributionalCritic(3, widths=[8, 8], atoms=5, warmup=0)
-    logits = critic(torch.randn(16, 2), torch.randn(16, 1))
-    gradients = torch.autograd.grad(logits[0].square().sum(), list(critic.parameters()))
-    for gradient in gradients:
-        assert gradient[1].abs().max() == 0
+def test_gaussian_bound_is_its_log_density() -> None:
+    actor = randomise(GaussianActor(flat_spec(5, 3), width=16, depth=2))
+    obs, noise = torch.randn(64, 5).double(), torch.randn(1, 64, 3).double()
+    sample = actor.sample(obs, noise)
+    mean, log_std = actor(obs)
+    normal = torch.distributions.Normal(mean, log_std.exp())
+    squash = torch.distributions.TanhTransform(cache_size=1)
+    policy = torch.distributions.TransformedDistribution(normal, [squash])
+    latent = mean + log_std.exp() * noise[0]
+    expected = policy.log_prob(squash(latent)).sum(-1)
+    torch.testing.assert_close(sample.bound, expected, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(sample.prior_term, diffusion.prior_term(noise))
+    torch.testing.assert_close(actor.act(obs, noise), sample.action)
 
 
-def test_critic_is_the_plain_sequence_of_layers() -> None:
-    torch.manual_seed(0)
-    critic = DistributionalCritic(3, widths=[8, 6], atoms=5, warmup=100).double()
-    obs = torch.randn(32, 2, dtype=torch.float64)
-    action = torch.randn(32, 1, dtype=torch.float64)
-    logits = critic(obs, action)
-    for member in range(2):
-        hidden = torch.cat([obs, action], -1)
-        for i, (weight, bias) in enumerate(zip(critic.weights, critic.biases, strict=True)):
-            mean, var = hidden.mean(0), hidden.var(0, correction=0)
-            hidden = (hidden - mean) / torch.sqrt(var + 1e-3)
-            hidden = hidden @ weight[member] + bias[member]
-            if i < 2:
-                hidden = torch.relu(hidden)
-        torch.testing.assert_close(logits[member], hidden)
+def test_gaussian_begins_as_one_policy_everywhere() -> None:
+    actor = GaussianActor(flat_spec(5, 3), width=16, depth=2)
+    mean, log_std = actor(torch.randn(8, 5))
+    assert mean.abs().max() < 1e-5
+    assert log_std.abs().max() < 1e-5
+
+
+def test_configuration_chooses_the_actor_and_what_it_learns() -> None:
+    spec = flat_spec(5, 2)
+    gaussian = make_actor(spec, TrainConfig(actor="gaussian"))
+    assert isinstance(gaussian, GaussianActor)
+    for learned in (True, False):
+        actor = make_actor(spec, TrainConfig(learn_step_size=learned))
+        assert isinstance(actor, ScoreNetwork)
+        assert actor.dt_raw.requires_grad == actor.friction_raw.requires_grad == learned
+        assert actor.phase.requires_grad

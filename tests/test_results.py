@@ -1,0 +1,289 @@
+"""`python -m dime_robot.report` of a folder of results: statistics, tables, figures, refusals."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dime_robot import report
+from dime_robot.results import (
+    Curves,
+    estimate,
+    interval,
+    iqm,
+    read_curves,
+    read_reference,
+    write_results,
+)
+from dime_robot.runtime.errors import InputError
+
+ROOT = Path(__file__).parents[1]
+HEAD = "step,seed,return_mean,return_std,episodes,wall_seconds"
+
+
+def write(path: Path, curves: dict[int, dict[int, float]]) -> None:
+    """Seed -> step -> return."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [
+        f"{step},{seed},{value},1,20,2"
+        for seed, curve in curves.items()
+        for step, value in curve.items()
+    ]
+    path.write_text("\n".join([HEAD, *lines]) + "\n")
+
+
+def cells(summary: Path, first: str) -> list[str]:
+    """The row of a table in it that begins with this cell."""
+    (line,) = re.findall(rf"^\| {re.escape(first)} +\|.*", summary.read_text(), re.M)
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+# -- statistics ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seeds", [1, 3, 4, 5, 8, 10])
+def test_iqm_is_the_mean_of_the_middle_half(seeds: int) -> None:
+    returns = np.random.default_rng(seeds).normal(size=(seeds, 6)) * 100
+    cut = seeds // 4
+    assert iqm(returns) == pytest.approx(np.sort(returns, 0)[cut : seeds - cut].mean(0))
+
+
+@pytest.mark.filterwarnings("ignore:random_state is deprecated:FutureWarning")
+def test_iqm_and_interval_are_those_of_rliable() -> None:
+    pytest.importorskip("rliable")
+    from rliable import library, metrics
+
+    for seeds in (3, 5, 10):
+        returns = np.random.default_rng(seeds).gamma(2, 100, size=seeds)
+        points, intervals = library.get_interval_estimates(
+            {"ours": returns[:, None]},
+            lambda scores: np.array([metrics.aggregate_iqm(scores)]),
+            reps=20_000,
+            random_state=np.random.RandomState(1),
+        )
+        assert float(iqm(returns)) == points["ours"][0]
+        tolerance = 0.04 * np.ptp(returns)
+        assert interval(returns) == pytest.approx(tuple(intervals["ours"][:, 0]), abs=tolerance)
+
+
+def test_the_interval_of_a_curve_draws_whole_seeds_and_the_same_ones_every_time() -> None:
+    returns = np.random.default_rng(0).normal(size=(5, 1)) * np.array([[1.0, 10.0, -1.0]])
+    low, high = interval(returns)
+    assert low[1] == pytest.approx(10 * low[0])
+    assert (low[2], high[2]) == pytest.approx((-high[0], -low[0]))
+    again = interval(returns)
+    assert (low == again[0]).all() and (high == again[1]).all()
+    assert low[0] < iqm(returns)[0] < high[0]
+
+
+def test_steps_that_not_all_seeds_have_are_left_out() -> None:
+    curves = Curves("x", {0: {0: 1.0, 10: 2.0, 20: 6.0}, 1: {0: 3.0, 15: 9.0, 20: 8.0}})
+    assert curves.steps == [0, 20]
+    assert curves.returns.tolist() == [[1, 6], [3, 8]]
+    assert curves.finals.tolist() == [6, 8]
+    assert curves.averages == pytest.approx([3, 20 / 3])
+
+
+def test_two_seeds_get_no_interval() -> None:
+    assert estimate(np.array([1.0, 2.0])) == "1.5"
+    assert estimate(np.array([2.0, 2.0, 2.0])) == "2.0 [2.0, 2.0]"
+
+
+# -- the folder ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Known numbers: one task below the authors' lowest, one within, one without reference."""
+    results = tmp_path / "results"
+    write(results / "low-v0.csv", {s: {0: 0, 50_000: 10.0 * s} for s in range(5)})
+    write(results / "good-v0.csv", {s: {0: 0, 50_000: 100 + s} for s in (3, 7)})
+    write(results / "own-v0.csv", {0: {0: 1.0, 10: -5.0}, 1: {0: 1.0, 20: -6.0}})
+    theirs = "step,iqm,mean,min,max\n1,0,0,0,0\n24000,90,88,70,120\n72000,900,900,800,950\n"
+    (results / "reference").mkdir()
+    for name in ("low", "good"):
+        (results / f"reference/{name}-v0.csv").write_text(theirs)
+    return results
+
+
+def test_summary_has_the_known_numbers(folder: Path) -> None:
+    write_results(folder)
+    summary = folder / "summary.md"
+    assert summary.read_text().startswith(f"`python -m dime_robot.report {folder}` makes")
+    finals = "0: 0.0, 1: 10.0, 2: 20.0, 3: 30.0, 4: 40.0"
+    low = cells(summary, "low-v0")
+    assert low[:3] == ["low-v0", "5", "50,000"]
+    assert low[3].startswith("20.0 [")
+    assert low[4:] == [finals, "90 [70, 120] at 24,000", "below"]
+    assert cells(summary, "good-v0") == [
+        *("good-v0", "2", "50,000", "105.0", "3: 103.0, 7: 107.0"),
+        *("90 [70, 120] at 24,000", "within"),
+    ]
+    assert cells(summary, "own-v0")[2:] == ["10 to 20", "-5.5", "0: -5.0, 1: -6.0", "-", "-"]
+
+
+def test_better_than_the_authors_is_said_too_and_before_their_first_step_nothing(
+    folder: Path,
+) -> None:
+    write(folder / "good-v0.csv", {0: {24_000: 121.0}})
+    write(folder / "low-v0.csv", {0: {0: 0.0}})
+    write_results(folder)
+    assert cells(folder / "summary.md", "good-v0")[-1] == "above"
+    assert cells(folder / "summary.md", "low-v0")[-2:] == ["-", "-"]
+
+
+def test_ablations_have_a_table_and_a_figure_each_in_the_order_of_their_numbers(
+    folder: Path,
+) -> None:
+    task = folder / "ablation/walk-v0"
+    for name, top in {"N=16": 40.0, "N=2": 20.0, "lr=1e-3": 3.0, "lr=1e-4": 2.0}.items():
+        write(task / f"{name}.csv", {s: {0: 0, 10: top, 20: 2 * top} for s in range(3)})
+    written = write_results(folder)
+    assert folder / "ablation/walk-v0.svg" in written
+    text = (folder / "summary.md").read_text()
+    _, table = text.split("## Ablation: walk-v0")
+    assert re.findall(r"^\| (\w+=\S+)", table, re.M) == ["N=2", "N=16", "lr=1e-4", "lr=1e-3"]
+    assert cells(folder / "summary.md", "N=16") == [
+        *("N=16", "3", "20", "80.0 [80.0, 80.0]", "40.0 [40.0, 40.0]")
+    ]
+    shutil.rmtree(task)
+    assert folder / "ablation/walk-v0.svg" not in write_results(folder)
+
+
+def words(figure: Path) -> str:
+    """The text of a figure; matplotlib leaves it in comments beside the outlines."""
+    return "\n".join(re.findall(r"<!-- (.*?) -->", figure.read_text()))
+
+
+def test_figures_say_what_is_drawn(folder: Path) -> None:
+    write_results(folder)
+    low, good = words(folder / "low-v0.svg"), words(folder / "good-v0.svg")
+    assert "IQM of 5 seeds, 95 % interval" in low
+    assert "mean of 2 seeds, too few for an interval" in good
+    assert "authors: IQM, lowest to highest" in good
+    assert "authors" not in words(folder / "own-v0.svg")
+
+
+def bands(figure: Path) -> int:
+    return figure.read_text().count("FillBetweenPolyCollection")
+
+
+def test_a_band_needs_three_seeds(folder: Path) -> None:
+    shutil.rmtree(folder / "reference")
+    write_results(folder)
+    assert (bands(folder / "low-v0.svg"), bands(folder / "good-v0.svg")) == (1, 0)
+
+
+def test_seeds_without_a_common_step_are_drawn_by_themselves(folder: Path) -> None:
+    write(folder / "own-v0.csv", {s: {s: 1.0, 10 + s: 2.0} for s in range(3)})
+    write_results(folder)
+    assert "IQM" not in words(folder / "own-v0.svg")
+    assert cells(folder / "summary.md", "own-v0")[3] == "2.0 [2.0, 2.0]"
+
+
+def test_the_same_data_give_the_same_bytes(folder: Path) -> None:
+    write(folder / "ablation/walk-v0/a.csv", {s: {0: 0, 10: 5.0 + s} for s in range(4)})
+    before = {path: path.read_bytes() for path in write_results(folder)}
+    assert len(before) == 5
+    assert before == {path: path.read_bytes() for path in write_results(folder)}
+    write(folder / "low-v0.csv", {s: {0: 0, 50_000: 11.0 * s} for s in range(5)})
+    write_results(folder)
+    changed = [path.name for path, content in before.items() if path.read_bytes() != content]
+    assert changed == ["low-v0.svg", "summary.md"]
+
+
+def test_our_own_results_can_be_drawn_from_a_clone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(ROOT / "results", tmp_path / "results")
+    (tmp_path / "results/summary.md").unlink(missing_ok=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["report", "results"])
+    assert report.main() == 0
+    printed = capsys.readouterr().out.split()
+    tasks = [path.stem for path in (ROOT / "results").glob("*.csv")]
+    assert {f"results/{task}.svg" for task in tasks} | {"results/summary.md"} <= set(printed)
+    for task in tasks:
+        assert cells(tmp_path / "results/summary.md", task)
+
+
+def test_a_summary_of_another_command_is_kept(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "summary.md").write_text("`python -m dime_robot.sweep` makes this file\n")
+    monkeypatch.setattr("sys.argv", ["report", str(folder)])
+    assert report.main() == 0
+    assert "summary.md is another command's and stays as it is" in capsys.readouterr().out
+    assert (folder / "summary.md").read_text().count("\n") == 1
+    assert (folder / "low-v0.svg").exists()
+
+
+# -- refusals ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("a,b\n1,2\n", "expected the columns step,seed"),
+        (f"{HEAD}\n", "expected at least one evaluation, got none"),
+        (f"{HEAD}\n0,0,1\n", "a row is not complete"),
+        (f"{HEAD}\n0,4,nan,1,20,2\n", "seed 4, step 0: expected a finite return_mean, got nan"),
+        (f"{HEAD}\n0,4,1,1,20,2\n0,4,2,1,20,2\n", "got 2 of seed 4 at 0"),
+    ],
+)
+def test_a_malformed_csv_is_one_sentence(content: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "task.csv"
+    path.write_text(content)
+    with pytest.raises(InputError, match=re.escape(message)) as error:
+        write_results(tmp_path)
+    assert str(path) in str(error.value) and "\n" not in str(error.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["task.csv"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "step,iqm,mean,min,max\n",
+        "step,mean,iqm,min,max\n1,2,3,4,5\n",
+        "step,iqm,mean,min,max\n1,2,3,4\n",
+        "step,iqm,mean,min,max\n1,2,3,4,5\n1,2\n",
+        "step,iqm,mean,min,max\n1,2,x,4,5\n",
+        "step,iqm,mean,min,max\n1,2,inf,4,5\n",
+    ],
+)
+def test_a_malformed_reference_is_one_sentence(content: str, tmp_path: Path) -> None:
+    path = tmp_path / "task.csv"
+    path.write_text(content)
+    with pytest.raises(InputError, match="expected the columns step,iqm,mean") as error:
+        read_reference(path)
+    assert str(path) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_folder_without_results_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="expected a run folder"):
+        write_results(tmp_path / "nowhere")
+    assert not (tmp_path / "nowhere").exists()
+
+
+# -- what others reached -------------------------------------------------------------------------
+
+
+def test_references_are_in_order_and_plausible() -> None:
+    paths = sorted((ROOT / "results/reference").glob("*.csv"))
+    assert len(paths) == 7
+    for path in paths:
+        step, middle, mean, low, high = read_reference(path).T
+        assert step.tolist() == [1, *range(24_000, 1_000_000, 24_000)], path
+        for average in (middle, mean):
+            assert (low <= average).all() and (average <= high).all(), path
+
+
+def test_rows_are_sorted_whatever_their_order_in_the_file(tmp_path: Path) -> None:
+    write(tmp_path / "x.csv", {1: {10: 3.0, 0: 1.0}, 0: {10: 5.0, 0: 2.0}})
+    assert read_curves(tmp_path / "x.csv").seeds == {0: {0: 2.0, 10: 5.0}, 1: {0: 1.0, 10: 3.0}}
+    assert list(read_curves(tmp_path / "x.csv").seeds) == [0, 1]
