@@ -14,7 +14,8 @@ import torch
 
 Body = Callable[[], object]
 WARM_UP = 3  # calls before a capture: libraries and optimisers set up what they need
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _KEPT = -1, -3, 1 << 30  # glibc's malloc.h; [bytes]
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+_KEPT, _DEFAULT = 1 << 30, 128 << 10  # [bytes]
 
 
 def set_up(device: torch.device, threads: int) -> None:
@@ -27,12 +28,19 @@ def set_up(device: torch.device, threads: int) -> None:
     if device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = True
         return
-    # Without this the C library gives every large tensor back to the kernel, which clears its pages
-    # again at the next: 7 % of an update at the paper's sizes. Only glibc has it.
+    keep_freed_memory(True)
+
+
+def keep_freed_memory(keep: bool) -> None:
+    """Whether the C library keeps what is freed for what comes next, up to 1 GiB.
+
+    Otherwise it gives every large tensor back to the kernel, which clears its pages again at the
+    next one: 7 % of an update at the paper's sizes. Only glibc has the setting.
+    """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
-        mallopt(_M_MMAP_THRESHOLD, _KEPT)
-        mallopt(_M_TRIM_THRESHOLD, _KEPT)
+        mallopt(_M_MMAP_THRESHOLD, _KEPT if keep else _DEFAULT)
+        mallopt(_M_TRIM_THRESHOLD, _KEPT if keep else _DEFAULT)
 
 
 class Programs:
