@@ -6,9 +6,9 @@
 (`jax_dime.py`), and `sbx_sac`, `sbx_crossq` are the updates of SBX's SAC and CrossQ, of the same
 sizes, which have a Gaussian policy: what a diffusion policy costs. These are timed where the extra
 `bench` is installed. Ours runs as training does, theirs as they come (`AS_THEY_COME`). All run
-interleaved in this process, on one core (on a GPU: --device cuda), and the forms of DIME are checked
-to give the same losses before timing. Ratios are the other's time / our time, so above 1 ours is
-faster.
+interleaved in this process, on one core (on a GPU: --device cuda), and the forms of DIME are
+checked to give the same losses before timing. Ratios are the other's time / our time, so above 1
+ours is faster.
 """
 
 from __future__ import annotations

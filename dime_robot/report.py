@@ -1,7 +1,8 @@
 """Reports: `python -m dime_robot.report FOLDER`.
 
 A run folder gets `report.html`, one file that opens offline. A folder of collected results (one CSV
-per task with the columns of `eval.csv`, several seeds each) gets one figure per task.
+per task with the columns of `eval.csv`, several seeds each) gets figures and `summary.md`: see
+`results.py`.
 """
 
 from __future__ import annotations
@@ -9,27 +10,24 @@ from __future__ import annotations
 if __name__ == "__main__":
     from dime_robot.runtime.extras import require_extras
 
-    require_extras(train=("torch", "tyro", "matplotlib"))
+    require_extras(train=("torch", "tyro", "matplotlib", "scipy"))
 
 import base64
-import csv
 import html
-import io
-from collections.abc import Callable, Mapping, Sequence
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import tyro
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from dime_robot import checkpoint
 from dime_robot.learning.config import TrainConfig, differences, preset_config
 from dime_robot.logger import EvalRow, read_eval_csv
+from dime_robot.results import SUMMARY, figure_of_returns, write_results
 from dime_robot.runtime.command import run_command
-from dime_robot.runtime.errors import InputError
 from dime_robot.runtime.files import write_atomically
 
 MAX_VIDEO_BYTES = 500_000  # larger ones stay beside the report, which has to stay under 1 MB
@@ -50,21 +48,6 @@ code { overflow-wrap: anywhere }
 """
 
 
-def _svg(title: str, draw: Callable[[Axes], None]) -> str:
-    """A figure of returns over steps as an SVG element, the same bytes for the same data."""
-    with matplotlib.rc_context({"svg.hashsalt": "dime", "font.size": 10}):
-        figure = Figure(figsize=(7, 3.6), layout="constrained")
-        axes = figure.add_subplot()
-        draw(axes)
-        axes.set(xlabel="environment steps", ylabel="return (unscaled)", title=title)
-        axes.grid(alpha=0.3)
-        axes.legend(frameon=False)
-        text = io.StringIO()
-        figure.savefig(text, format="svg", metadata={"Date": None})
-    svg = text.getvalue()
-    return svg[svg.index("<svg") :]
-
-
 def learning_curve(rows: Sequence[EvalRow], title: str) -> str:
     """Return over steps with its spread over episodes, as an SVG element."""
 
@@ -76,42 +59,7 @@ def learning_curve(rows: Sequence[EvalRow], title: str) -> str:
         axes.fill_between(steps, low, high, alpha=0.2, linewidth=0, label="± std over episodes")
         axes.plot(steps, mean, marker="o", markersize=3, label="mean return")
 
-    return _svg(title, draw)
-
-
-def results_figure(path: Path) -> Path:
-    """Draw a task's CSV: every seed, their mean, and the cited reference where there is one.
-
-    A reference is `reference/NAME.csv` beside it with the columns step, iqm, mean, min, max.
-
-    Raises:
-        InputError: not such a file.
-    """
-    rows = read_eval_csv(path)
-    seeds = sorted({row.seed for row in rows})
-    curves = {seed: {r.step: r.return_mean for r in rows if r.seed == seed} for seed in seeds}
-    reference = path.parent / "reference" / path.name
-
-    def draw(axes: Axes) -> None:
-        for seed, curve in curves.items():
-            label = f"seeds {seeds[0]} to {seeds[-1]}" if seed == seeds[0] else None
-            axes.plot(list(curve), list(curve.values()), color="C0", alpha=0.35, label=label)
-        shared = sorted(set.intersection(*(set(curve) for curve in curves.values())))
-        mean = [sum(curve[step] for curve in curves.values()) / len(seeds) for step in shared]
-        axes.plot(shared, mean, color="C0", linewidth=2, label="mean over seeds")
-        if reference.exists():
-            with reference.open(newline="") as file:
-                table = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
-            table = [row for row in table if row["step"] <= 1.05 * max(shared)]
-            column = {name: [row[name] for row in table] for name in table[0]}
-            axes.fill_between(
-                column["step"], column["min"], column["max"], color="C1", alpha=0.15, linewidth=0
-            )
-            axes.plot(column["step"], column["mean"], color="C1", label="authors: mean, range")
-
-    figure = path.with_suffix(".svg")
-    write_atomically(figure, (_svg(path.stem, draw) + "\n").encode())
-    return figure
+    return figure_of_returns(title, draw)
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
@@ -151,13 +99,23 @@ def _video(path: Path) -> str:
     return f"<h2>The policy</h2><video controls loop muted>{source}</video>"
 
 
+def train_options(config: TrainConfig, base: TrainConfig) -> list[str]:
+    """The words of a command line that make `config` out of `base`."""
+    words = []
+    for name, (value, _) in differences(config, base).items():
+        option = name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{option}" if value else f"--no-{option}")
+        else:
+            words += [f"--{option}", str(value)]
+    return words
+
+
 def _command(config: TrainConfig) -> str:
     """The command line that gives this configuration."""
-    words = ["python -m dime_robot.train", f"--env {config.env}", f"--preset {config.preset}"]
-    for name, (value, _) in differences(config, preset_config(config.preset, config.env)).items():
-        option = name.replace("_", "-")
-        words.append(f"--{option} {value}" if value is not True else f"--{option}")
-    return " ".join(words)
+    words = ["--env", config.env, "--preset", config.preset]
+    words += train_options(config, preset_config(config.preset, config.env))
+    return shlex.join(["python", "-m", "dime_robot.train", *words])
 
 
 def write_report(folder: Path) -> Path:
@@ -202,7 +160,7 @@ def write_report(folder: Path) -> Path:
 
 @dataclass(frozen=True)
 class Arguments:
-    """Write the report of a run folder, or the figures of a folder of results."""
+    """Write the report of a run folder, or figures and summary of a folder of results."""
 
     folder: tyro.conf.Positional[Path]
     """A folder that dime_robot.train wrote, or one with a CSV per task."""
@@ -211,14 +169,14 @@ class Arguments:
 def main() -> int:
     """See the module's docstring."""
     folder = tyro.cli(Arguments, prog="python -m dime_robot.report").folder
-    tasks = sorted(folder.glob("*.csv"))
     if (folder / "ckpt.pt").exists():
         print(write_report(folder))
-    elif tasks:
-        for path in tasks:
-            print(results_figure(path))
-    else:
-        raise InputError(f"{folder}: expected a run folder (ckpt.pt) or results (*.csv)")
+        return 0
+    written = write_results(folder)
+    for path in written:
+        print(path)
+    if folder / SUMMARY not in written:
+        print(f"{folder / SUMMARY} is another command's and stays as it is")
     return 0
 
 

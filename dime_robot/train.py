@@ -140,16 +140,22 @@ def header(run: TrainingRun, device: torch.device) -> list[str]:
     changed = differences(config, preset_config(config.preset, config.env))
     changed = {name: pair for name, pair in changed.items() if name not in ("seed", "device")}
     threads = torch.get_num_threads()
+    if config.actor == "gaussian":
+        policy = "a Gaussian"
+    else:
+        policy = f"{config.diffusion_steps} diffusion steps"
     lines = [
         f"dime_robot {__version__}  torch {torch.__version__}  {device}"
         f"  {threads} thread{'s' * (threads > 1)}",
         f"env     {config.env}: {spec.n_obs} observations, {spec.n_act} actions, {spec.rate:g} Hz",
         f"task    {task}",
         f"preset  {config.preset}: actor {parameter_count(run.agent.actor):,} parameters,"
-        f" {config.diffusion_steps} diffusion steps; critics"
+        f" {policy}; critics"
         f" {parameter_count(run.agent.critic):,}",
         f"run     {config.steps:,} steps, seed {config.seed}, into {run.folder}",
     ]
+    if config.compile:
+        lines.append("compile about a minute, when the first update comes")
     if changed:
         text = "  ".join(f"{name} {value}" for name, (value, _) in changed.items())
         lines.append(f"changed {text}")

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dime_robot import report
+from dime_robot import report, train
+from dime_robot.learning.config import preset_config
 from dime_robot.results import (
     Curves,
     estimate,
@@ -71,7 +72,7 @@ def test_iqm_and_interval_are_those_of_rliable() -> None:
 
 
 def test_the_interval_of_a_curve_draws_whole_seeds_and_the_same_ones_every_time() -> None:
-    returns = np.random.default_rng(0).normal(size=(5, 1)) * np.array([[1.0, 10.0, -1.0]])
+    returns = np.random.default_rng(0).normal(size=(9, 1)) * np.array([[1.0, 10.0, -1.0]])
     low, high = interval(returns)
     assert low[1] == pytest.approx(10 * low[0])
     assert (low[2], high[2]) == pytest.approx((-high[0], -low[0]))
@@ -169,7 +170,7 @@ def test_figures_say_what_is_drawn(folder: Path) -> None:
 
 
 def bands(figure: Path) -> int:
-    return figure.read_text().count("FillBetweenPolyCollection")
+    return figure.read_text().count("PolyCollection_")
 
 
 def test_a_band_needs_three_seeds(folder: Path) -> None:
@@ -220,6 +221,17 @@ def test_a_summary_of_another_command_is_kept(
     assert "summary.md is another command's and stays as it is" in capsys.readouterr().out
     assert (folder / "summary.md").read_text().count("\n") == 1
     assert (folder / "low-v0.svg").exists()
+
+
+# -- the report of a run -------------------------------------------------------------------------
+
+
+def test_the_words_of_a_command_make_the_configuration_again() -> None:
+    base = preset_config("tiny", "Pendulum-v1")
+    changes = {"learn_step_size": False, "v_min": -1e-05, "actor_lr": 1e-07, "compile": True}
+    config = base.model_copy(update=changes)
+    words = report.train_options(config, base)
+    assert train.parse(["--env", "Pendulum-v1", "--preset", "tiny", *words]).config == config
 
 
 # -- refusals ------------------------------------------------------------------------------------

@@ -15,12 +15,13 @@ import pytest
 import torch
 import yaml
 
-from dime_robot import checkpoint, train
+from dime_robot import checkpoint, evaluate, train
 from dime_robot.learning.config import TrainConfig, preset_config
 from dime_robot.logger import read_eval_csv
 from dime_robot.rollout import Episode, Evaluation
 from dime_robot.run import TrainingRun
 from dime_robot.runtime.errors import InputError
+from export import onnx
 
 SMALL = [
     *("--env", "Pendulum-v1", "--preset", "tiny", "--no-video"),
@@ -294,6 +295,39 @@ def test_unknown_options_exit_with_2(tmp_path: Path) -> None:
     with pytest.raises(SystemExit) as error:
         run("--wings", "2", "--out", str(tmp_path / "x"))
     assert error.value.code == 2
+
+
+def test_a_gaussian_is_trained_resumed_and_evaluated_but_not_exported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    assert run("--out", str(folder), "--actor", "gaussian") == 0
+    assert "parameters, a Gaussian; critics" in capsys.readouterr().out
+    assert train.main(["--resume", str(folder), "--steps", "150", "--no-video"]) == 0
+    arguments = [str(folder / "ckpt.pt"), "--episodes", "2", "--noise", "zero"]
+    assert evaluate.main(arguments) == 0
+    with pytest.raises(InputError, match="expected a diffusion policy, got --actor gaussian"):
+        onnx.main([str(folder / "ckpt.pt")])
+    assert not (folder / "policy.onnx").exists()
+
+
+def test_overlap_learns_as_often_and_resumes_exactly(tmp_path: Path) -> None:
+    """The update comes before the step it belongs to; a run repeats itself with it too."""
+    whole, halved = tmp_path / "whole", tmp_path / "halved"
+    assert run("--out", str(whole), "--overlap") == 0
+    assert run("--out", str(halved), "--overlap", steps=80) == 0
+    assert train.main(["--resume", str(halved), "--steps", "130", "--no-video"]) == 0
+    assert checkpoint.load(whole / "ckpt.pt")["updates"] == 2 * (130 - 50)
+    assert_equal_weights(whole, halved)
+
+
+@pytest.mark.slow  # two minutes, half of them compiling
+@pytest.mark.filterwarnings("default")  # the compiler has its own
+def test_pendulum_is_solved_by_the_compiled_update(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    options = ["--env", "Pendulum-v1", "--preset", "tiny", "--steps", "3000", "--no-video"]
+    assert train.main([*options, "--compile", "--out", str(folder)]) == 0
+    assert read_eval_csv(folder / "eval.csv")[-1].return_mean > -250
 
 
 def test_missing_compiler_is_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
