@@ -24,6 +24,14 @@ def test_pendulum_is_solved_in_3000_steps(seed: int, tmp_path: Path) -> None:
     assert last.return_mean > -250
 
 
+@pytest.mark.filterwarnings("default")  # the compiler has its own
+def test_pendulum_is_solved_by_the_compiled_update(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    options = ["--env", "Pendulum-v1", "--preset", "tiny", "--steps", "3000", "--compile"]
+    train.main([*options, "--no-video", "--out", str(folder)])
+    assert read_eval_csv(folder / "eval.csv")[-1].return_mean > -250
+
+
 def test_default_command_makes_the_pole_stand(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     train.main(["--no-video", "--out", str(folder)])

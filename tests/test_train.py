@@ -321,15 +321,6 @@ def test_overlap_learns_as_often_and_resumes_exactly(tmp_path: Path) -> None:
     assert_equal_weights(whole, halved)
 
 
-@pytest.mark.slow  # two minutes, half of them compiling
-@pytest.mark.filterwarnings("default")  # the compiler has its own
-def test_pendulum_is_solved_by_the_compiled_update(tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    options = ["--env", "Pendulum-v1", "--preset", "tiny", "--steps", "3000", "--no-video"]
-    assert train.main([*options, "--compile", "--out", str(folder)]) == 0
-    assert read_eval_csv(folder / "eval.csv")[-1].return_mean > -250
-
-
 def test_missing_compiler_is_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(InputError, match="no-such-compiler"):
