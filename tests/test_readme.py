@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 (BLOCK,) = re.findall(r"```bash\n(.*?)```", README, re.S)
 COMMANDS = BLOCK.splitlines()
+FIRST_EVALUATION = r"^(eval|resumed)"
 pytestmark = pytest.mark.slow
 
 
@@ -42,13 +43,13 @@ def start(command: str, folder: Path) -> subprocess.Popen[str]:
     )
 
 
-def interrupt_after_first_evaluation(child: subprocess.Popen[str]) -> str:
-    """Let a training command show that it works, then press Ctrl-C."""
+def interrupt_after(line_of_work: str, child: subprocess.Popen[str]) -> str:
+    """Let a command that takes hours show that it works, then press Ctrl-C."""
     assert child.stdout is not None
     lines = []
     for line in child.stdout:
         lines.append(line)
-        if line.startswith(("eval", "resumed")):
+        if re.search(line_of_work, line):
             child.send_signal(signal.SIGINT)
             break
     out, _ = child.communicate(timeout=300)
@@ -60,24 +61,31 @@ def interrupt_after_first_evaluation(child: subprocess.Popen[str]) -> str:
 def test_training_commands_start_and_stop(command: str, folder: Path) -> None:
     if "dm_control" in command:
         pytest.importorskip("dm_control")
-    out = interrupt_after_first_evaluation(start(command, folder))
+    out = interrupt_after(FIRST_EVALUATION, start(command, folder))
     run = re.findall(r"python -m dime_robot.train --resume (\S+)$", out.strip())
     assert run
     assert (folder / run[0] / "report.html").exists()
     resume = f"python -m dime_robot.train --resume {run[0]}"
     if resume in COMMANDS:
-        assert "resumed at step" in interrupt_after_first_evaluation(start(resume, folder))
+        assert "resumed at step" in interrupt_after(FIRST_EVALUATION, start(resume, folder))
 
 
 def test_other_commands_work_in_their_order(folder: Path) -> None:
     for command in COMMANDS:
-        if ".train" not in command:
+        if ".train" not in command and ".sweep" not in command:
             child = start(command, folder)
             out, _ = child.communicate(timeout=600)
             assert child.returncode == 0, command + out
             assert out.strip()
     policy = folder / "runs/sim-cartpole-tiny-seed0/policy.onnx"
     assert policy.stat().st_size < 2_000_000
+
+
+def test_the_sweep_starts_and_stops(folder: Path) -> None:
+    (command,) = [c for c in COMMANDS if ".sweep" in c]
+    out = interrupt_after(r"^\[2/\d+\].* started", start(command, folder))
+    assert out.count("  started") == out.count("  stopped") == 2, out
+    assert out.rstrip().endswith(f"next       {command}"), out
 
 
 def test_every_command_is_covered() -> None:

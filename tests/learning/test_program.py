@@ -168,7 +168,7 @@ def learn_beside(ours: DIME, theirs: DIME, updates: int) -> None:
 
 
 @pytest.mark.slow  # a minute of compiling
-@pytest.mark.filterwarnings("default")  # the compiler has its own
+@pytest.mark.filterwarnings("ignore:.torch.jit.*deprecated:DeprecationWarning")  # the compiler
 def test_compiled_update_is_the_eager_one(
     float64: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
