@@ -6,6 +6,7 @@ Whatever the source, an environment leaves here with flat float32 observations, 
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import gymnasium
@@ -36,7 +37,9 @@ class DmControlEnv(gymnasium.Env[npt.NDArray[np.float32], npt.NDArray[np.float32
     metadata = {"render_modes": ["rgb_array"]}
 
     def __init__(self, domain: str, task: str, render_mode: str | None = None) -> None:
-        from dm_control import suite
+        with warnings.catch_warnings():  # it looks for a display even where none is needed
+            warnings.filterwarnings("ignore", message=".*DISPLAY")
+            from dm_control import suite
 
         if (domain, task) not in suite.ALL_TASKS:
             tasks = sorted(t for d, t in suite.ALL_TASKS if d == domain)

@@ -29,6 +29,7 @@ from matplotlib.ticker import StrMethodFormatter
 from scipy import stats
 
 from dime_robot.logger import EvalRow, read_eval_csv
+from dime_robot.rollout import iqm
 from dime_robot.runtime.errors import InputError
 from dime_robot.runtime.files import write_atomically
 
@@ -40,7 +41,6 @@ COMMAND = "python -m dime_robot.report"
 
 FloatArray = npt.NDArray[np.float64]
 
-
 # columns of the tables of tasks, after the task and how many seeds there are
 OUTCOME = ("steps", "IQM of the final returns", "final return of each seed")
 LEGEND = (
@@ -51,11 +51,6 @@ LEGEND = (
 
 
 # -- statistics over seeds -----------------------------------------------------------------------
-
-
-def iqm(returns: FloatArray, axis: int = 0) -> FloatArray:
-    """Interquartile mean over the seeds, (seeds, ...) -> (...); of 3 seeds or fewer, the mean."""
-    return np.asarray(stats.trim_mean(returns, 0.25, axis=axis))
 
 
 def interval(returns: FloatArray) -> tuple[FloatArray, FloatArray]:

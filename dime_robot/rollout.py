@@ -19,6 +19,11 @@ FloatArray = npt.NDArray[np.float32]
 Policy = Callable[[FloatArray, FloatArray], FloatArray]
 
 
+def iqm(values: npt.ArrayLike, axis: int = 0) -> npt.NDArray[np.float64]:
+    """Interquartile mean along an axis; of three values or fewer, the mean."""
+    return np.asarray(stats.trim_mean(np.asarray(values, np.float64), 0.25, axis=axis))
+
+
 @dataclass
 class Episode:
     """What an episode came to."""
@@ -65,7 +70,7 @@ class Evaluation:
     @property
     def iqm(self) -> float:
         """Interquartile mean of the returns."""
-        return float(stats.trim_mean(self.returns, 0.25))
+        return float(iqm(self.returns))
 
     @property
     def action_rate(self) -> float:

@@ -111,6 +111,7 @@ def test_every_logged_metric_is_explained_and_every_explained_one_logged() -> No
     [
         ("dime_robot.train", "torch", "train"),
         ("dime_robot.report", "matplotlib", "train"),
+        ("dime_robot.sweep", "scipy", "train"),
         ("dime_robot.evaluate", "tyro", "eval"),
         ("export.onnx", "onnx", "train"),
     ],

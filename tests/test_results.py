@@ -15,11 +15,11 @@ from dime_robot.results import (
     Curves,
     estimate,
     interval,
-    iqm,
     read_curves,
     read_reference,
     write_results,
 )
+from dime_robot.rollout import iqm
 from dime_robot.runtime.errors import InputError
 
 ROOT = Path(__file__).parents[1]
