@@ -41,31 +41,42 @@ def read_eval_csv(path: Path) -> list[EvalRow]:
     """The rows of an `eval.csv`.
 
     Raises:
-        InputError: no such file, or other columns.
+        InputError: no such file, other columns, or a row that cannot be right.
     """
     try:
-        with path.open(newline="") as file:
-            reader = csv.DictReader(file)
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, strict=True)
             if tuple(reader.fieldnames or ()) != COLUMNS:
                 raise InputError(
                     f"{path}: expected the columns {','.join(COLUMNS)}, got"
                     f" {','.join(reader.fieldnames or ())}"
                 )
-            return [
-                EvalRow(
-                    int(row["step"]),
-                    int(row["seed"]),
-                    float(row["return_mean"]),
-                    float(row["return_std"]),
-                    int(row["episodes"]),
-                    float(row["wall_seconds"]),
-                )
-                for row in reader
-            ]
+            return [_row(path, row) for row in reader]
     except FileNotFoundError:
         raise InputError(f"{path}: expected the evaluations of a run, got no such file") from None
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{path}: a row is not complete: {error}") from None
+    except (TypeError, ValueError, csv.Error) as error:  # text that is no UTF-8 as well
+        raise InputError(f"{path}: expected rows of six numbers, got: {error}") from None
+
+
+def _row(path: Path, words: dict[str, str]) -> EvalRow:
+    row = EvalRow(
+        int(words["step"]),
+        int(words["seed"]),
+        float(words["return_mean"]),
+        float(words["return_std"]),
+        int(words["episodes"]),
+        float(words["wall_seconds"]),
+    )
+    if len(words) > len(COLUMNS):
+        raise ValueError(f"{len(words)} cells or more at step {row.step}")
+    for name, value, least in (
+        ("step", row.step, 0),
+        ("seed", row.seed, 0),
+        ("episodes", row.episodes, 1),
+    ):
+        if value < least:
+            raise InputError(f"{path}: expected {name} to be at least {least}, got {value}")
+    return row
 
 
 def write_eval_csv(path: Path, rows: Sequence[EvalRow]) -> None:

@@ -18,15 +18,16 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import tyro
 from matplotlib.axes import Axes
 
 from dime_robot import checkpoint
+from dime_robot.figures import figure_of_returns
 from dime_robot.learning.config import TrainConfig, differences, preset_config
 from dime_robot.logger import EvalRow, read_eval_csv
-from dime_robot.results import SUMMARY, figure_of_returns, write_results
+from dime_robot.results import SUMMARY, write_results
 from dime_robot.runtime.command import run_command
 from dime_robot.runtime.files import write_atomically
 
@@ -164,15 +165,18 @@ class Arguments:
 
     folder: tyro.conf.Positional[Path]
     """A folder that dime_robot.train wrote, or one with a CSV per task."""
+    reference: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
+    """What others reached, a CSV per task, to draw beside ours; by default FOLDER/reference."""
 
 
 def main() -> int:
     """See the module's docstring."""
-    folder = tyro.cli(Arguments, prog="python -m dime_robot.report").folder
+    arguments = tyro.cli(Arguments, prog="python -m dime_robot.report")
+    folder = arguments.folder
     if (folder / "ckpt.pt").exists():
         print(write_report(folder))
         return 0
-    written = write_results(folder)
+    written = write_results(folder, arguments.reference)
     for path in written:
         print(path)
     if folder / SUMMARY not in written:

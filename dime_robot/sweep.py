@@ -35,16 +35,17 @@ from typing import IO, Annotated, Any
 import tyro
 
 from dime_robot import checkpoint, train
+from dime_robot.curves import Curves
 from dime_robot.learning.config import TrainConfig
 from dime_robot.logger import EvalRow, read_eval_csv, write_eval_csv
 from dime_robot.report import train_options
-from dime_robot.results import LEGEND, OUTCOME, SUMMARY, Curves, outcome, table
+from dime_robot.results import LEGEND, OUTCOME, SUMMARY, outcome, table
 from dime_robot.runtime.command import run_command
 from dime_robot.runtime.errors import InputError
 from dime_robot.runtime.files import write_atomically
 
 COMMAND = "python -m dime_robot.sweep"
-FAILED = 1  # exit code: a run failed
+UNFINISHED = 1  # exit code: a run failed, or was stopped
 POLL = 0.2  # [s] between two looks at the processes
 LOG_LINES = 5  # of a failed run, shown
 MOST_SEEDS = 1000
@@ -65,8 +66,8 @@ class Arguments:
     jobs: int = 1
     """Runs at the same time."""
     out: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
-    """Where runs and tables go; by default a folder in sweeps/, named after tasks and options, so
-    that more seeds join the ones that are there."""
+    """Where runs and tables go; by default a folder in sweeps/, named after tasks and options. More
+    seeds may be asked for there later: the tables are about those of the last command."""
 
 
 @dataclass(frozen=True)
@@ -84,17 +85,19 @@ class Run:
         """What its process says; beside the folder, which has to be new for it."""
         return self.folder.with_name(f"{self.folder.name}.log")
 
-    def rows(self) -> list[EvalRow]:
-        """Its evaluations; none unless it is finished and is what it shall be."""
+    def rows(self) -> tuple[list[EvalRow], bool]:
+        """Its evaluations, none unless it is what it shall be; and whether it is finished."""
         path = self.folder / "ckpt.pt"
         try:
             state = checkpoint.load(path)
             config = checkpoint.config_of(state, path)
             rows = read_eval_csv(self.folder / "eval.csv")
         except InputError:  # not there yet, or unusable: the run itself says it best
-            return []
+            return [], False
+        if config.model_copy(update={"steps": self.config.steps}) != self.config:
+            return [], False
         finished = config == self.config and state["final"] and state["step"] >= config.steps
-        return rows if finished else []
+        return rows, bool(finished)
 
     def command(self, options: Sequence[str]) -> list[str]:
         """The command line that starts it or goes on with it."""
@@ -139,8 +142,8 @@ def plan(arguments: Arguments, options: Sequence[str]) -> tuple[Path, list[Run]]
         InputError: options that do not fit, or not for all runs alike.
     """
     seeds, envs = parse_seeds(arguments.seeds), list(dict.fromkeys(arguments.envs))
-    if not envs:
-        raise InputError("--envs: expected at least one task, such as Pendulum-v1")
+    if not envs or not all(env.strip() for env in envs):
+        raise InputError(f"--envs: expected tasks, such as Pendulum-v1, got {envs or 'none'}")
     if arguments.jobs < 1:
         raise InputError(f"--jobs: expected at least 1, got {arguments.jobs}")
     for word in options:
@@ -207,7 +210,8 @@ class Sweep:
             while running or (waiting and not self.stopping):
                 while waiting and len(running) < self.jobs and not self.stopping:
                     number, run = waiting.popleft()
-                    if rows := run.rows():
+                    rows, finished = run.rows()
+                    if finished:
                         self._say(number, f"{_result(rows[-1])}  finished before")
                     else:
                         running[number] = self._start(number, run)
@@ -216,6 +220,7 @@ class Sweep:
                         process.kill()
                 elif self.stopping and not told:  # once: a second one would end their reports
                     told = True
+                    print("stopping: runs write their checkpoints; again Ctrl-C kills", flush=True)
                     for process in running.values():
                         process.terminate()
                 for number, process in list(running.items()):
@@ -253,8 +258,8 @@ class Sweep:
 
     def _ended(self, number: int, code: int) -> None:
         run = self.runs[number - 1]
-        rows = run.rows() if code == 0 else []
-        if rows:
+        rows, finished = run.rows()
+        if code == 0 and finished:
             self._say(number, _result(rows[-1]))
         elif self.stopping and code in (0, -signal.SIGTERM, -signal.SIGKILL):
             self._say(number, "stopped")
@@ -267,7 +272,7 @@ class Sweep:
 
 
 def write_tables(out: Path, runs: Sequence[Run], failures: Mapping[int, str], command: str) -> str:
-    """Write a CSV per task and `summary.md` of what is finished; gives the table."""
+    """Write a CSV per task and `summary.md` of what there is; gives the table."""
     lines = []
     for env in dict.fromkeys(run.config.env for run in runs):
         rows: list[EvalRow] = []
@@ -276,15 +281,18 @@ def write_tables(out: Path, runs: Sequence[Run], failures: Mapping[int, str], co
             if run.config.env != env:
                 continue
             count += 1
-            if found := run.rows():
+            found, complete = run.rows()
+            rows += found  # of a failed run too: leaving it out would flatter the others
+            if complete:
                 finished += 1
-                rows += found
             else:
                 missing.append(f"{run.config.seed}: {failures.get(number, 'stopped')}")
-        cells = ["-", "-", "-"]
+        path, cells = out / f"{_name(env)}.csv", ["-"] * len(OUTCOME)
         if rows:
-            write_eval_csv(out / f"{_name(env)}.csv", rows)
+            write_eval_csv(path, rows)
             cells = outcome(Curves.of(env, rows))
+        else:
+            path.unlink(missing_ok=True)  # an older one is of other runs
         lines.append([env, f"{finished} of {count}", *cells, ", ".join(missing) or "-"])
     text = table(["task", "seeds finished", *OUTCOME, "not finished"], lines)
     page = f"`{command}` makes this file and the CSVs.\n\n{LEGEND}\n\n{text}\n"
@@ -296,7 +304,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """See the module's docstring."""
     words = list(sys.argv[1:] if argv is None else argv)
     split = words.index("--") if "--" in words else len(words)
-    arguments = tyro.cli(Arguments, args=words[:split], prog=COMMAND)
+    arguments, strange = tyro.cli(
+        Arguments, args=words[:split], prog=COMMAND, return_unknown_args=True
+    )
+    if strange:
+        raise InputError(f"{strange[0]}: no option of a sweep; those of its runs go after --")
     options = words[split + 1 :]
     out, runs = plan(arguments, options)
     out.mkdir(parents=True, exist_ok=True)
@@ -321,7 +333,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"summary    {out / SUMMARY}")
     unfinished = sweep.stopping or sweep.failures
     print(f"next       {again if unfinished else f'python -m dime_robot.report {out}'}")
-    return FAILED if sweep.failures else 0
+    return UNFINISHED if unfinished else 0
 
 
 if __name__ == "__main__":

@@ -10,16 +10,10 @@ import numpy as np
 import pytest
 
 from dime_robot import report, train
+from dime_robot.curves import Curves, read_reference
+from dime_robot.figures import ablation_figure, task_figure
 from dime_robot.learning.config import preset_config
-from dime_robot.results import (
-    Curves,
-    estimate,
-    interval,
-    read_curves,
-    read_reference,
-    write_results,
-)
-from dime_robot.rollout import iqm
+from dime_robot.results import write_results
 from dime_robot.runtime.errors import InputError
 
 ROOT = Path(__file__).parents[1]
@@ -43,57 +37,6 @@ def cells(summary: Path, first: str) -> list[str]:
     return [cell.strip() for cell in line.strip("|").split("|")]
 
 
-# -- statistics ----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("seeds", [1, 3, 4, 5, 8, 10])
-def test_iqm_is_the_mean_of_the_middle_half(seeds: int) -> None:
-    returns = np.random.default_rng(seeds).normal(size=(seeds, 6)) * 100
-    cut = seeds // 4
-    assert iqm(returns) == pytest.approx(np.sort(returns, 0)[cut : seeds - cut].mean(0))
-
-
-@pytest.mark.filterwarnings("ignore:random_state is deprecated:FutureWarning")
-def test_iqm_and_interval_are_those_of_rliable() -> None:
-    pytest.importorskip("rliable")
-    from rliable import library, metrics
-
-    for seeds in (3, 5, 10):
-        returns = np.random.default_rng(seeds).gamma(2, 100, size=seeds)
-        points, intervals = library.get_interval_estimates(
-            {"ours": returns[:, None]},
-            lambda scores: np.array([metrics.aggregate_iqm(scores)]),
-            reps=20_000,
-            random_state=np.random.RandomState(1),
-        )
-        assert float(iqm(returns)) == points["ours"][0]
-        tolerance = 0.04 * np.ptp(returns)
-        assert interval(returns) == pytest.approx(tuple(intervals["ours"][:, 0]), abs=tolerance)
-
-
-def test_the_interval_of_a_curve_draws_whole_seeds_and_the_same_ones_every_time() -> None:
-    returns = np.random.default_rng(0).normal(size=(9, 1)) * np.array([[1.0, 10.0, -1.0]])
-    low, high = interval(returns)
-    assert low[1] == pytest.approx(10 * low[0])
-    assert (low[2], high[2]) == pytest.approx((-high[0], -low[0]))
-    again = interval(returns)
-    assert (low == again[0]).all() and (high == again[1]).all()
-    assert low[0] < iqm(returns)[0] < high[0]
-
-
-def test_steps_that_not_all_seeds_have_are_left_out() -> None:
-    curves = Curves("x", {0: {0: 1.0, 10: 2.0, 20: 6.0}, 1: {0: 3.0, 15: 9.0, 20: 8.0}})
-    assert curves.steps == [0, 20]
-    assert curves.returns.tolist() == [[1, 6], [3, 8]]
-    assert curves.finals.tolist() == [6, 8]
-    assert curves.averages == pytest.approx([3, 20 / 3])
-
-
-def test_two_seeds_get_no_interval() -> None:
-    assert estimate(np.array([1.0, 2.0])) == "1.5"
-    assert estimate(np.array([2.0, 2.0, 2.0])) == "2.0 [2.0, 2.0]"
-
-
 # -- the folder ----------------------------------------------------------------------------------
 
 
@@ -103,8 +46,8 @@ def folder(tmp_path: Path) -> Path:
     results = tmp_path / "results"
     write(results / "low-v0.csv", {s: {0: 0, 50_000: 10.0 * s} for s in range(5)})
     write(results / "good-v0.csv", {s: {0: 0, 50_000: 100 + s} for s in (3, 7)})
-    write(results / "own-v0.csv", {0: {0: 1.0, 10: -5.0}, 1: {0: 1.0, 20: -6.0}})
-    theirs = "step,iqm,mean,min,max\n1,0,0,0,0\n24000,90,88,70,120\n72000,900,900,800,950\n"
+    write(results / "own-v0.csv", {0: {0: 1.0, 10: -5.0}, 1: {0: 1.0, 10: -7.0, 20: -6.0}})
+    theirs = "step,iqm,mean,min,max\n1,0,0,0,0\n48000,90,88,70,120\n72000,900,900,800,950\n"
     (results / "reference").mkdir()
     for name in ("low", "good"):
         (results / f"reference/{name}-v0.csv").write_text(theirs)
@@ -114,27 +57,49 @@ def folder(tmp_path: Path) -> Path:
 def test_summary_has_the_known_numbers(folder: Path) -> None:
     write_results(folder)
     summary = folder / "summary.md"
-    assert summary.read_text().startswith(f"`python -m dime_robot.report {folder}` makes")
+    assert summary.read_text().startswith("`python -m dime_robot.report results` makes")
     finals = "0: 0.0, 1: 10.0, 2: 20.0, 3: 30.0, 4: 40.0"
     low = cells(summary, "low-v0")
     assert low[:3] == ["low-v0", "5", "50,000"]
     assert low[3].startswith("20.0 [")
-    assert low[4:] == [finals, "90 [70, 120] at 24,000", "below"]
+    assert low[4:] == [finals, "90 [70, 120] at 48,000", "below"]
     assert cells(summary, "good-v0") == [
-        *("good-v0", "2", "50,000", "105.0", "3: 103.0, 7: 107.0"),
-        *("90 [70, 120] at 24,000", "within"),
+        *("good-v0", "2", "50,000", "105.0 (103.0 to 107.0)", "3: 103.0, 7: 107.0"),
+        *("90 [70, 120] at 48,000", "within"),
     ]
-    assert cells(summary, "own-v0")[2:] == ["10 to 20", "-5.5", "0: -5.0, 1: -6.0", "-", "-"]
+    assert cells(summary, "own-v0")[2:] == [
+        *("10 in common, up to 20", "-6.0 (-7.0 to -5.0)", "0: -5.0, 1: -6.0 at 20", "-", "-")
+    ]
 
 
-def test_better_than_the_authors_is_said_too_and_before_their_first_step_nothing(
+def test_better_than_the_authors_is_said_too_and_far_from_their_steps_nothing(folder: Path) -> None:
+    write(folder / "good-v0.csv", {0: {48_000: 121.0}})
+    for far in (0, 40_000, 60_000):  # they were not looked at in the last tenth before it
+        write(folder / "low-v0.csv", {0: {far: 5.0}})
+        write_results(folder)
+        assert cells(folder / "summary.md", "good-v0")[-1] == "above"
+        assert cells(folder / "summary.md", "low-v0")[-2:] == ["-", "-"]
+
+
+def test_a_seed_that_ended_early_is_neither_dropped_nor_compared_with_longer_ones(
     folder: Path,
 ) -> None:
-    write(folder / "good-v0.csv", {0: {24_000: 121.0}})
-    write(folder / "low-v0.csv", {0: {0: 0.0}})
+    write(folder / "low-v0.csv", {0: {0: 0.0, 10: 1.0}, 1: {0: 0.0, 10: 3.0, 48_000: 100.0}})
     write_results(folder)
-    assert cells(folder / "summary.md", "good-v0")[-1] == "above"
-    assert cells(folder / "summary.md", "low-v0")[-2:] == ["-", "-"]
+    assert cells(folder / "summary.md", "low-v0")[2:] == [
+        *("10 in common, up to 48,000", "2.0 (1.0 to 3.0)", "0: 1.0, 1: 100.0 at 48,000", "-", "-")
+    ]
+
+
+def test_what_others_reached_may_lie_elsewhere(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "reference").rename(folder / "theirs")
+    monkeypatch.setattr("sys.argv", ["report", str(folder), "--reference", str(folder / "theirs")])
+    assert report.main() == 0
+    assert cells(folder / "summary.md", "good-v0")[-1] == "within"
+    with pytest.raises(InputError, match="nowhere: expected a CSV per task of what others reached"):
+        write_results(folder, folder / "nowhere")
 
 
 def test_ablations_have_a_table_and_a_figure_each_in_the_order_of_their_numbers(
@@ -149,22 +114,22 @@ def test_ablations_have_a_table_and_a_figure_each_in_the_order_of_their_numbers(
     _, table = text.split("## Ablation: walk-v0")
     assert re.findall(r"^\| (\w+=\S+)", table, re.M) == ["N=2", "N=16", "lr=1e-4", "lr=1e-3"]
     assert cells(folder / "summary.md", "N=16") == [
-        *("N=16", "3", "20", "80.0 [80.0, 80.0]", "40.0 [40.0, 40.0]")
+        *("N=16", "3", "20", "80.0 (80.0 to 80.0)", "40.0 (40.0 to 40.0)")
     ]
     shutil.rmtree(task)
     assert folder / "ablation/walk-v0.svg" not in write_results(folder)
 
 
 def words(figure: Path) -> str:
-    """The text of a figure; matplotlib leaves it in comments beside the outlines."""
-    return "\n".join(re.findall(r"<!-- (.*?) -->", figure.read_text()))
+    """The text of a figure."""
+    return "\n".join(re.findall(r">([^<>]+)</text>", figure.read_text()))
 
 
 def test_figures_say_what_is_drawn(folder: Path) -> None:
     write_results(folder)
     low, good = words(folder / "low-v0.svg"), words(folder / "good-v0.svg")
     assert "IQM of 5 seeds, 95 % interval" in low
-    assert "mean of 2 seeds, too few for an interval" in good
+    assert "IQM of 2 seeds, lowest to highest" in good
     assert "authors: IQM, lowest to highest" in good
     assert "authors" not in words(folder / "own-v0.svg")
 
@@ -173,17 +138,36 @@ def bands(figure: Path) -> int:
     return figure.read_text().count("PolyCollection_")
 
 
-def test_a_band_needs_three_seeds(folder: Path) -> None:
+def test_one_seed_is_a_line_and_more_have_a_band(folder: Path) -> None:
     shutil.rmtree(folder / "reference")
+    write(folder / "own-v0.csv", {4: {0: 1.0, 10: 2.0}})
     write_results(folder)
-    assert (bands(folder / "low-v0.svg"), bands(folder / "good-v0.svg")) == (1, 0)
+    assert [bands(folder / f"{name}-v0.svg") for name in ("low", "good", "own")] == [1, 1, 0]
+    assert "seed 4" in words(folder / "own-v0.svg")
+    assert "IQM" not in words(folder / "own-v0.svg")
+
+
+def test_a_single_step_can_be_seen() -> None:
+    none = np.empty((0, 5))
+    one = task_figure(Curves("x", {s: {10: float(s)} for s in range(5)}), none)
+    two = task_figure(Curves("x", {s: {0: 0.0, 10: float(s)} for s in range(5)}), none)
+    assert one.count('id="LineCollection_') == 1 and two.count('id="LineCollection_') == 0
+    assert "IQM of 5 seeds, 95 % interval" in one
+
+
+def test_a_variant_without_a_common_step_is_named() -> None:
+    variants = [Curves("a", {0: {0: 1.0}, 1: {5: 2.0}}), Curves("b", {0: {0: 1.0, 5: 2.0}})]
+    svg = ablation_figure("task", variants)
+    assert "a (2 seeds), no step in common" in svg and "b (1 seed)" in svg
 
 
 def test_seeds_without_a_common_step_are_drawn_by_themselves(folder: Path) -> None:
     write(folder / "own-v0.csv", {s: {s: 1.0, 10 + s: 2.0} for s in range(3)})
     write_results(folder)
     assert "IQM" not in words(folder / "own-v0.svg")
-    assert cells(folder / "summary.md", "own-v0")[3] == "2.0 [2.0, 2.0]"
+    assert cells(folder / "summary.md", "own-v0")[2:5] == [
+        *("none in common, up to 12", "-", "0: 2.0 at 10, 1: 2.0 at 11, 2: 2.0 at 12")
+    ]
 
 
 def test_the_same_data_give_the_same_bytes(folder: Path) -> None:
@@ -215,11 +199,11 @@ def test_our_own_results_can_be_drawn_from_a_clone(
 def test_a_summary_of_another_command_is_kept(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (folder / "summary.md").write_text("`python -m dime_robot.sweep` makes this file\n")
+    (folder / "summary.md").write_bytes(b"`python -m dime_robot.sweep` makes \xff this file\n")
     monkeypatch.setattr("sys.argv", ["report", str(folder)])
     assert report.main() == 0
     assert "summary.md is another command's and stays as it is" in capsys.readouterr().out
-    assert (folder / "summary.md").read_text().count("\n") == 1
+    assert (folder / "summary.md").read_bytes().count(b"\n") == 1
     assert (folder / "low-v0.svg").exists()
 
 
@@ -242,14 +226,19 @@ def test_the_words_of_a_command_make_the_configuration_again() -> None:
     [
         ("a,b\n1,2\n", "expected the columns step,seed"),
         (f"{HEAD}\n", "expected at least one evaluation, got none"),
-        (f"{HEAD}\n0,0,1\n", "a row is not complete"),
+        (f"{HEAD}\n0,0,1\n", "expected rows of six numbers"),
+        (f"{HEAD}\n0,0,1,1,20,2,7,8\n", "expected rows of six numbers"),
+        (f"{HEAD}\n0,0,\xff,1,20,2\n", "expected rows of six numbers"),
+        (f"{HEAD}\n-5,0,1,1,20,2\n", "expected step to be at least 0, got -5"),
+        (f"{HEAD}\n0,-1,1,1,20,2\n", "expected seed to be at least 0, got -1"),
+        (f"{HEAD}\n0,0,1,1,0,2\n", "expected episodes to be at least 1, got 0"),
         (f"{HEAD}\n0,4,nan,1,20,2\n", "seed 4, step 0: expected a finite return_mean, got nan"),
         (f"{HEAD}\n0,4,1,1,20,2\n0,4,2,1,20,2\n", "got 2 of seed 4 at 0"),
     ],
 )
 def test_a_malformed_csv_is_one_sentence(content: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / "task.csv"
-    path.write_text(content)
+    path.write_bytes(content.encode("latin-1"))
     with pytest.raises(InputError, match=re.escape(message)) as error:
         write_results(tmp_path)
     assert str(path) in str(error.value) and "\n" not in str(error.value)
@@ -280,22 +269,3 @@ def test_a_folder_without_results_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="expected a run folder"):
         write_results(tmp_path / "nowhere")
     assert not (tmp_path / "nowhere").exists()
-
-
-# -- what others reached -------------------------------------------------------------------------
-
-
-def test_references_are_in_order_and_plausible() -> None:
-    paths = sorted((ROOT / "results/reference").glob("*.csv"))
-    assert len(paths) == 7
-    for path in paths:
-        step, middle, mean, low, high = read_reference(path).T
-        assert step.tolist() == [1, *range(24_000, 1_000_000, 24_000)], path
-        for average in (middle, mean):
-            assert (low <= average).all() and (average <= high).all(), path
-
-
-def test_rows_are_sorted_whatever_their_order_in_the_file(tmp_path: Path) -> None:
-    write(tmp_path / "x.csv", {1: {10: 3.0, 0: 1.0}, 0: {10: 5.0, 0: 2.0}})
-    assert read_curves(tmp_path / "x.csv").seeds == {0: {0: 2.0, 10: 5.0}, 1: {0: 1.0, 10: 3.0}}
-    assert list(read_curves(tmp_path / "x.csv").seeds) == [0, 1]
