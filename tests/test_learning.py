@@ -24,7 +24,7 @@ def test_pendulum_is_solved_in_3000_steps(seed: int, tmp_path: Path) -> None:
     assert last.return_mean > -250
 
 
-@pytest.mark.filterwarnings("ignore:.torch.jit.*deprecated:DeprecationWarning")  # the compiler
+@pytest.mark.filterwarnings("default")  # the compiler has its own
 def test_pendulum_is_solved_by_the_compiled_update(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     options = ["--env", "Pendulum-v1", "--preset", "tiny", "--steps", "3000", "--compile"]

@@ -168,7 +168,7 @@ def learn_beside(ours: DIME, theirs: DIME, updates: int) -> None:
 
 
 @pytest.mark.slow  # a minute of compiling
-@pytest.mark.filterwarnings("ignore:.torch.jit.*deprecated:DeprecationWarning")  # the compiler
+@pytest.mark.filterwarnings("default")  # the compiler has its own
 def test_compiled_update_is_the_eager_one(
     float64: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
