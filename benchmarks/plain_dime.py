@@ -138,7 +138,7 @@ class PlainDIME(DIME):
             log_probs = torch.log(probs + 1e-15)
             loss = loss - (target * log_probs).sum(-1).mean()
             loss = loss + self.config.critic_entropy * (probs * log_probs).sum(-1).mean()
-        return loss, torch.zeros(())
+        return loss, torch.zeros((), device=self.device)
 
     def q_values(self, obs: Tensor, action: Tensor) -> Tensor:
         self.critic.eval()

@@ -26,6 +26,7 @@ from dime_robot.learning.means import Means
 from dime_robot.learning.networks import make_actor
 from dime_robot.learning.program import Programs
 from dime_robot.learning.replay_buffer import Batch, ReplayBuffer
+from dime_robot.runtime.errors import InputError
 from dime_robot.runtime.spec import PolicySpec
 
 SATURATED = 0.99  # |a| from here on counts as saturated
@@ -298,7 +299,16 @@ class DIME:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` gave."""
+        """Restore what `state_dict` gave; before the first update, which graphs keep for ever.
+
+        Raises:
+            InputError: it is from another kind of device, whose random numbers go on otherwise.
+        """
+        if state["generator"].numel() != self.generator.get_state().numel():
+            raise InputError(
+                f"the run is from another kind of device than {self.device.type}: resume it there"
+                " (--device), or start a new run with --init ckpt.pt"
+            )
         self.load_weights(state)
         self.actor_optimizer.load_state_dict(state["actor_optimizer"])
         self.critic_optimizer.load_state_dict(state["critic_optimizer"])

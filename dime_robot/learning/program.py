@@ -26,6 +26,8 @@ def set_up(device: torch.device, threads: int) -> None:
     if threads:
         torch.set_num_threads(threads)
     if device.type == "cuda":
+        if device.index is not None:  # streams and graphs are made on the current device
+            torch.cuda.set_device(device)
         torch.backends.cuda.matmul.allow_tf32 = True
         return
     keep_freed_memory(True)

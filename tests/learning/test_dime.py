@@ -15,6 +15,7 @@ from dime_robot.learning.config import TrainConfig, preset_config
 from dime_robot.learning.dime import DIME, project
 from dime_robot.learning.metrics import metrics
 from dime_robot.learning.replay_buffer import Batch
+from dime_robot.runtime.errors import InputError
 from tests.learning.toy import flat_spec
 
 OBS, ACT, B = 5, 2, 32
@@ -300,3 +301,10 @@ def test_metrics_are_finite_and_the_prior_term_is_its_constant() -> None:
     narrow = make_agent(v_min=-0.01, v_max=0.01)
     narrow.update(make_batch(64))
     assert metrics(narrow)["critic/clipped_mass"] > 0.5
+
+
+def test_a_state_from_another_kind_of_device_is_one_sentence() -> None:
+    agent = make_agent()
+    state = {**agent.state_dict(), "generator": torch.zeros(16, dtype=torch.uint8)}  # a GPU's
+    with pytest.raises(InputError, match="another kind of device than cpu: resume it there"):
+        agent.load_state_dict(state)
