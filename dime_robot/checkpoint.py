@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from dime_robot.learning.config import TrainConfig
 from dime_robot.learning.networks import Actor, make_actor
 from dime_robot.runtime.errors import InputError, first_problem
-from dime_robot.runtime.files import write_atomically
+from dime_robot.runtime.files import RUN_AGAIN, write_atomically
 from dime_robot.runtime.spec import PolicySpec
 
 FORMAT = "dime_robot checkpoint"
@@ -28,7 +28,7 @@ def save(path: Path, state: dict[str, Any]) -> None:
     """
     buffer = io.BytesIO()  # so that a full disk is an OSError and not half a file
     torch.save({"format": FORMAT, "version": VERSION, **state}, buffer)
-    write_atomically(path, buffer.getvalue())
+    write_atomically(path, buffer.getvalue(), RUN_AGAIN)
 
 
 def load(path: Path) -> dict[str, Any]:

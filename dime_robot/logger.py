@@ -17,7 +17,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from dime_robot.rollout import Evaluation
 from dime_robot.runtime.errors import InputError
-from dime_robot.runtime.files import write_atomically
+from dime_robot.runtime.files import RUN_AGAIN, write_atomically
 
 PLAIN_INTERVAL = 15.0  # [s] between progress lines where there is no terminal to redraw
 
@@ -95,7 +95,7 @@ def write_eval_csv(path: Path, rows: Sequence[EvalRow]) -> None:
                 f"{row.wall_seconds:.1f}",
             ]
         )
-    write_atomically(path, text.getvalue().encode())
+    write_atomically(path, text.getvalue().encode(), RUN_AGAIN)
 
 
 class RunLogger:

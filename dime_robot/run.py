@@ -29,7 +29,7 @@ from dime_robot.logger import EvalRow, RunLogger, read_eval_csv, write_eval_csv
 from dime_robot.provenance import provenance
 from dime_robot.rollout import Evaluation, Evaluator, seed_of
 from dime_robot.runtime.errors import InputError
-from dime_robot.runtime.files import write_atomically
+from dime_robot.runtime.files import RUN_AGAIN, write_atomically
 from dime_robot.runtime.noise import NOISE_MODES, NoiseMode
 
 _TRAIN, _EVAL = 0, 1  # first part of an episode's seed after the run's
@@ -109,7 +109,7 @@ class TrainingRun:
     def write_config(self) -> None:
         """`config.yaml`: every setting of the run."""
         text = yaml.safe_dump(self.config.model_dump(), sort_keys=False)
-        write_atomically(self.folder / "config.yaml", text.encode())
+        write_atomically(self.folder / "config.yaml", text.encode(), RUN_AGAIN)
 
     def state(self) -> dict[str, Any]:
         """Everything that the rest of the run depends on, besides the replay rows."""

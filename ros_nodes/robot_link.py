@@ -1,24 +1,24 @@
-"""RobotLink: a robot's topics as one RobotState, and commands back to it."""
+"""RobotLink: a robot's topics as calls of the control loop, and its commands as messages.
+
+It also looks at the graph: who takes the commands, who else could send some, who really does.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
-from geometry_msgs.msg import Twist
 from rclpy.duration import Duration
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 from sensor_msgs.msg import Imu, JointState
 
+from dime_robot.runtime.control_loop import ControlLoop, GraphView, Reading
 from dime_robot.runtime.errors import InputError
-from dime_robot.runtime.freshness import Freshness
-from dime_robot.runtime.reasons import Reason
-from dime_robot.runtime.robot import RATE_TOLERANCE, RobotConfig
-from dime_robot.runtime.safety import SafetyFilter
-from dime_robot.runtime.spec import IMU_TERMS, FloatArray, PolicySpec
-from dime_robot.runtime.state import JointCommand, RobotState
+from dime_robot.runtime.safety import Decision
+from dime_robot.runtime.state import JointCommand
 from dime_robot.runtime.wiring import Wiring
 from ros_nodes import conversions
 from ros_nodes.conversions import (
@@ -29,225 +29,306 @@ from ros_nodes.conversions import (
     CommandWriter,
 )
 from ros_nodes.process import NodeClock
-from ros_nodes.steering import Steering
+from ros_nodes.topic_watch import (
+    JUDGED_AFTER,
+    Endpoint,
+    StatePublishers,
+    TopicWatch,
+    endpoints,
+    full_name,
+    is_tool,
+)
 
-TOO_FAST, TOO_FAST_IN_A_ROW = 0.7, 5  # share of the policy's period; readings in a row
-REST_LIMIT = 2.0  # [s] for a position or twist interface on the way out
 ACKNOWLEDGED_WITHIN = 0.3  # [s] by the listeners, of the last command
-RATE_SAMPLES = 20  # stamps from which the robot's rate is measured
-RATE_SLACK = 0.2  # relative error of a measured rate that is put down to jitter
+FIRST_WITHIN = 0.02  # [s] by the listener, of the first command; else it is sent again
+FULL_LOOK = 1.0  # [s] between two looks at the graph in full; numbers are looked at every time
+MATCH_PAUSE = 0.005  # [s] between two looks whether the listener is matched
 
 
 class RobotLink:
-    """Subscriptions and the command publisher of a robot.
+    """Subscriptions of a configured node, and the publisher of an active one.
 
     Args:
         node: their owner.
-        spec: the policy's contract.
-        robot: the machine, found compatible.
-        clock: times of arrival.
-        by_observation: each reading begins a step, so its rate must be the policy's.
-        on_message: called at each new reading, and at each message that cannot be used.
-        publishes: False in a dry run, which must not look like a second commander.
+        loop: gets what comes in.
+        clock: of the commands' stamps.
+        take: gets every decision of the loop.
     """
 
     def __init__(
         self,
         node: Node,
-        spec: PolicySpec,
-        robot: RobotConfig,
+        loop: ControlLoop,
         clock: NodeClock,
-        by_observation: bool,
-        on_message: Callable[[], None],
-        publishes: bool = True,
+        take: Callable[[Decision | None], None],
     ) -> None:
-        self._node, self._spec, self._robot, self._clock = node, spec, robot, clock
-        self._by_observation = by_observation
-        self._on_message = on_message
+        spec, robot = loop.controller.policy.spec, loop.controller.robot
+        self._node, self._loop, self._robot, self._take = node, loop, robot, take
+        self._clock = clock
         self._wiring = Wiring(spec, robot)
         self._writer = CommandWriter(robot.command, self._wiring, spec.period)
-        operator = robot.command_velocity if spec.needs("command_velocity") else None
-        self._steering = None if operator is None else Steering(operator)
-        self._imu = robot.imu
-        if not spec.needs(*IMU_TERMS) and robot.safety.tilt_limit is None:
-            self._imu = None
-        self.restart()
+        self._command_type = COMMAND_TYPES[robot.command.kind]
         self.command_topic = node.resolve_topic_name(robot.command.topic)
         self._publisher: Publisher[CommandMessage] | None = None
-        if publishes:
-            kind = COMMAND_TYPES[robot.command.kind]
-            self._publisher = node.create_publisher(kind, robot.command.topic, COMMAND_QOS)
-        wanted: list[tuple[type, str, Callable[..., None]]] = [
-            (JointState, robot.state.topic, self._on_joint_state)
+        self._own: set[bytes] = set()  # ids of our own publisher
+        self._unacknowledged = False  # the first command, by its listener
+        self._first_sent = 0.0
+        self._listener = robot.command.listener
+        if self._listener is not None and not self._listener.startswith("/"):
+            self._listener = full_name(node.get_namespace(), self._listener)
+        self.listeners_said: tuple[str, ...] = ()  # who counts, where no listener is configured
+        wanted: list[tuple[str, type, str, Callable[..., None]]] = [
+            ("state", JointState, robot.state.topic, self._on_joint_state)
         ]
-        if self._imu is not None:
-            wanted.append((Imu, self._imu.topic, self._on_imu))
-        if operator is not None:
-            wanted.append((Twist, operator.topic, self._on_velocity))
+        if loop.needs_imu and robot.imu is not None:
+            wanted.append(("imu", Imu, robot.imu.topic, self._on_imu))
+        if loop.needs_velocity and robot.command_velocity is not None:
+            kind = conversions.velocity_type(robot.command_velocity)
+            topic = robot.command_velocity.topic
+            wanted.append(("command_velocity", kind, topic, self._on_velocity))
         # callbacks take no MessageInfo: the events executor of rclpy 9.1.2 fails on those that do
         self._subscriptions = [
             node.create_subscription(kind, topic, callback, STATE_QOS)
-            for kind, topic, callback in wanted
+            for _, kind, topic, callback in wanted
         ]
+        self._inputs = {
+            section: (subscription.topic_name, kind)
+            for (section, kind, _, _), subscription in zip(wanted, self._subscriptions, strict=True)
+        }
+        self._watches = {
+            section: TopicWatch(node, kind, topic)
+            for section, (topic, kind) in self._inputs.items()
+            if section != "command_velocity"
+        }
+        self._watches["command"] = TopicWatch(node, self._command_type, self.command_topic)
+        joints = [robot.joint(joint.name) for joint in spec.joints]
+        self._state_publishers = StatePublishers(
+            [joint.wire for joint in joints],
+            np.array([joint.velocity_limit for joint in joints]),
+            np.array([joint.position_limits is None for joint in joints]),
+        )
+        self._imus: dict[bytes | None, float] = {}  # when each publisher of the imu last sent [s]
+        self._numbers: tuple[int, ...] = ()
+        self._looked = -np.inf
+        self._view = GraphView()
+        self._publishers: dict[str, list[Endpoint]] = {}
 
-    def restart(self) -> None:
-        """Forget all readings: what comes now is another life of the robot."""
-        robot = self._robot
-        self.state: RobotState | None = None  # the newest
-        self.freshness = Freshness(robot.state.max_age, robot.state.same_clock)
-        self.received = -np.inf  # when the last message came, usable or not, steady [s]
-        self.defect: str | None = None  # why the last message could not be used
-        self._stamps = np.full(RATE_SAMPLES, np.nan)
-        self._count, self._too_fast, self._reordered = 0, 0, False
-        self._orientation: FloatArray | None = None
-        self._angular_velocity: FloatArray | None = None
-        self._imu_freshness: Freshness | None = None
-        if self._imu is not None:
-            self._imu_freshness = Freshness(self._imu.max_age, robot.state.same_clock)
+    # ---- commands
 
-    def problems(self) -> list[Reason]:
-        """What is wrong with the readings as a stream; `SafetyFilter` looks at their values."""
-        found = []
-        now, robot_now = self._clock.now(), self._clock.robot_now()
-        if self.defect is not None:
-            found.append(Reason.JOINT_MISSING)
-        if self.freshness.is_stale(now, robot_now):
-            found.append(Reason.OBSERVATION_STALE)
-        elif self.freshness.is_ahead(robot_now):
-            found.append(Reason.CLOCK_AHEAD)
-        if self._imu_freshness is not None and self._imu_freshness.is_stale(now, robot_now):
-            found.append(Reason.IMU_STALE)
-        if self._by_observation and self._too_fast >= TOO_FAST_IN_A_ROW:
-            found.append(Reason.WRONG_RATE)
-        if self._steering is not None and self._steering.is_lost(now):
-            found.append(Reason.COMMAND_VELOCITY_LOST)
-        if self._reordered:
-            self._reordered = False
-            found.append(Reason.JOINTS_REORDERED)
-        return found
+    def open(self, patience: float) -> str:
+        """Make the publisher and wait until its listener is matched; gives what went wrong.
 
-    def measured_rate(self) -> float | None:
-        """Of the robot's state by its stamps [Hz]; None before enough readings came."""
-        if self._count < RATE_SAMPLES:
-            return None
-        span = float(self._stamps.max() - self._stamps.min())
-        return (RATE_SAMPLES - 1) / span
+        Readings are served meanwhile. `patience`: how long to wait [s].
+        """
+        before = {end.gid for end in self._endpoints_of_commands()}
+        self._publisher = self._node.create_publisher(
+            self._command_type, self._robot.command.topic, COMMAND_QOS
+        )
+        until = time.monotonic() + patience
+        name = self._node.get_fully_qualified_name()
+        while True:
+            ours = {end.gid for end in self._endpoints_of_commands() if end.node == name}
+            self._own = ours - before
+            if self._own and self._publisher.get_subscription_count() > 0:
+                self._unacknowledged, self._looked = True, -np.inf
+                return ""
+            if time.monotonic() > until:
+                self.close()
+                return (
+                    f"{', '.join(self._view.listeners)} did not match our publisher of"
+                    f" {self.command_topic} within {patience:g} s: is its quality of service"
+                    " reliable or best effort, volatile?"
+                )
+            self.serve()
+            time.sleep(MATCH_PAUSE)
 
-    def rate_problem(self) -> str | None:
-        """Why the robot's rate is not the configured one, if so."""
-        rate, expected = self.measured_rate(), self._robot.state.rate
-        if rate is None:
-            return f"expected {RATE_SAMPLES} readings of {self._robot.state.topic} first"
-        if abs(rate / expected - 1) > RATE_SLACK:
-            return f"expected {self._robot.state.topic} at {expected:g} Hz, got {rate:.1f} Hz"
-        return None
+    def close(self) -> None:
+        """Let the last command arrive, and leave the command topic to others."""
+        if self._publisher is not None:
+            self._publisher.wait_for_all_acked(Duration(seconds=ACKNOWLEDGED_WITHIN))
+            self._node.destroy_publisher(self._publisher)
+        self._publisher, self._own, self._looked = None, set(), -np.inf
+        self._watches["command"].close()
 
     def publish(self, command: JointCommand) -> None:
-        """Send a command; in a dry run only write it."""
+        """Send a command; without a publisher (a dry run) only write it."""
         message = self._writer.write(command)
         if self._publisher is not None:
             self._publisher.publish(message)
+            self._first_sent = time.monotonic()
 
-    def lead_to_rest(self, safety: SafetyFilter) -> bool:
-        """Publish commands until the robot is at rest; see `CommandLimits`.
+    def repeat_first(self) -> None:
+        """Send the first command again while nobody has acknowledged it: discovery loses some."""
+        if not self._unacknowledged or self._publisher is None or not self._first_sent:
+            return
+        if self._publisher.wait_for_all_acked(Duration(seconds=0)):
+            self._unacknowledged = False
+        elif time.monotonic() - self._first_sent > FIRST_WITHIN:
+            self._publisher.publish(self._writer.message)
+            self._first_sent = time.monotonic()
 
-        A base needs as long as its acceleration says. A position interface may need longer than
-        anybody waits at the end: False where it was still on its way after REST_LIMIT.
-        """
-        if self._publisher is None:
-            return True
-        limit = REST_LIMIT
-        if self._robot.command.limits:
-            fastest = max(self._robot.command.limits.values())
-            limit = fastest / self._robot.command.acceleration + REST_LIMIT
-        until = time.monotonic() + limit
-        arrived = False
-        while not arrived and time.monotonic() < until:
-            command, arrived = safety.rest_step()
-            self.publish(command)
-            if not arrived:
-                time.sleep(self._spec.period)
-        self._publisher.wait_for_all_acked(Duration(seconds=ACKNOWLEDGED_WITHIN))
-        return arrived
+    # ---- the graph
 
-    def listeners(self) -> int:
-        """How many listen to the commands."""
-        return 0 if self._publisher is None else int(self._publisher.get_subscription_count())
+    def look(self) -> GraphView:
+        """Who else is there now."""
+        now = time.monotonic()
+        numbers = self._count()
+        if numbers != self._numbers or now - self._looked > FULL_LOOK:
+            self._numbers, self._looked = numbers, now
+            self._look_in_full()
+        self._view = self._view._replace(
+            rival_messages=self._rival_messages(), **self._state_conflicts(now)
+        )
+        return self._view
 
-    def rivals(self) -> int:
-        """How many others publish commands on the same topic."""
-        ours = self._publisher is not None
-        return int(self._node.count_publishers(self.command_topic)) - ours
+    def _count(self) -> tuple[int, ...]:
+        node = self._node
+        topics = [topic for topic, _ in self._inputs.values()]
+        return (
+            node.count_subscribers(self.command_topic),
+            node.count_publishers(self.command_topic),
+            *(node.count_publishers(topic) for topic in topics),
+        )
+
+    def _endpoints_of_commands(self) -> list[Endpoint]:
+        return endpoints(self._node.get_publishers_info_by_topic(self.command_topic))
+
+    def _look_in_full(self) -> None:
+        node, mismatches, extra = self._node, [], []
+        velocity_conflict = ""
+        subscribers = endpoints(node.get_subscriptions_info_by_topic(self.command_topic))
+        expected = conversions.type_name(self._command_type)
+        listeners = []
+        for end in subscribers:
+            if is_tool(end.node):
+                continue
+            if end.type != expected:
+                mismatches.append(
+                    f"{end.node} takes {end.type} on {self.command_topic}, the robot's file says"
+                    f" {expected}: set command.kind or command.type"
+                )
+            elif self._listener in (None, end.node):
+                listeners.append(end.node)
+        rivals = [end for end in self._endpoints_of_commands() if end.gid not in self._own]
+        self._publishers["command"] = rivals
+        for section, (topic, kind) in self._inputs.items():
+            found = endpoints(node.get_publishers_info_by_topic(topic))
+            expected = conversions.type_name(kind)
+            mismatches += [
+                f"{end.node} publishes {end.type} on {topic}, the robot's file says {expected}:"
+                f" set {section}.type"
+                for end in found
+                if end.type != expected
+            ]
+            found = [end for end in found if end.type == expected]
+            self._publishers[section] = found
+            names = ", ".join(end.node for end in found)
+            if len(found) > 1:
+                extra.append(f"{topic} has {len(found)} publishers: {names}")
+                if section == "command_velocity" and self._robot.command_velocity is not None:
+                    if self._robot.command_velocity.second_publisher == "refuse":
+                        velocity_conflict = f"{extra[-1]}: command_velocity.second_publisher"
+            watch = self._watches.get(section)
+            if watch is not None:
+                watch.open() if len(found) > 1 else watch.close()
+        if rivals and self._publisher is not None:
+            self._watches["command"].open()
+        else:
+            self._watches["command"].close()
+        self.listeners_said = tuple(listeners) if self._listener is None else ()
+        self._view = GraphView(
+            listeners=tuple(listeners),
+            rivals=tuple(end.node for end in rivals),
+            extra_publishers=tuple(extra),
+            velocity_conflict=velocity_conflict,
+            type_mismatches=tuple(mismatches),
+        )
+
+    def _rival_messages(self) -> int:
+        """Commands of others since the last look."""
+        watch = self._watches["command"]
+        if not watch.is_open:
+            return 0
+        taken = watch.take()
+        if any(gid is None for gid, _ in taken):  # an older rclpy: the endpoint has to do
+            return len(self._publishers["command"])
+        return sum(gid not in self._own for gid, _ in taken)
+
+    def _state_conflicts(self, now: float) -> dict[str, Any]:
+        """What two publishers of the joints, or of the imu, do to each other."""
+        conflict, shared = "", ""
+        state, imu = self._watches["state"], self._watches.get("imu")
+        if state.is_open:
+            names = ", ".join(end.node for end in self._publishers["state"])
+            for gid, message in state.take():
+                stamp = conversions.seconds(message.header.stamp)
+                said = self._state_publishers.take(gid, message.name, message.position, stamp, now)
+                conflict = f"{names} contradict each other: {said}" if said else conflict
+            joints = self._state_publishers.shared(now)
+            if joints:
+                shared = f"{names} all publish {', '.join(joints[:6])}: stop all but one"
+            elif now - state.since < JUDGED_AFTER:
+                shared = f"{names} publish on {state.topic}: their joints are looked at first"
+        else:
+            self._state_publishers.restart()
+        if imu is not None and imu.is_open:
+            for gid, _ in imu.take():
+                self._imus[gid] = now
+            talking = [gid for gid, then in self._imus.items() if now - then <= JUDGED_AFTER]
+            names = ", ".join(end.node for end in self._publishers["imu"])
+            if len(talking) > 1:
+                shared = f"{names} all publish on {imu.topic}: stop all but one"
+            elif not shared and now - imu.since < JUDGED_AFTER:
+                shared = f"{names} publish on {imu.topic}: what they send is looked at first"
+        return {"state_conflict": conflict, "state_shared": shared}
+
+    # ---- readings
+
+    def serve(self) -> None:
+        """Take messages by hand, inside a callback where no executor can run."""
+        for subscription in [*self._subscriptions, *self._clock.subscriptions()]:
+            while True:
+                with subscription.handle:
+                    taken = subscription.handle.take_message(subscription.msg_type, False)
+                if taken is None:
+                    break
+                subscription.callback(taken[0])
 
     def destroy(self) -> None:
         """Leave the topics."""
+        self.close()
+        for watch in self._watches.values():
+            watch.close()
         for subscription in self._subscriptions:
             self._node.destroy_subscription(subscription)
-        if self._publisher is not None:
-            self._node.destroy_publisher(self._publisher)
 
     def _on_joint_state(self, message: JointState) -> None:
-        stamp, size = conversions.seconds(message.header.stamp), len(message.name)
-        self.received = self._clock.now(stamp)
+        wiring, size = self._wiring, len(message.name)
+        if not wiring.concerns(message.name):
+            return  # joints of something else, such as a gripper
         try:
-            self._reordered |= self._wiring.follow(message.name)
+            reordered = wiring.follow(message.name)
         except InputError as error:
-            self.defect = str(error)
-            self._on_message()
+            self._take(self._loop.unusable(str(error)))
             return
-        self.defect = None
-        if not self.freshness.arrive(stamp, self.received):
-            return  # a repeated reading is no reading
-        self._stamps[self._count % RATE_SAMPLES] = stamp
-        self._count += 1
-        fast = self.freshness.interval < TOO_FAST * self._spec.period
-        self._too_fast = self._too_fast + 1 if fast else 0
-        self.state = RobotState(
-            stamp=stamp,
-            joint_position=self._wiring.positions(conversions.joint_values(message.position, size)),
-            joint_velocity=self._wiring.velocities(
-                conversions.joint_values(message.velocity, size)
-            ),
-            orientation=self._orientation,
-            angular_velocity=self._angular_velocity,
-            command_velocity=self._commanded_velocity(),
+        position = conversions.joint_values(message.position, size)
+        velocity = conversions.joint_values(message.velocity, size)
+        reading = Reading(
+            conversions.seconds(message.header.stamp),
+            wiring.positions(position),
+            wiring.velocities(velocity),
+            reordered,
+            wiring.held(position),
         )
-        self._on_message()
+        self._clock.overtaken(reading.stamp)
+        self._take(self._loop.joint_state(reading))
 
     def _on_imu(self, message: Imu) -> None:
-        assert self._imu_freshness is not None
         stamp = conversions.seconds(message.header.stamp)
-        if not self._imu_freshness.arrive(stamp, self._clock.now(stamp)):
-            return
-        self._orientation = conversions.orientation_of(message)
-        self._angular_velocity = conversions.angular_velocity_of(message)
-        if self.state is not None:
-            self.state = self.state._replace(
-                orientation=self._orientation,
-                angular_velocity=self._angular_velocity,
-            )
+        self._clock.overtaken(stamp)
+        orientation = conversions.orientation_of(message)
+        angular_velocity = conversions.angular_velocity_of(message)
+        self._take(self._loop.imu(stamp, orientation, angular_velocity))
 
-    def _on_velocity(self, message: Twist) -> None:
-        assert self._steering is not None
-        self._steering.receive(message, self._clock.now())
-        if self.state is not None:  # a simulation in lockstep sends no other before the first step
-            self.state = self.state._replace(command_velocity=self._commanded_velocity())
-
-    def _commanded_velocity(self) -> FloatArray | None:
-        return None if self._steering is None else self._steering.asked(self._clock.now())
-
-
-def drives_by_observation(drive: str, spec: PolicySpec, robot: RobotConfig) -> bool:
-    """Does each reading begin a step? `auto`: where the robot publishes at the policy's rate.
-
-    Raises:
-        InputError: asked for, though the rates differ.
-    """
-    equal = abs(robot.state.rate / spec.rate - 1) <= RATE_TOLERANCE
-    if drive == "observation" and not equal:
-        raise InputError(
-            f"parameter drive: expected timer, since robot {robot.name} publishes at"
-            f" {robot.state.rate:g} Hz and the policy runs at {spec.rate:g} Hz, got observation",
-            code="rate",
-        )
-    return equal and drive != "timer"
+    def _on_velocity(self, message: Any) -> None:
+        self._loop.velocity(conversions.twist_values(message))

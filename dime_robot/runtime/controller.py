@@ -11,6 +11,7 @@ from dime_robot.runtime.flight_recorder import FlightRecorder
 from dime_robot.runtime.observation import ActionDecoder, ObservationEncoder
 from dime_robot.runtime.policy import Float32Array, Policy
 from dime_robot.runtime.reasons import UNUSABLE, Reason, Rung
+from dime_robot.runtime.rest import RestReached
 from dime_robot.runtime.robot import RobotConfig, require_compatible
 from dime_robot.runtime.safety import Decision, SafetyFilter
 from dime_robot.runtime.spec import FloatArray
@@ -51,7 +52,11 @@ class Controller:
         self.safety.arm(now, state)
 
     def step(
-        self, now: float, state: RobotState | None, problems: Sequence[Reason] = ()
+        self,
+        now: float,
+        state: RobotState | None,
+        problems: Sequence[Reason] = (),
+        age: float = 0.0,
     ) -> Decision:
         """The command for this period.
 
@@ -59,7 +64,9 @@ class Controller:
             now: steady time [s].
             state: the newest reading, or None where there is none to act on.
             problems: what the caller knows to be wrong (staleness, conflicts).
+            age: of the reading since it came [s].
         """
+        began = self._clock()
         self.inference = 0.0
         found, observation, wanted = list(problems), None, None
         if state is not None:
@@ -76,12 +83,23 @@ class Controller:
             wanted = self._infer(observation)
             if self._late_in_a_row >= self.robot.safety.consecutive_misses:
                 found.append(Reason.OVERRUN)
-            if self.inference > self.robot.state.max_age:  # an answer to a state long gone
-                found += [Reason.OVERRUN, Reason.OBSERVATION_STALE]
-                wanted = None
+        spent = self._clock() - began  # the machine may have stopped us anywhere in between
+        if wanted is not None and age + spent > self.robot.state.max_age:
+            found += [Reason.OVERRUN, Reason.OBSERVATION_STALE]  # an answer to a state long gone
+            wanted = None
+        if spent > self.robot.command.timeout:
+            found.append(Reason.SELF_STALLED)
         self._gap = observation is None
         self._to_record = (now, state, observation)
-        return self.safety.step(now, wanted, state, found)
+        return self.safety.step(now + spent, wanted, state, found)
+
+    def leave(
+        self, now: float, state: RobotState | None, problems: Sequence[Reason] = ()
+    ) -> tuple[Decision, RestReached | None]:
+        """One step of the way out; see `SafetyFilter.leave`."""
+        self.inference = 0.0
+        self._to_record = (now, state, None)
+        return self.safety.leave(now, state, problems)
 
     def record(self, decision: Decision) -> None:
         """Remember the step that gave this decision. After publishing, which should not wait."""

@@ -9,11 +9,20 @@ from typing import BinaryIO
 
 from dime_robot.runtime.errors import InputError
 
+RUN_AGAIN = "make room and run it again with --resume"  # of a training run
 
-def write_atomically(path: Path, content: bytes | Callable[[BinaryIO], object]) -> None:
+
+def write_atomically(
+    path: Path,
+    content: bytes | Callable[[BinaryIO], object],
+    advice: str = "make room and run it again",
+) -> None:
     """Replace `path`: under a temporary name, on disk, then renamed.
 
-    `content` is what the file shall hold, or a function that writes it to an open file.
+    Args:
+        path: of the file.
+        content: what it shall hold, or a function that writes it to an open file.
+        advice: what to do where it fails.
 
     Raises:
         InputError: the disk is full or the folder cannot be written; `path` is as it was.
@@ -31,6 +40,5 @@ def write_atomically(path: Path, content: bytes | Callable[[BinaryIO], object]) 
     except OSError as error:
         draft.unlink(missing_ok=True)
         raise InputError(
-            f"{path}: cannot be written ({error.strerror}); what was there before is kept: make"
-            " room and run it again (a training run: with --resume)"
+            f"{path}: cannot be written ({error.strerror}); what was there before is kept: {advice}"
         ) from None

@@ -31,6 +31,15 @@ _REASONS = tuple(Reason)
 _BIT = {reason: 1 << i for i, reason in enumerate(_REASONS)}
 
 
+class Dump:
+    """A recording that is being written in the background."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.done = False
+        self.error = ""  # why it could not be written; empty: it is there once done
+
+
 class FlightRecorder:
     """A ring of records, allocated once; `dump` writes it as one `.npz` file.
 
@@ -58,7 +67,7 @@ class FlightRecorder:
                 ("action", "f4", (n_act,)),
                 ("command", "f8", (n_act,)),
                 ("rung", "u1"),
-                ("reasons", "u4"),  # one bit per Reason, in their order
+                ("reasons", "u8"),  # one bit per Reason, in their order
             ]
         )
         capacity = min(round(seconds * spec.rate), LARGEST // record.itemsize)
@@ -115,27 +124,31 @@ class FlightRecorder:
             return self._ring[: self._count].copy()
         return np.roll(self._ring, -(self._count % size))
 
-    def dump(self, folder: Path, why: str) -> Path | None:
-        """Begin to write the recording in the background; None while two are being written.
+    def dump(self, folder: Path, why: str) -> Dump:
+        """Begin to write the recording in the background; gives what becomes of it.
 
-        Raises:
-            OSError: the folder cannot be made.
+        Args:
+            folder: where to; made if it is missing.
+            why: part of the file's name.
         """
-        waiting = [writer for writer in self._writers if writer.is_alive()]
-        if len(waiting) >= MOST_WRITERS:
-            return None
-        folder.mkdir(parents=True, exist_ok=True)
         now = time.time_ns()
         stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime(now // 10**9))
-        path = folder / f"flight-{stamp}-{now // 1000 % 10**6:06d}-{why}.npz"
+        dump = Dump(folder / f"flight-{stamp}-{now // 1000 % 10**6:06d}-{why}.npz")
+        waiting = [writer for writer in self._writers if writer.is_alive()]
+        if len(waiting) >= MOST_WRITERS:
+            dump.error, dump.done = "two recordings are being written already", True
+        elif not self._count:
+            dump.error, dump.done = "nothing is recorded yet", True
+        if dump.done:
+            return dump
         writer = threading.Thread(
             target=_write,
-            args=(path, self.records(), {**self.meta, "why": why}, waiting),
+            args=(dump, self.records(), {**self.meta, "why": why}, waiting),
             name="flight recorder",
         )
         self._writers = [*waiting, writer]
         writer.start()
-        return path
+        return dump
 
     def wait(self, timeout: float) -> None:
         """Let a dump that is under way finish [s]."""
@@ -144,21 +157,31 @@ class FlightRecorder:
 
 
 def _write(
-    path: Path, records: np.ndarray, meta: dict[str, Any], before: list[threading.Thread]
+    dump: Dump, records: np.ndarray, meta: dict[str, Any], before: list[threading.Thread]
 ) -> None:
     with suppress(OSError, AttributeError):  # not with the priority of the control loop
         os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
     for writer in before:
         writer.join()
-    said = np.array(json.dumps(meta))
+    text, path = np.array(json.dumps(meta)), dump.path
     try:
-        write_atomically(path, lambda file: np.savez(file, records=records, meta=said))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(
+            path,
+            lambda file: np.savez(file, records=records, meta=text),
+            "make room or name another folder with -p recordings:=FOLDER",
+        )
         # a clock that went back makes the newest look oldest: never that one
         others = sorted(other for other in path.parent.glob("flight-*.npz") if other != path)
         for old in others[: -(KEPT_FILES - 1)]:
             old.unlink(missing_ok=True)
-    except (InputError, OSError) as error:  # a full disk must not hurt the robot
-        print(f"flight recorder: {error}", flush=True)
+    except InputError as error:  # a full disc must not hurt the robot
+        dump.error = str(error)
+    except OSError as error:
+        dump.error = f"{path}: {error.strerror}"
+    except Exception as error:  # whatever it is, somebody waits for the answer
+        dump.error = f"{path}: {error}"
+    dump.done = True
 
 
 @dataclass(frozen=True)

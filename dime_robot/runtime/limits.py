@@ -1,4 +1,4 @@
-"""What keeps a command within the robot's limits, and the commands that bring it to rest."""
+"""What keeps a command within the robot's limits, by the time since the last one."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from dime_robot.runtime.spec import FloatArray, PolicySpec
 from dime_robot.runtime.state import CommandKind, RobotState
 
 _INFINITE = (-np.inf, np.inf)
+LONGEST_GAP = 2.0  # control periods: after a longer pause a command moves no further than in these
 
 
 class CommandLimits:
-    """The robot's limits in the order of the policy's commands.
+    """The robot's limits in the order of the policy's commands; arrays have shape (n_act,).
 
-    What each command kind does where the policy may not command (`rest`):
-        effort    -damping * velocity, bounded by the effort limit; 0 where no velocity is known
-        position  goes to the safe position at `safe_speed` of each joint's velocity limit
-        twist     goes to zero at the configured acceleration
+    Args:
+        spec: the policy's contract.
+        robot: the machine, found compatible.
     """
 
     def __init__(self, spec: PolicySpec, robot: RobotConfig) -> None:
@@ -27,103 +27,128 @@ class CommandLimits:
             raise ValueError("a flat action names nothing that could be limited")
         self.kind: CommandKind = spec.action.kind
         self.names = spec.action_joints
-        self._period = spec.period
+        self.period = spec.period
         count = len(self.names)
-        self._state_index = np.zeros(count, dtype=np.intp)
-        self._effort = np.full(count, np.inf)
-        self._damping = np.zeros(count)
-        self._low, self._high = np.full(count, -np.inf), np.full(count, np.inf)
+        self.state_index = np.zeros(count, dtype=np.intp)  # of each command's joint in a state
+        self.effort = np.full(count, np.inf)  # largest [N m or N]
+        self.low, self.high = np.full(count, -np.inf), np.full(count, np.inf)  # [SI]
         self._margin = np.zeros(count)
         self._speed = np.full(count, np.inf)
-        self._step = np.full(count, np.inf)  # largest change of a command in one period
+        self.slew = np.full(count, np.inf)  # largest change of a command [its unit per s]
         self._reach = np.full(count, np.inf)  # largest distance of a target from the joint
-        self._rest = np.zeros(count)
-        self._rest_step = np.full(count, np.inf)
         if self.kind == "twist":
-            self._high[:] = [robot.command.limits[axis] for axis in self.names]
-            self._low[:] = -self._high
-            self._step[:] = self._rest_step[:] = robot.command.acceleration * self._period
+            self.high[:] = [robot.command.limits[axis] for axis in self.names]
+            self.low[:] = -self.high
+            self.slew[:] = robot.command.acceleration
             self._slews = True
             return
         order = [joint.name for joint in spec.joints]
         for i, name in enumerate(self.names):
             joint = robot.joint(name)
-            self._state_index[i] = order.index(name)
+            self.state_index[i] = order.index(name)
             self._of_joint(i, joint, robot.safety.soft_margin)
             if self.kind == "position":
-                self._step[i] = joint.velocity_limit * self._period
-                self._rest[i] = joint.safe_position or 0.0
-                self._rest_step[i] = self._step[i] * robot.safety.safe_speed
+                self.slew[i] = joint.velocity_limit
                 stiffness = spec.joint(name).stiffness
                 if stiffness is not None and joint.effort_limit is not None:
                     self._reach[i] = joint.effort_limit / stiffness
-        self._slews = bool(np.isfinite(self._step).any())
-        self._soft_low, self._soft_high = self._low + self._margin, self._high - self._margin
+        self._slews = bool(np.isfinite(self.slew).any())
+        self._soft_low, self._soft_high = self.low + self._margin, self.high - self._margin
 
     def _of_joint(self, i: int, joint: RobotJoint, soft_margin: float) -> None:
         low, high = joint.position_limits or _INFINITE
         self._margin[i] = soft_margin * (high - low) if np.isfinite(high - low) else 0.0
-        self._low[i], self._high[i] = low, high
+        self.low[i], self.high[i] = low, high
         self._speed[i] = joint.velocity_limit
-        self._damping[i] = joint.damping or 0.0
         if joint.effort_limit is not None:
-            self._effort[i] = joint.effort_limit
+            self.effort[i] = joint.effort_limit
         if self.kind == "effort" and joint.effort_rate_limit is not None:
-            self._step[i] = joint.effort_rate_limit * self._period
+            self.slew[i] = joint.effort_rate_limit
+
+    def elapsed(self, since: float | None, now: float) -> float:
+        """Time that a command may use up since the one sent at `since`; None: a period [s]."""
+        if since is None:
+            return self.period
+        return min(max(now - since, 0.0), LONGEST_GAP * self.period)
 
     def start(self, state: RobotState) -> FloatArray:
         """The command that changes nothing: no effort, no speed, or the measured position."""
         if self.kind == "position":
-            return self._position(state).copy()
+            return self.position(state).copy()
         return np.zeros(len(self.names))
 
     def clamp(
-        self, value: FloatArray, previous: FloatArray, state: RobotState
+        self, value: FloatArray, previous: FloatArray, state: RobotState, elapsed: float
     ) -> tuple[FloatArray, list[Reason]]:
-        """The nearest permitted value and which limits changed it."""
+        """The nearest permitted value and which limits changed it.
+
+        Args:
+            value: wanted.
+            previous: sent before.
+            state: the newest reading.
+            elapsed: since `previous` was sent, see `elapsed` [s].
+        """
         match self.kind:
             case "effort":
-                return self._clamp_effort(value, previous, state)
+                return self._clamp_effort(value, previous, state, elapsed)
             case "position":
-                return self._clamp_position(value, previous, state)
+                return self._clamp_position(value, previous, state, elapsed)
         reasons: list[Reason] = []
-        value = _bounded(value, self._low, self._high, Reason.VELOCITY_LIMIT, reasons)
-        return self._slewed(value, previous, Reason.VELOCITY_LIMIT, reasons), reasons
+        value = _bounded(value, self.low, self.high, Reason.VELOCITY_LIMIT, reasons)
+        return self._slewed(value, previous, elapsed, Reason.VELOCITY_LIMIT, reasons), reasons
 
-    def rest(self, previous: FloatArray, state: RobotState | None) -> FloatArray:
-        """The next command on the way to rest; see the class. `state` only if it can be trusted."""
-        if self.kind != "effort":
-            step = np.clip(self._rest - previous, -self._rest_step, self._rest_step)
-            value = previous + step
-            if self.kind == "position" and state is not None:  # a blocked joint is not forced
-                position = self._position(state)
-                value = np.clip(value, position - self._reach, position + self._reach)
+    def within_reach(self, value: FloatArray, state: RobotState, soft: bool = False) -> FloatArray:
+        """A position target within both the stops and the joint's reach.
+
+        A target further from the joint than effort limit / stiffness asks for more than the
+        largest effort. Where a joint stands so far beyond a stop that no target satisfies both,
+        the target is the one within its reach that is furthest inward.
+        """
+        position = self.position(state)
+        low, high = (self._soft_low, self._soft_high) if soft else (self.low, self.high)
+        near, far = position - self._reach, position + self._reach
+        value = np.minimum(np.maximum(value, np.maximum(low, near)), np.minimum(high, far))
+        value = np.where(near > high, near, value)
+        return np.where(far < low, far, value)
+
+    def is_beyond_reach(self, state: RobotState) -> bool:
+        """Does a joint stand so far beyond a stop that no target within reach is allowed?"""
+        if self.kind != "position":
+            return False
+        position = self.position(state)
+        beyond = (position - self._reach > self._soft_high) | (
+            position + self._reach < self._soft_low
+        )
+        return bool(beyond.any())
+
+    def slewed(self, value: FloatArray, previous: FloatArray, elapsed: float) -> FloatArray:
+        """`value`, but no further from the command before than the time allows."""
+        if not self._slews:
             return value
-        if state is None:
-            return np.zeros(len(self.names))
-        velocity = state.joint_velocity[self._state_index]
-        return np.clip(-self._damping * velocity, -self._effort, self._effort)
+        step = self.slew * elapsed
+        return np.minimum(np.maximum(value, previous - step), previous + step)
 
-    def at_rest(self, value: FloatArray) -> bool:
-        """Has the way to rest ended?"""
-        return self.kind == "effort" or bool(np.array_equal(value, self._rest))
+    def position(self, state: RobotState) -> FloatArray:
+        """Measured positions of the commanded joints [rad or m]."""
+        return state.joint_position[self.state_index]
 
-    def _position(self, state: RobotState) -> FloatArray:
-        return state.joint_position[self._state_index]
+    def velocity(self, state: RobotState) -> FloatArray:
+        """Measured velocities of the commanded joints [rad/s or m/s]."""
+        return state.joint_velocity[self.state_index]
 
     def _clamp_effort(
-        self, value: FloatArray, previous: FloatArray, state: RobotState
+        self, value: FloatArray, previous: FloatArray, state: RobotState, elapsed: float
     ) -> tuple[FloatArray, list[Reason]]:
         reasons: list[Reason] = []
-        value = _bounded(value, -self._effort, self._effort, Reason.EFFORT_LIMIT, reasons)
-        value = self._slewed(value, previous, Reason.EFFORT_LIMIT, reasons)
-        position = self._position(state)
+        value = _bounded(value, -self.effort, self.effort, Reason.EFFORT_LIMIT, reasons)
+        value = self._slewed(value, previous, elapsed, Reason.EFFORT_LIMIT, reasons)
+        position = self.position(state)
         # an effort towards a stop fades out over the soft margin before it
         if (position < self._soft_low).any() or (position > self._soft_high).any():
-            room = np.where(value > 0, self._high - position, position - self._low)
+            room = np.where(value > 0, self.high - position, position - self.low)
             fade = np.clip(room / np.maximum(self._margin, 1e-9), 0.0, 1.0)
             value = _changed(value, value * fade, Reason.POSITION_LIMIT, reasons)
-        velocity = state.joint_velocity[self._state_index]
+        velocity = self.velocity(state)
         too_fast = np.abs(velocity) > self._speed
         if too_fast.any():
             further = too_fast & (velocity * value > 0)
@@ -131,23 +156,27 @@ class CommandLimits:
         return value, reasons
 
     def _clamp_position(
-        self, value: FloatArray, previous: FloatArray, state: RobotState
+        self, value: FloatArray, previous: FloatArray, state: RobotState, elapsed: float
     ) -> tuple[FloatArray, list[Reason]]:
         reasons: list[Reason] = []
         value = _bounded(value, self._soft_low, self._soft_high, Reason.POSITION_LIMIT, reasons)
-        value = self._slewed(value, previous, Reason.VELOCITY_LIMIT, reasons)
-        position = self._position(state)
-        # a target further off would ask for more than the largest effort: where the joint is
-        # pushed away the target follows it, however fast
-        low, high = position - self._reach, position + self._reach
-        return _bounded(value, low, high, Reason.EFFORT_LIMIT, reasons), reasons
+        slewed = self._slewed(value, previous, elapsed, Reason.VELOCITY_LIMIT, reasons)
+        reached = self.within_reach(slewed, state, soft=True)
+        if (reached == slewed).all():
+            return slewed, reasons
+        reasons.append(Reason.EFFORT_LIMIT)
+        # where the joint is pushed away the target follows it, but no faster than it may move
+        return self.slewed(reached, previous, elapsed), reasons
 
     def _slewed(
-        self, value: FloatArray, previous: FloatArray, reason: Reason, reasons: list[Reason]
+        self,
+        value: FloatArray,
+        previous: FloatArray,
+        elapsed: float,
+        reason: Reason,
+        reasons: list[Reason],
     ) -> FloatArray:
-        if not self._slews:
-            return value
-        return _bounded(value, previous - self._step, previous + self._step, reason, reasons)
+        return _changed(value, self.slewed(value, previous, elapsed), reason, reasons)
 
 
 def _bounded(
@@ -160,6 +189,6 @@ def _bounded(
 def _changed(
     before: FloatArray, after: FloatArray, reason: Reason, reasons: list[Reason]
 ) -> FloatArray:
-    if (before != after).any():
+    if before is not after and (before != after).any():
         reasons.append(reason)
     return after

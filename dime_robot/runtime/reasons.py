@@ -36,6 +36,16 @@ class Reason(str, Enum):
     COMMAND_CONFLICT = "command_conflict"
     LISTENER_LOST = "listener_lost"
     ESTOP = "estop"
+    RATE_OFF = "rate_off"
+    OBSERVATION_JUMP = "observation_jump"
+    OBSERVATION_FROZEN = "observation_frozen"
+    STATE_CONFLICT = "state_conflict"
+    SECOND_PUBLISHER = "second_publisher"
+    RIVAL_PUBLISHER = "rival_publisher"
+    TYPE_MISMATCH = "type_mismatch"
+    CLOCK_WENT_BACK = "clock_went_back"
+    SELF_LATE = "self_late"
+    SELF_STALLED = "self_stalled"
 
 
 FIRST_ANSWER: dict[Reason, Rung] = {
@@ -45,18 +55,28 @@ FIRST_ANSWER: dict[Reason, Rung] = {
     Reason.JOINTS_REORDERED: Rung.RUN,  # followed by name
     Reason.COMMAND_VELOCITY_LOST: Rung.RUN,  # the policy is asked to stand still
     Reason.CLOCK_AHEAD: Rung.RUN,
+    Reason.RATE_OFF: Rung.RUN,
+    Reason.SECOND_PUBLISHER: Rung.RUN,
+    Reason.RIVAL_PUBLISHER: Rung.RUN,
+    Reason.TYPE_MISMATCH: Rung.RUN,
+    Reason.SELF_LATE: Rung.RUN,  # the command ramps from the measured pose
     Reason.OBSERVATION_STALE: Rung.HOLD,
     Reason.OBSERVATION_NAN: Rung.HOLD,
     Reason.JOINT_MISSING: Rung.HOLD,
     Reason.IMU_STALE: Rung.HOLD,
     Reason.ACTION_NAN: Rung.HOLD,
+    Reason.OBSERVATION_JUMP: Rung.HOLD,
+    Reason.STATE_CONFLICT: Rung.HOLD,
     Reason.OBSERVATION_OUT_OF_RANGE: Rung.DAMP,
+    Reason.OBSERVATION_FROZEN: Rung.DAMP,
     Reason.WRONG_RATE: Rung.DAMP,
     Reason.OVERRUN: Rung.DAMP,
     Reason.TILT: Rung.STOP,
     Reason.COMMAND_CONFLICT: Rung.STOP,
     Reason.LISTENER_LOST: Rung.STOP,
     Reason.ESTOP: Rung.STOP,
+    Reason.CLOCK_WENT_BACK: Rung.STOP,
+    Reason.SELF_STALLED: Rung.STOP,
 }
 # a state with one of these is not shown to the policy, nor used to damp
 UNUSABLE = frozenset(
@@ -64,6 +84,9 @@ UNUSABLE = frozenset(
         Reason.OBSERVATION_STALE,
         Reason.OBSERVATION_NAN,
         Reason.OBSERVATION_OUT_OF_RANGE,
+        Reason.OBSERVATION_JUMP,
+        Reason.OBSERVATION_FROZEN,
+        Reason.STATE_CONFLICT,
         Reason.JOINT_MISSING,
         Reason.IMU_STALE,
     }

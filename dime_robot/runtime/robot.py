@@ -8,6 +8,7 @@ never loosen it.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -37,6 +38,23 @@ class StateInput(Frozen):
     same_clock: bool = Field(
         True, description="its stamps and our clock agree; else only the stamps' progress counts"
     )
+    resolution: float = Field(
+        2 * math.pi / 4096,
+        ge=0,
+        description="smallest step of a joint's encoder [rad or m]; for the check of frozen values",
+    )
+    dead_band: float = Field(
+        0.02,
+        ge=0,
+        description="how far a command may move before a joint has to follow: backlash, friction"
+        " [rad or m]; for the check of frozen values",
+    )
+    frozen_after: Annotated[float, at_most(60, "s", "ms")] = Field(
+        0.5,
+        gt=0,
+        description="values that stay the same to the last bit for so long, while commands moved,"
+        " are frozen [s]",
+    )
 
 
 class ImuInput(Frozen):
@@ -44,6 +62,9 @@ class ImuInput(Frozen):
 
     topic: Topic = "imu"
     max_age: Age = Field(gt=0, description="older readings are stale [s]")
+    max_rate: Annotated[float, at_least(1, "rad/s", "rev/s")] = Field(
+        35.0, gt=0, description="largest angular velocity that the gyro can show [rad/s]"
+    )
 
 
 class VelocityInput(Frozen):
@@ -52,6 +73,11 @@ class VelocityInput(Frozen):
     topic: Topic = "cmd_vel"
     timeout: Annotated[float, at_most(60, "s", "ms")] = Field(
         gt=0, description="after it the policy is asked to stand still [s]"
+    )
+    second_publisher: Literal["warn", "refuse"] = Field(
+        "warn",
+        description="what two publishers of the velocity do: a warning, or activation is refused"
+        " and while running the robot is asked to stand still",
     )
     limits: dict[str, Speed] = Field(description="axis -> largest magnitude [m/s, rad/s]")
     lowest: dict[str, float] = Field(
@@ -97,6 +123,12 @@ class CommandOutput(Frozen):
         gt=0,
         description="after so long without a command the robot itself goes safe [s]: mandatory,"
         " since nothing here can act once this process or the network is gone",
+    )
+    listener: str | None = Field(
+        None,
+        pattern=r"^/?[A-Za-z_]\w*(/[A-Za-z_]\w*)*$",
+        description="node that takes the commands, fully qualified or in the policy node's"
+        " namespace; none: every subscriber that is no known tool counts",
     )
     limits: dict[str, Speed] = Field(
         default_factory=dict, description="twist only: axis -> largest speed [m/s, rad/s]"
@@ -145,6 +177,51 @@ class SafetyConfig(Frozen):
         None, gt=0, lt=180, description="[degrees]; needs an imu"
     )
     consecutive_misses: int = Field(3, gt=0, description="late commands in a row that are too many")
+    consecutive_jumps: int = Field(
+        3, gt=0, description="implausible readings in a row that are no glitch any more"
+    )
+    may_go_limp: bool | None = Field(
+        None,
+        description="effort interface, mandatory there: may its joints go without effort? false:"
+        " it carries a load against gravity, and is never sent to 0",
+    )
+    rest_timeout: float = Field(
+        5.0, gt=0, le=60, description="longest time the way to rest is commanded at the end [s]"
+    )
+    rest_speed: float = Field(
+        0.05, gt=0, description="slower joints are at rest [rad/s or m/s]; effort interface"
+    )
+    rest_fade: float = Field(
+        0.3,
+        ge=0,
+        le=10,
+        description="time in which the damping fades out once the joints are slow [s]; effort"
+        " interface that may go limp",
+    )
+
+
+class ActivationConfig(Frozen):
+    """What the robot has to look like before a policy may begin: near where training began."""
+
+    position_error: float | None = Field(
+        None,
+        gt=0,
+        description="largest distance of a commanded joint from its default position, or of all"
+        " from their safe positions [rad or m]; none: 0.3 rad (a tenth of a prismatic joint's"
+        " range) for a position interface, anything for others",
+    )
+    tilt: Annotated[float, at_least(2, "degrees", "rad")] | None = Field(
+        None, gt=0, lt=180, description="largest [degrees]; none: half of safety.tilt_limit"
+    )
+    speed: float | None = Field(
+        None,
+        gt=0,
+        description="largest of any joint [rad/s or m/s]; none: 1 for a position interface, any"
+        " for others",
+    )
+    listener_timeout: float = Field(
+        2.0, gt=0, le=60, description="how long to wait until the listener is matched [s]"
+    )
 
 
 class RobotConfig(Frozen):
@@ -157,6 +234,7 @@ class RobotConfig(Frozen):
     command_velocity: VelocityInput | None = None
     command: CommandOutput
     safety: SafetyConfig
+    activation: ActivationConfig = ActivationConfig()
 
     @model_validator(mode="after")
     def _names_agree(self) -> RobotConfig:
@@ -177,8 +255,18 @@ class RobotConfig(Frozen):
                 f"safety.recover: expected at least two readings, {2 / self.state.rate:g} s, got"
                 f" {self.safety.recover:g} s: a trouble in every second reading would never end"
             )
-        if self.safety.tilt_limit is not None and self.imu is None:
-            raise ValueError("safety.tilt_limit: expected an imu section that measures it")
+        for where, tilt in (
+            ("safety.tilt_limit", self.safety.tilt_limit),
+            ("activation.tilt", self.activation.tilt),
+        ):
+            if tilt is not None and self.imu is None:
+                raise ValueError(f"{where}: expected an imu section that measures it")
+        if self.command.interface == "effort" and self.safety.may_go_limp is None:
+            raise ValueError(
+                "safety.may_go_limp: expected true or false for an effort interface, got none: may"
+                " the joints go without effort when the policy ends? false where they carry a load"
+                " against gravity"
+            )
         return self
 
     def joint(self, name: str) -> RobotJoint:
@@ -238,7 +326,7 @@ def require_compatible(spec: PolicySpec, robot: RobotConfig) -> None:
         InputError: with a code; see docs/robot.md.
     """
     known = {joint.name for joint in robot.joints}
-    needed = [joint.name for joint in spec.joints]
+    needed = [*(joint.name for joint in spec.joints), *spec.held_joints]
     missing = [name for name in needed if name not in known]
     if missing:
         raise InputError(
@@ -268,7 +356,9 @@ def require_compatible(spec: PolicySpec, robot: RobotConfig) -> None:
             code="sensors",
         )
     for joint in spec.joints:
-        require_joint_fits(robot.joint(joint.name), robot.name, joint, spec.action)
+        require_joint_fits(
+            robot.joint(joint.name), robot.name, joint, spec.action, robot.safety.may_go_limp
+        )
     for axis in spec.action_joints if spec.action.kind == "twist" else ():
         if axis not in robot.command.limits:
             raise InputError(

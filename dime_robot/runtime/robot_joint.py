@@ -32,6 +32,11 @@ class RobotJoint(Frozen):
         description="damp of an effort interface: -damping * velocity [N m s/rad or N s/m]; 0"
         " lets the joint coast",
     )
+    holding_effort: float | None = Field(
+        None,
+        description="effort that about carries the load, for the time without a velocity to damp"
+        " [N m or N]; needed where safety.may_go_limp is false",
+    )
     safe_position: float | None = Field(None, description="damp of a position interface goes here")
 
     @property
@@ -41,6 +46,12 @@ class RobotJoint(Frozen):
 
     @model_validator(mode="after")
     def _limits_are_ordered(self) -> RobotJoint:
+        effort, holding = self.effort_limit, self.holding_effort
+        if holding is not None and (effort is None or abs(holding) > effort):
+            raise ValueError(
+                f"joint {self.name}: expected holding_effort within effort_limit = {effort}, got"
+                f" {holding:g}"
+            )
         if self.position_limits is None:
             return self
         low, high = self.position_limits
@@ -59,7 +70,9 @@ class RobotJoint(Frozen):
         return self
 
 
-def require_joint_fits(ours: RobotJoint, robot: str, joint: Joint, action: Action) -> None:
+def require_joint_fits(
+    ours: RobotJoint, robot: str, joint: Joint, action: Action, may_go_limp: bool | None
+) -> None:
     """Refuse what a policy was not made for.
 
     Args:
@@ -67,6 +80,7 @@ def require_joint_fits(ours: RobotJoint, robot: str, joint: Joint, action: Actio
         robot: whose it is.
         joint: the contract's.
         action: what the policy commands.
+        may_go_limp: of the robot's safety section.
 
     Raises:
         InputError: with code limits.
@@ -109,6 +123,12 @@ def require_joint_fits(ours: RobotJoint, robot: str, joint: Joint, action: Actio
         raise InputError(
             f"joint {joint.name}: expected a damping of robot {robot}, the answer to most"
             " faults (0 lets the joint coast)",
+            code="limits",
+        )
+    if action.kind == "effort" and may_go_limp is False and ours.holding_effort is None:
+        raise InputError(
+            f"joint {joint.name}: expected a holding_effort of robot {robot}, since"
+            " safety.may_go_limp is false: what carries the load where no velocity can be trusted",
             code="limits",
         )
     if action.kind == "position" and ours.safe_position is None:

@@ -21,6 +21,7 @@ import numpy as np
 from dime_robot.runtime.limits import CommandLimits
 from dime_robot.runtime.observation import projected_gravity
 from dime_robot.runtime.reasons import FIRST_ANSWER, UNUSABLE, Reason, Rung
+from dime_robot.runtime.rest import Rest, RestReached
 from dime_robot.runtime.robot import RobotConfig
 from dime_robot.runtime.spec import IMU_TERMS, FloatArray, PolicySpec
 from dime_robot.runtime.state import JointCommand, RobotState
@@ -28,14 +29,16 @@ from dime_robot.runtime.state import JointCommand, RobotState
 SPEED_TOLERANCE = 1.5  # measured over permitted speed that no sensor should show
 RANGE_TOLERANCE = 0.02  # share of the range by which a reading may pass a hard stop
 UNIT = (0.5, 2.0)  # norm of an orientation; a driver that has none sends zeros
+FAR = 1e5  # [rad or m] of a joint without stops: beyond it float32 shows no motion any more
 
 
 class Decision(NamedTuple):
     """What is sent, how it came about, and why."""
 
-    command: JointCommand
+    command: JointCommand  # where it is not `sent`: the one before
     rung: Rung
     reasons: tuple[Reason, ...] = ()
+    sent: bool = True  # False: nothing may be sent, the robot's own time-out has to act
 
 
 class SafetyFilter:
@@ -51,11 +54,9 @@ class SafetyFilter:
         self.rung = Rung.STOP  # until armed
         self.cause: tuple[Reason, ...] = ()  # of the last hold, damp or stop
         self._config = robot.safety
+        self.rest = Rest(self.limits, robot)
         self._names = [joint.name for joint in spec.joints]
-        self._low, self._high = (
-            np.full(len(self._names), -np.inf),
-            np.full(len(self._names), np.inf),
-        )
+        self._low, self._high = np.full(len(self._names), -FAR), np.full(len(self._names), FAR)
         self._speed = np.empty(len(self._names))
         for i, name in enumerate(self._names):
             joint = robot.joint(name)
@@ -65,12 +66,20 @@ class SafetyFilter:
                 slack = RANGE_TOLERANCE * (high - low)
                 self._low[i], self._high[i] = low - slack, high + slack
         self._steered = spec.needs("command_velocity")
-        self._turning = not np.isfinite(self._high).all()  # some joint turns freely
+        self._gyro = robot.imu.max_rate if robot.imu is not None else np.inf
         self._needs_imu = spec.needs(*IMU_TERMS) or self._config.tilt_limit is not None
         tilt = self._config.tilt_limit
         self._cos_tilt = -2.0 if tilt is None else math.cos(math.radians(tilt))
         count = len(self.limits.names)
-        self._sent: FloatArray | None = None  # until armed for the first time
+        self._sent: FloatArray | None = None  # until armed, and again after the way out
+        self._sent_at: float | None = None  # steady time [s]; None: nothing was sent yet
+        self._newest: RobotState | None = None  # that could be trusted
+        self._defaults = np.array(
+            [spec.joint(name).default_position for name in self.limits.names]
+            if self.limits.kind == "position"
+            else np.zeros(count)
+        )
+        self._ramp = robot.safety.ramp  # length of the present one [s]
         self._ramp_from: FloatArray = np.zeros(count)
         self._ramp_began = 0.0
         self._trouble_began: float | None = None
@@ -91,8 +100,8 @@ class SafetyFilter:
         if not plausible.all():  # nor is a NaN
             finite = np.isfinite(position).all() and np.isfinite(velocity).all()
             found.append(Reason.OBSERVATION_OUT_OF_RANGE if finite else Reason.OBSERVATION_NAN)
-        elif self._turning and not np.isfinite(position).all():
-            found.append(Reason.OBSERVATION_NAN)  # infinity is within no limits at all
+        elif self.limits.is_beyond_reach(state):
+            found.append(Reason.OBSERVATION_OUT_OF_RANGE)
         if self._needs_imu:
             if state.orientation is None or state.angular_velocity is None:
                 found.append(Reason.IMU_STALE)
@@ -102,6 +111,8 @@ class SafetyFilter:
                 and UNIT[0] < np.linalg.norm(state.orientation) < UNIT[1]
             ):
                 found.append(Reason.OBSERVATION_NAN)
+            elif np.abs(state.angular_velocity).max() > self._gyro:
+                found.append(Reason.OBSERVATION_OUT_OF_RANGE)
             elif -projected_gravity(state.orientation)[2] < self._cos_tilt:
                 found.append(Reason.TILT)
         asked = state.command_velocity
@@ -109,8 +120,43 @@ class SafetyFilter:
             found.append(Reason.OBSERVATION_NAN)
         return found
 
+    def describe(self, state: RobotState) -> str:
+        """What is wrong with a reading, as a phrase that names it; empty: nothing."""
+        position, velocity = state.joint_position, state.joint_velocity
+        for values, what in ((position, "position"), (velocity, "velocity")):
+            lacking = [n for n, v in zip(self._names, values, strict=True) if not np.isfinite(v)]
+            if lacking:
+                return f"no finite {what} of {', '.join(lacking[:6])}"
+        for i, name in enumerate(self._names):
+            if not self._low[i] <= position[i] <= self._high[i]:
+                return f"{name} reads {position[i]:.4g}, beyond its stops"
+            if abs(velocity[i]) > self._speed[i]:
+                return (
+                    f"{name} reads a velocity of {velocity[i]:.4g}, up to {self._speed[i]:g} is"
+                    " possible"
+                )
+        if self.limits.is_beyond_reach(state):
+            return "a joint stands so far beyond a stop that no target within reach is allowed"
+        if not self._needs_imu:
+            return ""
+        if state.orientation is None or state.angular_velocity is None:
+            return "no reading of the imu yet"
+        if not np.isfinite(state.orientation).all():
+            return "the imu gives no orientation: orientation_covariance[0] is -1, or NaN"
+        if not np.isfinite(state.angular_velocity).all():
+            return "the imu gives no angular velocity: its covariance[0] is -1, or NaN"
+        norm = float(np.linalg.norm(state.orientation))
+        if not UNIT[0] < norm < UNIT[1]:
+            return f"the imu's orientation has a norm of {norm:.3g}, expected a unit quaternion"
+        fastest = float(np.abs(state.angular_velocity).max())
+        if fastest > self._gyro:
+            return f"the imu reads {fastest:.4g} rad/s, imu.max_rate is {self._gyro:g}"
+        if -projected_gravity(state.orientation)[2] < self._cos_tilt:
+            return f"the base is tilted by {tilt_of(state.orientation):.0f} degrees"
+        return ""
+
     def arm(self, now: float, state: RobotState) -> None:
-        """Permit commands, beginning at the measured pose (twist: at the speed last sent).
+        """Permit commands: a ramp from the measured pose (effort, twist: from the last command).
 
         Raises:
             ValueError: the state has a problem.
@@ -121,9 +167,33 @@ class SafetyFilter:
             raise ValueError(f"expected a state without a problem to arm at, got {names}")
         self.rung, self.cause = Rung.RUN, ()
         self._trouble_began = None
-        if self._sent is None or self.limits.kind != "twist":
-            self._sent = self.limits.start(state)
+        self._newest = state
+        self.rest.restart()
+        if self._sent is None:
+            self._sent, self._sent_at = self.limits.start(state), None
         self._begin_ramp(now)
+        if self.limits.kind == "position":
+            self._ramp_from = self.limits.start(state)
+            way = np.abs(self._defaults - self._ramp_from)
+            slowest = way / (self.limits.slew * self._config.safe_speed)
+            if self._config.ramp > 0:  # 0: the robot's file wants none
+                self._ramp = max(self._config.ramp, float(slowest.max()))
+
+    def resume(self, now: float, state: RobotState, gap: float) -> None:
+        """Go on after this process did not run for `gap` [s]: a ramp from the measured pose.
+
+        It lasts as long as the gap did. A whole activation ramp would leave a walking robot
+        without its policy for longer than it can stand that.
+        """
+        assert self._sent is not None
+        self._begin_ramp(now)
+        if self.limits.kind == "position":
+            self._ramp_from = self.limits.start(state)
+        self._ramp = gap
+
+    def disarm(self) -> None:
+        """The way out has ended: the next activation begins anew."""
+        self.rung, self._sent, self._sent_at, self._newest = Rung.STOP, None, None, None
 
     def trip(self, reason: Reason) -> None:
         """Stop at the next step, and stay stopped."""
@@ -161,46 +231,80 @@ class SafetyFilter:
             found.append(Reason.OBSERVATION_STALE)
         elif wanted is None and not self.latched and not _serious(found):
             found.append(Reason.ACTION_NAN)  # nobody gave one
-        trusted = None if unusable else state
+        trusted = self._trusted(state, found)
         before = self.rung
         self.rung = self._climb(now, found)
         if before >= Rung.DAMP > self.rung:
             self._begin_ramp(now)
+        elapsed = self.limits.elapsed(self._sent_at, now)
+        value: FloatArray | None
         if self.rung >= Rung.DAMP:
-            value = self.limits.rest(self._sent, trusted)
-        elif trusted is None:
+            value = self.rest.step(now, elapsed, self._sent, trusted, self._newest)
+        elif trusted is None or unusable:
             value = self._sent
         else:
+            self.rest.restart()
             held = self.rung == Rung.HOLD or wanted is None
             aim = self._sent if wanted is None or held else self._ramped(now, wanted.value)
-            value, clamped = self.limits.clamp(aim, self._sent, trusted)
+            value, clamped = self.limits.clamp(aim, self._sent, trusted, elapsed)
             found += clamped
             if clamped and not held:
                 self.rung = Rung.CLAMP
-        if not np.isfinite(value).all():  # the last line: nothing above should let this through
-            self.rung = Rung.STOP
+        if value is not None and not np.isfinite(value).all():
+            self.rung = Rung.STOP  # the last line: nothing above should let this through
             found.append(Reason.OBSERVATION_NAN)
-            value = self.limits.rest(self._sent, None)
-        value.setflags(write=False)  # it may be held: nobody may change it
-        self._sent = value
+            value = self.rest.step(now, elapsed, self._sent, None, None)
         if self.rung >= Rung.HOLD and not (before == Rung.STOP and self.cause):
             self.cause = tuple(r for r in found if FIRST_ANSWER[r] >= Rung.HOLD) or self.cause
         reasons = self.cause if self.latched else tuple(found)
-        return Decision(
-            JointCommand(self.limits.names, value, self.limits.kind), self.rung, reasons
-        )
+        if self.rung >= Rung.HOLD and not reasons:
+            reasons = self.cause  # it recovers from this
+        return self._decision(now, value, reasons)
 
-    def rest_step(self) -> tuple[JointCommand, bool]:
-        """One step to rest where the process is about to end; True when it has arrived.
+    def leave(
+        self, now: float, state: RobotState | None, problems: Sequence[Reason] = ()
+    ) -> tuple[Decision, RestReached | None]:
+        """One step of the way out, and how it ended; arguments as in `step`.
 
         Raises:
             ValueError: it was never armed.
         """
         if self._sent is None:
             raise ValueError("a filter that was never armed has nothing to bring to rest")
-        self._sent = self.limits.rest(self._sent, None)
+        trusted = self._trusted(state, list(problems))
+        elapsed = self.limits.elapsed(self._sent_at, now)
+        value, reached = self.rest.leave(now, elapsed, self._sent, trusted, self._newest)
+        self.rung = Rung.STOP
+        return self._decision(now, value, tuple(problems)), reached
+
+    def _trusted(self, state: RobotState | None, found: list[Reason]) -> RobotState | None:
+        """The reading, if a robot may be damped by it; the newest of these is kept."""
+        if state is None:
+            return None
+        doubts = UNUSABLE.intersection(found)
+        if doubts and (doubts != {Reason.OBSERVATION_OUT_OF_RANGE} or not self._plausible(state)):
+            return None
+        if not doubts and not np.isfinite(state.joint_velocity).all():
+            return None
+        self._newest = state
+        return state
+
+    def _plausible(self, state: RobotState) -> bool:
+        """Beyond what the policy may see, but within what a sensor can show?"""
+        position, speed = state.joint_position, np.abs(state.joint_velocity)
+        inside = (position >= self._low) & (position <= self._high) & (speed <= self._speed)
+        return bool(inside.all())
+
+    def _decision(
+        self, now: float, value: FloatArray | None, reasons: tuple[Reason, ...]
+    ) -> Decision:
+        assert self._sent is not None
+        sent = value is not None
+        if value is not None:
+            value.setflags(write=False)  # it may be held: nobody may change it
+            self._sent, self._sent_at = value, now
         command = JointCommand(self.limits.names, self._sent, self.limits.kind)
-        return command, self.limits.at_rest(self._sent)
+        return Decision(command, self.rung, reasons, sent)
 
     def _climb(self, now: float, problems: list[Reason]) -> Rung:
         """Where on the ladder this step stands."""
@@ -227,14 +331,21 @@ class SafetyFilter:
     def _begin_ramp(self, now: float) -> None:
         assert self._sent is not None
         self._ramp_began, self._ramp_from = now, self._sent
+        self._ramp = self._config.ramp
 
     def _ramped(self, now: float, value: FloatArray) -> FloatArray:
-        """Between the pose at activation and the policy's, over `safety.ramp`."""
+        """Between the pose at activation and the policy's, over the ramp's length."""
         elapsed = now - self._ramp_began
-        if elapsed >= self._config.ramp:
+        if elapsed >= self._ramp:
             return value
-        share = elapsed / self._config.ramp
+        share = elapsed / self._ramp
         return self._ramp_from + share * (value - self._ramp_from)
+
+
+def tilt_of(orientation: FloatArray) -> float:
+    """Angle between the base's vertical axis and the world's [degrees]; `orientation` w x y z."""
+    upright = float(np.clip(-projected_gravity(orientation)[2], -1.0, 1.0))
+    return math.degrees(math.acos(upright))
 
 
 def _serious(problems: list[Reason]) -> bool:

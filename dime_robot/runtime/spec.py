@@ -191,6 +191,11 @@ class PolicySpec(Frozen):
     joints: tuple[Joint, ...] = ()
     observation: tuple[ObservationTerm, ...] = Field(min_length=1)
     action: Action
+    held_joints: dict[str, float] = Field(
+        default_factory=dict,
+        description="joints of the robot that something else held while the policy was trained ->"
+        " position [rad or m]; a robot whose joints are elsewhere is not commanded",
+    )
 
     @model_validator(mode="after")
     def _names_agree(self) -> PolicySpec:

@@ -25,6 +25,11 @@ class Wiring:
     def __init__(self, spec: PolicySpec, robot: RobotConfig) -> None:
         joints = [robot.joint(joint.name) for joint in spec.joints]
         self._wire_names = [joint.wire for joint in joints]
+        self._held_names = [robot.joint(name).wire for name in spec.held_joints]
+        held = [robot.joint(name) for name in spec.held_joints]
+        self._held_sign = np.array([float(joint.sign) for joint in held])
+        self._held_offset = np.array([joint.offset for joint in held])
+        self._needed = frozenset(self._wire_names)
         self._sign = np.array([float(joint.sign) for joint in joints])
         self._offset = np.array([joint.offset for joint in joints])
         # nothing to turn or shift: a multiplication less on the way of every reading
@@ -68,6 +73,20 @@ class Wiring:
         self._index = np.array([listed.index(name) for name in self._wire_names], dtype=np.intp)
         self._names = listed
         return changed
+
+    def concerns(self, names: Sequence[str]) -> bool:
+        """Is any joint of the policy in a message with these names? A gripper's has none."""
+        return names == self._names or not self._needed.isdisjoint(names)
+
+    def held(self, wire: FloatArray) -> FloatArray | None:
+        """Positions of the contract's held joints in its order [rad or m]; None: it has none."""
+        if not self._held_names:
+            return None
+        assert self._names is not None
+        rows = [self._names.index(n) if n in self._names else -1 for n in self._held_names]
+        values = np.array([wire[row] if row >= 0 else np.nan for row in rows])
+        held: FloatArray = self._held_sign * (values - self._held_offset)
+        return held
 
     def positions(self, wire: FloatArray) -> FloatArray:
         """Positions of a message that `follow` accepted, in policy order [rad or m]."""

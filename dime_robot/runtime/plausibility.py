@@ -1,0 +1,147 @@
+"""ReadingCheck: can this reading follow the one before, and does it follow the commands?
+
+Pure: stamps are handed in. A single impossible reading is rejected; several in a row are no glitch
+but an encoder that slipped or a second robot on the topic, and stay a fault until `restart`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from dime_robot.runtime.robot import RobotConfig
+from dime_robot.runtime.safety import SPEED_TOLERANCE
+from dime_robot.runtime.spec import FloatArray, PolicySpec
+
+JUMP_SLACK = 0.05  # [rad or m] of a reading that noise and coarse encoders explain
+TURN_SLACK = 0.1  # [rad] of an orientation
+FROZEN_MULTIPLE = 5.0  # of resolution and dead band, that a command moves without any answer
+FROZEN_EFFORT = 0.2  # share of the effort limit that an effort varies by without any answer
+
+
+class ReadingCheck:
+    """Jumps and frozen values.
+
+    Args:
+        spec: the policy's contract.
+        robot: the machine, found compatible.
+    """
+
+    def __init__(self, spec: PolicySpec, robot: RobotConfig) -> None:
+        self._names = [joint.name for joint in spec.joints]
+        joints = [robot.joint(name) for name in self._names]
+        self._speed = SPEED_TOLERANCE * np.array([joint.velocity_limit for joint in joints])
+        self._turning = np.array(
+            [
+                joint.type == "revolute" and own.position_limits is None
+                for joint, own in zip(spec.joints, joints, strict=True)
+            ]
+        )
+        self._least = 0.5 / robot.state.rate  # [s]: stamps of a burst tell no speed
+        self._many = robot.safety.consecutive_jumps
+        self._gyro = SPEED_TOLERANCE * (robot.imu.max_rate if robot.imu else np.inf)
+        self._frozen_after = robot.state.frozen_after
+        self._kind = spec.action.kind
+        # what a command has to move by before the joints must have moved [N m, N, rad, m]
+        threshold = FROZEN_MULTIPLE * (robot.state.resolution + robot.state.dead_band)
+        self._threshold = np.full(len(spec.action_joints), threshold)
+        if self._kind == "effort":
+            limits = [robot.joint(name).effort_limit or np.inf for name in spec.action_joints]
+            self._threshold = FROZEN_EFFORT * np.array(limits)
+        self.restart()
+
+    def restart(self) -> None:
+        """Take the next reading for good."""
+        self.broken = ""  # why readings are not believed any more; empty: they are
+        self._position: FloatArray | None = None  # of the last reading that was believed
+        self._stamp = self._orientation_stamp = 0.0
+        self._orientation: FloatArray | None = None
+        self._rejected = 0
+        self._same: bytes | None = None  # the joints' values, while they stay the same
+        self._same_since = 0.0
+        self._low: FloatArray | None = None  # of the commands since then
+        self._high: FloatArray | None = None
+        self._travel, self._commanded_at = np.zeros(len(self._threshold)), 0.0
+
+    def jump(self, position: FloatArray, stamp: float) -> str:
+        """Why positions cannot follow those before, as a phrase; empty: they can.
+
+        Args:
+            position: in policy order, shape (n_joints,) [rad or m].
+            stamp: when it was measured [s].
+        """
+        if self._position is None or not np.isfinite(position).all():
+            if self._position is None and np.isfinite(position).all():
+                self._position, self._stamp = position, stamp
+            return ""  # what is not finite has its own fault
+        change = position - self._position
+        change = np.where(self._turning, np.remainder(change + np.pi, 2 * np.pi) - np.pi, change)
+        elapsed = max(stamp - self._stamp, self._least)
+        excess = np.abs(change) - self._speed * elapsed - JUMP_SLACK
+        if not (excess > 0).any():
+            self._position, self._stamp, self._rejected = position, stamp, 0
+            return ""
+        worst = int(excess.argmax())
+        why = (
+            f"{self._names[worst]} jumped by {abs(change[worst]):.3g} within {elapsed:.3g} s, where"
+            f" {self._speed[worst]:g} per second is possible"
+        )
+        return self._reject(why)
+
+    def turn(self, orientation: FloatArray, stamp: float) -> str:
+        """The same for the base's orientation, shape (4,), w x y z."""
+        norm = float(np.linalg.norm(orientation))
+        if not 0.5 < norm < 2:  # has its own fault
+            return ""
+        if self._orientation is not None:
+            cosine = min(1.0, abs(float(orientation @ self._orientation)) / norm)
+            angle = 2 * float(np.arccos(cosine))
+            elapsed = max(stamp - self._orientation_stamp, self._least)
+            if angle > self._gyro * elapsed + TURN_SLACK:
+                return self._reject(
+                    f"the imu turned by {angle:.3g} rad within {elapsed:.3g} s, where"
+                    f" {self._gyro:g} rad/s are possible"
+                )
+        self._orientation, self._orientation_stamp = orientation / norm, stamp
+        return ""
+
+    def _reject(self, why: str) -> str:
+        self._rejected += 1
+        if self._rejected >= self._many:
+            self.broken = f"{why}; {self._rejected} such readings in a row"
+        return why
+
+    def commanded(self, value: FloatArray, now: float) -> None:
+        """Take note of what was sent; shape (n_act,) in SI units, at steady time `now` [s]."""
+        if self._low is None or self._high is None:
+            self._low, self._high = value, value
+        else:
+            self._low, self._high = np.minimum(self._low, value), np.maximum(self._high, value)
+        if self._kind == "twist":
+            elapsed = min(max(now - self._commanded_at, 0.0), self._frozen_after)
+            self._travel = self._travel + np.abs(value) * elapsed
+            self._commanded_at = now
+
+    def frozen(self, position: FloatArray, velocity: FloatArray, now: float) -> str:
+        """Why the joints' values count as frozen, as a phrase; empty: they do not.
+
+        Args:
+            position: shape (n_joints,) [rad or m].
+            velocity: shape (n_joints,) [rad/s or m/s].
+            now: steady time [s].
+        """
+        values = position.tobytes() + velocity.tobytes()
+        if values != self._same:
+            self._same, self._same_since = values, now
+            self._low = self._high = None
+            self._travel = np.zeros(len(self._threshold))
+            return ""
+        lasted = now - self._same_since
+        if lasted < self._frozen_after or self._low is None or self._high is None:
+            return ""
+        moved = self._travel if self._kind == "twist" else self._high - self._low
+        if not (moved > self._threshold).any():
+            return ""
+        return (
+            f"all joints show the same values to the last bit for {lasted:.2f} s, while a command"
+            f" moved by {float((moved / self._threshold).max()):.1f} times what has to move a joint"
+        )

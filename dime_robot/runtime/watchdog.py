@@ -1,0 +1,156 @@
+"""StreamWatchdog: is a stream of readings alive, in order, on one clock, and at its rate?
+
+Pure: every time is handed in. Ages are told twice, by the stamps (the robot's clock) and by the
+time of arrival (this process' steady clock), since either can lie.
+"""
+
+from __future__ import annotations
+
+import math
+from enum import Enum
+
+CLOCK_TOLERANCE = 0.002  # [s] a stamp may lie in our future before it is remarked
+CLOCK_JUMP = 0.5  # [s]: older by more is no reordering, newer by more is no latency
+CONSISTENT = 3  # such stamps in a row are a clock that was set, fewer are strays
+SEGMENT = 0.4  # [s] over which a mean rate is taken, but at least
+SEGMENT_READINGS = 8  # readings
+RATE_WARNING, RATE_SLACK = 0.1, 0.2  # relative error of a mean rate: remarked, and too much
+SEGMENTS = 3  # in a row with too much, all to the same side, are a wrong rate and no hiccup
+
+
+class Arrival(Enum):
+    """What a message is to its stream."""
+
+    NEW = "new"
+    REPEATED = "repeated"  # the same stamp again, or an older one: no reading
+    FUTURE = "future"  # a stray stamp that no clock shows yet
+    WENT_BACK = "went back"  # the robot's clock was set back
+
+
+class StreamWatchdog:
+    """Ages, order, clock and rate of one stream.
+
+    A message counts only if its stamp is newer than the last one's: a driver that repeats itself
+    is as dead as one that is silent.
+
+    Args:
+        max_age: older readings are stale [s].
+        same_clock: stamps and our wall clock agree, so an age can be read off a stamp.
+        rate: expected of the stream [Hz]; None: any.
+    """
+
+    def __init__(self, max_age: float, same_clock: bool = True, rate: float | None = None) -> None:
+        self._max_age, self._same_clock, self._expected = max_age, same_clock, rate
+        self._segment = SEGMENT if rate is None else max(SEGMENT, SEGMENT_READINGS / rate)
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget everything: what comes now may be another life of the robot, on another clock."""
+        self.stamp = -math.inf  # of the newest reading, on the robot's clock [s]
+        self.received = -math.inf  # when it came, on the steady clock [s]
+        self.interval = math.inf  # between the last two stamps [s]
+        self.arrivals = 0  # readings so far
+        self.stray = ""  # what was wrong with the last message's stamp; empty: nothing
+        self._behind = self._ahead = 0  # messages in a row whose stamp lies there
+        self.restart_rate()
+
+    def restart_rate(self) -> None:
+        """Measure the rate anew: this process was stopped, and what it missed is no slowness."""
+        self.rate: float | None = None  # mean over the last segment [Hz]
+        self._segment_from: float | None = None  # the reading that the segment began with [s]
+        self._segment_count = 0
+        self._off_side, self._off_count = 0, 0  # segments in a row that are too slow or too fast
+
+    def arrive(self, stamp: float, received: float, robot_now: float) -> Arrival:
+        """Take note of a message.
+
+        Args:
+            stamp: its own [s, the robot's clock].
+            received: when it came [s, steady].
+            robot_now: the time by our wall clock, for streams on the same clock [s].
+        """
+        if not stamp > self.stamp:  # a NaN is no progress either
+            back = self.stamp - stamp
+            self._behind = self._behind + 1 if back > CLOCK_JUMP else 0
+            self.stray = (
+                f"its stamp {stamp:.3f} s is not newer than {self.stamp:.3f} s before it"
+                if stamp
+                else "its stamp is 0: expected a driver that sets header.stamp"
+            )
+            return Arrival.WENT_BACK if self._behind >= CONSISTENT else Arrival.REPEATED
+        ahead = stamp - robot_now
+        if self._same_clock and ahead > CLOCK_JUMP:
+            self._ahead += 1
+            self.stray = f"its stamp {stamp:.3f} s lies {ahead:.3g} s in the future"
+            if self._ahead < CONSISTENT and not self.is_ahead(robot_now):
+                return Arrival.FUTURE
+        else:
+            self._ahead, self.stray = 0, ""
+        self._behind = 0
+        self.interval = stamp - self.stamp
+        self.stamp, self.received = stamp, received
+        self.arrivals += 1
+        self._count(received)
+        return Arrival.NEW
+
+    def age_by_receipt(self, now: float) -> float:
+        """Since it came, `now` on the steady clock [s]."""
+        return now - self.received
+
+    def age_by_stamp(self, robot_now: float) -> float:
+        """Since it was measured, `robot_now` on the robot's clock [s]; negative: clocks differ."""
+        return robot_now - self.stamp
+
+    def is_stale(self, now: float, robot_now: float) -> bool:
+        """Too old by either measure?"""
+        if self.age_by_receipt(now) > self._max_age:
+            return True
+        return self._same_clock and self.age_by_stamp(robot_now) > self._max_age
+
+    def is_ahead(self, robot_now: float) -> bool:
+        """Does the newest stamp lie in our future?"""
+        return self._same_clock and self.age_by_stamp(robot_now) < -CLOCK_TOLERANCE
+
+    @property
+    def rate_is_off(self) -> bool:
+        """Is the mean rate of the last segment worth a remark?"""
+        return self._error() > RATE_WARNING
+
+    @property
+    def rate_is_wrong(self) -> bool:
+        """Has the mean rate been too slow, or too fast, for SEGMENTS in a row?"""
+        return self._off_count >= SEGMENTS
+
+    @property
+    def rate_is_unusable(self) -> bool:
+        """Is the mean rate of the last segment further off than jitter explains?"""
+        return self._error() > RATE_SLACK
+
+    def describe_rate(self) -> str:
+        """The numbers of the rate, as a phrase."""
+        if self.rate is None or self._expected is None:
+            return "its rate is not known yet"
+        return f"expected {self._expected:g} Hz, got {self.rate:.1f} Hz"
+
+    def _error(self) -> float:
+        if self.rate is None or self._expected is None:
+            return 0.0
+        return abs(self.rate / self._expected - 1)
+
+    def _count(self, received: float) -> None:
+        if self._segment_from is None:
+            self._segment_from, self._segment_count = received, 0
+            return
+        self._segment_count += 1
+        span = received - self._segment_from
+        if span < self._segment:
+            return
+        self.rate = self._segment_count / span
+        self._segment_from, self._segment_count = received, 0
+        if self._expected is None:
+            return
+        side = 0
+        if self._error() > RATE_SLACK:
+            side = 1 if self.rate > self._expected else -1
+        self._off_count = self._off_count + 1 if side and side == self._off_side else abs(side)
+        self._off_side = side

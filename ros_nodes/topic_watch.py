@@ -1,0 +1,174 @@
+"""Who publishes on a topic and who listens: endpoints, and the messages that really come.
+
+An endpoint alone does no harm; a message does. Each message carries its publisher's id, but the
+events executor of rclpy 9.1.2 fails on callbacks that ask for it, so messages are taken by hand
+from a hidden node that no executor knows. It exists only while a topic has a publisher too many.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from rclpy.node import Node
+from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
+
+from dime_robot.runtime.plausibility import JUMP_SLACK
+from dime_robot.runtime.safety import SPEED_TOLERANCE
+
+GID_BYTES = 16  # of a publisher's id that endpoints and messages both show
+WATCH_QOS = QoSProfile(
+    history=HistoryPolicy.KEEP_LAST, depth=50, reliability=ReliabilityPolicy.BEST_EFFORT
+)
+MOST_MESSAGES = 200  # taken at once: a flood must not hold up the control loop
+# nodes that listen to everything and move nothing; rclpy hides names that begin with _
+TOOLS = ("_", "rosbag2", "ros2bag", "foxglove", "rosbridge", "plotjuggler", "rqt", "rviz")
+TOOLS += ("latency_monitor", "mcap", "webviz", "rerun")
+JUDGED_AFTER = 1.0  # [s] of watching two publishers, before it is said what they send
+TALKS = 1.0  # [s] since its last message that a publisher counts as one that sends
+
+
+class Endpoint(NamedTuple):
+    """A publisher or subscriber of a topic."""
+
+    node: str  # fully qualified
+    type: str  # as geometry_msgs/msg/Twist
+    gid: bytes
+
+
+def full_name(namespace: str, name: str) -> str:
+    """A node's fully qualified name."""
+    return f"{namespace.rstrip('/')}/{name}"
+
+
+def endpoints(infos: Sequence[Any]) -> list[Endpoint]:
+    """What rclpy tells of a topic's endpoints."""
+    return [
+        Endpoint(
+            full_name(info.node_namespace, info.node_name),
+            info.topic_type,
+            bytes(info.endpoint_gid)[:GID_BYTES],
+        )
+        for info in infos
+    ]
+
+
+def is_tool(node: str) -> bool:
+    """Is this a node that records or shows, by its fully qualified name?"""
+    return node.rpartition("/")[2].startswith(TOOLS)
+
+
+class TopicWatch:
+    """Takes messages of one topic with their publishers' ids, while it is open.
+
+    Args:
+        owner: whose context and namespace are used.
+        kind: message type.
+        topic: fully resolved.
+    """
+
+    def __init__(self, owner: Node, kind: type, topic: str) -> None:
+        self._owner, self._kind, self.topic = owner, kind, topic
+        self._node: Node | None = None
+        self._subscription: Any = None
+        self.since = 0.0  # when it was opened [s]
+
+    @property
+    def is_open(self) -> bool:
+        """Does it take messages?"""
+        return self._node is not None
+
+    def open(self) -> None:
+        """Begin to take messages."""
+        if self._node is not None:
+            return
+        self._node = Node(
+            f"_{self._owner.get_name()}_watch",
+            namespace=self._owner.get_namespace(),
+            context=self._owner.context,
+            use_global_arguments=False,
+            start_parameter_services=False,
+            enable_rosout=False,
+        )
+        self._subscription = self._node.create_subscription(
+            self._kind, self.topic, lambda _: None, WATCH_QOS
+        )
+        self.since = time.monotonic()
+
+    def close(self) -> None:
+        """Leave the topic."""
+        if self._node is not None:
+            self._node.destroy_node()
+        self._node = self._subscription = None
+
+    def take(self) -> list[tuple[bytes | None, Any]]:
+        """Messages since the last call, with their publishers' ids where rclpy tells them."""
+        found: list[tuple[bytes | None, Any]] = []
+        if self._subscription is None:
+            return found
+        with self._subscription.handle:
+            while len(found) < MOST_MESSAGES:
+                taken = self._subscription.handle.take_message(self._kind, False)
+                if taken is None:
+                    break
+                gid = taken[1].get("publisher_gid")
+                found.append((None if gid is None else bytes(gid["data"])[:GID_BYTES], taken[0]))
+        return found
+
+
+class StatePublishers:
+    """Do two publishers send the joints of the same policy, and do they contradict each other?
+
+    Args:
+        names: the policy's joints as the topic calls them.
+        speed: their largest speeds [rad/s or m/s].
+        turning: which of them turn freely.
+    """
+
+    def __init__(self, names: Sequence[str], speed: np.ndarray, turning: np.ndarray) -> None:
+        self._names, self._speed, self._turning = list(names), SPEED_TOLERANCE * speed, turning
+        self._seen: dict[bytes | None, tuple[float, float, np.ndarray]] = {}
+
+    def restart(self) -> None:
+        """Forget who sent what."""
+        self._seen.clear()
+
+    def take(
+        self, publisher: bytes | None, names: Sequence[str], position: Sequence[float],
+        stamp: float, now: float,
+    ) -> str:  # fmt: skip
+        """Take note of a message; gives how it contradicts another publisher's, as a phrase.
+
+        Args:
+            publisher: its id.
+            names: of the message's joints.
+            position: theirs [rad or m].
+            stamp: of the message [s].
+            now: steady time [s].
+        """
+        given = dict(zip(names, position, strict=False))
+        values = np.array([given.get(name, np.nan) for name in self._names])
+        if np.isnan(values).all():  # a gripper's
+            return ""
+        self._seen[publisher] = (now, stamp, values)
+        for other, (_, their_stamp, theirs) in self._talking(now).items():
+            if other == publisher:
+                continue
+            off = values - theirs
+            off = np.where(self._turning, np.remainder(off + np.pi, 2 * np.pi) - np.pi, off)
+            excess = np.abs(off) - JUMP_SLACK - self._speed * abs(stamp - their_stamp)
+            if (excess > 0).any():  # a joint that only one sends is NaN
+                worst = int(np.nanargmax(excess))
+                return f"they say {values[worst]:.3g} and {theirs[worst]:.3g} of {self._names[worst]}"
+        return ""
+
+    def shared(self, now: float) -> list[str]:
+        """The joints that more than one publisher sends; `now`: steady time [s]."""
+        sent = [np.isfinite(values) for _, _, values in self._talking(now).values()]
+        count = np.sum(sent, axis=0) if sent else np.zeros(len(self._names))
+        return [name for name, times in zip(self._names, count, strict=True) if times > 1]
+
+    def _talking(self, now: float) -> dict[bytes | None, tuple[float, float, np.ndarray]]:
+        return {gid: seen for gid, seen in self._seen.items() if now - seen[0] <= TALKS}
