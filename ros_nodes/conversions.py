@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
 import numpy as np
 from builtin_interfaces.msg import Time
-from geometry_msgs.msg import Twist
+from geometry_msgs.msg import Twist, TwistStamped
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Imu
 from std_msgs.msg import Float64MultiArray
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
-from dime_robot.runtime.robot import CommandOutput
+from dime_robot.runtime.robot import CommandOutput, TwistType
 from dime_robot.runtime.spec import TWIST_AXES, FloatArray
 from dime_robot.runtime.state import JointCommand
 from dime_robot.runtime.wiring import Wiring
 
-CommandMessage: TypeAlias = Float64MultiArray | JointTrajectory | Twist
+TwistMessage: TypeAlias = Twist | TwistStamped
+CommandMessage: TypeAlias = Float64MultiArray | JointTrajectory | TwistMessage
 
 # best effort matches reliable and best-effort publishers; only the newest reading counts
 STATE_QOS = QoSProfile(
@@ -33,6 +34,16 @@ COMMAND_QOS = QoSProfile(
     durability=DurabilityPolicy.VOLATILE,
 )
 COMMAND_TYPES = {"forward": Float64MultiArray, "trajectory": JointTrajectory, "twist": Twist}
+TWIST_TYPES: dict[TwistType, type[TwistMessage]] = {"Twist": Twist, "TwistStamped": TwistStamped}
+TWIST_FRAME = "base_link"  # REP 105: velocities are the base's
+
+
+def command_type(output: CommandOutput) -> type[CommandMessage]:
+    """The message that a robot takes commands as."""
+    if output.kind == "twist":
+        return TWIST_TYPES[output.type]
+    kind: type[CommandMessage] = COMMAND_TYPES[output.kind]
+    return kind
 
 
 def seconds(stamp: Time) -> float:
@@ -69,16 +80,38 @@ def angular_velocity_of(message: Imu) -> FloatArray:
     return np.array([v.x, v.y, v.z])
 
 
-def twist_values(message: Twist) -> FloatArray:
+def twist_of(message: TwistMessage) -> Twist:
+    """The velocities of either type: the very object in the message."""
+    return message.twist if isinstance(message, TwistStamped) else message
+
+
+def twist_values(message: TwistMessage) -> FloatArray:
     """In the order of TWIST_AXES."""
-    return np.array([message.linear.x, message.linear.y, message.angular.z])
+    twist = twist_of(message)
+    return np.array([twist.linear.x, twist.linear.y, twist.angular.z])
+
+
+def write_twist(message: TwistMessage, velocity: Mapping[str, float], now: float) -> None:
+    """Fill a message.
+
+    Args:
+        message: of either type.
+        velocity: axis out of TWIST_AXES -> speed [m/s, rad/s]; 0 for those left out.
+        now: the stamp of a stamped one, on the robot's clock [s].
+    """
+    twist = twist_of(message)
+    twist.linear.x, twist.linear.y, twist.angular.z = (
+        float(velocity.get(axis, 0.0)) for axis in TWIST_AXES
+    )
+    if isinstance(message, TwistStamped):
+        message.header.stamp, message.header.frame_id = stamp_of(now), TWIST_FRAME
 
 
 class CommandWriter:
     """JointCommand -> the one message of this robot, filled anew for every command."""
 
     def __init__(self, output: CommandOutput, wiring: Wiring, period: float) -> None:
-        self.message: CommandMessage = COMMAND_TYPES[output.kind]()
+        self.message: CommandMessage = command_type(output)()
         self._wiring = wiring
         if isinstance(self.message, JointTrajectory):
             self.message.joint_names = list(wiring.command_names)
@@ -87,8 +120,14 @@ class CommandWriter:
             point.time_from_start.sec, point.time_from_start.nanosec = whole, part
             self.message.points = [point]  # stamp 0: begin at once
 
-    def write(self, command: JointCommand) -> CommandMessage:
-        """The message, valid until the next call."""
+    def write(self, command: JointCommand, now: float = 0.0) -> CommandMessage:
+        """The message, valid until the next call.
+
+        Args:
+            command: in the policy's order.
+            now: the stamp of a TwistStamped, on the robot's clock [s]; 0: controllers take the
+                time of its arrival.
+        """
         values = array("d", self._wiring.command(command).tolist())
         if isinstance(self.message, Float64MultiArray):
             self.message.data = values
@@ -96,19 +135,17 @@ class CommandWriter:
             self.message.points[0].positions = values
         else:
             given = dict(zip(self._wiring.command_names, values, strict=True))
-            self.message.linear.x = given.get(TWIST_AXES[0], 0.0)
-            self.message.linear.y = given.get(TWIST_AXES[1], 0.0)
-            self.message.angular.z = given.get(TWIST_AXES[2], 0.0)
+            write_twist(self.message, given, now)
         return self.message
 
 
 def command_values(message: CommandMessage, wiring: Wiring) -> FloatArray | None:
     """The numbers of a command in the order of `wiring.command_names`; None: not for this robot."""
     names = wiring.command_names
-    if isinstance(message, Twist):
+    if isinstance(message, Twist | TwistStamped):
         given = dict(zip(TWIST_AXES, twist_values(message), strict=True))
-        return np.array([given[name] for name in names])
-    if isinstance(message, Float64MultiArray):
+        values = np.array([given[name] for name in names])
+    elif isinstance(message, Float64MultiArray):
         values = np.array(message.data)
     elif message.points and set(message.joint_names) == set(names):
         order = [list(message.joint_names).index(name) for name in names]

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
 from rclpy.node import Node
+from rclpy.parameter import Parameter
 
 from dime_robot.runtime.errors import InputError
 from dime_robot.runtime.noise import NOISE_MODES
 from dime_robot.runtime.policy import PROVIDERS
+from ros_nodes.sim_timeout import ON_TIMEOUT
+from ros_nodes.unknown_parameters import require_known_parameters as require_known_parameters
+from ros_nodes.unknown_parameters import unknown_parameters as unknown_parameters
 
 Parameters = TypeVar("Parameters")
 
@@ -24,9 +31,19 @@ def parameter(
     choices: tuple[str, ...] = (),
     least: float | None = None,
     most: float | None = None,
+    start_only: bool = False,
 ) -> Any:
-    """A field that is a ROS parameter. `choices` for strings, `least` and `most` for numbers."""
-    metadata = {"text": text, "choices": choices, "range": (least, most)}
+    """A field that is a ROS parameter.
+
+    Args:
+        default: its value.
+        text: its description.
+        choices: for strings.
+        least: for numbers.
+        most: for numbers.
+        start_only: read when the node starts, so setting it later would have no effect.
+    """
+    metadata = {"text": text, "choices": choices, "range": (least, most), "start_only": start_only}
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -47,9 +64,15 @@ class PolicyParameters:
         " observation where the robot publishes at the policy's rate",
         ("auto", "observation", "timer"),
     )
-    autostart: str = parameter("configure", "lifecycle at start", ("none", "configure", "activate"))
+    autostart: str = parameter(
+        "configure", "lifecycle at start", ("none", "configure", "activate"), start_only=True
+    )
     activate_timeout: float = parameter(
-        10.0, "autostart:=activate waits so long for the robot [s]", least=0.0, most=3600.0
+        10.0,
+        "autostart:=activate waits so long for the robot [s]",
+        least=0.0,
+        most=3600.0,
+        start_only=True,
     )
     dry_run: bool = parameter(False, "do everything but publish commands")
     budget: float = parameter(
@@ -69,22 +92,50 @@ class PolicyParameters:
         return Path(self.recordings or Path(home) / "dime_robot").expanduser()
 
 
+at_start = partial(parameter, start_only=True)
+
+
 @dataclass(frozen=True)
 class SimParameters:
     """Of sim_node."""
 
-    config: str = parameter("cartpole", "name in sim_configs/, or path of such a file")
-    seed: int = parameter(0, "of the episode's start", least=0, most=2**31)
-    mode: str = parameter(
+    config: str = at_start("cartpole", "name in sim_configs/, or path of such a file")
+    seed: int = at_start(0, "of the episode's start and of the noise", least=0, most=2**31)
+    mode: str = at_start(
         "realtime",
         "realtime: paced by the wall clock; lockstep: waits for every command and serves /clock",
         ("realtime", "lockstep"),
     )
-    state_rate: float = parameter(
+    state_rate: float = at_start(
         0.0, "rate of joint_states [Hz]; 0: the robot's own", least=0.0, most=10_000.0
     )
-    episode_seconds: float = parameter(
+    episode_seconds: float = at_start(
         0.0, "length of an episode [s]; 0: the task's own", least=0.0, most=86_400.0
+    )
+    on_timeout: str = at_start(
+        "damp",
+        "what the robot does by itself once no command came for robot.command.timeout: see"
+        " ros_nodes/sim_timeout.py; lockstep waits for commands and has no time-out",
+        ON_TIMEOUT,
+    )
+    encoder_counts: int = at_start(
+        0,
+        "positions in whole counts, so many a turn of a revolute joint and a metre of a prismatic"
+        " one; 0: exact",
+        least=0,
+        most=2**30,
+    )
+    position_noise: float = at_start(
+        0.0, "standard deviation of joint positions [rad or m]", least=0.0, most=10.0
+    )
+    velocity_noise: float = at_start(
+        0.0, "standard deviation of joint velocities [rad/s or m/s]", least=0.0, most=100.0
+    )
+    imu_noise: float = at_start(
+        0.0,
+        "standard deviation of the imu's angular velocity [rad/s] and orientation [rad]",
+        least=0.0,
+        most=10.0,
     )
     fault: str = parameter("", "a fault to inject, see ros_nodes/sim_faults.py")
 
@@ -93,9 +144,41 @@ class SimParameters:
 class MonitorParameters:
     """Of latency_monitor."""
 
-    node: str = parameter("policy_node", "the node to watch")
-    folder: str = parameter("latency", "where the record, the page and the distribution go")
-    seconds: float = parameter(0.0, "stop by itself after so long; 0: at Ctrl-C", least=0.0)
+    node: str = at_start("policy_node", "the node to watch; relative to the monitor's namespace")
+    folder: str = at_start("latency", "where the record, the page and the distribution go")
+    seconds: float = at_start(0.0, "stop by itself after so long; 0: at Ctrl-C", least=0.0)
+
+
+START_ONLY_OF_ROS = ("use_sim_time", "start_type_description_service")
+
+
+def check_parameters(kind: type, parameters: Sequence[Parameter[Any]]) -> str:
+    """Why values must not be set while a node runs, as one sentence; empty: they may.
+
+    For an on_set_parameters callback: types and ranges are rclpy's own business by then.
+
+    Args:
+        kind: the record of the node's parameters.
+        parameters: name and value of each.
+    """
+    known = {item.name: item.metadata for item in fields(kind)}
+    for given in parameters:
+        metadata = known.get(given.name)
+        if given.name in START_ONLY_OF_ROS or (metadata and metadata["start_only"]):
+            return f"parameter {given.name} is read at start only: restart the node with it"
+        if metadata and (problem := _value_problem(given.name, given.value, metadata)):
+            return problem
+    return ""
+
+
+def _value_problem(name: str, value: Any, metadata: Any) -> str:
+    """What is wrong with a value that has the right type and range; empty: nothing."""
+    choices = metadata["choices"]
+    if choices and value not in choices:
+        return f"parameter {name}: expected one of {', '.join(choices)}, got {value!r}"
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"parameter {name}: expected a finite number, got {value}"
+    return ""
 
 
 def read_parameters(node: Node, kind: type[Parameters]) -> Parameters:
@@ -117,12 +200,8 @@ def read_parameters(node: Node, kind: type[Parameters]) -> Parameters:
                 text = " ".join(str(error).split())
                 raise InputError(f"parameter {name}: {text}", code="parameter") from None
         value = node.get_parameter(name).value
-        choices = item.metadata["choices"]
-        if choices and value not in choices:
-            raise InputError(
-                f"parameter {name}: expected one of {', '.join(choices)}, got {value!r}",
-                code="parameter",
-            )
+        if problem := _value_problem(name, value, item.metadata):
+            raise InputError(problem, code="parameter")
         values[name] = list(value) if hints[name] == list[int] else value
     return kind(**values)
 

@@ -1,35 +1,100 @@
 """Faults a simulated robot can show, named in sim_node's parameter `fault`.
 
-delay:S        states come S seconds late, stamps true
-drop:P         each state is lost with probability P
-freeze_stamp   the stamp stands still, the values go on
-nan:JOINT      the joint's position reads NaN, as ros2_control shows a missing interface
-jump:JOINT:D   the joint's position reads D more (an encoder that slipped) [rad or m]
-spin:JOINT:V   the joint's velocity reads V more [rad/s or m/s]
-permute        the joints come in another order, with their names
-missing:JOINT  the joint is not in the message
-extra          a joint nobody knows is in the message
-no_imu         the imu falls silent
-tilt:DEGREES   the imu reads a base rolled by so much
-die            the process ends at once, like a kernel panic: no goodbye
-fast:K         states come K times as often as they should
+The stream of states:
+
+delay:S         states come S seconds late, stamps true
+drop:P          each JointState is lost with probability P
+rate:K          states come at K times their rate: 2 twice as often, 0.6 slower (`fast:K`: the same)
+bursts:N        N states come together, 2 ms apart, at the right mean rate, stamps true
+stall:S         states pause once, for S seconds
+die             the process ends at once, like a kernel panic: no goodbye
+
+Stamps:
+
+freeze_stamp    the stamp stands still, the values go on
+clock:S         stamps are S seconds off from now on; in lockstep /clock too
+future          one single stamp lies in 2038
+no_stamp        the stamp is never set: 0
+
+Joints:
+
+frozen          a hung driver: all values stay, bit for bit, the imu's too; the stamps go on
+nan:JOINT       the joint's position reads NaN, as ros2_control shows a missing interface
+jump:JOINT:D    the joint's position reads D more (an encoder that slipped) [rad or m]
+glitch:JOINT:D  the same for one single reading a second
+spin:JOINT:V    the joint's velocity reads V more [rad/s or m/s]
+no_velocity     JointState.velocity is empty
+permute         the joints come in another order, with their names
+missing:JOINT   the joint is not in the message
+extra           a joint nobody knows is in the message
+
+Imu:
+
+no_imu          the imu falls silent
+tilt:DEGREES    the imu reads a base rolled by so much
+quaternion      the orientation is 0 0 0 0, as of a driver that never sets it
+no_orientation  orientation_covariance[0] is -1: measures none (REP 145)
+
+In lockstep a state follows each command, so there `rate` and `bursts` change nothing.
 """
 
 from __future__ import annotations
 
 import math
 import os
+from array import array
 from copy import deepcopy
+from typing import NamedTuple
 
 import numpy as np
 from sensor_msgs.msg import Imu, JointState
 
 from dime_robot.runtime.errors import InputError
 from dime_robot.runtime.spec import FloatArray
+from ros_nodes.conversions import seconds
 
-_NUMBERS = {"delay": 1, "drop": 1, "freeze_stamp": 0, "nan": 0, "jump": 1, "spin": 1, "permute": 0}
-_NUMBERS |= {"missing": 0, "extra": 0, "no_imu": 0, "tilt": 1, "die": 0, "fast": 1}
-_WITH_JOINT = ("nan", "jump", "spin", "missing")
+BURST_SPACING = 0.002  # [s] between two states of a burst
+GLITCH_PERIOD = 1.0  # [s] of the stamps
+LAST_SECOND = 2.0**31 - 1  # of a stamp, in January 2038 [s]
+LARGEST = 1e6  # of any number below, whose sign and unit are the fault's
+
+
+class _Shape(NamedTuple):
+    """What a fault is given."""
+
+    joint: bool = False
+    least: float | None = None  # of its number; None: it takes none
+    most: float = LARGEST
+    whole: bool = False  # a whole number
+    imu: bool = False  # says nothing on a robot without one
+
+
+SHAPES = {
+    "delay": _Shape(least=0.0, most=60.0),
+    "drop": _Shape(least=0.0, most=1.0),
+    "rate": _Shape(least=0.01, most=100.0),
+    "fast": _Shape(least=0.01, most=100.0),
+    "bursts": _Shape(least=2, most=1000, whole=True),
+    "stall": _Shape(least=0.0),
+    "die": _Shape(),
+    "freeze_stamp": _Shape(),
+    "clock": _Shape(least=-LAST_SECOND, most=LAST_SECOND),
+    "future": _Shape(),
+    "no_stamp": _Shape(),
+    "frozen": _Shape(),
+    "nan": _Shape(joint=True),
+    "jump": _Shape(joint=True, least=-LARGEST),
+    "glitch": _Shape(joint=True, least=-LARGEST),
+    "spin": _Shape(joint=True, least=-LARGEST),
+    "no_velocity": _Shape(),
+    "permute": _Shape(),
+    "missing": _Shape(joint=True),
+    "extra": _Shape(),
+    "no_imu": _Shape(imu=True),
+    "tilt": _Shape(least=-180.0, most=180.0, imu=True),
+    "quaternion": _Shape(imu=True),
+    "no_orientation": _Shape(imu=True),
+}
 
 
 class Fault:
@@ -38,32 +103,46 @@ class Fault:
     Args:
         text: see the module's docstring; empty: none.
         joints: names on the wire.
+        has_imu: does the robot publish one?
 
     Raises:
-        InputError: there is no such fault.
+        InputError: there is no such fault, or this robot cannot show it.
     """
 
-    def __init__(self, text: str, joints: list[str]) -> None:
+    def __init__(self, text: str, joints: list[str], has_imu: bool = True) -> None:
         self.kind, *rest = text.split(":") if text else [""]
-        self.joint = ""
-        self.number = 0.0
-        if not text:
-            return
-        try:
-            numbers = _NUMBERS[self.kind]
-            if self.kind in _WITH_JOINT:
-                self.joint = joints[joints.index(rest.pop(0))]
-            (self.number,) = [float(n) for n in rest] if numbers else (0.0,)
-            if len(rest) != numbers or not math.isfinite(self.number):
-                raise ValueError
-        except (KeyError, ValueError, IndexError):
+        self.joint, self.number = "", 0.0
+        if text:
+            self._parse(text, rest, joints)
+        if text and SHAPES[self.kind].imu and not has_imu:
             raise InputError(
-                f"parameter fault: expected one of {', '.join(_NUMBERS)} with its arguments"
-                f" (joints: {', '.join(joints)}), got {text!r}",
+                f"parameter fault: expected one that a robot without imu can show, got {text!r}:"
+                " add the sections robot.imu and sim.imu to its configuration",
                 code="parameter",
-            ) from None
+            )
         self._random = np.random.default_rng(0)
-        self._stamp = None
+        self._first: dict[type, Imu | JointState] = {}  # of each kind, since the fault began
+        self._began: float | None = None  # steady time of the first state [s]
+        self._next_glitch = -math.inf
+        self._shown = False  # what is there once only
+
+    def _parse(self, text: str, rest: list[str], joints: list[str]) -> None:
+        shape = SHAPES.get(self.kind)
+        try:
+            if shape is None:
+                raise ValueError
+            if shape.joint:
+                self.joint = joints[joints.index(rest.pop(0))]
+            if shape.least is not None:
+                self.number = float(rest.pop(0))
+                if not shape.least <= self.number <= shape.most:  # nor is a NaN
+                    raise ValueError
+                if shape.whole and not self.number.is_integer():
+                    raise ValueError
+            if rest:
+                raise ValueError
+        except (ValueError, IndexError):
+            raise InputError(_expected(self.kind, joints, text), code="parameter") from None
 
     @property
     def delay(self) -> float:
@@ -71,32 +150,68 @@ class Fault:
         return self.number if self.kind == "delay" else 0.0
 
     @property
-    def speed_up(self) -> float:
+    def rate(self) -> float:
         """How often states are sent, relative to their rate."""
-        return self.number if self.kind == "fast" else 1.0
+        return self.number if self.kind in ("rate", "fast") else 1.0
+
+    @property
+    def burst(self) -> int:
+        """How many states come together."""
+        return int(self.number) if self.kind == "bursts" else 1
+
+    def stalls(self, now: float) -> bool:
+        """Is a state of steady time `now` [s] not sent?"""
+        if self.kind != "stall":
+            return False
+        if self._began is None:
+            self._began = now
+        return now - self._began < self.number
+
+    def time(self, time: float) -> float:
+        """What the robot's clock says at a time [s]: of the stamps, and of /clock in lockstep."""
+        return max(0.0, time + self.number) if self.kind == "clock" else time
+
+    def stamp(self, time: float) -> float:
+        """What the stamp of the state taken now says, where the robot's clock says `time` [s]."""
+        if self.kind == "no_stamp":
+            return 0.0
+        if self.kind == "future" and not self._shown:
+            self._shown = True
+            return LAST_SECOND
+        return time
 
     def joint_state(self, message: JointState) -> JointState | None:
         """The message as the broken robot sends it; None: not at all."""
+        first = self._first.setdefault(JointState, deepcopy(message)) if self.kind else message
+        fields = (message.name, message.position, message.velocity)
+        index = message.name.index(self.joint) if self.joint else -1
         match self.kind:
             case "die":
                 os._exit(9)
             case "drop":
                 return None if self._random.uniform() < self.number else message
             case "freeze_stamp":
-                self._stamp = self._stamp or deepcopy(message.header.stamp)
-                message.header.stamp = self._stamp
+                message.header.stamp = first.header.stamp
+            case "frozen":
+                message.position, message.velocity = first.position, first.velocity
             case "nan":
-                message.position[message.name.index(self.joint)] = math.nan
+                message.position[index] = math.nan
             case "jump":
-                message.position[message.name.index(self.joint)] += self.number
+                message.position[index] += self.number
+            case "glitch":
+                now = seconds(message.header.stamp)
+                if now >= self._next_glitch:
+                    self._next_glitch = now + GLITCH_PERIOD
+                    message.position[index] += self.number
             case "spin":
-                message.velocity[message.name.index(self.joint)] += self.number
+                message.velocity[index] += self.number
+            case "no_velocity":
+                message.velocity = array("d")
             case "permute":
-                for field in (message.name, message.position, message.velocity):
+                for field in fields:
                     field.reverse()
             case "missing":
-                index = message.name.index(self.joint)
-                for field in (message.name, message.position, message.velocity):
+                for field in fields:
                     del field[index]
             case "extra":
                 message.name.insert(0, "gripper")
@@ -106,13 +221,37 @@ class Fault:
 
     def imu(self, message: Imu) -> Imu | None:
         """The message as the broken robot sends it; None: not at all."""
-        if self.kind == "no_imu":
-            return None
-        if self.kind == "tilt":
-            half = math.radians(self.number) / 2
-            q = message.orientation
-            q.w, q.x, q.y, q.z = math.cos(half), math.sin(half), 0.0, 0.0
+        q = message.orientation
+        match self.kind:
+            case "no_imu":
+                return None
+            case "tilt":
+                half = math.radians(self.number) / 2
+                q.w, q.x, q.y, q.z = math.cos(half), math.sin(half), 0.0, 0.0
+            case "quaternion":
+                q.w, q.x, q.y, q.z = 0.0, 0.0, 0.0, 0.0
+            case "no_orientation":
+                message.orientation_covariance[0] = -1.0
+            case "frozen":
+                first = self._first.setdefault(Imu, deepcopy(message))
+                message.orientation = first.orientation
+                message.angular_velocity = first.angular_velocity
         return message
+
+
+def _expected(kind: str, joints: list[str], text: str) -> str:
+    """A sentence for what cannot be parsed: of the fault that was meant, or of all."""
+    shape = SHAPES.get(kind)
+    if shape is None:
+        return f"parameter fault: expected one of {', '.join(SHAPES)}, got {text!r}"
+    form = kind + (":JOINT" if shape.joint else "")
+    where = [f"a joint out of {', '.join(joints)}"] if shape.joint else []
+    if shape.least is not None:
+        form += ":NUMBER"
+        number = "a whole number" if shape.whole else "a number"
+        where.append(f"{number} from {shape.least:g} to {shape.most:g}")
+    tail = f" with {' and '.join(where)}" if where else ""
+    return f"parameter fault: expected {form}{tail}, got {text!r}"
 
 
 def imu_message(orientation: FloatArray, angular_velocity: FloatArray) -> Imu:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
-from geometry_msgs.msg import Twist
 
 from dime_robot.runtime.robot import VelocityInput
 from dime_robot.runtime.spec import FloatArray
-from ros_nodes.conversions import twist_values
+from ros_nodes.conversions import TwistMessage, twist_values
 
 
 class Steering:
-    """The newest Twist, within the robot's limits; standing still where nobody asks any more."""
+    """The newest one, within the robot's limits; standing still where nobody asks any more."""
 
     def __init__(self, given: VelocityInput) -> None:
         self._timeout = given.timeout
@@ -19,7 +18,7 @@ class Steering:
         self._velocity: FloatArray = np.zeros(3)
         self._received = -np.inf  # steady time [s]
 
-    def receive(self, message: Twist, now: float) -> None:
+    def receive(self, message: TwistMessage, now: float) -> None:
         """Take note of what is asked, if it is a number; `now`: steady time [s]."""
         velocity = twist_values(message)
         if np.isfinite(velocity).all():

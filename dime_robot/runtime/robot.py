@@ -24,6 +24,7 @@ from dime_robot.runtime.units import FASTEST, at_least, at_most
 Topic = Annotated[str, Field(pattern=r"^(~/|/)?[A-Za-z]\w*(/[A-Za-z]\w*)*$")]
 Age = Annotated[float, at_most(5, "s", "ms")]
 Speed = Annotated[float, at_most(FASTEST, "m/s or rad/s", "mm/s or degrees/s")]
+TwistType = Literal["Twist", "TwistStamped"]  # the stamped one is all that newer ROS releases have
 RATE_TOLERANCE = 0.02  # relative difference of two rates that count as the same
 
 
@@ -68,9 +69,10 @@ class ImuInput(Frozen):
 
 
 class VelocityInput(Frozen):
-    """Where the operator's geometry_msgs/Twist comes from."""
+    """Where the operator's velocity comes from."""
 
     topic: Topic = "cmd_vel"
+    type: TwistType = Field("Twist", description="of its messages, out of geometry_msgs")
     timeout: Annotated[float, at_most(60, "s", "ms")] = Field(
         gt=0, description="after it the policy is asked to stand still [s]"
     )
@@ -113,8 +115,9 @@ class CommandOutput(Frozen):
 
     kind: Literal["forward", "trajectory", "twist"] = Field(
         description="forward: Float64MultiArray in the order of `joints`; trajectory:"
-        " JointTrajectory of one point; twist: Twist"
+        " JointTrajectory of one point; twist: the message that `type` names"
     )
+    type: TwistType = Field("Twist", description="twist only: of its messages")
     interface: Literal["effort", "position", "velocity"] = Field(
         description="what the robot does with the numbers"
     )
@@ -148,6 +151,11 @@ class CommandOutput(Frozen):
             raise ValueError(
                 f"expected a {self.kind} command with interface {' or '.join(possible)}, got"
                 f" {self.interface}"
+            )
+        if self.type != "Twist" and self.kind != "twist":
+            raise ValueError(
+                f"type: expected none with a {self.kind} command, whose message has one type, got"
+                f" {self.type}: leave it out, or set kind: twist"
             )
         if unknown := sorted(set(self.limits) - set(TWIST_AXES)):
             raise ValueError(f"limits: expected axes out of {list(TWIST_AXES)}, got {unknown}")

@@ -1,0 +1,105 @@
+"""The robot's own time-out, rehearsed: what the motors do once no command comes any more.
+
+`robot.command.timeout` is mandatory because only the robot can act once policy_node, its computer
+or the network is gone. sim_node acts on it as its parameter `on_timeout` says:
+
+damp  effort: -damping * velocity of each joint within its effort limit, 0 where `damping` is not
+      given; position: no stiffness, the drive's damping only; twist: 0
+zero  effort and twist: 0; position: no torque at all
+hold  the last command stays, as with forward_command_controller by itself: the dangerous one
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import numpy as np
+
+from dime_robot.runtime.robot import RobotConfig
+from dime_robot.runtime.spec import FloatArray, PolicySpec
+from dime_robot.runtime.state import JointCommand
+
+OnTimeout = Literal["damp", "hold", "zero"]
+ON_TIMEOUT: tuple[OnTimeout, ...] = ("damp", "hold", "zero")
+
+
+class CommandTimeout:
+    """Tells when commands have stopped coming. Times are handed in, of any one clock [s]."""
+
+    def __init__(self, timeout: float) -> None:
+        self.timeout = timeout
+        self.restart()
+
+    def restart(self) -> None:
+        """Commands have not begun: before the first one there is nothing to time out."""
+        self._last = math.inf
+        self.expired = False
+
+    def command(self, now: float) -> bool:
+        """A command came; True where it ends a time-out."""
+        ended, self._last, self.expired = self.expired, now, False
+        return ended
+
+    def look(self, now: float) -> bool:
+        """Has the time-out begun just now?"""
+        if self.expired or now - self._last <= self.timeout:
+            return False
+        self.expired = True
+        return True
+
+
+class TimeoutAnswer:
+    """What the motors follow after the time-out, anew for every simulation step.
+
+    Args:
+        spec: the contract: what is commanded, gains of a position drive.
+        robot: damping and effort limits of an effort interface.
+        on_timeout: see the module's docstring.
+    """
+
+    def __init__(self, spec: PolicySpec, robot: RobotConfig, on_timeout: OnTimeout) -> None:
+        self._joints, self._on_timeout = spec.action_joints, on_timeout
+        self._kind: Literal["effort", "position", "twist"] | None = None
+        if spec.action.kind != "flat":
+            self._kind = spec.action.kind
+        if self._kind == "twist":
+            return
+        order = [joint.name for joint in spec.joints]
+        self._order = np.array([order.index(name) for name in self._joints], dtype=np.intp)
+        machine = [robot.joint(name) for name in self._joints]
+        self._damping = np.array([joint.damping or 0.0 for joint in machine])
+        self._limit = np.array([joint.effort_limit or np.inf for joint in machine])
+        gains = [spec.joint(name) for name in self._joints]
+        stiffness = np.array([joint.stiffness or math.inf for joint in gains])
+        damping = np.array([joint.damping or 0.0 for joint in gains])
+        # a target so far ahead that the spring pulls as much as the damper brakes
+        self._lead = damping / stiffness
+
+    @property
+    def word(self) -> str:
+        """For the log."""
+        return {"damp": "damping", "zero": "no effort", "hold": "the last command stays"}[
+            self._on_timeout
+        ]
+
+    def command(self, position: FloatArray, velocity: FloatArray) -> JointCommand | None:
+        """The command that stands for the answer; None: the last one stays.
+
+        Args:
+            position: true, in the contract's order, shape (n_joints,) [rad or m].
+            velocity: the same of the speeds [rad/s or m/s].
+        """
+        if self._on_timeout == "hold" or self._kind is None:
+            return None
+        if self._kind == "twist":
+            return JointCommand(self._joints, np.zeros(len(self._joints)), self._kind)
+        position, velocity = position[self._order], velocity[self._order]
+        zero = self._on_timeout == "zero"
+        if self._kind == "position":
+            value = position + self._lead * velocity if zero else position.copy()
+        elif zero:
+            value = np.zeros(len(self._joints))
+        else:
+            value = np.clip(-self._damping * velocity, -self._limit, self._limit)
+        return JointCommand(self._joints, value, self._kind)
