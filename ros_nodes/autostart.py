@@ -18,7 +18,7 @@ class Autostart:
         patience: how long activation may be refused after configuring [s].
         configure: the transition.
         activate: the transition.
-        why_not: what stands against activating, None: nothing.
+        why_not: what stands against activating, empty: nothing.
     """
 
     def __init__(
@@ -27,7 +27,7 @@ class Autostart:
         patience: float,
         configure: Callable[[], TransitionCallbackReturn],
         activate: Callable[[], TransitionCallbackReturn],
-        why_not: Callable[[], str | None],
+        why_not: Callable[[], str],
     ) -> None:
         self._wish, self._patience = wish, patience
         self._configure, self._activate, self._why_not = configure, activate, why_not
@@ -54,7 +54,7 @@ class Autostart:
             self._wish = "none" if wish == "configure" else wish
             return None, ""
         problem = self._why_not()
-        if problem is None:
+        if not problem:
             self._activate()
         elif time.monotonic() > self._until:
             return NO_ROBOT, problem

@@ -1,4 +1,4 @@
-"""Everything that is checked before a policy may command a robot."""
+"""Everything that is checked when a policy and a robot are put together."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import numpy as np
 
 from dime_robot.runtime.certificate import LatencyCertificate
 from dime_robot.runtime.certify import budget_problem, measure_latency
+from dime_robot.runtime.control_loop import steps_by_reading
 from dime_robot.runtime.controller import Controller
 from dime_robot.runtime.errors import InputError
 from dime_robot.runtime.policy import OnnxPolicy
-from dime_robot.runtime.reasons import FIRST_ANSWER, Rung
-from dime_robot.runtime.robot import load_robot
+from dime_robot.runtime.robot import RobotConfig, load_robot
+from dime_robot.runtime.spec import PolicySpec
 from ros_nodes.parameters import PolicyParameters, existing_path
-from ros_nodes.robot_link import RobotLink
 
 WARM_CALLS, COLD_CALLS = 500, 200
 
@@ -61,23 +61,17 @@ def describe(controller: Controller, latency: LatencyCertificate, how: str) -> s
     )
 
 
-def why_not_run(link: RobotLink, controller: Controller, simulated: bool, dry: bool) -> str | None:
-    """What stands against commanding the robot now, as one sentence."""
-    topic = controller.robot.state.topic
-    if link.defect is not None:
-        return f"{topic}: {link.defect}"
-    if link.state is None:
-        return f"expected the robot's state on {topic}, got none yet"
-    if not simulated and (problem := link.rate_problem()):
-        return problem
-    found = [*link.problems(), *controller.safety.problems_of(link.state)]
-    serious = [reason.value for reason in found if FIRST_ANSWER[reason] >= Rung.HOLD]
-    if serious:
-        return f"the robot's state is not usable: {', '.join(serious)}"
-    if dry:
-        return None
-    if not link.listeners():
-        return f"nobody listens on {link.command_topic}: is the robot's controller active?"
-    if link.rivals() > 0:
-        return f"{link.rivals()} other publisher(s) on {link.command_topic}: stop them first"
-    return None
+def drives_by_reading(drive: str, spec: PolicySpec, robot: RobotConfig) -> bool:
+    """Does each reading begin a step? `auto`: where the robot publishes at the policy's rate.
+
+    Raises:
+        InputError: asked for, though the rates differ.
+    """
+    by_reading = steps_by_reading(drive, robot.state.rate, spec.rate)
+    if drive == "observation" and not by_reading:
+        raise InputError(
+            f"parameter drive: expected timer, since robot {robot.name} publishes at"
+            f" {robot.state.rate:g} Hz and the policy runs at {spec.rate:g} Hz, got observation",
+            code="rate",
+        )
+    return by_reading

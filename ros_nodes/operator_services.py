@@ -2,67 +2,85 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from rclpy.node import Node
+from rclpy.task import Future
 from std_srvs.srv import Trigger
 
-from dime_robot.runtime.reasons import Reason
+from dime_robot.runtime.flight_recorder import Dump
 
 
 class Operated(Protocol):
     """What the services need of their node."""
 
+    def estop(self) -> None:
+        """Stop now and stay stopped."""
+
+    def reset(self) -> str:
+        """Release the stop; gives what stands against it."""
+
     @property
-    def latched(self) -> bool:
-        """Is it active and stopped?"""
+    def commands(self) -> bool:
+        """Is a robot commanded?"""
 
-    def trip(self, reason: Reason) -> None:
-        """Stop now and stay stopped, where active."""
-
-    def rearm(self) -> None:
-        """Go on from where the robot is now."""
-
-    def why_not_run(self) -> str | None:
-        """What stands against it."""
-
-    def dump(self, why: str) -> Path | None:
-        """Write a recording."""
+    def dump(self, why: str) -> Dump | None:
+        """Begin to write a recording; None where there is no policy."""
 
 
 class Operator:
-    """The services, and whether the emergency stop is set: in any state of the lifecycle."""
+    """The services, in any state of the lifecycle."""
 
     def __init__(self, owner: Node, node: Operated) -> None:
-        self.estopped = False
         self._node = node
-        owner.create_service(Trigger, "~/estop", self._on_estop)
-        owner.create_service(Trigger, "~/reset_estop", self._on_reset)
+        self._services = [
+            owner.create_service(Trigger, "~/estop", self._on_estop),
+            owner.create_service(Trigger, "~/reset_estop", self._on_reset),
+        ]
         owner.create_service(Trigger, "~/dump", self._on_dump)
+        self._waiting: list[tuple[Dump, Any]] = []  # recordings whose callers wait for the answer
+
+    def look(self) -> None:
+        """Answer those whose recordings are written by now."""
+        for dump, future in self._waiting:
+            if dump.done:
+                future.set_result(None)
+        self._waiting = [(dump, future) for dump, future in self._waiting if not dump.done]
+
+    def serve(self) -> None:
+        """Take calls by hand, inside a callback where no executor can run."""
+        for service in self._services:
+            with service.handle:
+                taken = service.handle.service_take_request(service.srv_type.Request)
+            if taken is None or taken[0] is None:
+                continue
+            request, header = taken
+            response = service.callback(request, service.srv_type.Response())
+            service.send_response(response, header)
 
     def _on_estop(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        self.estopped = True
-        self._node.trip(Reason.ESTOP)
+        self._node.estop()
         response.success, response.message = True, "stopped; ~/reset_estop re-arms"
         return response
 
     def _on_reset(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        was, self.estopped = self.estopped, False
-        if not self._node.latched:
-            response.success, response.message = True, "reset"
-            return response
-        problem = self._node.why_not_run()
-        if problem is None:
-            self._node.rearm()
-            response.success, response.message = True, "armed"
-        else:
-            self.estopped = was
-            response.success, response.message = False, f"still stopped: {problem}"
+        problem = self._node.reset()
+        response.success = not problem
+        response.message = f"still stopped: {problem}"
+        if not problem:
+            response.message = "armed" if self._node.commands else "reset"
         return response
 
-    def _on_dump(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        path = self._node.dump("request")
-        response.success = path is not None
-        response.message = "nothing to record, or busy" if path is None else str(path)
+    async def _on_dump(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        """Answer when the file is there, or why it is not: the control loop goes on meanwhile."""
+        dump = self._node.dump("request")
+        if dump is None:
+            response.success, response.message = False, "nothing to record: not configured"
+            return response
+        if not dump.done:
+            future: Any = Future()
+            self._waiting.append((dump, future))
+            await future
+        response.success = not dump.error
+        response.message = dump.error or str(dump.path)
         return response

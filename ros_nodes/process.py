@@ -27,6 +27,7 @@ from dime_robot.runtime.errors import InputError
 
 LONGEST_WAIT = 0.1  # [s] between two looks at the signal flag
 MEMORY_LOCK_NOW_AND_LATER = 3  # MCL_CURRENT | MCL_FUTURE
+LARGEST_OVERTAKING = 1.0  # [s] of /clock by a stamp
 SWITCH_INTERVAL = 1e-4  # [s] a background thread may keep the interpreter
 
 
@@ -35,19 +36,42 @@ class NodeClock:
 
     def __init__(self, node: Node) -> None:
         self.simulated = bool(node.get_parameter("use_sim_time").value)
-        self._clock = node.get_clock()
+        self._node, self._clock = node, node.get_clock()
         self._newest = 0.0
 
-    def now(self, stamp: float = 0.0) -> float:
-        """Steady time [s]. In simulation a stamp that overtook /clock counts."""
+    def now(self) -> float:
+        """Steady time [s]; in simulation the newest of /clock and of the readings' stamps."""
         if not self.simulated:
             return time.monotonic()
-        self._newest = max(self._newest, stamp, self._clock.now().nanoseconds * 1e-9)
+        self._newest = max(self._newest, self._clock.now().nanoseconds * 1e-9)
         return self._newest
 
     def robot_now(self) -> float:
         """Time on the clock of the stamps [s]."""
         return self.now() if self.simulated else time.time()
+
+    def overtaken(self, stamp: float) -> None:
+        """Take note of a reading whose message was faster than the /clock it belongs to [s].
+
+        A stamp far ahead of /clock is a stray, by which no time may be told.
+        """
+        if self.simulated and self._newest < stamp < self.now() + LARGEST_OVERTAKING:
+            self._newest = stamp
+
+    def restart(self) -> None:
+        """Forget the newest time: a simulation may have been started anew."""
+        self._newest = 0.0
+
+    @property
+    def is_served(self) -> bool:
+        """Does anybody publish the simulation's time? A paused simulator does."""
+        return not self.simulated or self._node.count_publishers("/clock") > 0
+
+    def subscriptions(self) -> list[Any]:
+        """What has to be served where no executor runs, so that time goes on."""
+        if not self.simulated:
+            return []
+        return [s for s in self._node.subscriptions if s.topic_name == "/clock"]
 
 
 class Running(Protocol):

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from array import array
-from collections import Counter
+from collections import Counter, deque
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.node import Node
 from std_msgs.msg import Float64MultiArray, MultiArrayDimension
 
+from dime_robot.runtime.control_loop import ControlLoop
 from dime_robot.runtime.controller import Controller
-from dime_robot.runtime.freshness import Freshness
+from dime_robot.runtime.flight_recorder import Dump
 from dime_robot.runtime.latency import SAMPLE_LABEL, LatencyRecorder, LatencySample
 from dime_robot.runtime.reasons import Reason, Rung
 from dime_robot.runtime.safety import Decision
@@ -25,6 +26,8 @@ class Reporter:
         self.granted = "off"  # of the real-time profile
         self.refusal = ""  # why the last transition was refused
         self.last_fault = "none"
+        self.dumps: deque[Dump] = deque(maxlen=3)  # the newest recordings
+        self._loop: ControlLoop | None = None
         self._node, self._clock = node, clock
         self._controller: Controller | None = None
         self._recorder: LatencyRecorder | None = None
@@ -41,9 +44,10 @@ class Reporter:
             MultiArrayDimension(label=SAMPLE_LABEL, size=len(LatencySample._fields))
         ]
 
-    def begin(self, controller: Controller) -> None:
+    def begin(self, loop: ControlLoop) -> None:
         """A policy is about to run."""
-        self._controller = controller
+        self._loop, self._controller = loop, loop.controller
+        controller = loop.controller
         self._recorder = LatencyRecorder(controller.policy.spec.rate)
         self._reported_steps = self._reported_misses = 0
         self._published_at = 0.0
@@ -56,24 +60,26 @@ class Reporter:
 
     def forget(self) -> None:
         """The policy is gone."""
-        self._controller = self._recorder = self._decision = None
+        self._loop = self._controller = self._recorder = self._decision = None
 
     def miss(self, count: int) -> None:
         """Deadlines went by without a step."""
         if self._recorder is not None:
             self._recorder.misses += count
 
-    def step(self, decision: Decision, freshness: Freshness, began: float) -> None:
-        """A command was published just now; `began`: when it could first be made [s]."""
-        assert self._controller is not None and self._recorder is not None
+    def step(self, decision: Decision) -> None:
+        """Take note of a command that was published just now."""
+        if self._loop is None or self._controller is None or self._recorder is None:
+            return
+        watchdog, began = self._loop.watchdog, self._loop.began
         self._decision = decision
         self._rungs[decision.rung] += 1
         self._reasons.update(decision.reasons)
         now, period = self._clock.now(), self._controller.policy.spec.period
         sample = LatencySample(
             time=now,
-            age_by_stamp=freshness.age_by_stamp(self._clock.robot_now()),
-            age_by_receipt=freshness.age_by_receipt(now),
+            age_by_stamp=watchdog.age_by_stamp(self._clock.robot_now()),
+            age_by_receipt=watchdog.age_by_receipt(now),
             inference=self._controller.inference,
             end_to_end=now - began,
             period=now - self._published_at if self._published_at else period,
@@ -91,7 +97,8 @@ class Reporter:
 
     def publish(self) -> None:
         """One report."""
-        name, controller, recorder = self._node.get_name(), self._controller, self._recorder
+        controller, recorder = self._controller, self._recorder
+        name = self._node.get_fully_qualified_name()
         if controller is None or recorder is None:
             level = DiagnosticStatus.ERROR if self.refusal else DiagnosticStatus.OK
             entries = [
@@ -117,6 +124,8 @@ class Reporter:
         control = {
             "answer": "none" if self._decision is None else self._decision.rung.name.lower(),
             "last fault": self.last_fault,
+            "last recording": self._last_recording(),
+            **self._state(),
             **{f"steps {rung.name.lower()}": self._rungs[rung] for rung in Rung},
             **{f"steps with {reason.value}": count for reason, count in self._reasons.items()},
             "policy": f"{policy.spec.name} {policy.file.policy_digest[:12]}",
@@ -141,3 +150,19 @@ class Reporter:
                 diagnostics.latency_values(recorder, percentiles, period),
             ),
         ]
+
+    def _state(self) -> dict[str, object]:
+        """What the control loop knows of its inputs."""
+        if self._loop is None or self._decision is None:
+            return {}
+        return {
+            "why": self._loop.explain(self._decision.reasons) or "nothing is wrong",
+            "state rate": self._loop.watchdog.describe_rate(),
+            "listeners": ", ".join(self._loop.view.listeners),
+        }
+
+    def _last_recording(self) -> str:
+        done = [dump for dump in self.dumps if dump.done]
+        if not done:
+            return "none"
+        return f"failed: {done[-1].error}" if done[-1].error else str(done[-1].path)

@@ -21,14 +21,9 @@ from dime_robot.runtime.safety import Decision
 from dime_robot.runtime.state import JointCommand
 from dime_robot.runtime.wiring import Wiring
 from ros_nodes import conversions
-from ros_nodes.conversions import (
-    COMMAND_QOS,
-    COMMAND_TYPES,
-    STATE_QOS,
-    CommandMessage,
-    CommandWriter,
-)
+from ros_nodes.conversions import COMMAND_QOS, STATE_QOS, CommandMessage, CommandWriter
 from ros_nodes.process import NodeClock
+from ros_nodes.topic_types import type_mismatches, type_name
 from ros_nodes.topic_watch import (
     JUDGED_AFTER,
     Endpoint,
@@ -67,7 +62,7 @@ class RobotLink:
         self._clock = clock
         self._wiring = Wiring(spec, robot)
         self._writer = CommandWriter(robot.command, self._wiring, spec.period)
-        self._command_type = COMMAND_TYPES[robot.command.kind]
+        self._command_type = conversions.command_type(robot.command)
         self.command_topic = node.resolve_topic_name(robot.command.topic)
         self._publisher: Publisher[CommandMessage] | None = None
         self._own: set[bytes] = set()  # ids of our own publisher
@@ -83,7 +78,7 @@ class RobotLink:
         if loop.needs_imu and robot.imu is not None:
             wanted.append(("imu", Imu, robot.imu.topic, self._on_imu))
         if loop.needs_velocity and robot.command_velocity is not None:
-            kind = conversions.velocity_type(robot.command_velocity)
+            kind = conversions.TWIST_TYPES[robot.command_velocity.type]
             topic = robot.command_velocity.topic
             wanted.append(("command_velocity", kind, topic, self._on_velocity))
         # callbacks take no MessageInfo: the events executor of rclpy 9.1.2 fails on those that do
@@ -152,7 +147,7 @@ class RobotLink:
 
     def publish(self, command: JointCommand) -> None:
         """Send a command; without a publisher (a dry run) only write it."""
-        message = self._writer.write(command)
+        message = self._writer.write(command, self._clock.robot_now())
         if self._publisher is not None:
             self._publisher.publish(message)
             self._first_sent = time.monotonic()
@@ -194,47 +189,31 @@ class RobotLink:
         return endpoints(self._node.get_publishers_info_by_topic(self.command_topic))
 
     def _look_in_full(self) -> None:
-        node, mismatches, extra = self._node, [], []
-        velocity_conflict = ""
-        subscribers = endpoints(node.get_subscriptions_info_by_topic(self.command_topic))
-        expected = conversions.type_name(self._command_type)
-        listeners = []
-        for end in subscribers:
-            if is_tool(end.node):
-                continue
-            if end.type != expected:
-                mismatches.append(
-                    f"{end.node} takes {end.type} on {self.command_topic}, the robot's file says"
-                    f" {expected}: set command.kind or command.type"
-                )
-            elif self._listener in (None, end.node):
-                listeners.append(end.node)
+        node, extra, velocity_conflict = self._node, [], ""
+        robot, expected = self._robot, type_name(self._command_type)
+        listeners = [
+            end.node
+            for end in endpoints(node.get_subscriptions_info_by_topic(self.command_topic))
+            if end.type == expected and not is_tool(end.node) and self._listener in (None, end.node)
+        ]
         rivals = [end for end in self._endpoints_of_commands() if end.gid not in self._own]
         self._publishers["command"] = rivals
+        mismatches = type_mismatches(node, robot.command.topic, self._command_type, "robot.command")
         for section, (topic, kind) in self._inputs.items():
+            mismatches += type_mismatches(node, topic, kind, f"robot.{section}")
+            expected = type_name(kind)
             found = endpoints(node.get_publishers_info_by_topic(topic))
-            expected = conversions.type_name(kind)
-            mismatches += [
-                f"{end.node} publishes {end.type} on {topic}, the robot's file says {expected}:"
-                f" set {section}.type"
-                for end in found
-                if end.type != expected
-            ]
             found = [end for end in found if end.type == expected]
             self._publishers[section] = found
-            names = ", ".join(end.node for end in found)
             if len(found) > 1:
+                names = ", ".join(end.node for end in found)
                 extra.append(f"{topic} has {len(found)} publishers: {names}")
-                if section == "command_velocity" and self._robot.command_velocity is not None:
-                    if self._robot.command_velocity.second_publisher == "refuse":
-                        velocity_conflict = f"{extra[-1]}: command_velocity.second_publisher"
-            watch = self._watches.get(section)
-            if watch is not None:
-                watch.open() if len(found) > 1 else watch.close()
-        if rivals and self._publisher is not None:
-            self._watches["command"].open()
-        else:
-            self._watches["command"].close()
+                velocity = robot.command_velocity if section == "command_velocity" else None
+                if velocity is not None and velocity.second_publisher == "refuse":
+                    velocity_conflict = f"{extra[-1]}: stop all but one"
+            if section in self._watches:
+                self._keep_watch(section, len(found) > 1)
+        self._keep_watch("command", bool(rivals) and self._publisher is not None)
         self.listeners_said = tuple(listeners) if self._listener is None else ()
         self._view = GraphView(
             listeners=tuple(listeners),
@@ -243,6 +222,13 @@ class RobotLink:
             velocity_conflict=velocity_conflict,
             type_mismatches=tuple(mismatches),
         )
+
+    def _keep_watch(self, section: str, needed: bool) -> None:
+        watch = self._watches[section]
+        if needed:
+            watch.open()
+        else:
+            watch.close()
 
     def _rival_messages(self) -> int:
         """Commands of others since the last look."""

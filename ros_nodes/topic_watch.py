@@ -24,8 +24,8 @@ WATCH_QOS = QoSProfile(
 )
 MOST_MESSAGES = 200  # taken at once: a flood must not hold up the control loop
 # nodes that listen to everything and move nothing; rclpy hides names that begin with _
-TOOLS = ("_", "rosbag2", "ros2bag", "foxglove", "rosbridge", "plotjuggler", "rqt", "rviz")
-TOOLS += ("latency_monitor", "mcap", "webviz", "rerun")
+TOOLS: tuple[str, ...] = ("_", "rosbag2", "ros2bag", "mcap", "foxglove", "rosbridge", "webviz")
+TOOLS += ("plotjuggler", "rqt", "rviz", "rerun", "latency_monitor")
 JUDGED_AFTER = 1.0  # [s] of watching two publishers, before it is said what they send
 TALKS = 1.0  # [s] since its last message that a publisher counts as one that sends
 
@@ -161,7 +161,9 @@ class StatePublishers:
             excess = np.abs(off) - JUMP_SLACK - self._speed * abs(stamp - their_stamp)
             if (excess > 0).any():  # a joint that only one sends is NaN
                 worst = int(np.nanargmax(excess))
-                return f"they say {values[worst]:.3g} and {theirs[worst]:.3g} of {self._names[worst]}"
+                return (
+                    f"they say {values[worst]:.3g} and {theirs[worst]:.3g} of {self._names[worst]}"
+                )
         return ""
 
     def shared(self, now: float) -> list[str]:

@@ -68,7 +68,9 @@ class StartPose:
             )
         position = state.joint_position[self._rows]
         off = self._distance(position, self._default)
-        if (off <= self._error).all() or (self._distance(position, self._safe) <= self._error).all():
+        if (off <= self._error).all() or (
+            self._distance(position, self._safe) <= self._error
+        ).all():
             return ""
         worst = int((off - self._error).argmax())
         return (

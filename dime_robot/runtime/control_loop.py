@@ -33,6 +33,7 @@ HEARTBEATS = 4.0  # looks within `command.timeout`: so often has `poll` to be ca
 CONFLICT = 2.0  # control periods over which messages of another commander are seen
 CONFLICT_WITHIN = 5.0  # [s]: messages of a rival that lie further apart are single ones
 HELD_ERROR = 0.1  # [rad or m] of a joint that the contract expects to be held
+NOBODY_LISTENS = "nobody takes the commands on {}: is the robot's controller active?"
 
 
 class Mode(Enum):
@@ -61,7 +62,8 @@ class GraphView(NamedTuple):
     rivals: tuple[str, ...] = ()  # other nodes that could publish commands
     rival_messages: int = 0  # commands of theirs since the last view
     extra_publishers: tuple[str, ...] = ()  # a phrase for each input with more than one publisher
-    state_conflict: str = ""  # why readings of two publishers contradict each other
+    state_shared: str = ""  # two publishers send the same joints, or the imu: a sentence
+    state_conflict: str = ""  # and why their readings contradict each other
     velocity_conflict: str = ""  # two publishers of the velocity, where that is refused
     type_mismatches: tuple[str, ...] = ()  # a sentence each
 
@@ -114,6 +116,8 @@ class ControlLoop:
         self.clock_jumped = False  # while inactive; see `restart`
         self._alive_at = clock()  # when this object was last called [s]
         self._stepped_at = self._next_step = 0.0
+        self.began = 0.0  # when the last step could first be made [s]
+        self._details: dict[Reason, str] = {}  # what is known of each
         self._missed = 0
         self._rival_since: float | None = None
         self._rival_last = 0.0
@@ -135,7 +139,6 @@ class ControlLoop:
         self._reordered = False
         self._late = 0.0  # how long this process did not run before now [s]
         self._pending: float | None = None  # when a reading that came too soon begins a step [s]
-        self._details: dict[Reason, str] = {}
         self._tripped_at = -np.inf
 
     @property
@@ -294,6 +297,11 @@ class ControlLoop:
             self.mode, self._next_step = Mode.RESTING, self._clock()
             self._alive_at = self._next_step
 
+    def give_up(self, why: str) -> None:
+        """End a way out that cannot be gone, and why (a phrase)."""
+        if self.mode == Mode.RESTING:
+            self._end_rest(RestReached(False, why))
+
     def activation_problem(self) -> str:
         """What stands against commanding the robot now, as one sentence; empty: nothing."""
         topic, now = self._robot.state.topic, self._clock()
@@ -318,13 +326,13 @@ class ControlLoop:
             return f"the robot's state is not usable: {self.explain(serious)}"
         if problem := self._start_pose.problem(self.state) or self._held_problem():
             return problem
-        if self.view.state_conflict:
-            return self.view.state_conflict
+        if self.view.state_shared:
+            return self.view.state_shared
         if self.view.velocity_conflict:
             return self.view.velocity_conflict
         if self._publishes and not self.view.listeners:
             why = self.view.type_mismatches[0] if self.view.type_mismatches else ""
-            return why or "nobody takes the commands: is the robot's controller active?"
+            return why or NOBODY_LISTENS.format(self._robot.command.topic)
         if self._publishes and self.view.rivals:
             return (
                 f"{', '.join(self.view.rivals)} could publish commands too: stop it first, only one"
@@ -358,11 +366,11 @@ class ControlLoop:
         now = self._live()
         if self.mode == Mode.INACTIVE:
             return None
-        if self.mode == Mode.STARTING:
-            if not self._start_if_usable(now) and now >= self._next_step:
-                text = "no usable reading came after the activation"
-                self._end_rest(RestReached(True, f"nothing was commanded: {text}"))
-                return None
+        late = self.mode == Mode.STARTING and now >= self._next_step
+        if not self._start_if_usable(now) and late:
+            text = "nothing was commanded: no usable reading came after the activation"
+            self._end_rest(RestReached(True, text))
+            return None
         if self.mode == Mode.RESTING:
             return self._rest(now) if now >= self._next_step else None
         if self._pending is not None and now >= self._pending:
@@ -371,6 +379,7 @@ class ControlLoop:
             return self._tripped(now)
         due = self._next_step
         decision = self._step(now)
+        self.began = due
         if not self.by_reading:  # absolute deadlines; those already gone are missed
             gone = int((self._clock() - due) / self._period)
             self._missed += gone
@@ -477,7 +486,7 @@ class ControlLoop:
         decision = self.controller.step(now, state, problems, age)
         if decision.sent and self._publishes:
             self._check.commanded(decision.command.value, now)
-        self._stepped_at, self._pending = now, None
+        self._stepped_at, self.began, self._pending = now, now, None
         if self.by_reading:  # how long without a reading until we step by ourselves
             alive = age < self._period
             self._next_step = now + (self._robot.state.max_age if alive else self._period)

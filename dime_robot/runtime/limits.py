@@ -97,6 +97,11 @@ class CommandLimits:
         value = _bounded(value, self.low, self.high, Reason.VELOCITY_LIMIT, reasons)
         return self._slewed(value, previous, elapsed, Reason.VELOCITY_LIMIT, reasons), reasons
 
+    def within_effort(self, value: FloatArray) -> FloatArray:
+        """An effort within its limits, and no other limit looked at [N m or N]."""
+        bounded: FloatArray = np.minimum(np.maximum(value, -self.effort), self.effort)
+        return bounded
+
     def within_reach(self, value: FloatArray, state: RobotState, soft: bool = False) -> FloatArray:
         """A position target within both the stops and the joint's reach.
 

@@ -61,7 +61,7 @@ class Rest:
         longest = robot.safety.rest_timeout
         if limits.kind == "twist":  # a base needs as long as its acceleration says
             longest += float(limits.high.max()) / robot.command.acceleration
-        self._longest = longest
+        self.longest = longest  # time that the way out is commanded at most [s]
         self._lost_since: float | None = None  # a trusted velocity [s]
         self._began: float | None = None  # the way out [s]
         self._slow_since: float | None = None
@@ -96,8 +96,8 @@ class Rest:
         limits = self._limits
         if state is not None:
             self._lost_since = None
-            effort = -self._damping * limits.velocity(state)
-            return np.minimum(np.maximum(effort, -limits.effort), limits.effort)
+            effort: FloatArray = -self._damping * limits.velocity(state)
+            return limits.within_effort(effort)
         if self._lost_since is None:
             self._lost_since = now
         if self._limp:
@@ -116,7 +116,7 @@ class Rest:
         if self._began is None:
             self._began, self._slow_since = now, None
             self._lost_since = None if state is not None else now
-        late = now - self._began >= self._longest
+        late = now - self._began >= self.longest
         value = self.step(now, elapsed, previous, state, newest)
         match self._limits.kind:
             case "effort":

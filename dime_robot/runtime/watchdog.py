@@ -56,7 +56,7 @@ class StreamWatchdog:
 
     def restart_rate(self) -> None:
         """Measure the rate anew: this process was stopped, and what it missed is no slowness."""
-        self.rate: float | None = None  # mean over the last segment [Hz]
+        self.rate: float | None = None  # mean over the last segment [Hz]; None: not known yet
         self._segment_from: float | None = None  # the reading that the segment began with [s]
         self._segment_count = 0
         self._off_side, self._off_count = 0, 0  # segments in a row that are too slow or too fast
@@ -144,6 +144,8 @@ class StreamWatchdog:
         self._segment_count += 1
         span = received - self._segment_from
         if span < self._segment:
+            if self.rate is None and self._segment_count >= SEGMENT_READINGS:
+                self.rate = self._segment_count / span  # the best there is until the first ends
             return
         self.rate = self._segment_count / span
         self._segment_from, self._segment_count = received, 0

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from dime_robot.runtime.errors import InputError
-from dime_robot.runtime.freshness import Freshness
+from dime_robot.runtime.watchdog import StreamWatchdog
 from dime_robot.runtime.latency import (
     LARGEST_WINDOW,
     TIMES,
