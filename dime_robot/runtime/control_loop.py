@@ -283,8 +283,6 @@ class ControlLoop:
     def activate(self) -> None:
         """Permit commands; `activation_problem` was asked before."""
         now = self._live()
-        self._check.restart()
-        self._rejected = self._imu_rejected = self._frozen = ""
         self.rest_reached, self._rival_since = None, None
         self.mode, self._next_step = Mode.STARTING, now + START_LIMIT
         self._start_if_usable(now)
@@ -463,13 +461,20 @@ class ControlLoop:
         """Command the robot from its measured pose on."""
         assert self.state is not None
         self._details.clear()
-        self._check.restart()
-        self._rejected = self._imu_rejected = self._frozen = ""
+        self._believe(self.state)
         self._late = 0.0
         self.controller.start(now, self.state)
         self.mode, self._next_step, self._alive_at = Mode.ACTIVE, now, now
         self._stepped_at = now - self._period
         self._pending = None
+
+    def _believe(self, state: RobotState) -> None:
+        """Take a reading for good: what comes next is judged by it."""
+        self._check.restart()
+        self._rejected = self._imu_rejected = self._frozen = ""
+        self._check.jump(state.joint_position, state.stamp)
+        if state.orientation is not None:
+            self._check.turn(state.orientation, state.stamp)
 
     def _step(self, now: float) -> Decision:
         """From the newest state to a command."""

@@ -103,9 +103,9 @@ class StreamWatchdog:
 
     def is_stale(self, now: float, robot_now: float) -> bool:
         """Too old by either measure?"""
-        if self.age_by_receipt(now) > self._max_age:
+        if self.age_by_receipt(now) >= self._max_age:
             return True
-        return self._same_clock and self.age_by_stamp(robot_now) > self._max_age
+        return self._same_clock and self.age_by_stamp(robot_now) >= self._max_age
 
     def is_ahead(self, robot_now: float) -> bool:
         """Does the newest stamp lie in our future?"""

@@ -100,6 +100,8 @@ def spec_data(kind: str = "effort") -> dict[str, Any]:
 def robot_data(kind: str = "effort") -> dict[str, Any]:
     data = copy.deepcopy(ROBOT)
     data["command"].update(copy.deepcopy(OUTPUTS[kind]))
+    if kind == "effort":
+        data["safety"]["may_go_limp"] = True
     return data
 
 

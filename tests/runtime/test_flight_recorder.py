@@ -46,10 +46,10 @@ def note(recorder: FlightRecorder, i: int, *, asked: bool = True) -> None:
 
 
 def dumped(recorder: FlightRecorder, folder: Path, why: str = "test") -> Path:
-    path = recorder.dump(folder, why)
-    assert path is not None
+    dump = recorder.dump(folder, why)
     recorder.wait(10.0)
-    return path
+    assert dump.done
+    return dump.path
 
 
 @pytest.mark.parametrize("count", [0, 1, 9, 10, 11, 19, 20, 37])
@@ -134,16 +134,40 @@ def test_at_most_twenty_files_are_kept_and_others_are_let_be(tmp_path: Path) -> 
     assert mine.exists()
 
 
-def test_a_disk_that_fails_does_not_hurt_the_robot(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), ValueError("odd")])
+def test_a_disc_that_fails_is_told_and_does_not_hurt_the_robot(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object, **__: object) -> None:
-        raise OSError(28, "No space left on device")
+        raise error
 
     recorder, _ = small()
+    note(recorder, 0)
     monkeypatch.setattr(np, "savez", full)
-    dumped(recorder, tmp_path)
-    assert "No space left" in capsys.readouterr().out
+    dump = recorder.dump(tmp_path, "test")
+    recorder.wait(10.0)
+    assert dump.done
+    assert str(dump.path) in dump.error
+    assert str(error.args[-1]) in dump.error
+    assert "resume" not in dump.error  # it is no training run
+    assert not list(tmp_path.glob("*.npz"))
+
+
+def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    recorder, _ = small()
+    note(recorder, 0)
+    (tmp_path / "file").write_text("")
+    dump = recorder.dump(tmp_path / "file/below", "test")
+    recorder.wait(10.0)
+    assert dump.done
+    assert "Not a directory" in dump.error
+
+
+def test_with_nothing_recorded_there_is_nothing_to_write(tmp_path: Path) -> None:
+    recorder, _ = small()
+    dump = recorder.dump(tmp_path, "test")
+    assert dump.done
+    assert dump.error == "nothing is recorded yet"
     assert list(tmp_path.iterdir()) == []
 
 

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from dime_robot.runtime.errors import InputError
-from dime_robot.runtime.watchdog import StreamWatchdog
 from dime_robot.runtime.latency import (
     LARGEST_WINDOW,
     TIMES,
@@ -120,59 +119,3 @@ def test_a_file_that_is_none_is_one_sentence(
     with pytest.raises(InputError, match=message) as caught:
         read_distribution(path)
     assert "\n" not in str(caught.value)
-
-
-# ---- is the stream alive?
-
-
-def test_before_the_first_reading_all_is_stale() -> None:
-    fresh = Freshness(0.1)
-    assert fresh.is_stale(1e9, 1e9)
-    assert fresh.age_by_receipt(5.0) == math.inf
-    assert not fresh.is_ahead(0.0)
-
-
-def test_a_reading_ages_by_receipt_and_by_stamp() -> None:
-    fresh = Freshness(0.1)
-    assert fresh.arrive(1000.0, 5.0)
-    assert (fresh.age_by_receipt(5.0625), fresh.age_by_stamp(1000.03125)) == (0.0625, 0.03125)
-    assert not fresh.is_stale(5.09, 1000.09)
-    assert fresh.is_stale(5.11, 1000.0)  # silent, though its clock stands still
-    assert fresh.is_stale(5.0, 1000.11)  # came just now, but was long on its way
-
-
-def test_another_clock_is_judged_by_receipt_alone() -> None:
-    fresh = Freshness(0.1, same_clock=False)
-    fresh.arrive(3.0, 5.0)
-    assert not fresh.is_stale(5.09, 1e9)
-    assert not fresh.is_ahead(-1e9)
-    assert fresh.is_stale(5.11, 3.0)
-
-
-def test_a_frozen_stamp_is_as_dead_as_silence() -> None:
-    fresh = Freshness(0.1, same_clock=False)
-    assert fresh.arrive(3.0, 5.0)
-    for k in range(1, 20):
-        assert not fresh.arrive(3.0, 5.0 + 0.01 * k)
-        assert not fresh.arrive(2.5, 5.0 + 0.01 * k)  # and so is one that goes back
-    assert fresh.received == 5.0
-    assert fresh.is_stale(5.19, 3.0)
-    assert fresh.arrive(3.02, 5.2)
-    assert fresh.interval == pytest.approx(0.02)
-    assert not fresh.is_stale(5.2, 3.0)
-
-
-def test_a_stamp_in_our_future_is_remarked_and_not_stale() -> None:
-    fresh = Freshness(0.1)
-    fresh.arrive(10.0, 5.0)
-    assert fresh.age_by_stamp(9.5) == -0.5
-    assert fresh.is_ahead(9.5)
-    assert not fresh.is_ahead(9.999)  # within the tolerance
-    assert not fresh.is_stale(5.0, 9.5)
-
-
-def test_a_stamp_that_is_no_number_is_no_reading() -> None:
-    fresh = Freshness(0.1)
-    assert not fresh.arrive(math.nan, 5.0)
-    assert fresh.arrive(1.0, 5.0)
-    assert not fresh.arrive(1.0, 5.1)

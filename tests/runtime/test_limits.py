@@ -11,6 +11,7 @@ from hypothesis.extra import numpy as hnp
 from dime_robot.runtime.limits import CommandLimits
 from dime_robot.runtime.observation import ActionDecoder
 from dime_robot.runtime.reasons import UNUSABLE, Reason, Rung
+from dime_robot.runtime.rest import Rest
 from dime_robot.runtime.safety import Decision
 from dime_robot.runtime.state import CommandKind, RobotState
 from tests.runtime.machines import KINDS, Run, T, make_robot, make_spec, make_state
@@ -207,8 +208,8 @@ def test_limits_go_by_name_where_the_policy_commands_few_of_its_joints() -> None
     spec = make_spec(action={"kind": "effort", "size": 1, "scale": {"rail": 40.0}})
     limits = CommandLimits(spec, make_robot())
     state = make_state(wrist=1.85, rail=0.475, velocity=[5.0, 5.0, 0.5])
-    assert limits.rest(np.zeros(1), state).tolist() == [-10.0]
-    value, reasons = limits.clamp(np.array([40.0]), np.zeros(1), state)
+    assert Rest(limits, make_robot()).step(0.0, T, np.zeros(1), state, state) == [-10.0]
+    value, reasons = limits.clamp(np.array([40.0]), np.zeros(1), state, T)
     assert (value.tolist(), reasons) == (pytest.approx([20.0]), [R.POSITION_LIMIT])
 
 
@@ -254,21 +255,3 @@ def test_damp_of_a_twist_slows_down_to_standing(reason: Reason) -> None:
     steps = np.diff(sent, axis=0)
     assert steps[:32] == pytest.approx(np.tile([4.0 * T, -4.0 * T], (32, 1)))
     assert sent[-1].tolist() == [0.0, 0.0]
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_way_out_ends_at_rest(kind: CommandKind) -> None:
-    run = Run(kind).arm()
-    for _ in range(40):
-        last = run.step([0.75, 1.0, 0.3][: 2 if kind == "twist" else 3]).command.value
-    arrived = False
-    for count in range(1000):
-        command, arrived = run.filter.rest_step()
-        if kind != "effort":
-            assert (np.abs(command.value - last) <= 0.0625 + 1e-12).all()
-        last = command.value
-        if arrived:
-            break
-    assert arrived
-    assert last.tolist() == {"position": [1.0, 0.0, 0.25]}.get(kind, [0.0] * len(last))
-    assert (count == 0) == (kind == "effort")

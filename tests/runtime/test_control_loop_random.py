@@ -1,0 +1,307 @@
+"""Whatever the inputs, the clock and the machine do: what always holds of the commands.
+
+20,000 steps of random streams a kind: jitter, losses, duplicates, reordering, bursts, stalls of the
+robot and of ourselves, NaN, jumps, frozen values, clocks that are set, rivals, an operator.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from dime_robot.runtime.control_loop import Mode
+from dime_robot.runtime.reasons import UNUSABLE, Rung
+from dime_robot.runtime.safety import Decision
+from tests.runtime.loop_bench import LoopBench
+from tests.runtime.machines import KINDS, T
+from tests.runtime.test_rest import HOLDING
+
+LOW, HIGH = np.array([-1.0, -np.inf, 0.0]), np.array([2.0, np.inf, 0.5])
+SPEED = {"position": np.array([8.0, 40.0, 2.0]), "twist": np.full(2, 4.0)}
+SAFE = np.array([1.0, 0.0, 0.25])
+DAMPING, EFFORT = np.array([2.0, 0.5, 20.0]), np.array([8.0, 4.0, 40.0])
+HOLDS = 3.5 * T + T  # `safety.hold`, and the step in which it ends
+EXAMPLES, EVENTS = 80, 22
+counted = dict.fromkeys(KINDS, 0)
+
+several = st.integers(1, 30)
+events = st.one_of(
+    st.tuples(st.just("run"), several),
+    st.tuples(st.just("jitter"), several, st.integers(0, 2**31)),
+    st.tuples(st.just("burst"), several, st.integers(2, 5)),
+    st.tuples(st.just("silent"), several),
+    st.tuples(st.just("stall"), st.sampled_from([1.5, 3.0, 8.0, 20.0, 200.0])),
+    st.tuples(st.just("duplicate"), several),
+    st.tuples(st.just("older"), several, st.floats(0.001, 0.4)),
+    st.tuples(st.just("nan"), several, st.sampled_from(["position", "velocity"])),
+    st.tuples(st.just("jump"), st.integers(1, 6), st.floats(-3, 3)),
+    st.tuples(st.just("pushed"), several, st.floats(-0.4, 0.4)),
+    st.tuples(st.just("frozen"), st.integers(10, 90)),
+    st.tuples(st.just("fast"), several, st.floats(-2, 2)),
+    st.tuples(st.just("missing"), several),
+    st.tuples(st.just("clock"), st.sampled_from([-100.0, -0.7, 0.3, 5.0, 1e9])),
+    st.tuples(st.just("rival"), st.integers(0, 3)),
+    st.tuples(st.just("unlistened"), several),
+    st.tuples(st.just("conflict"), several),
+    st.tuples(st.just("policy"), st.sampled_from(["wild", "nan", "calm", "slow", "stuck"])),
+    st.tuples(st.sampled_from(["estop", "reset", "leave", "activate"])),
+)
+
+
+class Story:
+    """One bench and one stream, and after every call what has to hold."""
+
+    def __init__(self, kind: str, by_reading: bool, limp: bool, seed: int) -> None:
+        robot: dict[str, Any] = {"safety__recover": 5.5 * T}
+        if kind == "effort" and not limp:
+            robot |= {**HOLDING, "safety__rest_timeout": 0.25}
+        if kind == "position":  # stiff enough that the reach bound acts
+            spec: dict[str, Any] = {"joints__0__stiffness": 400.0, "joints__2__stiffness": 2000.0}
+        else:
+            spec = {}
+        self.kind, self.limp = kind, limp
+        self.random = np.random.default_rng(seed)
+        self.mood = "wild"
+        self.bench = LoopBench(kind, self.answer, by_reading, spec, **robot)
+        self.before: tuple[float, np.ndarray] | None = None  # the last command that was sent
+        self.held_since: float | None = None
+        self.latched = False
+        self.activations = 0
+
+    def answer(self, _: Any) -> Any:
+        n = self.bench.spec.n_act
+        match self.mood:
+            case "nan":
+                return np.full(n, np.nan)
+            case "slow":
+                self.bench.now += self.random.choice([0.5, 1.5, 4.0]) * T
+            case "stuck":
+                self.bench.now += 0.2
+            case "calm":
+                return np.zeros(n)
+        return self.random.uniform(-1.5, 1.5, n)
+
+    def do(self, event: tuple[Any, ...]) -> None:
+        bench, name = self.bench, event[0]
+        steps = event[1] if len(event) > 1 and isinstance(event[1], int) else 1
+        match name:
+            case "policy":
+                self.mood = event[1]
+            case "clock":
+                bench.offset += event[1]
+            case "stall":
+                bench.now += event[1] * T
+                self.check(bench.poll())
+            case "estop":
+                self.check(bench.take(bench.loop.estop()))
+            case "leave":
+                bench.loop.leave()
+            case "reset":
+                self.latched &= bool(bench.loop.reset()) or not bench.loop.mode == Mode.ACTIVE
+            case "activate":
+                self.activate()
+            case "rival":
+                self.check(bench.look(rivals=("/x",), rival_messages=event[1]))
+                self.wait()
+                self.check(bench.look(rival_messages=event[1]))
+                bench.look(rivals=())
+            case "unlistened":
+                self.check(bench.look(listeners=()))
+                bench.look(listeners=("/robot",))
+            case "conflict":
+                self.check(bench.look(state_conflict="they differ"))
+                self.wait()
+                self.check(bench.look(state_conflict=""))
+            case _:
+                frozen = (bench.position.copy(), bench.velocity.copy())
+                for k in range(steps):
+                    self.period(name, event, k, frozen)
+        counted[self.kind] += 0
+
+    def activate(self) -> None:
+        for _ in range(60):
+            self.wait()
+            self.read()
+        if self.bench.loop.mode == Mode.INACTIVE and not self.bench.loop.activation_problem():
+            self.bench.loop.activate()
+            self.before, self.latched, self.held_since = None, False, None
+            self.activations += 1
+
+    def wait(self, periods: float = 1.0) -> None:
+        until = self.bench.now + periods * T
+        while self.bench.now < until:
+            self.bench.now += T / 3
+            self.check(self.bench.poll())
+
+    def read(self, stamp: float | None = None, **changes: Any) -> None:
+        bench = self.bench
+        if self.kind == "position" and bench.sent:  # the joints follow, more or less
+            bench.position = bench.position + 0.3 * (bench.sent[-1] - bench.position)
+        bench.jiggle()
+        self.check(bench.read(stamp, **changes))
+
+    def period(self, name: str, event: tuple[Any, ...], k: int, frozen: Any) -> None:
+        bench, now = self.bench, self.bench.now + self.bench.offset
+        match name:
+            case "silent":
+                self.wait()
+            case "jitter":
+                self.wait(float(np.random.default_rng(event[2] + k).uniform(0.05, 2.0)))
+                self.read()
+            case "burst":
+                for _ in range(event[2]):
+                    bench.now += T / 20
+                    self.read()
+                self.wait(event[2])
+            case "duplicate":
+                self.wait()
+                self.read(stamp=bench.loop.watchdog.stamp)
+            case "older":
+                self.wait()
+                self.read(stamp=now - event[2])
+            case "nan":
+                self.wait()
+                self.read(**{event[2]: [np.nan, 0.0, 0.25]})
+            case "jump":
+                self.wait()
+                self.read(position=bench.position + [event[2], 0, 0])
+            case "pushed":
+                bench.position = bench.position + np.array([event[2], event[2], event[2] / 8]) / 9
+                self.wait()
+                self.read()
+            case "frozen":
+                self.wait()
+                self.check(bench.read(position=frozen[0], velocity=frozen[1]))
+            case "fast":
+                bench.velocity = np.array([event[2], event[2], 0.0])
+                self.wait()
+                self.read()
+            case "missing":
+                self.wait()
+                self.check(bench.take(bench.loop.unusable("wheel came 0 times")))
+            case _:
+                self.wait()
+                self.read()
+
+    # ---- what always holds
+
+    def check(self, decision: Decision | None) -> None:
+        if decision is None:
+            return
+        counted[self.kind] += 1
+        bench, now = self.bench, self.bench.now
+        value, rung = decision.command.value, decision.rung
+        assert self.activations, "nothing is commanded before it is activated"
+        if not decision.sent:
+            return
+        assert np.isfinite(value).all()
+        self.check_limits(value)
+        if self.before is not None and self.kind in SPEED:
+            elapsed = min(now - self.before[0], 2 * T)
+            change = np.abs(value - self.before[1])
+            assert (change <= SPEED[self.kind] * elapsed + 1e-9).all(), (change, elapsed)
+        if self.latched:
+            assert rung == Rung.STOP, "only an operator leaves a stop"
+        self.latched |= rung == Rung.STOP and bench.loop.mode == Mode.ACTIVE
+        if rung >= Rung.DAMP:
+            self.check_is_rest(decision)
+        self.check_hold(rung, now)
+        self.before = (now, value)
+
+    def check_limits(self, value: np.ndarray) -> None:
+        if self.kind == "effort":
+            assert (np.abs(value) <= EFFORT).all()
+        elif self.kind == "twist":
+            assert (np.abs(value) <= [1.0, 2.0]).all()
+        else:
+            inside = (value >= LOW) & (value <= HIGH)
+            if inside.all():
+                return
+            newest = self.bench.controller.safety._newest
+            assert newest is not None
+            reading = newest.joint_position  # beyond a stop itself, and the command leads inward
+            assert (inside | (reading > HIGH) | (reading < LOW)).all()
+            assert (inside | (value <= np.maximum(reading, HIGH))).all()
+            assert (inside | (value >= np.minimum(reading, LOW))).all()
+
+    def check_is_rest(self, decision: Decision) -> None:
+        """Nothing but the safe command, told without the code that makes it."""
+        value, loop = decision.command.value, self.bench.loop
+        if self.kind == "effort":
+            blind = bool(UNUSABLE.intersection(decision.reasons)) or loop.state is None
+            allowed = [np.zeros(3)] if self.limp else [np.array([-3.0, 0.0, 12.0])]
+            velocities = [self.bench.velocity]
+            if loop.state is not None:
+                velocities.append(loop.state.joint_velocity)
+            for velocity in velocities:
+                damped = np.clip(-DAMPING * velocity, -EFFORT, EFFORT)
+                allowed.append(damped)
+                if self.limp and loop.mode != Mode.ACTIVE and damped.any():  # it fades out
+                    share = value[0] / damped[0] if damped[0] else 0.0
+                    allowed.append(damped * min(1.0, max(0.0, share)))
+            assert any(np.allclose(value, a, atol=1e-6) for a in allowed), (value, allowed, blind)
+        elif self.before is not None:
+            goal = SAFE if self.kind == "position" else np.zeros(2)
+            before, after = np.abs(self.before[1] - goal), np.abs(value - goal)
+            nearer = after <= before + 1e-9
+            if self.kind == "position":  # or as near as the joint's reach lets it be
+                newest = self.bench.controller.safety._newest
+                assert newest is not None
+                reach = np.array([8 / 400, 2.0, 40 / 2000])
+                nearer |= np.abs(value - newest.joint_position) <= reach + np.abs(
+                    value - self.before[1]
+                )
+                nearer |= np.abs(self.before[1] - newest.joint_position) > reach
+            assert nearer.all(), (self.before[1], value)
+
+    def check_hold(self, rung: Rung, now: float) -> None:
+        if rung != Rung.HOLD:
+            self.held_since = None
+        elif self.held_since is None:
+            self.held_since = now
+        else:
+            # of one fault; the policy may take its time in between
+            assert now - self.held_since <= HOLDS + 2 * T, "a command is held too long"
+
+
+def tell(kind: str, by_reading: bool, limp: bool, seed: int, story: list[Any]) -> list[Any]:
+    told = Story(kind, by_reading, limp, seed)
+    told.activate()
+    for event in story:
+        told.do(event)
+        if told.bench.loop.mode == Mode.INACTIVE:
+            told.bench.loop.reset()
+            told.activate()
+    return [
+        (when, d.sent, d.rung, d.reasons, d.command.value.tobytes())
+        for when, d in told.bench.decisions
+    ]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_whatever_happens(kind: str) -> None:
+    @settings(
+        deadline=None,
+        max_examples=EXAMPLES,
+        derandomize=True,
+        suppress_health_check=list(HealthCheck),
+        database=None,
+    )
+    @given(
+        st.booleans(),
+        st.booleans(),
+        st.integers(0, 2**31),
+        st.lists(events, min_size=EVENTS, max_size=2 * EVENTS),
+    )
+    def run(by_reading: bool, limp: bool, seed: int, story: list[Any]) -> None:
+        first = tell(kind, by_reading, limp, seed, story)
+        assert first == tell(kind, by_reading, limp, seed, story)  # the same stream, the same
+
+    run()
+    assert counted[kind] >= 20_000, counted
+    assert math.isfinite(counted[kind])

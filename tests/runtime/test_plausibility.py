@@ -1,0 +1,112 @@
+"""Can a reading follow the one before, and does it follow the commands?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dime_robot.runtime.plausibility import JUMP_SLACK, ReadingCheck
+from tests.runtime.machines import UPRIGHT, T, make_robot, make_spec
+
+POSE = np.array([0.5, 0.0, 0.25])  # wrist, wheel, rail
+SPEEDS = np.array([8.0, 40.0, 2.0])
+
+
+def check(kind: str = "position", **robot: Any) -> ReadingCheck:
+    return ReadingCheck(make_spec(kind), make_robot(kind, **robot))
+
+
+@pytest.mark.parametrize("joint", range(3))
+def test_a_jump_is_what_one_and_a_half_times_the_speed_cannot_do(joint: int) -> None:
+    possible = 1.5 * SPEEDS[joint] * T + JUMP_SLACK
+    for share, rejected in ((0.99, False), (1.01, True)):
+        ours = check()
+        assert not ours.jump(POSE, 1.0)
+        moved = POSE.copy()
+        moved[joint] += share * possible
+        why = ours.jump(moved, 1.0 + T)
+        assert bool(why) == rejected
+        assert why.startswith(("wrist", "wheel", "rail")[joint]) or not rejected
+
+
+def test_a_glitch_is_rejected_once_and_the_next_reading_is_believed() -> None:
+    ours = check()
+    ours.jump(POSE, 0.0)
+    assert ours.jump(POSE + [1.0, 0, 0], T)
+    assert not ours.jump(POSE, 2 * T)
+    assert not ours.broken
+
+
+def test_an_encoder_that_slipped_stays_unbelieved_until_restart() -> None:
+    ours = check()
+    ours.jump(POSE, 0.0)
+    for k in range(1, 4):
+        assert ours.jump(POSE + [1.4, 0, 0], k * T)
+    assert "3 such readings in a row" in ours.broken
+    ours.restart()
+    assert not ours.broken
+    assert not ours.jump(POSE + [1.4, 0, 0], 9 * T)
+
+
+def test_a_joint_that_turns_freely_may_wrap() -> None:
+    ours = check()
+    ours.jump(np.array([0.5, np.pi - 0.01, 0.25]), 0.0)
+    assert not ours.jump(np.array([0.5, -np.pi + 0.01, 0.25]), T)
+    assert ours.jump(np.array([0.5, 0.0, 0.25]), 2 * T)  # half a turn
+
+
+def test_stamps_of_a_burst_tell_no_speed() -> None:
+    ours = check()
+    ours.jump(POSE, 0.0)
+    assert not ours.jump(POSE + [8.0 * T / 2, 0, 0], 1e-6)
+
+
+def test_the_imu_cannot_turn_faster_than_its_gyro_shows() -> None:
+    ours = check(imu__max_rate=10.0)
+    assert not ours.turn(UPRIGHT, 0.0)
+    assert not ours.turn(-UPRIGHT, T)  # the same orientation
+    assert not ours.turn(np.array([np.cos(0.1), np.sin(0.1), 0, 0]), 2 * T)
+    why = ours.turn(np.array([np.cos(0.6), np.sin(0.6), 0, 0]), 3 * T)
+    assert why.startswith("the imu turned by 1")
+
+
+MOVED = 5 * (2 * np.pi / 4096 + 0.02)  # [rad]
+
+
+@pytest.mark.parametrize(("kind", "value"), [("position", MOVED), ("effort", 0.2 * 8.0)])
+@pytest.mark.parametrize("share", [0.98, 1.02])
+def test_values_are_frozen_where_commands_moved_and_nothing_answered(
+    kind: str, value: float, share: float
+) -> None:
+    ours = check(kind)
+    velocity, found = np.zeros(3), []
+    for k in range(200):
+        ours.commanded(np.array([share * value if k % 2 else 0.0, 0.0, 0.0]), k * T)
+        found.append(ours.frozen(POSE, velocity, k * T))
+    frozen = [bool(why) for why in found]
+    assert frozen == [share > 1 and k * T >= 0.5 for k in range(200)]
+    if share > 1:
+        assert "same values to the last bit for 0.5" in found[int(0.5 / T) + 1]
+        assert not ours.frozen(POSE + 1e-15 * POSE, velocity + 1e-15, 200 * T)  # one bit is alive
+
+
+def test_a_base_whose_wheels_never_turn_is_frozen() -> None:
+    ours = check("twist")
+    for k in range(100):
+        ours.commanded(np.array([0.5, 0.0]), k * T)
+        why = ours.frozen(POSE, np.zeros(3), k * T)
+    assert why
+    ours.restart()
+    for k in range(100):
+        ours.commanded(np.zeros(2), k * T)
+        why = ours.frozen(POSE, np.zeros(3), k * T)
+    assert not why
+
+
+def test_standing_still_is_not_frozen() -> None:
+    ours = check()
+    for k in range(2000):
+        ours.commanded(POSE, k * T)
+        assert not ours.frozen(POSE, np.zeros(3), k * T)
