@@ -91,7 +91,8 @@ class Reporter:
 
     def publish(self) -> None:
         """One report."""
-        name, controller, recorder = self._node.get_name(), self._controller, self._recorder
+        name, controller = self._node.get_fully_qualified_name(), self._controller
+        recorder = self._recorder
         if controller is None or recorder is None:
             level = DiagnosticStatus.ERROR if self.refusal else DiagnosticStatus.OK
             entries = [
