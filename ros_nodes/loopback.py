@@ -146,7 +146,14 @@ def configuration(given: str | None, policy: OnnxPolicy) -> str:
     name = given or policy.spec.name
     if is_file(name):
         name = str(Path(name).expanduser().resolve())
-    config, _ = load_robot_task(name)
+    try:
+        config, _ = load_robot_task(name)
+    except InputError as error:
+        if given:
+            raise
+        raise InputError(
+            f"{error}, or what policy {name} was trained with: --config FILE"
+        ) from None
     found = [item for item in differences(policy.spec, config.policy) if item[0] != "name"]
     if found:
         place, trained, got = found[0]
