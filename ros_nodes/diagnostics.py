@@ -12,7 +12,30 @@ from dime_robot.runtime.safety import Decision
 
 TOPIC = "/diagnostics"
 MISSES_WORTH_A_WARNING = 0.01  # share of steps since the last report
+CONTROL, LATENCY = "control", "latency"  # what a node reports on
+ANSWER = "answer"  # value of the control entry: the rung of the last step, none where inactive
+TROUBLED = tuple(rung.name.lower() for rung in Rung if rung >= Rung.HOLD)
 _SILENT = (Reason.OBSERVATION_STALE, Reason.JOINT_MISSING, Reason.IMU_STALE)
+
+
+def entry_name(node: str, what: str) -> str:
+    """Of an entry on /diagnostics, as `/left/policy_node: control`.
+
+    Args:
+        node: its fully qualified name: /diagnostics is one topic for all namespaces.
+        what: CONTROL or LATENCY.
+    """
+    return f"{node}: {what}"
+
+
+def node_of(entry: DiagnosticStatus) -> str:
+    """The fully qualified name of the node that an entry tells of."""
+    return str(entry.name.partition(": ")[0])
+
+
+def answer_of(entry: DiagnosticStatus) -> str:
+    """The control entry's answer; empty where the entry has none."""
+    return next((str(pair.value) for pair in entry.values if pair.key == ANSWER), "")
 
 
 def status(
@@ -54,9 +77,15 @@ def control_level(
 
 
 def is_fault(entry: DiagnosticStatus) -> bool:
-    """Does an entry of policy_node tell of a hold, an error or a silence?"""
+    """Does an entry of policy_node tell of a hold, an error or a silence? By its fields alone."""
     severe = entry.level in (DiagnosticStatus.ERROR, DiagnosticStatus.STALE)
-    return severe or entry.message.startswith("hold")
+    return severe or answer_of(entry) in TROUBLED
+
+
+def is_refusal(entry: DiagnosticStatus) -> bool:
+    """Does an entry tell why a node that does not run would not go on?"""
+    control = entry.name.endswith(f": {CONTROL}")
+    return control and entry.level == DiagnosticStatus.ERROR and answer_of(entry) not in TROUBLED
 
 
 def latency_level(

@@ -18,12 +18,17 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from rcl_interfaces.msg import SetParametersResult
 from rclpy.exceptions import InvalidTopicNameException
+from rclpy.expand_topic_name import expand_topic_name
 from rclpy.node import Node
+from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile
+from rclpy.validate_full_topic_name import validate_full_topic_name
 from std_msgs.msg import Float64MultiArray
 
 from dime_robot.runtime.errors import InputError
@@ -43,7 +48,13 @@ from ros_nodes.latency_record import (
     write_distribution,
     write_record,
 )
-from ros_nodes.parameters import MonitorParameters, existing_path, read_parameters
+from ros_nodes.parameters import (
+    MonitorParameters,
+    check_parameters,
+    existing_path,
+    read_parameters,
+    require_known_parameters,
+)
 from ros_nodes.process import LONGEST_WAIT, run_node
 
 LARGEST_RECORD = 20_000_000  # numbers: 160 MB, 47 minutes at 1 kHz
@@ -91,7 +102,7 @@ class FaultLog:
     """What went wrong on /diagnostics, each trouble once when it begins.
 
     Args:
-        node: name of the watched node, without its namespace.
+        node: fully qualified name of the watched node: no other is heard.
     """
 
     def __init__(self, node: str) -> None:
@@ -109,7 +120,7 @@ class FaultLog:
             now: steady time of this process [s].
             ahead: the samples' clock minus that one [s], where already known.
         """
-        if not entry.name.startswith(f"{self._node}: "):
+        if diagnostics.node_of(entry) != self._node:
             return
         for pair in entry.values:
             if pair.key == "policy" and pair.value not in self.policies:
@@ -137,30 +148,39 @@ class LatencyMonitor(Node):
         super().__init__("latency_monitor")
         self.exit_code: int | None = None
         given = read_parameters(self, MonitorParameters)
+        require_known_parameters(self)
+        self.add_on_set_parameters_callback(self._on_set_parameters)
         self.folder = writable_folder(existing_path(given.folder, "folder"))
         self._seconds, self._began = given.seconds, time.monotonic()
-        self._store, self._log = SampleStore(), FaultLog(given.node.rpartition("/")[2])
+        self.node = self._full_name(given.node)
+        self._store, self._log = SampleStore(), FaultLog(self.node)
         self._ahead: float | None = None  # of the samples' clock before ours [s]
         self._first_ahead = 0.0
         self._refused = self._cut_short = False
-        self.topic = self._subscribe(given.node)
+        subscription = self.create_subscription(
+            Float64MultiArray, f"{self.node}/latency", self._on_sample, QoSProfile(depth=1000)
+        )
+        self.topic = str(subscription.topic_name)
         self.create_subscription(DiagnosticArray, diagnostics.TOPIC, self._on_diagnostics, 100)
         until = f"for {self._seconds:g} s" if self._seconds else "until Ctrl-C"
         self.get_logger().info(f"waiting for {self.topic}, recording into {self.folder} {until}")
 
-    def _subscribe(self, node: str) -> str:
-        """Listen to a node's samples; gives the topic in full."""
+    def _full_name(self, node: str) -> str:
+        """A node's name in full; a relative one is looked for in our own namespace."""
         wrong = f"parameter node: expected a node's name, got {node!r}"
         if not node:
             raise InputError(wrong, code="parameter")
         try:
-            subscription = self.create_subscription(
-                Float64MultiArray, f"{node}/latency", self._on_sample, QoSProfile(depth=1000)
-            )
-        except InvalidTopicNameException as error:
+            full = expand_topic_name(node, self.get_name(), self.get_namespace())
+            validate_full_topic_name(full)
+        except (InvalidTopicNameException, ValueError) as error:
             text = " ".join(str(error).split())
             raise InputError(f"{wrong}: {text}", code="parameter") from None
-        return str(subscription.topic_name)
+        return str(full)
+
+    def _on_set_parameters(self, parameters: list[Parameter[Any]]) -> SetParametersResult:
+        problem = check_parameters(MonitorParameters, parameters)
+        return SetParametersResult(successful=not problem, reason=problem)
 
     def _on_sample(self, message: Float64MultiArray) -> None:
         label = message.layout.dim[0].label if message.layout.dim else "none"
@@ -201,6 +221,7 @@ class LatencyMonitor(Node):
             print(f"warning: more than one policy is in this record: {names}", file=sys.stderr)
         facts = RecordFacts(
             fields=LatencySample._fields,
+            node=self.node,
             topic=self.topic,
             policy=" and ".join(dict.fromkeys(name for name, _, _ in policies)) or UNKNOWN,
             policy_digest=" and ".join(digest for _, _, digest in policies) or UNKNOWN,
@@ -271,7 +292,8 @@ def write_all(record: LatencyRecord, folder: Path) -> list[Path]:
 def describe(record: LatencyRecord) -> str:
     """The run on the screen."""
     facts, missed, steps = record.facts, record.missed, len(record.samples)
-    lines = [f"policy       {facts.policy} {facts.policy_digest}", f"robot        {facts.robot}"]
+    lines = [f"node         {facts.node}", f"policy       {facts.policy} {facts.policy_digest}"]
+    lines.append(f"robot        {facts.robot}")
     lines.append(f"steps        {steps:,} at {facts.rate:g} Hz, {facts.lost:,} lost on the way")
     lines.append(
         f"missed       {int(missed.sum()):,} deadlines ({missed.mean():.2%}), at most"

@@ -277,6 +277,7 @@ def page(record: LatencyRecord) -> str:
         ("policy", f"{facts.policy} {facts.policy_digest}"),
         ("robot", facts.robot),
         ("machine", facts.cpu),
+        ("node", facts.node),
         ("topic", facts.topic),
         ("duration", f"{seconds:,.1f} s"),
         ("rate", f"{facts.rate:g} Hz, by the median period" if facts.rate else "unknown"),

@@ -31,6 +31,7 @@ class RecordFacts(Frozen):
     """What the samples alone do not say."""
 
     fields: tuple[str, ...]
+    node: str = "unknown"  # fully qualified name; records of earlier versions have none
     topic: str
     policy: str
     policy_digest: str

@@ -15,7 +15,6 @@ from typing import Any
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
-from geometry_msgs.msg import Twist
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from rclpy.node import Node
@@ -26,10 +25,13 @@ from std_srvs.srv import Trigger
 from dime_robot.runtime.errors import InputError
 from dime_robot.runtime.policy import OnnxPolicy
 from dime_robot.runtime.robot import load_robot
+from dime_robot.runtime.spec import TWIST_AXES
 from dime_robot.sim.config import load_robot_task
-from ros_nodes.diagnostics import is_fault
+from ros_nodes import diagnostics
+from ros_nodes.conversions import TWIST_TYPES, write_twist
 from ros_nodes.process import make_executor
 
+POLICY_NODE = "/policy_node"  # its fully qualified name
 START_LIMIT = 30.0  # [s] for both processes to be there, and for a transition
 SETTLE = 0.8  # [s] in which the node sees enough of the robot
 EPISODE_SLACK = 20.0  # [s] on top of an episode's own time
@@ -38,11 +40,16 @@ LOCKSTEP_VELOCITY_PERIOD = 0.005  # [s] of the wall clock: simulated time runs f
 REPORT_AFTER = 1.2  # [s] in which the node reports on its last steps
 
 
+def is_file(config: str) -> bool:
+    """Is a configuration given by its path, not by its name in sim_configs/?"""
+    return config.endswith((".yaml", ".yml"))
+
+
 class Session:
     """Starts both processes, runs episodes one after the other, ends both.
 
     Args:
-        options: of `ros_nodes.loopback`.
+        options: of `ros_nodes.loopback`, `config` a name or an absolute path.
         policy: already loaded, so known to be good.
         log_folder: where ROS logs and flight recordings go.
         velocity: what to ask of the base [m/s, m/s, rad/s]; None: the policy follows none.
@@ -62,11 +69,13 @@ class Session:
         self.episodes: list[dict[str, Any]] = []
         self.faults: list[str] = []
         self.answers: Counter[str] = Counter()  # steps per answer, and per reason of an answer
-        config, _ = load_robot_task(policy.spec.name)
+        config, _ = load_robot_task(options.config)
         self._config, self._velocity = config, velocity
-        self._episode_seconds = config.task.episode_seconds
-        if velocity is not None and options.seconds:  # one episode of that length
-            self._episode_seconds = options.seconds
+        self._has_task = config.task is not None
+        if options.seconds and (velocity is not None or not self._has_task):
+            self._episode_seconds = options.seconds  # one episode of that length
+        else:
+            self._episode_seconds = config.task.episode_seconds
         self._next_velocity = 0.0
         self._options, self._policy, self._log_folder = options, policy, log_folder
         self._processes: dict[str, subprocess.Popen[bytes]] = {}  # by module
@@ -74,8 +83,9 @@ class Session:
     def __enter__(self) -> Session:
         given = self._options
         lockstep = given.mode == "lockstep"
-        sim = {"config": self._policy.spec.name, "mode": given.mode, "seed": given.seed}
-        sim["episode_seconds"] = float(self._episode_seconds)
+        sim = {"config": given.config, "mode": given.mode, "seed": given.seed}
+        if self._has_task:
+            sim["episode_seconds"] = float(self._episode_seconds)
         if given.rate:
             sim["state_rate"] = given.rate
         policy = {
@@ -90,8 +100,9 @@ class Session:
         rate = given.rate
         if lockstep and rate is None and self._config.robot.state.rate != self._policy.spec.rate:
             rate = self._policy.spec.rate  # a state follows each command
-        if rate or given.robot:
-            policy["robot"] = str(self._robot(given.robot, rate))
+        robot = given.robot or (Path(given.config) if is_file(given.config) else None)
+        if rate or robot:
+            policy["robot"] = str(self._robot(robot, rate))
         try:
             self._start("ros_nodes.sim_node", sim)
             self._start("ros_nodes.policy_node", policy)
@@ -125,7 +136,7 @@ class Session:
             self._call(self._reset, Trigger.Request(), "sim_node/reset")
             self._until_usable()
             count, began = len(self.episodes), time.monotonic()
-            whole = left >= episode_seconds - 1e-6
+            whole = self._has_task and left >= episode_seconds - 1e-6
             limit = episode_seconds + EPISODE_SLACK if whole else left
             while len(self.episodes) == count and time.monotonic() - began < limit:
                 self._spin()
@@ -144,7 +155,7 @@ class Session:
         self._processes[module] = subprocess.Popen(words, stdout=sys.stderr)
 
     def _robot(self, path: Path | None, rate: float | None) -> Path:
-        """The shipped robot, or that of a file, perhaps with another state rate."""
+        """The configuration's robot, or that of a file, perhaps with another state rate."""
         if rate is None:
             assert path is not None
             return path.resolve()
@@ -168,7 +179,9 @@ class Session:
         node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
         operator = self._config.robot.command_velocity
         if self._velocity is not None and operator is not None:
-            self._operator: Any = node.create_publisher(Twist, operator.topic, 10)
+            kind = TWIST_TYPES[operator.type]
+            self._operator: Any = node.create_publisher(kind, operator.topic, 10)
+            self._wish = kind()
         self._executor = make_executor()
         self._executor.add_node(node)
         until = time.monotonic() + START_LIMIT
@@ -229,9 +242,9 @@ class Session:
             return
         lockstep = self._options.mode == "lockstep"
         self._next_velocity = now + (LOCKSTEP_VELOCITY_PERIOD if lockstep else VELOCITY_PERIOD)
-        wish = Twist()
-        wish.linear.x, wish.linear.y, wish.angular.z = self._velocity
-        self._operator.publish(wish)
+        # stamps are a robot's to judge: those of the wall clock, as an operator's stick has it
+        write_twist(self._wish, dict(zip(TWIST_AXES, self._velocity, strict=True)), time.time())
+        self._operator.publish(self._wish)
 
     def _on_latency(self, message: Float64MultiArray) -> None:
         self.samples.append(tuple(message.data))
@@ -241,8 +254,10 @@ class Session:
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         for entry in message.status:
-            refused = entry.message.startswith("refused")
-            if is_fault(entry) and not refused and entry.message not in self.faults:
+            if diagnostics.node_of(entry) != POLICY_NODE:
+                continue
+            fault = diagnostics.is_fault(entry) and not diagnostics.is_refusal(entry)
+            if fault and entry.message not in self.faults:
                 self.faults.append(entry.message)
             for pair in entry.values:
                 if pair.key.startswith("steps "):

@@ -57,18 +57,24 @@ def nominal_environment(name: str) -> RobotEnv:
 
 
 def environment_errors(
-    policy: OnnxPolicy, velocity: Sequence[float], seconds: float, episodes: int, seed: int
+    policy: OnnxPolicy,
+    config: str,
+    velocity: Sequence[float],
+    seconds: float,
+    episodes: int,
+    seed: int,
 ) -> dict[str, float]:
     """Mean errors over all control steps in the environment, and the share of episodes that fell.
 
     Args:
         policy: in the noise mode to be judged; its noise starts over with `seed`.
+        config: name or path of the configuration that is simulated.
         velocity: to follow, shape (3,) [m/s, m/s, rad/s].
         seconds: length of an episode [s].
         episodes: how many.
         seed: of starts and noise.
     """
-    env = nominal_environment(policy.spec.name)
+    env = nominal_environment(config)
     env.task.follow(velocity)
     sums, steps, falls = dict.fromkeys(ERRORS, 0.0), 0, 0
     policy.reset(seed)

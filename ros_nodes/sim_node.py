@@ -261,8 +261,7 @@ class SimNode(Node):
         if not self._running:
             self._physics_steps += steps
             return
-        if not self._lockstep:  # there the robot waits for its command, however long it takes
-            self._look_for_commands()
+        self._look_for_commands()
         self._plant.advance(steps)
         self._physics_steps += steps
         self._control_steps += steps
@@ -272,7 +271,8 @@ class SimNode(Node):
     def _motor_time(self) -> float:
         """Time as the robot's motors count it, in this episode [s].
 
-        That of the physics: a simulation that was kept from running has not missed a command.
+        That of the physics: a simulation that was kept from running has not missed a command, nor
+        has one in lockstep, which waits for its command however long that takes.
         """
         return self._physics_steps * self._config.sim.timestep
 

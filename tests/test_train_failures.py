@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import signal
 import subprocess
 import sys
@@ -133,15 +132,21 @@ def test_terminate_leaves_a_resumable_checkpoint_and_the_last_lines(tmp_path: Pa
 
 
 def test_full_disk_is_one_sentence_and_loses_nothing(tmp_path: Path) -> None:
-    """A limit on the size of files stands in for the disk: the same error path of the system."""
+    """A limit on the size of files stands in for the disk: the same error path of the system.
+
+    The child sets it for itself: whatever other tests have loaded here, nothing is forked.
+    """
     folder = tmp_path / "run"
     subprocess.run(command("--steps", "60", "--out", str(folder)), check=True, capture_output=True)
     before = (folder / "ckpt.pt").read_bytes()
+    limited = (
+        "import os, resource, sys;"
+        " resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000));"
+        " os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+    )
+    resume = ["-m", "dime_robot.train", "--resume", str(folder), "--steps", "120"]
     failed = subprocess.run(
-        [sys.executable, "-m", "dime_robot.train", "--resume", str(folder), "--steps", "120"],
-        capture_output=True,
-        text=True,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)),
+        [sys.executable, "-c", limited, *resume], capture_output=True, text=True
     )
     assert failed.returncode == 2
     assert failed.stderr.startswith("error: ")

@@ -8,7 +8,8 @@ The robot's own launch has to run, started before and not by this file:
   and, where the YAML has an `imu`, imu_sensor_broadcaster;
 - the controller that takes `command.topic`: a forward_command_controller whose `joints` are the
   actuated ones in the YAML's order (kind `forward`), a joint_trajectory_controller (`trajectory`),
-  or a drive controller (`twist`), ACTIVE, with nobody else publishing on that topic;
+  or a drive controller (`twist`, its message as `command.type` says: TwistStamped since Jazzy),
+  ACTIVE, with nobody else publishing on that topic;
 - on the robot's side of that topic, MANDATORY, a time-out of at most `command.timeout`:
   forward_command_controller has none, so without one in the hardware component or the motor
   drivers the last command stays for ever once this process, its computer or the network is gone.

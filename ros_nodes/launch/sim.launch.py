@@ -1,8 +1,8 @@
 """A policy on the simulated robot: `ros2 launch dime_robot sim.launch.py policy:=policy.onnx`.
 
 sim_node stands for the robot, policy_node activates itself; Ctrl-C ends both, and so does the end
-of either. sim_node needs the extra `eval`. Everything here is also an option of
-`python -m ros_nodes.loopback`, which needs no `ros2` and judges the run.
+of either: sim_node goes on until policy_node has led the robot to rest. sim_node needs the extra
+`eval`. `python -m ros_nodes.loopback` needs no `ros2` and judges the run.
 """
 
 from functools import partial
@@ -47,6 +47,12 @@ def arguments() -> list[DeclareLaunchArgument]:
             description="lockstep: no wall clock, each state waits for its command",
         ),
         argument("fault", default_value="", description="a fault sim_node injects, as delay:0.05"),
+        argument(
+            "on_timeout",
+            default_value="damp",
+            choices=["damp", "hold", "zero"],
+            description="what the robot does by itself where commands stop coming",
+        ),
         argument("namespace", default_value="", description="of all nodes"),
         argument(
             "monitor",
@@ -68,6 +74,7 @@ def nodes(context: LaunchContext) -> list[Node]:
         "namespace": given["namespace"],
         "output": "screen",
         "on_exit": Shutdown(),
+        "sigterm_timeout": "15",  # more than sim_node waits for the robot to be at rest
     }
     found = [
         Node(
@@ -79,6 +86,7 @@ def nodes(context: LaunchContext) -> list[Node]:
                     "mode": text(given["mode"]),
                     "state_rate": float(given["rate"]),
                     "fault": text(given["fault"]),
+                    "on_timeout": text(given["on_timeout"]),
                 }
             ],
             **common,

@@ -125,16 +125,23 @@ class Graph:
             self.reports.append((time.monotonic(), entry.name, entry.level, entry.message, values))
 
     def start(self, name: str, *arguments: str, **parameters: object) -> subprocess.Popen[str]:
-        """A node of ours as a process, parameters given on its command line."""
+        """A node of ours as a process, parameters given on its command line.
+
+        `processes` and `log` know one in a namespace (-r __ns:=/left) as left_NAME.
+        """
+        label = name
+        for argument in arguments:
+            if argument.startswith("__ns:=/"):
+                label = f"{argument.removeprefix('__ns:=/')}_{name}"
         words = [sys.executable, "-m", f"ros_nodes.{name}", "--ros-args", *arguments]
         for key, value in parameters.items():
             text = str(value).lower() if isinstance(value, bool) else str(value)
             words += ["-p", f"{key}:={text}"]
-        with (self.folder / f"{name}.log").open("w") as log:
+        with (self.folder / f"{label}.log").open("w") as log:
             process = subprocess.Popen(
                 words, cwd=self.folder, env=self.environment, stdout=log, stderr=log, text=True
             )
-        self.processes[name] = process
+        self.processes[label] = process
         return process
 
     def policy_node(self, *arguments: str, **parameters: object) -> subprocess.Popen[str]:
@@ -211,9 +218,13 @@ class Graph:
         request = ChangeState.Request(transition=Transition(id=numbers[label]))
         return bool(self.call(ChangeState, "policy_node/change_state", request).success)
 
-    def set_parameter(self, node: str, name: str, value: bool) -> Any:
-        """Try to set a boolean parameter; gives the node's answer."""
-        given = Parameter(name=name, value=ParameterValue(type=1, bool_value=value))
+    def set_parameter(self, node: str, name: str, value: bool | str) -> Any:
+        """Try to set a parameter; gives the node's answer."""
+        if isinstance(value, str):
+            content = ParameterValue(type=4, string_value=value)
+        else:
+            content = ParameterValue(type=1, bool_value=value)
+        given = Parameter(name=name, value=content)
         request = SetParameters.Request(parameters=[given])
         return self.call(SetParameters, f"{node}/set_parameters", request).results[0]
 

@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from rclpy.duration import Duration
 from rclpy.qos import QoSProfile
 from std_msgs.msg import Float64MultiArray, MultiArrayDimension
 
+from benchmarks.made_policy import made_policy
 from dime_robot.runtime.latency import SAMPLE_LABEL, read_distribution
 from dime_robot.runtime.policy import OnnxPolicy
 from ros_nodes import diagnostics
@@ -29,9 +31,11 @@ def sample_message(sample: Any, label: str = SAMPLE_LABEL) -> Float64MultiArray:
     return message
 
 
-def control(level: bytes, message: str, node: str = "policy_node") -> DiagnosticStatus:
-    values = {"policy": "cartpole 49c80b6c6a66"}
-    return diagnostics.status(f"{node}: control", "cart", level, message, values)
+def control(level: bytes, message: str, node: str = "/policy_node") -> DiagnosticStatus:
+    answer = message.partition(":")[0].partition(";")[0].replace("running", "run")
+    values = {"answer": answer, "policy": "cartpole 49c80b6c6a66"}
+    name = diagnostics.entry_name(node, diagnostics.CONTROL)
+    return diagnostics.status(name, "cart", level, message, values)
 
 
 @pytest.mark.slow
@@ -49,19 +53,23 @@ def test_what_is_published_is_what_is_written(graph: Graph) -> None:
     graph.until(publisher.get_subscription_count, "the monitor")
     graph.until(lambda: reports.get_subscription_count() == 2, "the monitor and the watcher")
     publisher.publish(sample_message(np.zeros(len(FIELDS)), label="of,another,version"))
+    began = time.monotonic()
     for sample in samples[:100]:
         publisher.publish(sample_message(sample))
-    graph.spin(0.5)
+    graph.until(lambda: "recording\n" in graph.log("latency_monitor"), "a sample")
     stop = control(DiagnosticStatus.ERROR, "stop: overrun")
     for _ in range(2):  # a trouble that lasts is repeated with every report
         reports.publish(diagnostics.array(graph.node.get_clock().now().to_msg(), stop))
+    # it has its own process, of which nothing tells how far it is but that it has taken them
+    assert reports.wait_for_all_acked(Duration(seconds=10))
     graph.spin(0.5)
     for sample in samples[100:]:
         publisher.publish(sample_message(sample))
-    publisher.wait_for_all_acked()
-    graph.spin(1.5)
+    assert publisher.wait_for_all_acked(Duration(seconds=10))
+    graph.spin(1.0)
     assert (folder / "latency.html").read_text() == "of an earlier run"
     code, _ = graph.end("latency_monitor", signal.SIGINT)
+    took = time.monotonic() - began
     log = graph.log("latency_monitor")
     assert code == 0, log
 
@@ -77,10 +85,12 @@ def test_what_is_published_is_what_is_written(graph: Graph) -> None:
     assert (meta["policy"], meta["policy_digest"]) == ("cartpole", "49c80b6c6a66")
     assert (meta["robot"], meta["lost"], meta["topic"]) == ("cart", 3, "/policy_node/latency")
     (fault,) = meta["faults"]
-    assert fault["text"] == "policy_node: control: stop: overrun"
-    assert 0.3 < fault["time"] - samples[99, 0] < 3  # about half a second after the 100th sample
+    assert fault["text"] == "/policy_node: control: stop: overrun"
+    # on the clock of the samples, whose own times say nothing about when they were published
+    assert samples[0, 0] <= fault["time"] <= samples[99, 0] + took
+    assert meta["node"] == "/policy_node"
     assert log.count("expected samples of time,age_by_stamp") == 1
-    assert "policy_node: control: stop: overrun" in log
+    assert "/policy_node: control: stop: overrun" in log
 
     for name, quantity in zip(sorted(lists), ("end_to_end", "age_by_stamp"), strict=True):
         distribution = read_distribution(folder / name)
@@ -99,7 +109,8 @@ def test_no_sample_is_exit_code_1(graph: Graph) -> None:
     process = graph.start("latency_monitor", folder="record", seconds=0.5, node="ns/other")
     process.wait(30)
     assert process.returncode == 1
-    assert "error: no sample came on /ns/other/latency within 0." in graph.log("latency_monitor")
+    words = "error: no sample came on /ns/other/latency within "
+    assert words in graph.log("latency_monitor")
     assert not list((graph.folder / "record").iterdir())
 
 
@@ -109,11 +120,9 @@ def test_no_sample_is_exit_code_1(graph: Graph) -> None:
 )
 def test_what_cannot_work_is_refused_at_the_start(parameter: str, value: str, graph: Graph) -> None:
     (graph.folder / "file").write_text("")
-    began = time.monotonic()
     process = graph.start("latency_monitor", **{parameter: value})
     process.wait(30)
     assert process.returncode == 2
-    assert time.monotonic() - began < 20
     (line,) = [x for x in graph.log("latency_monitor").splitlines() if x.startswith("error")]
     assert line.startswith(f"error: parameter {parameter}: expected ")
     assert not list(graph.folder.rglob("latency.*"))
@@ -145,6 +154,49 @@ def test_a_real_run(graph: Graph) -> None:
     assert (record.column("end_to_end") >= record.column("inference")).all()
 
 
+@pytest.mark.slow
+def test_two_robots_in_two_namespaces_never_mix(graph: Graph) -> None:
+    """Two policies, one fault, one monitor each, on one /diagnostics."""
+    other = made_policy(graph.folder / "other.onnx", OnnxPolicy(POLICY).spec, 32, 2, 4)
+    policies = {"left": POLICY, "right": other}
+    for side, policy in policies.items():
+        namespace = ("-r", f"__ns:=/{side}")
+        graph.start("latency_monitor", *namespace, folder=side)
+        graph.start("sim_node", *namespace)
+        graph.policy_node(*namespace, policy=policy, recordings=graph.folder / f"{side}_flights")
+    for side in policies:
+        graph.until(
+            lambda side=side: "recording\n" in graph.log(f"{side}_latency_monitor"), "a sample"
+        )
+    assert graph.trigger("/left/policy_node/estop").success
+    graph.until(
+        lambda: any(
+            name == "/left/policy_node: control" and values.get("answer") == "stop"
+            for _, name, _, _, values in graph.reports
+        ),
+        "the stop on /diagnostics",
+    )
+    graph.spin(1.2)  # a report of either
+    names = {name for _, name, _, _, _ in graph.reports}
+    assert names == {
+        f"/{side}/policy_node: {what}" for side in policies for what in ("control", "latency")
+    }
+    digests = {}
+    for side, policy in policies.items():
+        assert graph.end(f"{side}_latency_monitor")[0] == 0
+        facts = read_record(graph.folder / side / "latency.npz").facts
+        digests[side] = facts.policy_digest
+        assert facts.node == f"/{side}/policy_node"
+        assert facts.policy_digest == OnnxPolicy(policy).file.policy_digest[:12]
+        faults = [fault.text for fault in facts.faults]
+        assert any("stop: estop" in text for text in faults) == (side == "left")
+        assert all(text.startswith(f"/{side}/policy_node: ") for text in faults)
+        page = (graph.folder / side / "latency.html").read_text()
+        assert f"/{side}/policy_node" in page
+        assert digests[side] in page
+    assert digests["left"] != digests["right"]
+
+
 def test_memory_grows_to_its_limit_and_no_further() -> None:
     store, samples = SampleStore(CHUNK + 5), some_samples(CHUNK + 9)
     assert store.samples().shape == (0, len(FIELDS))
@@ -155,20 +207,27 @@ def test_memory_grows_to_its_limit_and_no_further() -> None:
 
 
 def test_a_fault_is_taken_down_once_when_it_begins() -> None:
-    log = FaultLog("policy_node")
+    log = FaultLog("/left/policy_node")
+    watched = "/left/policy_node"
     ok, hold, stop = (
-        control(DiagnosticStatus.OK, "running"),
-        control(DiagnosticStatus.WARN, "hold: imu_stale"),
-        control(DiagnosticStatus.STALE, "stop: observation_stale"),
+        control(DiagnosticStatus.OK, "running", watched),
+        control(DiagnosticStatus.WARN, "hold: imu_stale", watched),
+        control(DiagnosticStatus.STALE, "stop: observation_stale", watched),
     )
-    other = control(DiagnosticStatus.ERROR, "broken", node="policy_node_2")
-    warned = control(DiagnosticStatus.WARN, "running; since the last report overrun in 1 steps")
-    heard = [ok, hold, hold, stop, stop, other, warned, stop]
+    others = [
+        control(DiagnosticStatus.ERROR, "stop: broken", node=node)
+        for node in ("/left/policy_node_2", "/right/policy_node", "/policy_node", "policy_node")
+    ]
+    text = "running; since the last report overrun in 1 steps"
+    warned = control(DiagnosticStatus.WARN, text, watched)
+    heard = [ok, hold, hold, stop, stop, warned, stop]
     for second, entry in enumerate(heard):
         log.hear(entry, float(second), None if second < 3 else 100.0)
+        for other in others:
+            log.hear(other, float(second), 100.0)
     assert [(fault.time, fault.text.split(": ", 2)[2]) for fault in log.faults(50.0)] == [
         (51.0, "hold: imu_stale"),
         (103.0, "stop: observation_stale"),
-        (107.0, "stop: observation_stale"),
+        (106.0, "stop: observation_stale"),
     ]
     assert (log.policies, log.robot) == (["cartpole 49c80b6c6a66"], "cart")

@@ -18,6 +18,7 @@ import yaml
 from dime_robot.runtime.errors import InputError
 from dime_robot.runtime.files import write_atomically
 from dime_robot.runtime.latency import read_distribution
+from ros_nodes import diagnostics
 from ros_nodes.latency_page import MOST_FAULTS, page
 from ros_nodes.latency_record import (
     LatencyRecord,
@@ -221,4 +222,10 @@ def test_diagnostic_aggregator_groups_both_entries() -> None:
     assert given["path"] == "dime_robot"
     analyzers = given["policy"]["analyzers"].values()
     taken = [name for one in analyzers for name in one.get("expected") or one["startswith"]]
-    assert taken == ["policy_node: control", "policy_node: latency"]
+    names = [
+        diagnostics.entry_name("/policy_node", what)
+        for what in (diagnostics.CONTROL, diagnostics.LATENCY)
+    ]
+    assert taken == names
+    layout = json.loads((CONFIG / "foxglove_layout.json").read_text())
+    assert layout["configById"]["DiagnosticStatusPanel!control"]["selectedName"] == names[0]

@@ -12,11 +12,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
+from benchmarks.made_policy import made_policy
+from dime_robot.runtime.config_files import config_folder
 from dime_robot.runtime.errors import InputError
 from dime_robot.runtime.observation import ActionDecoder
 from dime_robot.runtime.policy import OnnxPolicy
 from dime_robot.runtime.robot import VelocityInput
+from dime_robot.runtime.spec import PolicySpec
 from dime_robot.sim.config import load_robot_task
 from dime_robot.sim.env import RobotEnv
 from ros_nodes import loopback
@@ -53,8 +57,8 @@ def test_in_lockstep_the_commands_are_the_environments_bit_for_bit(seed: int, gr
     assert np.ptp(got) > 1
 
 
-def test_five_episodes_in_real_time_earn_what_the_certificate_says(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "ros_nodes.loopback", str(POLICY), "--episodes", "5"]
+def test_episodes_in_real_time_earn_what_the_certificate_says(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "ros_nodes.loopback", str(POLICY), "--episodes", "3"]
     for _ in range(3):  # other tests share the machine: a hiccup of 35 ms is a fault, rightly
         done = subprocess.run(
             [*command, "--json"], cwd=ROOT, capture_output=True, text=True, timeout=200
@@ -63,7 +67,7 @@ def test_five_episodes_in_real_time_earn_what_the_certificate_says(tmp_path: Pat
             break
     result = json.loads(done.stdout)
     assert all(fault.startswith("hold") for fault in result["faults"]), result["faults"]
-    assert len(result["episodes"]) == 5
+    assert len(result["episodes"]) == 3
     assert all(episode["success"] for episode in result["episodes"])
     assert abs(result["return_mean"] / result["promised_return"] - 1) < 0.1
     assert abs(result["measured_rate"] / 50 - 1) < 0.02
@@ -73,7 +77,7 @@ def test_five_episodes_in_real_time_earn_what_the_certificate_says(tmp_path: Pat
     ("change", "words"),
     [
         ({"return_mean": 300.0}, "return 300.0, expected at least 360.0"),
-        ({"inference_p50_ms": 3.0}, "inference takes 3.000 ms (median), certified with at most 2"),
+        ({"inference_p50_ms": 3.0}, "inference takes 3.000 ms (median) beside ROS, by itself on"),
         ({"missed_share": 0.02}, "2.0% of the deadlines missed"),
         ({"faults": ["hold: action_nan"]}, "hold: action_nan"),
     ],
@@ -130,22 +134,66 @@ def test_a_latency_of_the_robot_is_measured_to_the_millisecond(graph: Graph) -> 
         graph.set_fault(fault)
         graph.spin(0.5)
         graph.latencies.clear()
-        graph.spin(4.0)
-        assert len(graph.latencies) > 150
+        graph.until(lambda: len(graph.latencies) > 100, "steps")
         medians.append(float(np.median([sample[1] for sample in graph.latencies])))
     assert medians[1] - medians[0] == pytest.approx(0.007, abs=0.001)
 
 
-@pytest.mark.parametrize("number", range(int(os.environ.get("TERM_TRIES", "10"))))
-def test_term_at_any_moment_ends_with_the_safe_command(number: int, graph: Graph) -> None:
+def test_term_at_any_moment_ends_with_the_safe_command(graph: Graph) -> None:
+    """Moments spread over a control period; the robot stays, policy_node comes anew."""
     graph.start("sim_node")
-    graph.policy_node()
-    graph.until(lambda: len(graph.commands) > 3, "commands")
-    graph.spin(0.037 * number)
-    code, took = graph.end("policy_node", signal.SIGTERM)
-    assert code == 0
-    assert took < 3
-    assert graph.commands[-1][1] == [0.0]
+    for number in range(int(os.environ.get("TERM_TRIES", "4"))):
+        graph.commands.clear()
+        graph.policy_node()
+        graph.until(lambda: len(graph.commands) > 3, "commands")
+        graph.spin(0.037 * number)
+        code, took = graph.end("policy_node", signal.SIGTERM)
+        assert code == 0
+        assert took < 3
+        assert graph.commands[-1][1] == [0.0]
+
+
+def own(folder: Path) -> tuple[Path, Path]:
+    """A robot that is not shipped, and a policy of random weights under its name."""
+    config = yaml.safe_load((config_folder() / "cartpole.yaml").read_text())
+    config["policy"]["name"] = config["robot"]["name"] = "mycart"
+    config["sim"]["model"] = str(config_folder() / config["sim"]["model"])
+    config["robot"]["state"]["max_age"] = 0.5
+    path = folder / "mycart.yaml"
+    path.write_text(yaml.safe_dump(config))
+    spec = PolicySpec.model_validate(config["policy"])
+    return path, made_policy(folder / "mycart.onnx", spec, 32, 2, 4)
+
+
+def test_a_robot_that_is_not_shipped_is_named_by_its_file(tmp_path: Path) -> None:
+    path, policy = own(tmp_path)
+    command = [sys.executable, "-m", "ros_nodes.loopback", str(policy), "--seconds", "1.5"]
+    done = subprocess.run(
+        [*command, "--config", str(path), "--budget", "5", "--json"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.stdout, done.stderr
+    result = json.loads(done.stdout)
+    assert result["steps"] > 50
+    assert result["answers"]["run"] > 0
+    # measured here and now: no machine is named in a certificate
+    assert 0 < result["promised_inference_ms"] < 20
+    assert result["promised_inference_ms"] != OnnxPolicy(policy).file.provenance.latency.cold_p99
+
+
+def test_the_configuration_must_be_the_policys(tmp_path: Path) -> None:
+    path, policy = own(tmp_path)
+    loaded = OnnxPolicy(policy)
+    assert loopback.configuration(str(path), loaded) == str(path)
+    assert loopback.configuration("cartpole", loaded) == "cartpole"  # another name only
+    with pytest.raises(InputError, match=r"sim:mycart: expected one of .*: --config FILE"):
+        loopback.configuration(None, loaded)
+    with pytest.raises(InputError, match=r"--config go2: policy\.joints.*, as policy mycart was"):
+        loopback.configuration("go2", loaded)
 
 
 def test_a_bad_policy_is_one_sentence(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from catkin_pkg.package import parse_package
 
 import dime_robot
 from ros_nodes.parameters import MonitorParameters, PolicyParameters, SimParameters
+from ros_nodes.sim_node import LONGEST_FAREWELL
 from tests.ros_nodes.graph import ROOT
 
 SHELL = ROOT / "ros_nodes"
@@ -134,6 +135,13 @@ def test_sim_launch_starts_robot_policy_and_monitor() -> None:
     assert list(nodes) == ["sim_node", "policy_node", "latency_monitor"]
     (sim,) = nodes["sim_node"]["parameters"]
     check_parameters(sim, SimParameters)
+    assert sim["on_timeout"] == "damp"
+    (hold,) = launched("sim.launch.py", policy="a.onnx", on_timeout="hold")["sim_node"][
+        "parameters"
+    ]
+    assert hold["on_timeout"] == "hold"
+    # launch gives up on a process that is still leading the robot to rest
+    assert all(float(node["sigterm_timeout"]) > LONGEST_FAREWELL for node in nodes.values())
     params, policy = nodes["policy_node"]["parameters"]
     assert params == "/share/dime_robot/config/policy_node.yaml"
     check_parameters(policy, PolicyParameters)
