@@ -80,7 +80,7 @@ def judge(result: dict[str, Any]) -> list[str]:
 def run(options: argparse.Namespace, policy: OnnxPolicy, log_folder: Path) -> dict[str, Any]:
     """All episodes; what they came to."""
     config, _ = load_robot_task(policy.spec.name)
-    seconds = options.seconds or options.episodes * config.task.episode_seconds
+    seconds = options.seconds or options.episodes * config.episode_seconds
     robot = load_robot(options.robot, policy.spec) if options.robot else config.robot
     velocity, environment = velocity_to_ask(options.velocity, policy.spec, robot), {}
     if velocity is not None:

@@ -64,7 +64,7 @@ class Session:
         self.answers: Counter[str] = Counter()  # steps per answer, and per reason of an answer
         config, _ = load_robot_task(policy.spec.name)
         self._config, self._velocity = config, velocity
-        self._episode_seconds = config.task.episode_seconds
+        self._episode_seconds = config.episode_seconds
         if velocity is not None and options.seconds:  # one episode of that length
             self._episode_seconds = options.seconds
         self._next_velocity = 0.0

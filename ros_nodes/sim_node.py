@@ -68,7 +68,7 @@ class SimNode(Node):
         self._task = make_task(config, self._plant)
         self._wiring = Wiring(config.policy, config.robot)
         self._random = np.random.default_rng(given.seed)
-        episode_seconds = given.episode_seconds or config.task.episode_seconds
+        episode_seconds = given.episode_seconds or config.episode_seconds
         self._episode_steps = round(episode_seconds * config.policy.rate)
         rate = given.state_rate or config.robot.state.rate
         self._steps_per_state = round(1 / (rate * config.sim.timestep))
