@@ -149,38 +149,41 @@ def explicit_step(model: mujoco.MjModel, data: mujoco.MjData, driven: Sequence[D
     mujoco.mj_step(model, data)
 
 
-def implicit_step(
-    model: mujoco.MjModel,
-    data: mujoco.MjData,
-    driven: Sequence[Driven],
-    passive: FloatArray,
-) -> None:
+def implicit_step(model: mujoco.MjModel, data: mujoco.MjData, driven: Sequence[Driven]) -> None:
     """One simulation step in which the damping acts on the velocity at its end.
 
-    The stiffness acts on the position at the beginning, the damping goes into the model's joint
-    damping, which MuJoCo's implicitfast integrator solves for: what MuJoCo's own position servo
-    does with that integrator, stable for any damping. The limits hold for stiffness and damping
-    together, at the velocity at the end: a step in which a joint would exceed its limit is taken
-    again, with that joint's effort at the limit and constant. (MuJoCo's servo bounds the effort of
-    the velocity at the beginning, so that a strongly damped one of low limit jumps between both.)
+    The stiffness acts on the position at the beginning. With a step h and a gain D on the velocity,
+
+        M (v+ - v) / h = stiffness part - D v+    is    (M + h D) (v+ - v) / h = explicit effort
+
+    so that h D is added to the joint's inertia while the step is taken. Where nothing touches, this
+    is what MuJoCo's own position servo does with the integrator implicitfast. That integrator,
+    however, finds the contact forces with M alone and only then damps: a robot that stands on
+    strongly damped legs shakes. Here the contact forces are found with M + h D too.
+
+    The limits hold for stiffness and damping together, and for the effort at the end of the step: a
+    step in which a joint would exceed its limit is taken again, with that joint's effort constant
+    and at the limit. (MuJoCo bounds the effort at the beginning, so that a strongly damped joint of
+    low limit would jump from one limit to the other.)
 
     Args:
-        model: whose `dof_damping` is written; of integrator implicitfast.
+        model: whose `dof_armature` is as before afterwards.
         data: goes on by one step.
         driven: all drives.
-        passive: damping of the joints themselves, shape (nv,) [N m s/rad or N s/m].
     """
     dofs = np.concatenate([each.dofs for each in driven])
     spring, damping, low, high = (
         np.concatenate(parts)
         for parts in zip(*(_parts(data, each) for each in driven), strict=True)
     )
+    armature = model.dof_armature[dofs]
+    velocity = data.qvel[dofs]
     at_limit = np.zeros(len(dofs), dtype=bool)
     before = np.empty(mujoco.mj_stateSize(model, STATE))
     mujoco.mj_getState(model, data, before, STATE)
     while True:  # ends: every turn adds a joint that is at its limit
-        data.qfrc_applied[dofs] = spring
-        model.dof_damping[dofs] = passive[dofs] + damping
+        data.qfrc_applied[dofs] = spring - damping * velocity
+        model.dof_armature[dofs] = armature + model.opt.timestep * damping
         mujoco.mj_step(model, data)
         effort = spring - damping * data.qvel[dofs]
         over = ~at_limit & ((effort > high) | (effort < low))
@@ -190,6 +193,7 @@ def implicit_step(
         spring = np.where(over, np.clip(effort, low, high), spring)
         damping = np.where(over, 0.0, damping)
         at_limit |= over
+    model.dof_armature[dofs] = armature
     start = 0
     for each in driven:
         end = start + len(each.dofs)

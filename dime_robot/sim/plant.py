@@ -98,8 +98,6 @@ class Plant:
             )
         self._default = {joint.name: joint.default_position for joint in spec.joints}
         self._driven_names = [*(self._joints if self.drive else ()), *self._held]
-        # of the joints themselves, without what drives add [N m s/rad or N s/m], shape (nv,)
-        self.joint_damping: FloatArray = self.model.dof_damping
         self._implicit = sim.drive == "implicit" and bool(self._driven)
         self._free = fit.free_joint
         self._imu = fit.imu
@@ -109,14 +107,6 @@ class Plant:
         )
         if self._driven:
             self._require_stable()
-        if self._implicit:
-            if self.model.opt.disableflags & mujoco.mjtDisableBit.mjDSBL_DAMPER:
-                raise InputError(
-                    f"{model_path}: expected a model with its damping switched on for sim.drive:"
-                    " implicit, got the flag damper off"
-                )
-            self.joint_damping = self.model.dof_damping.copy()
-            self.model.opt.integrator = mujoco.mjtIntegrator.mjINT_IMPLICITFAST
 
     @property
     def default_pose(self) -> dict[str, float]:
@@ -255,7 +245,7 @@ class Plant:
                 return
         for _ in range(steps):
             if self._implicit:
-                implicit_step(model, data, self._driven, self.joint_damping)
+                implicit_step(model, data, self._driven)
             else:
                 explicit_step(model, data, self._driven)
 

@@ -163,7 +163,7 @@ class Randomizer:
             "center_of_mass": model.body_ipos,
             "armature": model.dof_armature,
             "joint_friction": model.dof_frictionloss,
-            "joint_damping": self._plant.joint_damping,
+            "joint_damping": model.dof_damping,
             "encoder_bias": self._plant.encoder_bias,
             "gravity_direction": model.opt.gravity,
             "imu_mounting": self._plant.imu_mounting,
