@@ -20,6 +20,7 @@ from dime_robot.sim.model import load_model
 from dime_robot.sim.stability import Unstable, unstable
 
 UPRIGHT: FloatArray = np.array([1.0, 0.0, 0.0, 0.0])
+SCALAR = tuple(JOINT_TYPES.values())  # kinds of joints that one number places
 NAMED = 4  # joints in a sentence
 
 
@@ -188,7 +189,8 @@ class Plant:
         if name in self._index:
             return int(self._qpos[self._index[name]])
         joint = mujoco.mj_name2id(self.model, mujoco.mjtObj.mjOBJ_JOINT, name)
-        if joint < 0 or self.model.jnt_type[joint] not in JOINT_TYPES.values():
+        scalar = joint >= 0 and mujoco.mjtJoint(int(self.model.jnt_type[joint])) in SCALAR
+        if not scalar:
             raise InputError(
                 f"{self._source}: expected a revolute or prismatic joint {name}, got none"
             )
