@@ -172,7 +172,7 @@ def test_a_free_joint_hangs(tmp_path: Path) -> None:
             "joint roll: expected a joint of the robot in sim.hold and sim.free",
         ),
         (
-            {"held": {**HELD, "wrist": 0.1}},
+            {"held": {**HELD, "wrist": 0.1}, "free": []},
             "joint wrist of policy.held_joints: expected a revolute",
         ),
         ({"imu": "ball"}, "sim.imu: expected a body of the robot, got ball"),
