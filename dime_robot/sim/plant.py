@@ -222,6 +222,15 @@ class Plant:
             errors += np.abs(target - self.data.qpos[qpos]).tolist()
         return dict(zip(self._driven_names, errors, strict=True))
 
+    @property
+    def driven_joints(self) -> list[str]:
+        """Joints with a drive of ours: a position policy's, then those that are held."""
+        return list(self._driven_names)
+
+    def efforts(self) -> FloatArray:
+        """Last effort of each of `driven_joints`, shape (n,) [N m or N]."""
+        return np.concatenate([np.zeros(0), *(each.drive.applied for each in self._driven)])
+
     def step(self, command: JointCommand) -> RobotState:
         """Hold the command for one control period."""
         self.command(command)
@@ -295,6 +304,11 @@ class Plant:
         """True positions in the contract's order, shape (n_joints,) [rad or m]."""
         position: FloatArray = self.data.qpos[self._qpos]
         return position
+
+    @property
+    def free_joint(self) -> int | None:
+        """Number of the free joint of the robot's root; None: its base is fixed."""
+        return self._free
 
     @property
     def has_free_base(self) -> bool:
