@@ -1,9 +1,10 @@
 """Look at configurations: `python -m dime_robot.config check FILE`, `... diff A B`.
 
-`check` reads a file of the kind of `sim_configs/*.yaml`, builds its simulated robot and sees
-whether policy and robot fit each other. `diff` says which numbers differ, and who owns them: what
-the policy owns was trained with and needs a new policy, what the robot owns are facts of the
-machine.
+`check` reads a file of the kind of `sim_configs/*.yaml`, builds its simulated robot, sees whether
+policy and robot fit each other, and simulates the default pose for two seconds; it says everything
+that is wrong, one sentence each, and ends with 2 where something is. `diff` says which numbers
+differ, and who owns them: what the policy owns was trained with and needs a new policy, what the
+robot owns are facts of the machine.
 """
 
 from __future__ import annotations
@@ -14,13 +15,14 @@ if __name__ == "__main__":
     require_extras(eval=("mujoco", "gymnasium"))
 
 import argparse
+import sys
 from collections.abc import Sequence
 
 from dime_robot.runtime.command import run_command
+from dime_robot.runtime.errors import InputError
 from dime_robot.runtime.places import differences
-from dime_robot.runtime.robot import require_compatible
 from dime_robot.sim.config import load_robot_task
-from dime_robot.sim.env import RobotEnv
+from dime_robot.sim.examination import examine
 
 OWNERS = {
     "policy": "policy: a change needs a new policy",
@@ -31,24 +33,27 @@ OWNERS = {
     "latency": "training: how late messages are",
     "suite": "evaluation: what is good enough",
 }
-SAME, DIFFERENT = 0, 1
+SAME, DIFFERENT, REFUSED = 0, 1, 2
 
 
 def check(name: str) -> int:
-    """Validate one configuration."""
-    config, model = load_robot_task(name)
-    require_compatible(config.policy, config.robot)
-    env = RobotEnv(config.policy.name, variant=(config, model))  # all that training would build
-    spec = config.policy
-    print(
-        f"ok  policy {spec.name}: {spec.n_obs} observations, {spec.n_act} {spec.action.kind}"
-        f" actions, {spec.rate:g} Hz"
-    )
-    print(f"ok  robot {config.robot.name}: {len(config.robot.joints)} joints, all limits kept")
-    print(
-        f"ok  model {model.name}: {env.plant.model.nv} degrees of freedom,"
-        f" {config.sim.timestep:g} s x {config.sim.decimation}"
-    )
+    """Validate one configuration: print what is right, or every problem that was found.
+
+    Args:
+        name: in `sim_configs/`, or a path.
+
+    Raises:
+        InputError: there is one problem.
+    """
+    found = examine(name)
+    if len(found.problems) == 1:
+        raise InputError(found.problems[0])
+    for problem in found.problems:
+        print(f"error: {problem}", file=sys.stderr)
+    if found.problems:
+        print(f"{len(found.problems)} problems", file=sys.stderr)
+        return REFUSED
+    print("\n".join(found.facts))
     return SAME
 
 

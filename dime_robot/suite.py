@@ -20,7 +20,7 @@ from dime_robot.runtime.errors import InputError
 from dime_robot.runtime.noise import NoiseMode
 from dime_robot.sim.config import RobotTaskConfig, SuiteConfig, load_robot_task
 from dime_robot.sim.env import RobotEnv
-from dime_robot.sim.plant import base_body
+from dime_robot.sim.model import base_body
 from dime_robot.sim.randomization import extremes, pinned
 from dime_robot.sim.variation import Delay, LatencyConfig, RandomTerm
 from dime_robot.sim.velocity import VelocityTracking
@@ -112,7 +112,7 @@ def conditions(config: RobotTaskConfig, model: Path, others: Sequence[Path]) -> 
         late = LatencyConfig(observation=Delay(range=(seconds, seconds)))
         found.append(Condition(f"delay of {steps} steps", with_only(latency=late), model))
     for other in others:  # whose bodies and cameras have names of their own
-        sim = config.sim.model_copy(update={"imu": base_body(other), "camera": None})
+        sim = config.sim.model_copy(update={"imu": base_body(other, config.policy), "camera": None})
         found.append(Condition(f"model {other.name}", with_only(sim=sim), other))
     return found
 

@@ -75,7 +75,7 @@ class Session:
         if options.seconds and (velocity is not None or not self._has_task):
             self._episode_seconds = options.seconds  # one episode of that length
         else:
-            self._episode_seconds = config.task.episode_seconds
+            self._episode_seconds = config.episode_seconds
         self._next_velocity = 0.0
         self._options, self._policy, self._log_folder = options, policy, log_folder
         self._processes: dict[str, subprocess.Popen[bytes]] = {}  # by module

@@ -171,7 +171,6 @@ OVERLAYS = [  # go2-walk.yaml: what stands over go2.yaml
     ("go2-walk", "extends", ".", "extends: expected a file beside it, got '.'"),
     ("go2-walk", "extends", "go2-walk.yaml", "expected a file that extends no other"),
     ("go2-walk", "extends", GONE, "policy: Field required"),
-    ("go2-walk", "task", None, "task: .*, got None"),
     ("go2-walk", "task.commands", [1, 2], TASK + r".commands: .*, got \[1, 2\]"),
     ("go2-walk", "task.kind", "swing_up", "task.swing_up.cart: Field required"),
     ("go2-walk", "task.comands", {}, TASK + ".comands: Extra inputs"),

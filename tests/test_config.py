@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import math
+import re
 from pathlib import Path
 
 import pytest
 
-from dime_robot import config
+from dime_robot import config, evaluate
 from dime_robot.runtime.errors import InputError
 from dime_robot.runtime.places import differences
 from dime_robot.sim.config import load_robot_task
+from dime_robot.sim.env import RobotEnv
 from tests.sim.test_cartpole import variant
+
+ROBOTS = Path(__file__).parent / "robots"
 
 
 def test_the_shipped_configuration_is_right(capsys: pytest.CaptureFixture[str]) -> None:
     assert config.main(["check", "cartpole"]) == 0
     out = capsys.readouterr().out
-    assert out.count("ok  ") == 3
+    assert out.count("ok  ") == 4
     assert "5 observations, 1 effort actions, 50 Hz" in out
 
 
@@ -41,6 +46,187 @@ def test_what_is_wrong_is_one_sentence(
     with pytest.raises(InputError, match=message) as error:
         config.main(["check", str(variant(tmp_path, change))])
     assert "\n" not in str(error.value)
+
+
+def refused(path: Path, capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """All that `check` says of a file, a line each, after the one that counts them."""
+    try:
+        assert config.main(["check", str(path)]) == 2
+    except InputError as error:
+        return [str(error)]
+    out, err = capsys.readouterr()
+    *lines, count = err.splitlines()
+    assert out == ""
+    assert count == f"{len(lines)} problems"
+    assert all(line.startswith("error: ") for line in lines)
+    assert len(set(lines)) == len(lines) > 1
+    return [line.removeprefix("error: ") for line in lines]
+
+
+def test_everything_that_is_wrong_is_said_at_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = variant(
+        tmp_path,
+        ("position_width: 1.0 ", "position_width: -1.0 "),  # task
+        ("success_share: 0.8", "success_share: 8.0"),
+        ("camera: side", "camera: top"),  # simulation
+        ("position_limits: [-1.2, 1.2]   # [m]", "position_limits: [-1.3, 1.2]"),  # machine
+        ("rate: 50.0, max_age: 0.035", "rate: 40.0, max_age: 0.035"),
+        ("effort_limit: 8.0              # [N]", "effort_limit: 9.0"),
+        ('gear="1"', 'gear="3"'),  # model
+        ('range="-1.2 1.2"', 'range="-1.5 1.5"'),
+    )
+    lines = refused(path, capsys)
+    for words in (
+        "position_width: Input should be greater than 0, got -1.0",
+        "success_share: Input should be less than or equal to 1, got 8.0",
+        "sim.camera: expected a camera of ['side'], got top",
+        "publishes its state at 40 Hz: expected at least the policy's rate",
+        "not loosened",
+        "actuator slider of joint slider: expected a motor of gear 1",
+        "joint slider: expected position limits (-1.2, 1.2) as in the contract, got (-1.5, 1.5)",
+    ):
+        assert sum(words in line for line in lines) == 1, (words, lines)
+    assert len(lines) == 7
+
+
+def test_wrong_terms_of_the_randomisation_are_named_each(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = variant(tmp_path)
+    term = "  - {{kind: {}, operation: scale, range: [0.9, 1.1], mode: reset{}}}\n"
+    with path.open("a") as file:
+        file.write("randomization:\n" + term.format("stiffness", "") + term.format("damping", ""))
+        file.write(term.format("friction", ", targets: [hoof]"))
+    lines = refused(path, capsys)
+    assert [line.split(":")[0] for line in lines] == ["stiffness", "damping", "friction"]
+
+
+MJCF = {
+    "damping nan": ('damping="0.2"', 'damping="nan"', "slider: expected finite .* dof_damping"),
+    "damping inf": ('damping="0.2"', 'damping="inf"', "joint slider: .* dof_damping, got inf"),
+    "damping negative": ('damping="0.2"', 'damping="-5"', "slider: expected a damping in .* -5"),
+    "damping huge": ('damping="0.2"', 'damping="1e12"', "expected a damping in .*, got 1e.12"),
+    "mass nan": ('mass="0.6"', 'mass="nan"', "got a NaN in the file"),
+    "mass inf": ('mass="0.6"', 'mass="inf"', "body cart: expected finite numbers as body_"),
+    "mass none": ('mass="0.6"', 'mass="0"', "mass and inertia of moving bodies"),
+    "mass huge": ('mass="0.6"', 'mass="1e30"', "body cart: expected a mass in .*, got 1e.30"),
+    "size nan": ('size="0.09 0.05 0.04"', 'size="nan 0.05 0.04"', "nan size in geom"),
+    "place nan": ('pos="0 -0.06 0.6"', 'pos="0 nan 0.6"', "MuJoCo cannot load it|expected finite"),
+    "place far": ('pos="0 -0.06 0.6"', 'pos="0 1e20 0.6"', "expected a .* in .*, got"),
+    "stops nan": ('range="-1.2 1.2"', 'range="nan 1.2"', "joint slider: .* jnt_range, got nan 1.2"),
+    "axis nan": ('axis="1 0 0"', 'axis="nan 0 0"', "joint slider: expected finite .* jnt_axis"),
+    "ctrlrange nan": ('ctrlrange="-8 8"', 'ctrlrange="nan 8"', "actuator slider: .* got nan 8"),
+    "gear nan": ('gear="1"', 'gear="nan"', "actuator slider: .* actuator_gear, got nan"),
+    "timestep nan": ('timestep="0.005"', 'timestep="nan"', "option: .* timestep, got nan"),
+    "timestep negative": ('timestep="0.005"', 'timestep="-1"', "a timestep above 0 s, got -1"),
+    "gravity nan": ('timestep="0.005"', 'gravity="0 0 nan"', "option: .* gravity, got 0 0 nan"),
+    "gravity in mm": ('timestep="0.005"', 'gravity="0 0 -9810"', "not in mm/s.2"),
+    "armature nan": ('damping="0.2"', 'armature="nan"', "joint slider: .* dof_armature, got nan"),
+    "armature negative": ('damping="0.2"', 'armature="-1"', "expected a armature in .* got -1"),
+    "friction nan": ('damping="0.2"', 'frictionloss="nan"', "slider: .* dof_frictionloss, got nan"),
+    "friction negative": ('damping="0.2"', 'frictionloss="-1"', "a friction loss in .* got -1"),
+    "spring nan": ('damping="0.2"', 'stiffness="nan"', "joint slider: .* jnt_stiffness, got nan"),
+    "spring that pushes": ('damping="0.2"', 'stiffness="-9"', "a stiffness in .* got -9"),
+    "stop nan": ('solreflimit="0.02 1"', 'solreflimit="nan 1"', "joint slider: .* jnt_solref"),
+    "key nan": ("</worldbody>", '</worldbody><keyframe><key name="up" qpos="nan 0"/></keyframe>',
+                "key up: expected finite numbers as key_qpos, got nan 0"),
+    "inertia nan": ('<body name="cart">', '<body name="cart"><inertial pos="0 0 0" mass="1"'
+                    ' diaginertia="nan 1 1"/>', "mass and inertia of moving bodies"),
+    "wind nan": ('timestep="0.005"', 'wind="nan 0 0"', "option: .* wind, got nan 0 0"),
+    "turned nan": ('<body name="pole">', '<body name="pole" quat="nan 0 0 0">', "body_quat"),
+    "reference nan": ('damping="0.2"', 'ref="nan"', "joint slider: .* qpos0, got nan"),
+    "number nan": ("</mujoco>", '<custom><numeric name="x" data="nan"/></custom></mujoco>',
+                   "numeric x: expected finite numbers as numeric_data"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("old", "new", "sentence"), MJCF.values(), ids=MJCF)
+def test_a_model_with_numbers_of_no_robot_is_refused(
+    old: str,
+    new: str,
+    sentence: str,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path = variant(tmp_path, (old, new))
+    monkeypatch.chdir(tmp_path)
+    lines = refused(path, capfd)
+    assert any(re.search(sentence, line) for line in lines), lines
+    assert all(len(line) < 400 and "cartpole.xml" in line for line in lines)
+    assert "WARNING" not in capfd.readouterr().err  # MuJoCo's own
+    assert not (tmp_path / "MUJOCO_LOG.TXT").exists()
+    with pytest.raises(InputError, match=r"cartpole.xml"):  # and training says so too
+        RobotEnv(str(path))
+
+
+# ---- the default pose, simulated
+
+
+def arm(folder: Path, *changes: tuple[str, str]) -> Path:
+    """A copy of the arm with position actions, with some text replaced in file or model."""
+    for name in ("arm_position.yaml", "arm.xml"):
+        text = (ROBOTS / name).read_text()
+        for old, new in changes:
+            text = text.replace(old, new)
+        (folder / name).write_text(text)
+    return folder / "arm_position.yaml"
+
+
+def test_a_default_pose_is_held_for_two_seconds(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert config.main(["check", str(arm(tmp_path))]) == 0
+    out = capsys.readouterr().out
+    # 9.81 (2 kg 0.2 m cos 0.5 + 1 kg (0.4 m cos 0.5 + 0.15 m cos 0.5)) over 400 N m/rad
+    error = re.search(r"ok  pose held 2 s: largest error (\S+) rad or m \(shoulder\)", out)
+    assert error is not None
+    assert float(error[1]) == pytest.approx(9.81 * 0.95 * math.cos(0.5) / 400, rel=0.02)
+    assert "ok  no task: it can be checked and simulated, not trained" in out
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ([("stiffness: 400.0", "stiffness: 40.0")],
+         r"arm.xml: joint shoulder: expected at most 0.05 rad .*, got 0.2\d+ after 2 s"),
+        ([("effort_limit: 40.0", "effort_limit: 5.0")], "joint shoulder: expected at most 0.05"),
+        ([("damping: 4.0}", "damping: 400.0}")], "elbow .inertia .* largest stable"),
+        ([("<body name=\"fore\"", "<body name=\"fore\" gravcomp=\"500\"")], "joint shoulder: exp"),
+        # a load that reads its way round the check of gains: a spring that pushes back and forth
+        ([('damping="0.1"', 'damping="0.1" stiffness="9e6"')],
+         "expected a default pose that can be simulated for 2 s, got a speed of|expected at most"),
+    ],
+)  # fmt: skip
+def test_a_pose_that_is_not_held_is_refused(
+    changes: list[tuple[str, str]],
+    sentence: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    lines = refused(arm(tmp_path, *changes), capsys)
+    assert re.search(sentence, lines[0]), lines
+
+
+def test_a_robot_of_efforts_is_not_held_and_this_is_said(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert config.main(["check", str(ROBOTS / "arm_effort.yaml")]) == 0
+    said = re.search(r"not held at action 0 .*: shoulder moved (\S+) rad", capsys.readouterr().out)
+    assert said is not None and float(said[1]) > 1.0
+
+
+def test_without_a_task_nothing_is_trained() -> None:
+    for name in ("arm_effort", "arm_position"):
+        path = str(ROBOTS / f"{name}.yaml")
+        with pytest.raises(InputError, match=r"expected a section `task:` .*, got none"):
+            RobotEnv(path)
+        with pytest.raises(InputError, match=r"expected a section `task:`"):
+            evaluate.main(["--policy", "zero", "--env", f"sim:{path}"])
+        with pytest.raises(InputError, match=r"expected a section `task:`"):
+            _ = load_robot_task(path)[0].episode_steps
 
 
 def test_a_difference_has_an_owner(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

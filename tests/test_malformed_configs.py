@@ -50,12 +50,17 @@ def named(items: list[Any], name: str) -> Any:
 
 
 def refusal(path: Path, capsys: pytest.CaptureFixture[str]) -> str:
-    """The one line that `check` ends with."""
+    """What `check` ends with: a line for each problem."""
     with pytest.raises(SystemExit) as end:
         run_command(lambda: config.main(["check", str(path)]))
     out, err = capsys.readouterr()
     assert (end.value.code, out) == (2, ""), (out, err)
-    return one_sentence(err)
+    *lines, last = err.splitlines(keepends=True)
+    if lines:
+        assert last == f"{len(lines)} problems\n"
+    for line in lines or [last]:
+        one_sentence(line)
+    return err
 
 
 def one_sentence(err: str) -> str:

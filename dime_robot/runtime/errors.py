@@ -1,6 +1,13 @@
 """The one exception for input that is wrong: what a user reads instead of a traceback."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from pydantic import ValidationError
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 
 class InputError(Exception):
@@ -18,7 +25,15 @@ class InputError(Exception):
 
 def first_problem(error: ValidationError) -> str:
     """What pydantic found first, as one phrase: field, what was expected, what came."""
-    problem = error.errors(include_url=False)[0]
+    return all_problems(error)[0]
+
+
+def all_problems(error: ValidationError) -> list[str]:
+    """Everything pydantic found, one phrase each: field, what was expected, what came."""
+    return [_in_words(problem) for problem in error.errors(include_url=False)]
+
+
+def _in_words(problem: ErrorDetails) -> str:
     where = ".".join(str(part) for part in problem["loc"])
     if problem["type"].startswith("union_tag"):  # pydantic's own words speak of tags
         about = problem["ctx"]

@@ -228,6 +228,7 @@ def _require_equal(path: Path, spec: PolicySpec, expected: PolicySpec) -> None:
             f" ({expected.name}), got {spec.n_obs} and {spec.n_act} ({spec.name})"
         )
     ours, theirs = spec.model_dump(), expected.model_dump()
-    for name, value in theirs.items():
-        if ours[name] != value:
-            raise InputError(f"{path}: {name}: expected {value!r:.120}, got {ours[name]!r:.120}")
+    for name in {**theirs, **ours}:
+        got, value = ours.get(name), theirs.get(name)
+        if got != value:
+            raise InputError(f"{path}: {name}: expected {value!r:.120}, got {got!r:.120}")

@@ -16,6 +16,8 @@ from pydantic import (
     ConfigDict,
     Field,
     ModelWrapValidatorHandler,
+    SerializerFunctionWrapHandler,
+    model_serializer,
     model_validator,
 )
 
@@ -193,9 +195,31 @@ class PolicySpec(Frozen):
     action: Action
     held_joints: dict[str, float] = Field(
         default_factory=dict,
-        description="joints of the robot that something else held while the policy was trained ->"
-        " position [rad or m]; a robot whose joints are elsewhere is not commanded",
+        description="joints of the robot that the policy neither moves nor sees, and the position"
+        " each was held at in training [rad or m]; the robot has to hold them there too",
     )
+
+    @model_serializer(mode="wrap")
+    def _without_what_none_has(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A contract that holds no joint reads as it did before there were held joints."""
+        content: dict[str, Any] = handler(self)
+        if not self.held_joints:
+            content.pop("held_joints", None)
+        return content
+
+    @model_validator(mode="after")
+    def _held_joints_are_others(self) -> PolicySpec:
+        known = {joint.name for joint in self.joints}
+        for name, position in self.held_joints.items():
+            if name in known:
+                raise ValueError(
+                    f"held_joints: expected joints that are not among the policy's own, got {name}"
+                )
+            what = f"held_joints.{name}: "
+            require_at_most(what, position, LARGEST_ANGLE, "rad or m", "degrees or mm")
+        if self.held_joints and self.action.kind == "flat":
+            raise ValueError("held_joints: expected none of a flat action, whose robot has no name")
+        return self
 
     @model_validator(mode="after")
     def _names_agree(self) -> PolicySpec:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -19,6 +19,16 @@ Metres = Annotated[float, at_most(5, "m", "cm")]
 Tilt = Annotated[float, at_least(2, "degrees", "rad")]
 Speed = Annotated[float, at_most(10, "m/s", "mm/s")]
 YawRate = Annotated[float, at_most(10, "rad/s", "degrees/s")]
+
+
+class Hold(Frozen):
+    """How a joint that the policy does not move is held at its place in the contract."""
+
+    stiffness: float = Field(gt=0, description="gain on the position error [N m/rad or N/m]")
+    damping: float = Field(ge=0, description="gain on the velocity [N m s/rad or N s/m]")
+    effort_limit: float | None = Field(
+        None, gt=0, description="largest effort, of both parts together [N m or N]; none: any"
+    )
 
 
 class SimConfig(Frozen):
@@ -38,6 +48,52 @@ class SimConfig(Frozen):
         description="share of the robot's velocity_limit up to which a position drive has its"
         " whole torque; from there it falls to 0 at the limit; none: whole at any speed",
     )
+    drive: Literal["explicit", "implicit"] = Field(
+        "explicit",
+        description="how a simulation step takes the gains of position drives and of held joints:"
+        " explicit, from the state at its beginning, as a digital controller of that period does;"
+        " implicit, with the damping at its end, as a much faster controller does: for gains that"
+        " the step is too long for",
+    )
+    hold: dict[str, Hold] = Field(
+        default_factory=dict,
+        description="joints of the robot that the policy does not command: how each is held at its"
+        " place in policy.held_joints",
+    )
+    free: tuple[str, ...] = Field(
+        (), description="joints of the robot that nothing holds or drives: passive ones"
+    )
+
+    @model_validator(mode="after")
+    def _held_is_not_free(self) -> SimConfig:
+        if len(set(self.free)) < len(self.free):
+            raise ValueError(f"free: expected each joint once, got {list(self.free)}")
+        both = sorted(set(self.free) & set(self.hold))
+        if both:
+            raise ValueError(f"expected joints either in hold or in free, got {both} in both")
+        return self
+
+    def require_fit(self, spec: PolicySpec) -> None:
+        """Refuse a contract whose joints are held otherwise.
+
+        Args:
+            spec: the contract.
+
+        Raises:
+            ValueError: `hold` and the contract's held_joints name different joints, or a joint of
+                the contract is held or free.
+        """
+        if set(self.hold) != set(spec.held_joints):
+            raise ValueError(
+                f"sim.hold: expected the joints of policy.held_joints, {sorted(spec.held_joints)},"
+                f" got {sorted(self.hold)}: the contract says where a joint is held, sim.hold how"
+            )
+        own = sorted({joint.name for joint in spec.joints} & set(self.free))
+        if own:
+            raise ValueError(
+                f"sim.free: expected joints that the policy does not name, got {own}, which are"
+                " joints of the contract"
+            )
 
 
 class SwingUpConfig(Frozen):
@@ -201,15 +257,30 @@ class RobotTaskConfig(Frozen):
     policy: PolicySpec
     robot: RobotConfig
     sim: SimConfig
-    task: TaskConfig
+    task: TaskConfig | None = Field(
+        None, description="what is learned; none: the robot can be checked and simulated only"
+    )
     randomization: tuple[RandomTerm, ...] = ()
     latency: LatencyConfig = LatencyConfig()
     suite: SuiteConfig | None = None
 
     @property
+    def episode_seconds(self) -> float:
+        """The task's time limit [s].
+
+        Raises:
+            InputError: there is no task.
+        """
+        return require_task(self).episode_seconds
+
+    @property
     def episode_steps(self) -> int:
-        """The time limit in control steps."""
-        return round(self.task.episode_seconds * self.policy.rate)
+        """The task's time limit in control steps.
+
+        Raises:
+            InputError: there is no task.
+        """
+        return round(self.episode_seconds * self.policy.rate)
 
     @model_validator(mode="after")
     def _rates_agree(self) -> RobotTaskConfig:
@@ -223,8 +294,10 @@ class RobotTaskConfig(Frozen):
         return self
 
     @model_validator(mode="after")
-    def _task_fits(self) -> RobotTaskConfig:
-        self.task.require_fit(self.policy)
+    def _sections_fit(self) -> RobotTaskConfig:
+        self.sim.require_fit(self.policy)
+        if self.task is not None:
+            self.task.require_fit(self.policy)
         for term in self.policy.observation:
             if term.kind in IMU_TERMS and self.sim.imu is None:
                 raise ValueError(
@@ -234,26 +307,58 @@ class RobotTaskConfig(Frozen):
         return self
 
 
+def require_task(config: RobotTaskConfig) -> SwingUpConfig | VelocityTrackingConfig:
+    """The configuration's task.
+
+    Raises:
+        InputError: it has none.
+    """
+    if config.task is None:
+        raise InputError(
+            f"robot {config.robot.name}: expected a section `task:` that says what is learned, got"
+            " none: without one a robot can be checked and simulated, not trained or evaluated"
+        )
+    return config.task
+
+
 def load_robot_task(name: str) -> tuple[RobotTaskConfig, Path]:
     """Read `sim_configs/NAME.yaml`, or a path that ends so; gives configuration and model's path.
 
     Raises:
         InputError: no such file, no YAML, or a value that does not fit.
     """
+    return read_robot_task(robot_task_path(name))
+
+
+def robot_task_path(name: str) -> Path:
+    """The file that a name or a path means.
+
+    Raises:
+        InputError: no file of this name is shipped.
+    """
     if name.endswith((".yaml", ".yml")):
-        return read_robot_task(Path(name))
+        return Path(name)
     folder = config_folder()
     path = folder / f"{name}.yaml"
     if not path.is_file():
         known = ", ".join(f"sim:{file.stem}" for file in sorted(folder.glob("*.yaml")))
         raise InputError(f"sim:{name}: expected one of {known}")
-    return read_robot_task(path)
+    return path
 
 
 def read_robot_task(path: Path) -> tuple[RobotTaskConfig, Path]:
     """Like `load_robot_task`, for any path."""
+    return robot_task_of(read_config(path), path)
+
+
+def robot_task_of(content: dict[str, Any], path: Path) -> tuple[RobotTaskConfig, Path]:
+    """Like `load_robot_task`, for what was read from a path.
+
+    Raises:
+        InputError: a value does not fit.
+    """
     try:
-        config = RobotTaskConfig.model_validate(read_config(path))
+        config = RobotTaskConfig.model_validate(content)
     except ValidationError as error:
         raise InputError(f"{path}: {first_problem(error)}") from None
     beside = {

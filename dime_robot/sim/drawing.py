@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import mujoco
 import numpy as np
 import numpy.typing as npt
 
@@ -22,7 +23,7 @@ class Drawing:
     rows: npt.NDArray[np.intp]  # of the quantity; of noise: numbers of the observation
     shape: tuple[int, ...]  # of a draw; its first axis is 1 where all rows share it
     values: FloatArray | None = None  # [term.unit]; None: no draw yet
-    heading: float = 0.0  # of a push or of gravity's axis [rad]
+    heading: float = 0.0  # of a push, or of the axis that gravity or an imu is turned about [rad]
     due: float = 0.0  # of an interval term: when to draw [s since reset]
 
     def draw(self, rng: np.random.Generator) -> FloatArray:
@@ -49,6 +50,8 @@ class Drawing:
         """The quantity with these draws of this term in it."""
         if self.term.kind == "gravity_direction":
             return _turned(quantity, math.radians(values[0]), self.heading)
+        if self.term.kind == "imu_mounting":
+            return _mounted(quantity, math.radians(values[0]), self.heading)
         match self.term.operation:
             case "set":
                 quantity[self.rows] = values
@@ -67,6 +70,15 @@ def _turned(vector: FloatArray, angle: float, heading: float) -> FloatArray:
         along + (vector - along) * math.cos(angle) + np.cross(axis, vector) * math.sin(angle)
     )
     return turned
+
+
+def _mounted(quaternion: FloatArray, angle: float, heading: float) -> FloatArray:
+    """A mounting turned further about a horizontal axis; angles [rad], w x y z of shape (4,)."""
+    half = math.sin(angle / 2)
+    turn = np.array([math.cos(angle / 2), half * math.cos(heading), half * math.sin(heading), 0.0])
+    mounted = np.zeros(4)
+    mujoco.mju_mulQuat(mounted, quaternion, turn)
+    return mounted
 
 
 class Noise:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,10 +14,14 @@ from dime_robot.runtime.observation import projected_gravity
 from dime_robot.runtime.spec import FloatArray, PolicySpec
 from dime_robot.runtime.state import JointCommand, RobotState
 from dime_robot.sim.config import RobotTaskConfig, SimConfig, VelocityTrackingConfig
-from dime_robot.sim.drive import PositionDrive
+from dime_robot.sim.drive import Driven, PositionDrive, explicit_step, implicit_step
+from dime_robot.sim.fit import JOINT_TYPES, Fit
+from dime_robot.sim.model import load_model
+from dime_robot.sim.stability import Unstable, unstable
 
-JOINT_TYPES = {"revolute": mujoco.mjtJoint.mjJNT_HINGE, "prismatic": mujoco.mjtJoint.mjJNT_SLIDE}
-LIMITS_TOLERANCE = 1e-4  # [rad or m] between a foreign model's stops and the contract's
+UPRIGHT: FloatArray = np.array([1.0, 0.0, 0.0, 0.0])
+SCALAR = tuple(JOINT_TYPES.values())  # kinds of joints that one number places
+NAMED = 4  # joints in a sentence
 
 
 class BaseMotion(NamedTuple):
@@ -29,40 +33,14 @@ class BaseMotion(NamedTuple):
     gravity: FloatArray  # unit vector in the base's frame, shape (3,)
 
 
-def load_model(path: Path, timestep: float) -> mujoco.MjModel:
-    """Compile an MJCF file with the configured time step [s].
-
-    Raises:
-        InputError: the file is missing or MuJoCo refuses it.
-    """
-    try:
-        model = mujoco.MjModel.from_xml_path(str(path))
-    except ValueError as error:
-        raise InputError(f"{path}: MuJoCo cannot load it: {' '.join(str(error).split())}") from None
-    model.opt.timestep = timestep
-    # a simulation that diverges shall show its NaN, not start over in silence
-    model.opt.disableflags |= mujoco.mjtDisableBit.mjDSBL_AUTORESET
-    return model
-
-
-def base_body(path: Path) -> str:
-    """Name of the body that a model's first free joint moves.
-
-    Raises:
-        InputError: MuJoCo refuses the file, or the model has no free joint.
-    """
-    model = load_model(path, 0.001)
-    free = np.flatnonzero(model.jnt_type == mujoco.mjtJoint.mjJNT_FREE)
-    if not len(free):
-        raise InputError(f"{path}: expected a model with a free joint, got none")
-    return str(model.body(model.jnt_bodyid[free[0]]).name)
-
-
 class Plant:
     """A MuJoCo model addressed by the contract's joint names.
 
     A position drive is computed here, from the contract's gains and limits: whatever actuators the
-    model has are switched off. Efforts and twists go through the model's actuators.
+    model has are switched off. Efforts and twists go through the model's actuators. Joints that the
+    policy does not command are held here too (`sim.hold`), with their own actuators switched off,
+    or are free (`sim.free`). The base is the root of the contract's joints, whatever else the model
+    has.
 
     Args:
         spec: joints in policy order.
@@ -71,8 +49,9 @@ class Plant:
         speed_limits: joint -> largest speed of a position drive [rad/s or m/s].
 
     Raises:
-        InputError: a joint of the contract is missing in the model, has no motor though it takes an
-            effort, or the model's stops or force limit differ from the contract's.
+        InputError: a joint of the contract is missing in the model, has no plain motor though it
+            takes an effort, the model's stops or force limit differ from the contract's, a joint of
+            the robot is nobody's, or a drive cannot be simulated at the time step.
     """
 
     def __init__(
@@ -83,100 +62,103 @@ class Plant:
         speed_limits: Mapping[str, float] | None = None,
     ) -> None:
         self.model = load_model(model_path, sim.timestep)
+        fit = Fit(self.model, spec, sim)
+        if fit.problems:
+            raise InputError(f"{model_path}: {fit.problems[0]}")
+        fit.take_over()
+        self._source = model_path
         self.data = mujoco.MjData(self.model)
         self.decimation = sim.decimation
-        joint_ids = {joint.name: self._joint_id(joint.name, model_path) for joint in spec.joints}
-        for joint in spec.joints:
-            self._check_type(joint_ids[joint.name], joint.type, model_path)
-            self._check_stops(joint_ids[joint.name], joint.position_limits, model_path)
-        self.joint_ids = np.array(list(joint_ids.values()), dtype=np.intp)
+        self.joint_ids = fit.joints
         self._qpos, self.dofs = (
             self.model.jnt_qposadr[self.joint_ids],
             self.model.jnt_dofadr[self.joint_ids],
         )
-        self._index = {name: i for i, name in enumerate(joint_ids)}
+        self._index = {joint.name: i for i, joint in enumerate(spec.joints)}
         self._kind, self._joints = spec.action.kind, spec.action_joints
         self.encoder_bias: FloatArray = np.zeros(len(spec.joints))  # reading minus truth [rad or m]
+        self.imu_mounting: FloatArray = UPRIGHT.copy()  # of the imu on its body, w x y z
         self.drive: PositionDrive | None = None
-        self._motors = np.zeros(0, dtype=np.intp)
+        self._motors = fit.controls
+        self._command: FloatArray = np.zeros(len(self._joints))
+        self._driven: tuple[Driven, ...] = ()
         if self._kind == "position":
             order = np.array([self._index[name] for name in self._joints])
-            self._driven = (self._qpos[order], self.dofs[order])
-            self.drive = PositionDrive(spec, sim.full_torque_speed, speed_limits or {})
+            self.drive = PositionDrive.of_policy(spec, sim.full_torque_speed, speed_limits or {})
+            self._driven = (Driven(self.drive, self._command, self._qpos[order], self.dofs[order]),)
             self.model.opt.disableflags |= mujoco.mjtDisableBit.mjDSBL_ACTUATION
-        else:
-            motors = [self._motor_of(name, joint_ids, spec, model_path) for name in self._joints]
-            self._motors = np.array(motors, dtype=np.intp)
-        self._command: FloatArray = np.zeros(len(self._joints))
-        free = np.flatnonzero(self.model.jnt_type == mujoco.mjtJoint.mjJNT_FREE)
-        self._free = int(free[0]) if len(free) else None
-        self._imu = self._element("imu", sim.imu, model_path)
-        self._element("camera", sim.camera, model_path)
+        self._held = dict(spec.held_joints)
+        if self._held:
+            self._driven += (
+                Driven(
+                    PositionDrive.of_held(list(self._held), sim),
+                    np.array(list(self._held.values())),
+                    self.model.jnt_qposadr[fit.held],
+                    self.model.jnt_dofadr[fit.held],
+                ),
+            )
+        self._default = {joint.name: joint.default_position for joint in spec.joints}
+        self._driven_names = [*(self._joints if self.drive else ()), *self._held]
+        self._implicit = sim.drive == "implicit" and bool(self._driven)
+        self._free = fit.free_joint
+        self._imu = fit.imu
         # of this body a free joint's own coordinates are the reading
         self._imu_is_base = (
             self._free is not None and self.model.jnt_bodyid[self._free] == self._imu
         )
+        if self._driven:
+            self._require_stable()
 
-    def _joint_id(self, name: str, path: Path) -> int:
-        joint_id = mujoco.mj_name2id(self.model, mujoco.mjtObj.mjOBJ_JOINT, name)
-        if joint_id < 0:
-            names = [self.model.joint(i).name for i in range(self.model.njnt)]
-            raise InputError(f"{path}: expected a joint {name}, got {names}")
-        return int(joint_id)
+    @property
+    def default_pose(self) -> dict[str, float]:
+        """Where the contract's and the held joints are at action 0: joint -> [rad or m]."""
+        return {**self._default, **self._held}
 
-    def _check_type(self, joint_id: int, expected: str, path: Path) -> None:
-        got = mujoco.mjtJoint(int(self.model.jnt_type[joint_id]))
-        if got != JOINT_TYPES[expected]:
-            raise InputError(
-                f"{path}: joint {self.model.joint(joint_id).name}: expected a {expected} joint"
-                f" as in the contract, got {got.name.removeprefix('mjJNT_').lower()}"
-            )
+    def _require_stable(self) -> None:
+        """Refuse gains that the time step is too long for.
 
-    def _check_stops(self, joint_id: int, expected: tuple[float, float] | None, path: Path) -> None:
-        limited = bool(self.model.jnt_limited[joint_id])
-        limits = tuple(self.model.jnt_range[joint_id].tolist()) if limited else None
-        if limits is None or expected is None:
-            same = limits is expected
-        else:
-            same = bool(np.allclose(limits, expected, rtol=0, atol=LIMITS_TOLERANCE))
-        if not same:
-            raise InputError(
-                f"{path}: joint {self.model.joint(joint_id).name}: expected position limits"
-                f" {expected} as in the contract, got {limits}"
-            )
+        Raises:
+            InputError: such a joint, its inertia and the largest gain.
+        """
+        pose = self.model.qpos0.copy()
+        for name, position in self.default_pose.items():
+            pose[self.model.joint(name).qposadr[0]] = position
+        dofs = np.concatenate([each.dofs for each in self._driven])
+        gains = (
+            np.concatenate([each.drive.stiffness for each in self._driven]),
+            np.concatenate([each.drive.damping for each in self._driven]),
+        )
+        found = unstable(self.model, pose, dofs, gains, self._implicit)
+        if found:
+            raise InputError(f"{self._source}: {self._why_unstable(found, gains)}")
 
-    def _motor_of(self, name: str, joints: dict[str, int], spec: PolicySpec, path: Path) -> int:
-        """The actuator that a command of this name drives."""
-        if self._kind == "twist":  # a base whose model has one velocity actuator per axis
-            actuator = mujoco.mj_name2id(self.model, mujoco.mjtObj.mjOBJ_ACTUATOR, name)
-            if actuator < 0:
-                raise InputError(f"{path}: expected an actuator {name}, got none")
-            return int(actuator)
-        limit = spec.joint(name).effort_limit
-        for actuator in range(self.model.nu):
-            if self.model.actuator_trnid[actuator, 0] == joints[name]:
-                got = self.model.actuator_ctrlrange[actuator]
-                if limit is None or not np.allclose(got, [-limit, limit]):
-                    raise InputError(
-                        f"{path}: motor of {name}: expected ctrlrange [{-(limit or 0)},"
-                        f" {limit}] as in the contract, got {got.tolist()}"
-                    )
-                return actuator
-        raise InputError(f"{path}: expected a motor on joint {name}, got none")
-
-    def _element(self, field: str, name: str | None, path: Path) -> int:
-        """The body of an imu, or a camera; -1 for none."""
-        if name is None:
-            return -1
-        imu = field == "imu"
-        kind = mujoco.mjtObj.mjOBJ_BODY if imu else mujoco.mjtObj.mjOBJ_CAMERA
-        element = mujoco.mj_name2id(self.model, kind, name)
-        if element < 0:
-            first, count = (1, self.model.nbody) if imu else (0, self.model.ncam)
-            names = [mujoco.mj_id2name(self.model, kind, i) for i in range(first, count)]
-            what = "body" if imu else "camera"
-            raise InputError(f"{path}: sim.{field}: expected a {what} of {names}, got {name}")
-        return int(element)
+    def _why_unstable(self, found: Sequence[Unstable], gains: tuple[FloatArray, FloatArray]) -> str:
+        rotary = mujoco.mjtJoint.mjJNT_HINGE
+        step = f"{self.model.opt.timestep:g} s"
+        told = []
+        for joint, inertia, largest in found[:NAMED]:
+            name = self._driven_names[joint]
+            turns = self.model.joint(name).type[0] == rotary
+            stiff, damp = ("N m/rad", "N m s/rad") if turns else ("N/m", "N s/m")
+            if self._implicit or largest <= 0:
+                told.append(
+                    f"{name} (inertia {inertia:.3g} {'kg m^2' if turns else 'kg'}, stiffness"
+                    f" {gains[0][joint]:g} {stiff}"
+                    + (f", largest {largest:.3g})" if self._implicit else ", too stiff for any)")
+                )
+            else:
+                told.append(
+                    f"{name} (inertia {inertia:.3g} {'kg m^2' if turns else 'kg'}, damping"
+                    f" {gains[1][joint]:g} {damp}, largest stable {largest:.3g})"
+                )
+        if len(found) > NAMED:
+            told.append(f"and {len(found) - NAMED} more")
+        what = "stiffness" if self._implicit else "gains"
+        advice = "" if self._implicit else "set sim.drive: implicit, or "
+        return (
+            f"expected {what} that a simulation step of {step} can follow, got joints that would"
+            f" oscillate ever more: {', '.join(told)}; {advice}lower these gains, or the timestep"
+        )
 
     def reset(self, positions: Mapping[str, float], height: float | None = None) -> RobotState:
         """Put the robot at rest.
@@ -186,16 +168,68 @@ class Plant:
             height: of a free base above the world's origin [m]; None: as the model has it.
         """
         mujoco.mj_resetData(self.model, self.data)
-        for name, position in positions.items():
-            self.data.qpos[self._qpos[self._index[name]]] = position
+        for name, position in {**self._held, **positions}.items():
+            self.data.qpos[self._place(name)] = position
         if height is not None and self._free is not None:
             self.data.qpos[self.model.jnt_qposadr[self._free] + 2] = height
         mujoco.mj_forward(self.model, self.data)
-        self._command = np.zeros(len(self._joints))
+        self._command[:] = 0.0
         if self.drive is not None:
-            self._command[:] = self.data.qpos[self._driven[0]]
-            self.drive.reset()
+            self._command[:] = self.data.qpos[self._driven[0].qpos]
+        for driven in self._driven:
+            driven.drive.reset()
         return self.state()
+
+    def _place(self, name: str) -> int:
+        """Where in `data.qpos` the position of a revolute or prismatic joint of the model is.
+
+        Raises:
+            InputError: the model has no such joint.
+        """
+        if name in self._index:
+            return int(self._qpos[self._index[name]])
+        joint = mujoco.mj_name2id(self.model, mujoco.mjtObj.mjOBJ_JOINT, name)
+        scalar = joint >= 0 and mujoco.mjtJoint(int(self.model.jnt_type[joint])) in SCALAR
+        if not scalar:
+            raise InputError(
+                f"{self._source}: expected a revolute or prismatic joint {name}, got none"
+            )
+        return int(self.model.jnt_qposadr[joint])
+
+    def positions(self, names: Sequence[str]) -> FloatArray:
+        """True positions of any revolute or prismatic joints of the model.
+
+        Args:
+            names: as the model calls them, the contract's or not.
+
+        Returns:
+            Shape (len(names),) [rad or m], in the order of the names.
+
+        Raises:
+            InputError: the model has no such joint.
+        """
+        return np.array([self.data.qpos[self._place(name)] for name in names], dtype=float)
+
+    def pose_errors(self) -> dict[str, float]:
+        """How far each joint that is held or driven to a position is from it, now.
+
+        Returns:
+            Joint -> |target - position| [rad or m]; empty where the policy commands efforts and
+            nothing is held.
+        """
+        errors: list[float] = []
+        for _, target, qpos, _ in self._driven:
+            errors += np.abs(target - self.data.qpos[qpos]).tolist()
+        return dict(zip(self._driven_names, errors, strict=True))
+
+    @property
+    def driven_joints(self) -> list[str]:
+        """Joints with a drive of ours: a position policy's, then those that are held."""
+        return list(self._driven_names)
+
+    def efforts(self) -> FloatArray:
+        """Last effort of each of `driven_joints`, shape (n,) [N m or N]."""
+        return np.concatenate([np.zeros(0), *(each.drive.applied for each in self._driven)])
 
     def step(self, command: JointCommand) -> RobotState:
         """Hold the command for one control period."""
@@ -210,19 +244,21 @@ class Plant:
                 f"expected a command of {self._kind} for {self._joints}, got {command.kind} for"
                 f" {command.joints}"
             )
-        self._command = command.value.copy()
+        self._command[:] = command.value
 
     def advance(self, steps: int) -> None:
         """Some simulation steps."""
-        model, data, drive = self.model, self.data, self.drive
-        if drive is None:
+        model, data = self.model, self.data
+        if self.drive is None:
             data.ctrl[self._motors] = self._command
-            mujoco.mj_step(model, data, nstep=steps)
-            return
-        qpos, dof = self._driven
+            if not self._driven:
+                mujoco.mj_step(model, data, nstep=steps)
+                return
         for _ in range(steps):
-            data.qfrc_applied[dof] = drive.effort(self._command, data.qpos[qpos], data.qvel[dof])
-            mujoco.mj_step(model, data)
+            if self._implicit:
+                implicit_step(model, data, self._driven)
+            else:
+                explicit_step(model, data, self._driven)
 
     def state(self) -> RobotState:
         """The current reading; its arrays are copies."""
@@ -242,6 +278,8 @@ class Plant:
                 self.model, self.data, mujoco.mjtObj.mjOBJ_XBODY, self._imu, motion, 1
             )
             angular_velocity = motion[:3]
+        if orientation is not None and angular_velocity is not None:
+            orientation, angular_velocity = self._as_mounted(orientation, angular_velocity)
         return RobotState(
             stamp=float(self.data.time),
             joint_position=self.data.qpos[self._qpos] + self.encoder_bias,
@@ -250,24 +288,46 @@ class Plant:
             angular_velocity=angular_velocity,
         )
 
+    def _as_mounted(
+        self, orientation: FloatArray, angular_velocity: FloatArray
+    ) -> tuple[FloatArray, FloatArray]:
+        """What the imu reads where it does not sit straight on its body. Shapes (4,), (3,)."""
+        if (self.imu_mounting == UPRIGHT).all():
+            return orientation, angular_velocity
+        turned, back, read = np.zeros(4), np.zeros(4), np.zeros(3)
+        mujoco.mju_mulQuat(turned, orientation, self.imu_mounting)
+        mujoco.mju_negQuat(back, self.imu_mounting)
+        mujoco.mju_rotVecQuat(read, angular_velocity, back)
+        return turned, read
+
     def joint_position(self) -> FloatArray:
         """True positions in the contract's order, shape (n_joints,) [rad or m]."""
         position: FloatArray = self.data.qpos[self._qpos]
         return position
 
     @property
+    def free_joint(self) -> int | None:
+        """Number of the free joint of the robot's root; None: its base is fixed."""
+        return self._free
+
+    @property
     def has_free_base(self) -> bool:
-        """Does the model have a free joint?"""
+        """Does the robot's root, which the contract's joints hang from, move freely?"""
         return self._free is not None
+
+    @property
+    def has_imu(self) -> bool:
+        """Does a body of the robot carry an imu?"""
+        return self._imu >= 0
 
     def base(self) -> BaseMotion:
         """How a free base moves.
 
         Raises:
-            InputError: the model has no free joint.
+            InputError: the robot has no free joint.
         """
         if self._free is None:
-            raise InputError("the task needs a base that moves freely: a model with a free joint")
+            raise InputError("the task needs a base that moves freely: a robot with a free joint")
         start, dof = self.model.jnt_qposadr[self._free], self.model.jnt_dofadr[self._free]
         orientation = self.data.qpos[start + 3 : start + 7]
         w, x, y, z = orientation

@@ -23,6 +23,7 @@ from dime_robot.sim.variation import KINDS, RandomKind, RandomTerm
 OF_THE_DRIVE = ("motor_strength", "stiffness", "damping")
 # MuJoCo derives constants and shortcuts from these, which mj_setConst computes anew
 SOURCES_OF_CONSTANTS = ("body_mass", "center_of_mass", "armature")
+TURNED = ("gravity_direction", "imu_mounting")
 UNMEASURED = ("last_action", "command_velocity")  # observation terms that no sensor gives
 TIME_TOLERANCE = 1e-9  # [s]
 
@@ -111,7 +112,12 @@ class Randomizer:
             )
         if kind == "push" and not self._plant.has_free_base:
             raise InputError(
-                "push: expected a model with a free joint, got none; leave this term out"
+                "push: expected a robot with a free joint, got none; leave this term out"
+            )
+        if kind == "imu_mounting" and not self._plant.has_imu:
+            raise InputError(
+                "imu_mounting: expected a robot with an imu (sim.imu), got none; leave this term"
+                " out"
             )
         match KINDS[kind].target:
             case "geom":
@@ -126,7 +132,7 @@ class Randomizer:
                 names = known = [""]
         chosen = self._known(term, known, known)
         rows = np.array([names.index(name) for name in chosen], dtype=np.intp)
-        if kind in ("armature", "joint_friction"):
+        if kind in ("armature", "joint_friction", "joint_damping"):
             rows = self._plant.dofs[rows].astype(np.intp)
         shape: tuple[int, ...] = (1 if term.shared else len(chosen),)
         labels = ["all" if len(chosen) > 1 else chosen[0]] if term.shared else chosen
@@ -157,8 +163,10 @@ class Randomizer:
             "center_of_mass": model.body_ipos,
             "armature": model.dof_armature,
             "joint_friction": model.dof_frictionloss,
+            "joint_damping": model.dof_damping,
             "encoder_bias": self._plant.encoder_bias,
             "gravity_direction": model.opt.gravity,
+            "imu_mounting": self._plant.imu_mounting,
         }
         if drive is not None:
             quantities["motor_strength"] = drive.strength
@@ -225,7 +233,7 @@ class Randomizer:
         for entry in self._written[kind]:
             if entry.values is None:
                 continue
-            if kind == "gravity_direction" and entry.term.operation == "set":
+            if kind in TURNED and entry.term.operation == "set":
                 value = self._nominal[kind].copy()  # a set angle counts from here, an added one on
             value = entry.applied(value, entry.values)
         self._quantity(kind)[:] = value

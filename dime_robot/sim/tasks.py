@@ -9,7 +9,7 @@ import numpy as np
 
 from dime_robot.runtime.spec import FloatArray
 from dime_robot.runtime.state import JointCommand
-from dime_robot.sim.config import RobotTaskConfig, SwingUpConfig
+from dime_robot.sim.config import RobotTaskConfig, SwingUpConfig, require_task
 from dime_robot.sim.plant import Plant
 from dime_robot.sim.swing_up import SwingUp
 from dime_robot.sim.velocity import VelocityTracking
@@ -44,7 +44,16 @@ class Task(Protocol):
 
 
 def make_task(config: RobotTaskConfig, plant: Plant) -> Task:
-    """The task of a configuration."""
-    if isinstance(config.task, SwingUpConfig):
-        return SwingUp(config.task, config.policy, plant)
-    return VelocityTracking(config.task, config.policy, plant)
+    """The task of a configuration.
+
+    Args:
+        config: the configuration.
+        plant: the robot that the task looks at and resets.
+
+    Raises:
+        InputError: it has no task.
+    """
+    task = require_task(config)
+    if isinstance(task, SwingUpConfig):
+        return SwingUp(task, config.policy, plant)
+    return VelocityTracking(task, config.policy, plant)

@@ -18,10 +18,14 @@ RandomKind = Literal[
     "damping",  # of a position drive
     "armature",  # of joints: inertia of the rotor
     "joint_friction",  # of joints: effort that it takes to move them
+    "joint_damping",  # of joints: passive damping of gears and bearings, beside any drive's
     "encoder_bias",  # of joints: reading minus truth
     "observation_noise",  # on every number of an observation term, at every step
-    # angle between gravity and what the imu calls down (a mounting error); its heading is uniform
+    # slope of the ground: angle between gravity and the world's down; its heading is uniform
     "gravity_direction",
+    # mounting error of the imu: angle by which its readings are turned against its body, about an
+    # axis in the body's horizontal plane whose heading is uniform
+    "imu_mounting",
     "push",  # change of a free base's horizontal velocity; its heading is uniform
 ]
 Operation = Literal["set", "add", "scale"]
@@ -55,6 +59,7 @@ KINDS: dict[RandomKind, Kind] = {
     "damping": Kind("N m s/rad or N s/m", "joint", ALL, ANY_TIME, 10_000.0),
     "armature": Kind("kg m^2 or kg", "joint", ALL, AT_REST, 10.0),
     "joint_friction": Kind("N m or N", "joint", ALL, ANY_TIME, 100.0),
+    "joint_damping": Kind("N m s/rad or N s/m", "joint", ALL, ANY_TIME, 1000.0),
     "encoder_bias": Kind("rad or m", "joint", ("set", "add"), ANY_TIME, 0.5, never_negative=False),
     "observation_noise": Kind(
         "the term's unit", "term", ("add",), ("interval",), 20.0, never_negative=False
@@ -62,6 +67,7 @@ KINDS: dict[RandomKind, Kind] = {
     "gravity_direction": Kind(
         "degrees", "none", ("set", "add"), ANY_TIME, 45.0, never_negative=False
     ),
+    "imu_mounting": Kind("degrees", "none", ("set", "add"), ANY_TIME, 45.0, never_negative=False),
     "push": Kind("m/s", "none", ("add",), ("interval",), 5.0),
 }
 

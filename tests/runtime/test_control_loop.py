@@ -248,12 +248,12 @@ def test_one_impossible_reading_is_rejected_and_three_end_in_a_stop() -> None:
     bench = LoopBench().activate()
     before = len(bench.decisions)
     bench.now += T
-    bench.read(position=bench.position + [1.0, 0, 0])
+    bench.read(position=bench.position + np.array([1.0, 0, 0]))
     assert bench.last.rung == Rung.HOLD
     assert "wrist jumped by 1 within 0.0078" in bench.why
     bench.run(10)
     assert bench.last.rung < Rung.HOLD
-    bench.position = bench.position + [1.0, 0, 0]  # the encoder slipped
+    bench.position = bench.position + np.array([1.0, 0, 0])  # the encoder slipped
     bench.run(100)
     assert bench.rungs(before)[-1] == "STOP"
     assert "such readings in a row" in bench.why
@@ -322,7 +322,9 @@ def test_a_dry_run_that_moves_nothing_is_not_frozen() -> None:
         ({"velocity": [0, 0, 3.5]}, "rail reads a velocity of 3.5, up to 3 is possible"),
     ],
 )
-def test_a_reading_that_cannot_be_used_is_named(changes: dict[str, list[float]], words: str) -> None:
+def test_a_reading_that_cannot_be_used_is_named(
+    changes: dict[str, list[float]], words: str
+) -> None:
     bench = LoopBench()
     for _ in range(80):
         bench.now += T

@@ -34,7 +34,7 @@ def test_a_jump_is_what_one_and_a_half_times_the_speed_cannot_do(joint: int) -> 
 def test_a_glitch_is_rejected_once_and_the_next_reading_is_believed() -> None:
     ours = check()
     ours.jump(POSE, 0.0)
-    assert ours.jump(POSE + [1.0, 0, 0], T)
+    assert ours.jump(POSE + np.array([1.0, 0, 0]), T)
     assert not ours.jump(POSE, 2 * T)
     assert not ours.broken
 
@@ -43,11 +43,11 @@ def test_an_encoder_that_slipped_stays_unbelieved_until_restart() -> None:
     ours = check()
     ours.jump(POSE, 0.0)
     for k in range(1, 4):
-        assert ours.jump(POSE + [1.4, 0, 0], k * T)
+        assert ours.jump(POSE + np.array([1.4, 0, 0]), k * T)
     assert "3 such readings in a row" in ours.broken
     ours.restart()
     assert not ours.broken
-    assert not ours.jump(POSE + [1.4, 0, 0], 9 * T)
+    assert not ours.jump(POSE + np.array([1.4, 0, 0]), 9 * T)
 
 
 def test_a_joint_that_turns_freely_may_wrap() -> None:
@@ -60,7 +60,7 @@ def test_a_joint_that_turns_freely_may_wrap() -> None:
 def test_stamps_of_a_burst_tell_no_speed() -> None:
     ours = check()
     ours.jump(POSE, 0.0)
-    assert not ours.jump(POSE + [8.0 * T / 2, 0, 0], 1e-6)
+    assert not ours.jump(POSE + np.array([8.0 * T / 2, 0, 0]), 1e-6)
 
 
 def test_the_imu_cannot_turn_faster_than_its_gyro_shows() -> None:

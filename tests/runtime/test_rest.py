@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from dime_robot.runtime.errors import InputError
-from dime_robot.runtime.robot import RobotConfig, require_compatible
 from dime_robot.runtime.rest import RestReached
+from dime_robot.runtime.robot import RobotConfig, require_compatible
 from dime_robot.runtime.safety import Decision
 from tests.runtime.machines import KINDS, Run, T, make_robot, make_spec, make_state, robot_data
 

@@ -114,7 +114,16 @@ def rates(intervals: list[float], expected: float) -> StreamWatchdog:
 
 @pytest.mark.parametrize(
     ("rate", "off", "wrong"),
-    [(50, 0, 0), (46, 0, 0), (44, 1, 0), (41, 1, 0), (30, 1, 1), (54, 0, 0), (59, 1, 0), (70, 1, 1)],
+    [
+        (50, 0, 0),
+        (46, 0, 0),
+        (44, 1, 0),
+        (41, 1, 0),
+        (30, 1, 1),
+        (54, 0, 0),
+        (59, 1, 0),
+        (70, 1, 1),
+    ],
 )
 def test_a_mean_rate_is_judged_on_both_sides(rate: float, off: int, wrong: int) -> None:
     watchdog = rates([1 / rate] * 3 * rate, 50.0)

@@ -139,7 +139,7 @@ def test_the_contract_alone_gives_the_environments_torques() -> None:
 
 def test_a_motor_loses_its_torque_towards_its_largest_speed() -> None:
     spec = go2()[0].policy
-    drive = PositionDrive(spec, 0.7, dict.fromkeys(spec.action_joints, 10.0))
+    drive = PositionDrive.of_policy(spec, 0.7, dict.fromkeys(spec.action_joints, 10.0))
     target, rest = np.full(12, 5.0), np.zeros(12)
 
     def first(speed: float) -> float:

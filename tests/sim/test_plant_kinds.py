@@ -177,7 +177,7 @@ def test_a_model_that_differs_from_the_contract_is_refused(
 def test_a_motor_that_differs_from_the_contract_is_refused(tmp_path: Path) -> None:
     joint = {"name": "b", "type": "revolute", "position_limits": [-1.0, 1.0], "effort_limit": 4.0}
     action = {"kind": "effort", "size": 1, "scale": {"b": 1.0}}
-    with pytest.raises(InputError, match="motor of b: expected ctrlrange"):
+    with pytest.raises(InputError, match="actuator mb of joint b: expected ctrlrange"):
         make(tmp_path, ARM, {"joints": [joint], "action": action})
 
 

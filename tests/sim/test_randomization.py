@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import mujoco
@@ -11,13 +12,15 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from dime_robot.runtime.observation import projected_gravity
 from dime_robot.runtime.spec import PolicySpec
-from dime_robot.sim.plant import Plant
+from dime_robot.sim.plant import Plant, make_plant
 from dime_robot.sim.randomization import Randomizer
 from dime_robot.sim.variation import RandomKind, RandomTerm
 from tests.sim.randomized import (
     CONFIG,
     FEET,
+    MODEL,
     POSE,
     SPEC,
     Array,
@@ -50,6 +53,7 @@ REACHED: dict[RandomKind, tuple[tuple[str, ...], Callable[[Plant], Array]]] = {
     "damping": ((), lambda p: drive_of(p).damping),
     "armature": ((), lambda p: p.model.dof_armature[6:]),
     "joint_friction": ((), lambda p: p.model.dof_frictionloss[6:]),
+    "joint_damping": ((), lambda p: p.model.dof_damping[6:]),
     "encoder_bias": ((), lambda p: p.state().joint_position - p.joint_position()),
 }
 
@@ -74,6 +78,9 @@ REACHED: dict[RandomKind, tuple[tuple[str, ...], Callable[[Plant], Array]]] = {
         ("armature", "scale", "log_uniform", (0.5, 2.0)),
         ("armature", "set", "uniform", (0.0, 0.02)),
         ("joint_friction", "scale", "uniform", (0.0, 2.0)),
+        ("joint_damping", "add", "uniform", (0.0, 2.0)),
+        ("joint_damping", "set", "log_uniform", (0.05, 2.0)),
+        ("joint_damping", "scale", "uniform", (0.5, 2.0)),
         ("encoder_bias", "add", "normal", (0.01, 0.02)),
         ("encoder_bias", "set", "uniform", (-0.02, 0.04)),
     ],
@@ -121,6 +128,37 @@ def test_gravity_is_tilted_in_every_direction_and_keeps_its_length() -> None:
     plant.data.qfrc_applied[:] = 0.0
     mujoco.mj_forward(plant.model, plant.data)
     assert plant.data.qacc[:3] == pytest.approx(gravity[-1], abs=1e-6)
+
+
+def test_an_imu_that_sits_askew_reads_so_and_the_world_stays_as_it_is() -> None:
+    plant, rng = go2(), np.random.default_rng(3)
+    randomizer = started(plant, term("imu_mounting", "set", (1.0, 4.0)))
+    read = []
+    for _ in range(DRAWS):
+        randomizer.reset(rng)
+        state = plant.reset(POSE, 0.3)
+        assert state.orientation is not None
+        read.append(projected_gravity(state.orientation))
+        assert plant.base().gravity.tolist() == [0, 0, -1]  # what the task judges
+        assert plant.model.opt.gravity.tolist() == [0, 0, -9.81]
+    x, y, z = np.array(read).T
+    assert fit(np.degrees(np.arccos(-z)), "uniform", (1.0, 4.0)) > 0.01
+    assert fit(np.arctan2(y, x), "uniform", (-math.pi, math.pi)) > 0.01
+    # the gyro turns with it: what it reads of a turn is the turn, seen from its own frame
+    plant.data.qvel[3:6] = [0.0, 0.0, 2.0]
+    state = plant.state()
+    assert state.angular_velocity == pytest.approx(-2.0 * read[-1])
+    assert np.linalg.norm(state.orientation) == pytest.approx(1)
+
+
+def test_an_imu_on_another_body_than_the_base_sits_askew_too(tmp_path: Path) -> None:
+    sim = CONFIG.sim.model_copy(update={"imu": "FL_hip"})
+    plants = [make_plant(CONFIG.model_copy(update={"sim": sim}), MODEL) for _ in range(2)]
+    started(plants[1], term("imu_mounting", "set", (3.0, 3.0)))
+    straight, askew = (plant.reset(POSE, 0.3).orientation for plant in plants)
+    assert straight is not None and askew is not None
+    between = projected_gravity(straight) @ projected_gravity(askew)
+    assert math.degrees(math.acos(between)) == pytest.approx(3.0)
 
 
 def test_tilts_add_up_and_a_set_tilt_starts_over() -> None:

@@ -49,7 +49,9 @@ NEUTRAL = [
     term("damping", "scale", (1, 1)),
     term("armature", "scale", (1, 1)),
     term("joint_friction", "add", (0, 0)),
+    term("joint_damping", "add", (0, 0)),
     term("encoder_bias", "add", (0, 0)),
+    term("imu_mounting", "set", (0, 0)),
     term("gravity_direction", "set", (0, 0)),
 ]
 WILD = [
@@ -61,7 +63,9 @@ WILD = [
     term("damping", "scale", (0.8, 1.2)),
     term("armature", "scale", (0.7, 1.5)),
     term("joint_friction", "scale", (0.5, 2)),
+    term("joint_damping", "add", (0, 2)),
     term("encoder_bias", "add", (-0.02, 0.02)),
+    term("imu_mounting", "add", (0, 2)),
     term("gravity_direction", "set", (1, 3)),
 ]
 

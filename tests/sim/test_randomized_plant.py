@@ -160,6 +160,19 @@ def test_joint_friction_holds_a_joint(world: Plant) -> None:
     assert turned(world, 1.0) > 1e-4
 
 
+def test_joint_damping_brakes_a_joint_that_had_none(world: Plant) -> None:
+    def speed() -> float:
+        world.reset({})
+        world.data.qvel[world.dofs[0]] = 1.0
+        turned(world, 0.0)
+        return float(world.data.qvel[world.dofs[0]])
+
+    assert speed() == pytest.approx(1.0)
+    started(world, term("joint_damping", "set", (0.5, 0.5)), spec=ARM)
+    inertia = world.model.dof_M0[world.dofs[0]]
+    assert speed() == pytest.approx(np.exp(-0.5 * 0.02 / inertia), rel=0.01)
+
+
 def test_drive_terms_reach_the_torque_and_a_bias_only_the_reading() -> None:
     def torque(*terms: RandomTerm, speed: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
         plant = go2()

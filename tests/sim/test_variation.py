@@ -21,6 +21,7 @@ GOOD: dict[RandomKind, dict[str, Any]] = {
     "damping": {"operation": "set", "range": (0.5, 2), "mode": "reset"},
     "armature": {"operation": "scale", "range": (0.7, 1.5), "mode": "startup"},
     "joint_friction": {"operation": "scale", "range": (0.5, 2), "mode": "reset"},
+    "joint_damping": {"operation": "add", "range": (0, 2), "mode": "reset"},
     "encoder_bias": {"operation": "add", "range": (-0.02, 0.02), "mode": "reset"},
     "observation_noise": {
         "operation": "add",
@@ -30,6 +31,7 @@ GOOD: dict[RandomKind, dict[str, Any]] = {
         "targets": ("gyro",),
     },
     "gravity_direction": {"operation": "set", "range": (0, 3), "mode": "reset"},
+    "imu_mounting": {"operation": "add", "range": (0, 2), "mode": "startup"},
     "push": {"operation": "add", "range": (0, 0.5), "mode": "interval", "interval": (4, 6)},
 }
 
@@ -86,6 +88,9 @@ def test_every_kind_has_its_row_and_a_good_term() -> None:
         ("observation_noise", {"shared": True}, "shared only for"),
         ("gravity_direction", {"range": (0, 60)}, "is this really in degrees"),
         ("gravity_direction", {"targets": ("base",)}, r"no targets, got \['base'\]"),
+        ("imu_mounting", {"range": (0, 60)}, "is this really in degrees"),
+        ("imu_mounting", {"operation": "scale"}, "operation set or add, got scale"),
+        ("joint_damping", {"operation": "set", "range": (-1, 1)}, "of 0 or more"),
         ("push", {"mode": "reset", "interval": None}, "mode interval, got reset"),
         ("push", {"range": (0, 50)}, "is this really in m/s"),
         ("push", {"range": (-1, 1)}, "of 0 or more"),
