@@ -205,7 +205,8 @@ class PolicyNode(LifecycleNode):
             return "it is not configured"
         loop, link = self._configured.loop, self._configured.link
         self._take(loop.graph(link.look()))
-        return loop.activation_problem()
+        early = "" if self.parameters.dry_run else link.discovery_problem
+        return loop.activation_problem() or early
 
     def _log_next(self, transition: str) -> None:
         name = self.get_fully_qualified_name()

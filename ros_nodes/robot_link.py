@@ -15,7 +15,7 @@ from rclpy.node import Node
 from rclpy.publisher import Publisher
 from sensor_msgs.msg import Imu, JointState
 
-from dime_robot.runtime.control_loop import ControlLoop, GraphView, Reading
+from dime_robot.runtime.control_loop import RIVALS, ControlLoop, GraphView, Reading
 from dime_robot.runtime.errors import InputError
 from dime_robot.runtime.safety import Decision
 from dime_robot.runtime.state import JointCommand
@@ -38,6 +38,8 @@ ACKNOWLEDGED_WITHIN = 0.3  # [s] by the listeners, of the last command
 FIRST_WITHIN = 0.02  # [s] by the listener, of the first command; else it is sent again
 FULL_LOOK = 1.0  # [s] between two looks at the graph in full; numbers are looked at every time
 MATCH_PAUSE = 0.005  # [s] between two looks whether the listener is matched
+DISCOVERY = 1.0  # [s] after which another node is expected to be seen, if it is there
+ALL_MATCHED_WITHIN = 0.5  # [s] after the first listener, also those that only look on
 
 
 class RobotLink:
@@ -105,6 +107,7 @@ class RobotLink:
         self._imus: dict[bytes | None, float] = {}  # when each publisher of the imu last sent [s]
         self._numbers: tuple[int, ...] = ()
         self._looked = -np.inf
+        self._since = time.monotonic()
         self._view = GraphView()
         self._publishers: dict[str, list[Endpoint]] = {}
 
@@ -119,15 +122,16 @@ class RobotLink:
         self._publisher = self._node.create_publisher(
             self._command_type, self._robot.command.topic, COMMAND_QOS
         )
-        until = time.monotonic() + patience
+        began = time.monotonic()
         name = self._node.get_fully_qualified_name()
         while True:
             ours = {end.gid for end in self._endpoints_of_commands() if end.node == name}
             self._own = ours - before
-            if self._own and self._publisher.get_subscription_count() > 0:
-                self._unacknowledged, self._looked = True, -np.inf
-                return ""
-            if time.monotonic() > until:
+            waited, matched = time.monotonic() - began, self._publisher.get_subscription_count()
+            everybody = matched >= self._node.count_subscribers(self.command_topic)
+            if self._own and matched and (everybody or waited > ALL_MATCHED_WITHIN):
+                break
+            if waited > patience:
                 self.close()
                 return (
                     f"{', '.join(self._view.listeners)} did not match our publisher of"
@@ -136,6 +140,18 @@ class RobotLink:
                 )
             self.serve()
             time.sleep(MATCH_PAUSE)
+        self._looked = -np.inf
+        if rivals := self.look().rivals:
+            self.close()
+            return RIVALS.format(", ".join(rivals))
+        self._unacknowledged, self._first_sent = True, 0.0
+        return ""
+
+    @property
+    def discovery_problem(self) -> str:
+        """Why it is too early to say who else is there, as a sentence; empty: it is not."""
+        left = DISCOVERY - (time.monotonic() - self._since)
+        return f"others on the topics are looked for first, {left:.1f} s more" if left > 0 else ""
 
     def close(self) -> None:
         """Let the last command arrive, and leave the command topic to others."""

@@ -33,6 +33,7 @@ HEARTBEATS = 4.0  # looks within `command.timeout`: so often has `poll` to be ca
 CONFLICT = 2.0  # control periods over which messages of another commander are seen
 CONFLICT_WITHIN = 5.0  # [s]: messages of a rival that lie further apart are single ones
 HELD_ERROR = 0.1  # [rad or m] of a joint that the contract expects to be held
+RIVALS = "{} could publish commands too: stop it first, only one may command a robot"
 NOBODY_LISTENS = "nobody takes the commands on {}: is the robot's controller active?"
 
 
@@ -174,7 +175,7 @@ class ControlLoop:
         self._rejected = self._check.jump(position, reading.stamp)
         if self._publishes:
             self._frozen = self._check.frozen(position, velocity, now)
-        if not self._rejected:
+        if not self._rejected or self._check.broken:  # then it is the fault that is shown
             self.state = RobotState(
                 reading.stamp,
                 position,
@@ -305,6 +306,8 @@ class ControlLoop:
         topic, now = self._robot.state.topic, self._clock()
         if self.estopped:
             return "the emergency stop is set: call ~/reset_estop first"
+        if self.view.state_shared:  # it explains much of what follows
+            return self.view.state_shared
         if self._defect:
             return f"{topic}: {self._defect}"
         if self.state is None:
@@ -320,22 +323,19 @@ class ControlLoop:
         safety = self.controller.safety
         found = [*self._problems(now), *safety.problems_of(self.state)]
         serious = [reason for reason in found if FIRST_ANSWER[reason] >= Rung.HOLD]
+        if self._check.settled:  # an operator takes readings for good that jumped before
+            serious = [reason for reason in serious if reason != Reason.OBSERVATION_JUMP]
         if serious:
             return f"the robot's state is not usable: {self.explain(serious)}"
         if problem := self._start_pose.problem(self.state) or self._held_problem():
             return problem
-        if self.view.state_shared:
-            return self.view.state_shared
         if self.view.velocity_conflict:
             return self.view.velocity_conflict
         if self._publishes and not self.view.listeners:
             why = self.view.type_mismatches[0] if self.view.type_mismatches else ""
             return why or NOBODY_LISTENS.format(self._robot.command.topic)
         if self._publishes and self.view.rivals:
-            return (
-                f"{', '.join(self.view.rivals)} could publish commands too: stop it first, only one"
-                " may command a robot"
-            )
+            return RIVALS.format(", ".join(self.view.rivals))
         return ""
 
     def explain(self, reasons: tuple[Reason, ...] | list[Reason]) -> str:
@@ -451,6 +451,7 @@ class ControlLoop:
             return self.mode == Mode.ACTIVE
         if self.state is None:
             return False
+        self._believe(self.state)
         found = [*self._problems(now), *self.controller.safety.problems_of(self.state)]
         if any(FIRST_ANSWER[reason] >= Rung.HOLD for reason in found):
             return False

@@ -52,6 +52,7 @@ class ReadingCheck:
     def restart(self) -> None:
         """Take the next reading for good."""
         self.broken = ""  # why readings are not believed any more; empty: they are
+        self._steady = 0  # readings since then that could follow one another
         self._position: FloatArray | None = None  # of the last reading that was believed
         self._stamp = self._orientation_stamp = 0.0
         self._orientation: FloatArray | None = None
@@ -77,8 +78,12 @@ class ReadingCheck:
         change = np.where(self._turning, np.remainder(change + np.pi, 2 * np.pi) - np.pi, change)
         elapsed = max(stamp - self._stamp, self._least)
         excess = np.abs(change) - self._speed * elapsed - JUMP_SLACK
-        if not (excess > 0).any():
-            self._position, self._stamp, self._rejected = position, stamp, 0
+        jumped = bool((excess > 0).any())
+        if not jumped or self.broken:
+            self._position, self._stamp = position, stamp
+        if not jumped:
+            self._rejected = 0
+            self._steady += 1
             return ""
         worst = int(excess.argmax())
         why = (
@@ -96,7 +101,7 @@ class ReadingCheck:
             cosine = min(1.0, abs(float(orientation @ self._orientation)) / norm)
             angle = 2 * float(np.arccos(cosine))
             elapsed = max(stamp - self._orientation_stamp, self._least)
-            if angle > self._gyro * elapsed + TURN_SLACK:
+            if angle > self._gyro * elapsed + TURN_SLACK and not self.broken:
                 return self._reject(
                     f"the imu turned by {angle:.3g} rad within {elapsed:.3g} s, where"
                     f" {self._gyro:g} rad/s are possible"
@@ -104,9 +109,15 @@ class ReadingCheck:
         self._orientation, self._orientation_stamp = orientation / norm, stamp
         return ""
 
+    @property
+    def settled(self) -> bool:
+        """Do readings follow one another again, so that an operator may go on with them?"""
+        return self._steady >= self._many
+
     def _reject(self, why: str) -> str:
         self._rejected += 1
-        if self._rejected >= self._many:
+        self._steady = 0
+        if self._rejected >= self._many and not self.broken:
             self.broken = f"{why}; {self._rejected} such readings in a row"
         return why
 

@@ -124,12 +124,23 @@ class Graph:
             values = {pair.key: pair.value for pair in entry.values}
             self.reports.append((time.monotonic(), entry.name, entry.level, entry.message, values))
 
-    def start(self, name: str, *arguments: str, **parameters: object) -> subprocess.Popen[str]:
+    def add(self, node: Node) -> None:
+        """Spin another node of this process too."""
+        self._executor.add_node(node)
+
+    def remove(self, node: Node) -> None:
+        """Spin it no more."""
+        self._executor.remove_node(node)
+
+    def start(
+        self, name: str, *arguments: str, log: str = "", **parameters: object
+    ) -> subprocess.Popen[str]:
         """A node of ours as a process, parameters given on its command line.
 
-        `processes` and `log` know one in a namespace (-r __ns:=/left) as left_NAME.
+        `processes` and `log` know it as `log` where that is given, and one in a namespace
+        (-r __ns:=/left) as left_NAME.
         """
-        label = name
+        label = log or name
         for argument in arguments:
             if argument.startswith("__ns:=/"):
                 label = f"{argument.removeprefix('__ns:=/')}_{name}"
@@ -206,8 +217,8 @@ class Graph:
         """Call a std_srvs/Trigger."""
         return self.call(Trigger, service, Trigger.Request())
 
-    def transition(self, label: str) -> bool:
-        """A lifecycle transition of policy_node by name."""
+    def transition(self, label: str, node: str = "policy_node") -> bool:
+        """A lifecycle transition of policy_node, or of a namesake, by name."""
         numbers = {
             "configure": Transition.TRANSITION_CONFIGURE,
             "activate": Transition.TRANSITION_ACTIVATE,
@@ -216,7 +227,7 @@ class Graph:
             "shutdown": Transition.TRANSITION_ACTIVE_SHUTDOWN,
         }
         request = ChangeState.Request(transition=Transition(id=numbers[label]))
-        return bool(self.call(ChangeState, "policy_node/change_state", request).success)
+        return bool(self.call(ChangeState, f"{node}/change_state", request).success)
 
     def set_parameter(self, node: str, name: str, value: bool | str) -> Any:
         """Try to set a parameter; gives the node's answer."""

@@ -64,7 +64,7 @@ def assert_rest_in_time(graph: Graph, since: float, allowed: float) -> None:
 
 def reason_reported(graph: Graph, reason: Reason, answer: str | tuple[str, ...]) -> bool:
     return any(
-        name == "policy_node: control" and reason.value in message and message.startswith(answer)
+        name == "/policy_node: control" and reason.value in message and message.startswith(answer)
         for _, name, _, message, _ in graph.reports
     )
 
@@ -123,7 +123,7 @@ def begin(graph: Graph, max_age: float = MAX_AGE, damp: float = 0.3) -> None:
 
 
 def stated_answer(graph: Graph, injected: float, reason: Reason, answer: str) -> None:
-    """The robot is at rest in time and for good; the reason is everywhere; TERM gives 0."""
+    """The robot is at rest in time and for good; the reason is everywhere."""
     graph.until(
         lambda: (
             reason_reported(graph, reason, ("hold", "damp", "stop"))
@@ -132,36 +132,62 @@ def stated_answer(graph: Graph, injected: float, reason: Reason, answer: str) ->
         f"{answer}: {reason.value}",
     )
     graph.spin(0.4)
-    assert_rest_in_time(graph, injected, ALLOWED)
+    assert_rest_in_time(graph, injected, ALLOWED + LATER.get(reason, 0.0))
     count = len(graph.commands)
     graph.spin(0.2)
     assert len(graph.commands) > count, "a stopped node goes on sending the safe command"
-    code, _ = graph.end("policy_node")
-    assert code == 0
-    assert graph.commands[-1][1] == [0.0]
     assert reason.value in recorded_reasons(graph)
 
 
+def end_at_rest(graph: Graph) -> None:
+    code, _ = graph.end("policy_node")
+    assert code == 0
+    assert graph.commands[-1][1] == [0.0]
+
+
 SIM_FAULTS = {
-    "freeze_stamp": Reason.OBSERVATION_STALE,
-    "delay:0.04": Reason.OBSERVATION_STALE,  # two periods
-    "drop:1.0": Reason.OBSERVATION_STALE,
-    "nan:slider": Reason.OBSERVATION_NAN,
-    "nan:hinge": Reason.OBSERVATION_NAN,
-    "missing:hinge": Reason.JOINT_MISSING,
-    "jump:slider:3.0": Reason.OBSERVATION_OUT_OF_RANGE,
-    "tilt:60": Reason.TILT,
-    "no_imu": Reason.IMU_STALE,
-    "fast:2": Reason.WRONG_RATE,
+    "freeze_stamp": (Reason.OBSERVATION_STALE, "not newer than"),
+    "drop:1.0": (Reason.OBSERVATION_STALE, "no new reading for"),
+    "nan:slider": (Reason.OBSERVATION_NAN, "no finite position of slider"),
+    "no_velocity": (Reason.OBSERVATION_NAN, "no finite velocity of slider, hinge"),
+    "missing:hinge": (Reason.JOINT_MISSING, "hinge came 0 times"),
+    "jump:slider:0.9": (Reason.OBSERVATION_JUMP, "slider jumped by 0.9"),
+    "frozen": (Reason.OBSERVATION_FROZEN, "the same values to the last bit"),
+    "tilt:60": (Reason.TILT, "tilted by 60 degrees"),
+    "quaternion": (Reason.OBSERVATION_NAN, "orientation has a norm of 0"),
+    "no_orientation": (Reason.OBSERVATION_NAN, "orientation_covariance[0] is -1"),
+    "no_imu": (Reason.IMU_STALE, "no new reading for"),
+    "rate:2": (Reason.WRONG_RATE, "expected 50 Hz, got 1"),
+    "rate:0.6": (Reason.WRONG_RATE, "expected 50 Hz, got 3"),
 }
+# what is only known after a while [s]
+LATER = {Reason.WRONG_RATE: 2.0, Reason.OBSERVATION_FROZEN: 1.0}
 
 
-@pytest.mark.parametrize(("fault", "reason"), SIM_FAULTS.items(), ids=SIM_FAULTS)
-def test_a_broken_sensor_or_driver_ends_in_a_latched_stop(
-    fault: str, reason: Reason, graph: Graph
+def test_each_broken_sensor_or_driver_ends_in_a_stop_that_only_an_operator_leaves(
+    graph: Graph,
 ) -> None:
-    begin(graph, 0.035 if fault.startswith("delay") else MAX_AGE)
-    stated_answer(graph, graph.set_fault(fault), reason, "stop")
+    begin(graph)
+    for fault, (reason, words) in SIM_FAULTS.items():
+        graph.reports.clear()
+        stated_answer(graph, graph.set_fault(fault), reason, "stop")
+        lines = [line for line in graph.log().splitlines() if f"{reason.value} (" in line]
+        assert words in lines[-1], (fault, lines[-1])
+        assert not graph.trigger("policy_node/reset_estop").success, fault
+        graph.set_fault("")
+        graph.until(lambda: graph.trigger("policy_node/reset_estop").success, f"rest of {fault}")
+        graph.commands.clear()
+        graph.until(lambda: any(abs(v) > 0.5 for _, (v,) in graph.commands[-5:]), "commands")
+    graph.set_fault("clock:-100")  # an operator has to activate anew
+    graph.until(lambda: "clock_went_back (the robot's clock went back from" in graph.log(), "it")
+    assert not graph.trigger("policy_node/reset_estop").success
+    assert graph.transition("deactivate")
+    count = len(graph.commands)
+    graph.spin(1.0)
+    assert len(graph.commands) == count  # autostart does not
+    graph.set_fault("")
+    graph.until(lambda: graph.transition("activate"), "activation")
+    end_at_rest(graph)
 
 
 def test_a_robot_that_dies_is_not_commanded_on(graph: Graph) -> None:
@@ -169,6 +195,7 @@ def test_a_robot_that_dies_is_not_commanded_on(graph: Graph) -> None:
     injected = time.monotonic()
     graph.end("sim_node", signal.SIGKILL)
     stated_answer(graph, injected, Reason.OBSERVATION_STALE, "stop")
+    end_at_rest(graph)
 
 
 @pytest.mark.parametrize(
@@ -211,10 +238,9 @@ def test_an_exception_nobody_expected_ends_with_the_safe_command_and_exit_1(grap
     assert len(read_recording(path).records) > 5
 
 
-@pytest.mark.parametrize("fault", ["permute", "extra"])
-def test_joints_in_another_order_are_followed_by_name(fault: str, graph: Graph) -> None:
+def test_joints_in_another_order_are_followed_by_name(graph: Graph) -> None:
     begin(graph)
-    graph.set_fault(fault)
+    graph.set_fault("permute")
     graph.until(
         lambda: reason_reported(graph, Reason.JOINTS_REORDERED, "running"), "a remark on the order"
     )
@@ -236,13 +262,6 @@ def test_a_trouble_that_ends_in_time_ends_in_running(graph: Graph) -> None:
         "running again",
     )
     assert graph.processes["policy_node"].poll() is None
-
-
-def test_a_second_publisher_stops_the_robot(graph: Graph) -> None:
-    begin(graph)
-    injected = time.monotonic()
-    graph.node.create_publisher(Float64MultiArray, COMMANDS, 1)
-    stated_answer(graph, injected, Reason.COMMAND_CONFLICT, "stop")
 
 
 def test_losing_the_only_listener_stops_the_robot(silent_graph: Graph) -> None:
@@ -271,29 +290,3 @@ def test_estop_latches_until_the_operator_re_arms(graph: Graph) -> None:
     assert graph.trigger("policy_node/reset_estop").message == "armed"
     graph.until(lambda: abs(graph.commands[-1][1][0]) > 1 and not at_rest(graph, -1), "motion")
     assert Reason.ESTOP.value in recorded_reasons(graph)
-
-
-def test_re_arming_is_refused_while_the_cause_is_there(graph: Graph) -> None:
-    begin(graph)
-    graph.set_fault("tilt:60")
-    graph.until(lambda: reason_reported(graph, Reason.TILT, "stop"), "a stop")
-    answer = graph.trigger("policy_node/reset_estop")
-    assert not answer.success
-    assert "tilt" in answer.message
-    graph.set_fault("")
-    graph.spin(0.2)
-    assert graph.trigger("policy_node/reset_estop").success
-
-
-@pytest.mark.parametrize(
-    "number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP], ids=["TERM", "INT", "HUP"]
-)
-def test_a_signal_ends_with_the_safe_command(number: int, graph: Graph) -> None:
-    begin(graph)
-    code, took = graph.end("policy_node", number)
-    assert code == 0
-    assert took < 3
-    assert graph.commands[-1][1] == [0.0]
-    count = len(graph.commands)
-    graph.spin(0.3)
-    assert len(graph.commands) == count

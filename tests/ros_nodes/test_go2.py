@@ -110,12 +110,10 @@ def walk_in_lockstep(graph: Graph, robot: Path, seed: int, fault: str = "") -> N
     graph.policy_node(
         policy=POLICY, robot=robot, seed=seed, use_sim_time=True, autostart="configure"
     )
-    # all ears before the first command: a message right at the matching can be lost
-    graph.until(graph.ear.get_publisher_count, "the node's publisher")
+    graph.until(lambda: "next: ros2 lifecycle" in graph.log(), "the node, configured")
     graph.until(lambda: operator.get_subscription_count() == 2, "both who follow the velocity")
     graph.until(lambda: graph.states, "a state")
-    graph.spin(1.0)
-    assert graph.transition("activate")
+    graph.until(lambda: graph.transition("activate"), "activation")
     graph.until(lambda: len(graph.commands) >= STEPS, "commands")
 
 

@@ -186,7 +186,7 @@ def test_dry_run_does_everything_but_publish(graph: Graph) -> None:
     graph.policy_node(dry_run=True)
     graph.until(
         lambda: any(
-            name == "policy_node: latency" and float(values.get("steps", 0)) > 20
+            name == "/policy_node: latency" and float(values.get("steps", 0)) > 20
             for _, name, _, _, values in graph.reports
         ),
         "steps",

@@ -44,6 +44,10 @@ def test_an_encoder_that_slipped_stays_unbelieved_until_restart() -> None:
     ours.jump(POSE, 0.0)
     for k in range(1, 4):
         assert ours.jump(POSE + np.array([1.4, 0, 0]), k * T)
+        assert not ours.settled
+    for k in range(4, 8):  # they follow one another, but not what was believed
+        assert not ours.jump(POSE + np.array([1.4, 0, 0]), k * T) or k == 4
+    assert ours.settled
     assert "3 such readings in a row" in ours.broken
     ours.restart()
     assert not ours.broken
