@@ -87,8 +87,9 @@ def run(options: argparse.Namespace, policy: OnnxPolicy, log_folder: Path) -> di
     config, _ = load_robot_task(options.config)
     seconds = options.seconds or options.episodes * _episode_seconds(options.config, config.task)
     robot = load_robot(options.robot, policy.spec) if options.robot else config.robot
-    velocity, environment = velocity_to_ask(options.velocity, policy.spec, robot), {}
-    if velocity is not None:
+    velocity = velocity_to_ask(options.velocity, policy.spec, robot)
+    environment: dict[str, float] = {}  # empty: there is none to be compared with
+    if velocity is not None and _has_episodes(config.task):
         number = 1 if options.seconds else options.episodes
         environment = environment_errors(
             policy, options.config, velocity, seconds / number, number, options.seed
@@ -100,6 +101,9 @@ def run(options: argparse.Namespace, policy: OnnxPolicy, log_folder: Path) -> di
     samples = np.array(session.samples).reshape(-1, len(LatencySample._fields))
     inference = samples[:, LatencySample._fields.index("inference")]
     returns = [episode["return"] for episode in session.episodes]
+    tracking = None
+    if velocity is not None and environment:
+        tracking = tracking_of(session.episodes, velocity, environment)
     certificate = policy.file.provenance.noise[policy.noise.mode]
     return {
         "policy": policy.file.policy_digest,
@@ -110,7 +114,7 @@ def run(options: argparse.Namespace, policy: OnnxPolicy, log_folder: Path) -> di
         "episodes": session.episodes,
         "return_mean": float(np.mean(returns)) if returns else None,
         "promised_return": certificate.return_mean,
-        "tracking": velocity and tracking_of(session.episodes, velocity, environment),
+        "tracking": tracking,
         "inference_p50_ms": 1e3 * float(np.median(inference)) if len(samples) else 0.0,
         "promised_inference_ms": alone.cold_p99,
         "rate": policy.spec.rate,
@@ -124,6 +128,10 @@ def run(options: argparse.Namespace, policy: OnnxPolicy, log_folder: Path) -> di
         "answers": dict(session.answers),
         "faults": session.faults,
     }
+
+
+def _has_episodes(task: TaskConfig | None) -> bool:
+    return task is not None
 
 
 def _episode_seconds(name: str, task: TaskConfig | None) -> float:

@@ -20,6 +20,7 @@ from std_msgs.msg import Float64MultiArray
 
 from dime_robot.runtime.config_files import config_folder
 from ros_nodes.conversions import COMMAND_QOS, seconds
+from ros_nodes.sim_node import LONGEST_FAREWELL
 from ros_nodes.sim_timeout import ON_TIMEOUT
 from tests.ros_nodes.graph import COMMANDS, ROOT, Graph
 
@@ -166,15 +167,14 @@ def test_sensors_and_stream_faults_over_the_wire(silent_graph: Graph) -> None:
     assert 0.03 < np.std([m.velocity[0] for m in states]) < 0.3
     assert 0.003 < np.std([m.angular_velocity.x for m in imus]) < 0.03
 
-    when, _ = stream("rate:0.6")
-    assert (len(when) - 1) / (when[-1] - when[0]) == pytest.approx(30, rel=0.1)
-    when, _ = stream("rate:2")
-    assert (len(when) - 1) / (when[-1] - when[0]) == pytest.approx(100, rel=0.1)
+    for fault, rate in (("rate:0.6", 30), ("rate:2", 100)):  # in whole steps of 5 ms
+        when, _ = stream(fault)
+        assert np.median(np.diff(when)) == pytest.approx(1 / rate, rel=0.2)
     when, states = stream("bursts:4", 41)
     stamps = [seconds(m.header.stamp) for m in states]
     assert np.median(np.diff(stamps)) == pytest.approx(0.02, abs=0.005)
     assert np.median(np.diff(when)) < 0.01  # three of four gaps
-    assert (len(when) - 1) / (when[-1] - when[0]) == pytest.approx(50, rel=0.15)
+    assert np.diff(when).max() > 0.04
     _, states = stream("frozen")
     assert len({(*m.position, *m.velocity) for m in states}) == 1
     assert len({(m.orientation.x, m.angular_velocity.y) for m in imus}) == 1
@@ -290,7 +290,7 @@ def test_it_ends_at_once_where_nobody_commands_and_waits_for_nobody_for_ever(
     graph.until(lambda: graph.states, "a state")
     code, took = graph.end("sim_node", signal.SIGTERM)
     assert code == 0
-    assert took < 3
+    assert took < LONGEST_FAREWELL / 2
     words = [
         "import sys, ros_nodes.sim_node as sim",
         "sim.LONGEST_FAREWELL = 1.0",
@@ -312,5 +312,5 @@ def test_it_ends_at_once_where_nobody_commands_and_waits_for_nobody_for_ever(
     graph.until(lambda: len(graph.states) > 20, "states")
     code, took = graph.end("patient_sim_node", signal.SIGTERM)
     assert code == 0
-    assert 0.9 < took < 5
+    assert 0.9 < took < LONGEST_FAREWELL
     commander.stop()
