@@ -139,7 +139,7 @@ MJCF = {
     "wind nan": ('timestep="0.005"', 'wind="nan 0 0"', "option: .* wind, got nan 0 0"),
     "turned nan": ('<body name="pole">', '<body name="pole" quat="nan 0 0 0">', "body_quat"),
     "reference nan": ('damping="0.2"', 'ref="nan"', "joint slider: .* qpos0, got nan"),
-    "springref inf": ('damping="0.2"', 'stiffness="1" springref="inf"', "joint slider: .* qpos_spr"),
+    "springref inf": ('damping="0.2"', 'stiffness="1" springref="inf"', "slider: .* qpos_spring"),
     "no solver": ('timestep="0.005"', 'iterations="0"', "iterations of 1 or more, got 0"),
     "no cone": ('timestep="0.005"', 'impratio="-5"', "impratio of 1e-06 or more, got -5"),
     "no memory": ("<worldbody>", '<size memory="1"/><worldbody>', "out of memory"),
