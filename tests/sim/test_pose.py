@@ -23,7 +23,7 @@ def test_a_drive_that_pushes_to_and_fro_is_noticed(
     assert calm.problems == []
     assert 0 < calm.error < 0.02
     # the limits keep it from exploding; without the refusal at construction it would go unseen
-    monkeypatch.setattr(Plant, "_require_stable", lambda _: None)
+    monkeypatch.setattr(Plant, "require_stable", lambda _: None)
     shaken = hold_default_pose(lambda: driven(tmp_path, UR5E, UR5E_POSE, gains, UR5E_LIMITS), None)
     assert any("an effort that changes its sign at" in text for text in shaken.problems)
     exploded = hold_default_pose(lambda: driven(tmp_path, UR5E, UR5E_POSE, gains), None)
