@@ -100,8 +100,9 @@ class Arguments:
     """Another environment with the same spaces."""
     suite: bool = False
     """Try it on every robot of the task's configuration; exit code 1 where it falls short."""
-    model: tuple[Path, ...] = ()
-    """With --suite: more models of the robot (MJCF), joints matched by name."""
+    model: tyro.conf.UseAppendAction[tuple[Path, ...]] = ()
+    """With --suite: another model of the robot (MJCF), joints matched by name, judged as the
+    nominal one is. Again for each further one."""
     only: str = ""
     """With --suite: only conditions with this in their names, beside the nominal one."""
     json: bool = False

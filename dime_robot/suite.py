@@ -1,8 +1,12 @@
 """What a policy that follows a velocity bears, condition by condition: `evaluate --suite`.
 
 Conditions: the nominal robot, everything randomised as in training, each randomised quantity at
-either end by itself, readings that are 0 to 3 control steps old, and any other model of the robot.
-In each, every velocity of the configuration's `suite.commands` by itself.
+either end by itself, more passive joint damping, readings that are 0 to 3 control steps old, and
+other models of the robot. In each, every velocity of the configuration's `suite.commands` alone.
+
+Judged are the nominal and the randomised robot and other models of it, by every threshold, and each
+end of what was randomised, by survival and by what it costs. Joint damping that was not randomised
+and late readings are shown only: the policy was not trained for them.
 """
 
 from __future__ import annotations
@@ -18,9 +22,11 @@ from dime_robot.envs import Env
 from dime_robot.rollout import Evaluation, Evaluator, Policy
 from dime_robot.runtime.errors import InputError
 from dime_robot.runtime.noise import NoiseMode
+from dime_robot.sim.comparison import model_differences
 from dime_robot.sim.config import RobotTaskConfig, SuiteConfig, load_robot_task
 from dime_robot.sim.env import RobotEnv
 from dime_robot.sim.model import base_body
+from dime_robot.sim.plant import make_plant
 from dime_robot.sim.randomization import extremes, pinned
 from dime_robot.sim.variation import Delay, LatencyConfig, RandomTerm
 from dime_robot.sim.velocity import VelocityTracking
@@ -28,6 +34,7 @@ from dime_robot.sim.velocity import VelocityTracking
 NOMINAL, RANDOMIZED = "nominal", "randomised"
 EPISODES = 4  # per condition and command
 DELAYS = (1, 2, 3)  # [control steps]
+DAMPINGS = (0.5, 1.0)  # passive, added to every joint of a position policy [N m s/rad or N s/m]
 SIGNS = {"set": "= ", "add": "+", "scale": "x "}
 Velocity = tuple[float, float, float]
 
@@ -39,7 +46,14 @@ class Condition:
     name: str
     config: RobotTaskConfig
     model: Path
-    trained: bool = False  # one extreme of what it was trained with: judged
+    trained: bool = False  # one extreme of what it was trained with: judged by what it costs
+    foreign: bool = False  # another model of the robot: judged by everything
+    differences: tuple[str, ...] = ()  # what another model has otherwise, a line each
+
+    @property
+    def held_to_everything(self) -> bool:
+        """Do all thresholds hold for it, command by command?"""
+        return self.foreign or self.name in (NOMINAL, RANDOMIZED)
 
 
 @dataclass(frozen=True)
@@ -84,7 +98,16 @@ def suite_of(config: RobotTaskConfig, env: str) -> SuiteConfig:
 
 
 def conditions(config: RobotTaskConfig, model: Path, others: Sequence[Path]) -> list[Condition]:
-    """Every condition, the nominal one first."""
+    """Every condition, the nominal one first.
+
+    Args:
+        config: the robot and its task.
+        model: its MJCF file.
+        others: more models of the robot (MJCF).
+
+    Raises:
+        InputError: a model is no model of this robot, or given twice.
+    """
 
     def with_only(**changes: object) -> RobotTaskConfig:
         plain = {"randomization": (), "latency": LatencyConfig()}
@@ -107,13 +130,32 @@ def conditions(config: RobotTaskConfig, model: Path, others: Sequence[Path]) -> 
                 name = name.replace("+", "-")
             only = with_only(randomization=(pinned(term, value),))
             found.append(Condition(name.removesuffix(" 1"), only, model, trained=True))
+    known = {term.kind for term in config.randomization}
+    if config.policy.action.kind == "position" and "joint_damping" not in known:
+        for value in DAMPINGS:
+            term = RandomTerm(
+                kind="joint_damping", operation="add", range=(value, value), mode="reset"
+            )
+            name = f"joint damping +{value:g} {term.unit}"
+            found.append(Condition(name, with_only(randomization=(term,)), model))
     for steps in DELAYS:
         seconds = steps * config.policy.period
         late = LatencyConfig(observation=Delay(range=(seconds, seconds)))
         found.append(Condition(f"delay of {steps} steps", with_only(latency=late), model))
+    resolved = [str(other.resolve()) for other in others]
+    twice = sorted({path for path in resolved if resolved.count(path) > 1})
+    if twice:
+        raise InputError(f"--model: expected each model once, got {twice} more than once")
     for other in others:  # whose bodies and cameras have names of their own
+        alike = [each for each in others if each.name == other.name]
+        name = other.name if len(alike) == 1 else str(other)
         sim = config.sim.model_copy(update={"imu": base_body(other, config.policy), "camera": None})
-        found.append(Condition(f"model {other.name}", with_only(sim=sim), other))
+        changed = with_only(sim=sim)
+        make_plant(changed, other)  # a misfit is said before the first episode
+        lines = model_differences(model, other, config.policy)
+        found.append(
+            Condition(f"model {name}", changed, other, foreign=True, differences=tuple(lines))
+        )
     return found
 
 
@@ -151,7 +193,8 @@ def run_suite(
         say: gets one line per condition.
 
     Raises:
-        InputError: the environment follows no velocity, or a model does not fit.
+        InputError: the environment follows no velocity, a model does not fit, or `only` is in no
+            condition's name.
     """
     if not env.startswith("sim:"):
         raise InputError(f"--suite: expected a robot task (sim:NAME), got {env}")
@@ -159,8 +202,13 @@ def run_suite(
     config, model = load_robot_task(name)
     suite = suite_of(config, env)
     rows: list[Row] = []
-    say(header(suite))
     found = conditions(config, model, others)
+    if not any(sampling.only in condition.name for condition in found):
+        raise InputError(
+            f"--only: expected words of a condition's name, got {sampling.only!r}, which is in none"
+            f" of {[condition.name for condition in found]}"
+        )
+    say(header(suite))
     for condition in (c for c in found if c.name == NOMINAL or sampling.only in c.name):
         results = []
         for velocity in suite.commands:
@@ -171,6 +219,8 @@ def run_suite(
             evaluator.close()
         rows.append(Row(condition, tuple(results)))
         say(line(rows[-1], rows[0]))
+        for difference in condition.differences:
+            say(f"    {difference}")
     return rows, suite
 
 
@@ -207,7 +257,7 @@ def line(row: Row, nominal: Row) -> str:
 def shortfalls(rows: Sequence[Row], suite: SuiteConfig) -> list[str]:
     """Where the thresholds are not met, one sentence each."""
     nominal, found = rows[0], []
-    for row in (row for row in rows if row.condition.name in (NOMINAL, RANDOMIZED)):
+    for row in (row for row in rows if row.condition.held_to_everything):
         for velocity, result in zip(suite.commands, row.results, strict=True):
             for name, limit, unit in (
                 ("velocity_error", suite.velocity_error, "m/s"),
@@ -232,7 +282,7 @@ def shortfalls(rows: Sequence[Row], suite: SuiteConfig) -> list[str]:
                 f"{row.condition.name}: survival {row.survival:.0%}, expected at least"
                 f" {suite.survival:.0%}"
             )
-        if row.condition.trained and not loss <= suite.extreme_loss:
+        if (row.condition.trained or row.condition.foreign) and not loss <= suite.extreme_loss:
             found.append(
                 f"{row.condition.name}: {loss:.0%} of the nominal tracking reward lost, expected"
                 f" at most {suite.extreme_loss:.0%}"
@@ -249,6 +299,11 @@ def report(rows: Sequence[Row], suite: SuiteConfig) -> dict[str, Any]:
                 for velocity, result in zip(suite.commands, row.results, strict=True)
             ]
             for row in rows
+        },
+        "differences": {
+            row.condition.name: list(row.condition.differences)
+            for row in rows
+            if row.condition.foreign
         },
         "shortfalls": shortfalls(rows, suite),
     }

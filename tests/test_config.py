@@ -23,6 +23,8 @@ def test_the_shipped_configuration_is_right(capsys: pytest.CaptureFixture[str]) 
     out = capsys.readouterr().out
     assert out.count("ok  ") == 4
     assert "5 observations, 1 effort actions, 50 Hz" in out
+    moved = re.search(r"not held at action 0 .*: hinge moved (\S+) rad", out)
+    assert moved is not None and float(moved[1]) > 2.0  # the pole does not stay upright by itself
 
 
 @pytest.mark.parametrize(
@@ -137,6 +139,10 @@ MJCF = {
     "wind nan": ('timestep="0.005"', 'wind="nan 0 0"', "option: .* wind, got nan 0 0"),
     "turned nan": ('<body name="pole">', '<body name="pole" quat="nan 0 0 0">', "body_quat"),
     "reference nan": ('damping="0.2"', 'ref="nan"', "joint slider: .* qpos0, got nan"),
+    "springref inf": ('damping="0.2"', 'stiffness="1" springref="inf"', "slider: .* qpos_spring"),
+    "no solver": ('timestep="0.005"', 'iterations="0"', "iterations of 1 or more, got 0"),
+    "no cone": ('timestep="0.005"', 'impratio="-5"', "impratio of 1e-06 or more, got -5"),
+    "no memory": ("<worldbody>", '<size memory="1"/><worldbody>', "out of memory"),
     "number nan": ("</mujoco>", '<custom><numeric name="x" data="nan"/></custom></mujoco>',
                    "numeric x: expected finite numbers as numeric_data"),
 }  # fmt: skip

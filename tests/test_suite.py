@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,8 +13,10 @@ import pytest
 from dime_robot import evaluate, suite
 from dime_robot.rollout import Episode, Evaluation
 from dime_robot.runtime.errors import InputError
+from dime_robot.sim.comparison import model_differences
 from dime_robot.sim.config import RobotTaskConfig, SuiteConfig, load_robot_task
 from dime_robot.sim.variation import LatencyConfig
+from tests.sim.randomized import term
 
 LIMITS = SuiteConfig(
     commands=((0.0, 0.0, 0.0), (0.5, 0.0, 0.0)),
@@ -32,7 +36,9 @@ def row(
     name: str, velocity: float = 0.1, yaw: float = 0.1, reward: float = 2.0, falls: int = 0
 ) -> suite.Row:
     config, model = go2()
-    condition = suite.Condition(name, config, model, trained=name.startswith("end"))
+    condition = suite.Condition(
+        name, config, model, trained=name.startswith("end"), foreign=name.startswith("model")
+    )
     sums = {"velocity_error": velocity, "yaw_rate_error": yaw, "tracking_reward": reward}
     episodes = tuple(
         Episode(
@@ -56,17 +62,22 @@ def test_every_end_of_every_randomised_quantity_is_a_condition_of_its_own(tmp_pa
     assert names[:2] == ["nominal", "randomised"]
     assert names[-4:] == [f"delay of {n} steps" for n in (1, 2, 3)] + ["model other.xml"]
     assert len(set(names)) == len(names)
-    for kind in {term.kind for term in config.randomization} - {"observation_noise"}:
+    for kind in {each.kind for each in config.randomization} - {"observation_noise"}:
         words = kind.replace("_", " ")
         assert any(name.startswith(words) for name in names), kind
     nominal, randomised = found[0].config, found[1].config
     assert nominal.randomization == () and nominal.latency == LatencyConfig()
     assert randomised == config
-    for condition in found[2:-4]:
+    damped = [condition for condition in found if condition.name.startswith("joint damping")]
+    assert [condition.name for condition in damped] == [
+        "joint damping +0.5 N m s/rad or N s/m",
+        "joint damping +1 N m s/rad or N s/m",
+    ]
+    for condition in (c for c in found[2:-4] if c not in damped):
         (only,) = condition.config.randomization
         assert condition.trained
         assert only.kind == "observation_noise" or only.range[0] == only.range[1]
-    (mass,) = (term for term in config.randomization if term.kind == "body_mass")
+    (mass,) = (t for t in config.randomization if t.kind == "body_mass")
     light, heavy = (c for c in found if c.name.startswith("body mass"))
     assert light.config.randomization[0].range == (mass.range[0],) * 2
     assert heavy.config.randomization[0].range == (mass.range[1],) * 2
@@ -87,14 +98,120 @@ def test_thresholds_hold_for_the_nominal_and_the_randomised_robot() -> None:
     assert fallen[0].endswith("survival 80%, expected at least 90%")
 
 
-def test_one_end_may_cost_a_share_of_the_nominal_reward_and_other_models_are_only_shown() -> None:
+def test_one_end_may_cost_a_share_of_the_nominal_reward() -> None:
     rows = [row("nominal"), row("randomised", reward=1.9), row("end high", reward=1.85)]
     assert suite.shortfalls(rows, LIMITS) == []
     falls = [*rows, row("end high", falls=2)]
     assert "survival 80%, expected at least 90%" in suite.shortfalls(falls, LIMITS)[0]
-    rows += [row("end low", reward=1.7), row("model other.xml", reward=0.1, falls=10)]
+    rows += [row("end low", reward=1.7), row("delay of 3 steps", reward=0.1, falls=10)]
     (found,) = suite.shortfalls(rows, LIMITS)
     assert found.startswith("end low: 15% of the nominal tracking reward lost")
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"falls": 2}, "survival 80%, expected at least 90%"),
+        ({"velocity": 0.16}, "velocity error 0.160 m/s, expected at most 0.15"),
+        ({"yaw": 0.3}, "yaw rate error 0.300 rad/s, expected at most 0.2"),
+        ({"reward": 1.7}, "15% of the nominal tracking reward lost, expected at most 10%"),
+    ],
+)
+def test_another_model_is_judged_like_the_nominal_one(
+    changes: dict[str, Any], sentence: str
+) -> None:
+    rows = [row("nominal"), row("randomised"), row("model other.xml", reward=1.9)]
+    assert suite.shortfalls(rows, LIMITS) == []
+    found = suite.shortfalls([*rows[:2], row("model other.xml", **changes)], LIMITS)
+    assert found and all(text.startswith("model other.xml") for text in found)
+    assert any(sentence in text for text in found)
+
+
+def test_damping_that_is_trained_with_is_judged_instead_of_shown() -> None:
+    config, model = go2()
+    terms = (term("joint_damping", "add", (0.0, 2.0)), *config.randomization)
+    found = suite.conditions(config.model_copy(update={"randomization": terms}), model, [])
+    (damped,) = (c for c in found if c.name.startswith("joint damping"))
+    assert damped.trained and damped.name == "joint damping +2 N m s/rad or N s/m"
+
+
+def test_what_another_model_has_otherwise_is_shown(tmp_path: Path) -> None:
+    config, model = go2()
+    assert model_differences(model, model, config.policy) == []
+    other = tmp_path / "other.xml"
+    text = model.read_text()
+    for old, new in (
+        ('damping="0.1" armature="0.01" frictionloss="0.2"', 'damping="2" armature="0.02"'),
+        ('friction="0.8 0.02 0.01"', 'friction="0.5 0.02 0.01"'),
+        ('<inertial mass="7.279"', '<inertial mass="8.279"'),
+        ('joint name="RR_calf_joint"', 'joint name="RR_calf_joint" stiffness="3"'),
+        ("</mujoco>", '<actuator><motor joint="FL_hip_joint" armature="0.1" gear="2"/></actuator>'
+                      "</mujoco>"),
+    ):  # fmt: skip
+        assert old in text
+        text = text.replace(old, new)
+    other.write_text(text)
+    assert model_differences(model, other, config.policy) == [
+        "mass of the robot 16.09 -> 17.09 kg",
+        "joint damping 0.1 -> 2 N m s/rad or N s/m at FL_hip_joint, 12 of 12 joints differ",
+        "friction loss 0.2 -> 0 N m or N at FL_hip_joint, 12 of 12 joints differ",
+        "armature 0.01 -> 0.42 kg m^2 or kg at FL_hip_joint, 12 of 12 joints differ",
+        "spring 0 -> 3 N m/rad or N/m at RR_calf_joint, 1 of 12 joints differ",
+        "sliding friction of the robot 0.6 to 0.8 -> 0.5 to 0.6 (lowest to highest of its geoms"
+        " that touch)",
+    ]
+
+
+def damped_go2(folder: Path) -> Path:
+    """The shipped model with the passive joint damping of a well-known public one."""
+    path, old = folder / "damped.xml", 'damping="0.1" armature="0.01"'
+    text = go2()[1].read_text()
+    assert old in text
+    path.write_text(text.replace(old, 'damping="2" armature="0.01"'))
+    return path
+
+
+def test_the_shipped_policy_fails_on_a_go2_of_strong_joint_damping(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [str(POLICY), "--env", "sim:go2", "--suite", "--episodes", "1", "--noise", "zero"]
+    words += ["--only", "damped.xml", "--model", str(damped_go2(tmp_path))]
+    assert evaluate.main(words) == 1
+    out = capsys.readouterr().out
+    error = re.search(
+        r"model damped.xml, asked for \(0.6, 0.0, 0.0\): velocity error (\S+) m/s", out
+    )
+    lost = re.search(r"model damped.xml: (\d+)% of the nominal tracking reward lost", out)
+    assert error is not None and lost is not None, out
+    assert float(error[1]) == pytest.approx(0.58, abs=0.05)  # it stands
+    assert 15 <= int(lost[1]) <= 30
+    assert "    joint damping 0.1 -> 2 N m s/rad or N s/m at FL_hip_joint, 12 of 12 joints" in out
+    assert re.search(r"FAIL: \d+ shortfalls", out)
+    assert not re.search(r"^nominal, asked", out, re.M)
+
+
+def test_every_model_is_looked_at_before_the_first_episode(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good, bad = damped_go2(tmp_path), tmp_path / "bad.xml"
+    bad.write_text(good.read_text().replace("-2.7227 -0.83776", "-2.5 -0.83776"))
+    words = [str(POLICY), "--env", "sim:go2", "--suite", "--model", str(good), "--model", str(bad)]
+    with pytest.raises(InputError, match=r"bad.xml: joint FL_calf_joint: expected position limits"):
+        evaluate.main(words)
+    assert capsys.readouterr().out == ""
+    with pytest.raises(InputError, match="expected each model once"):
+        evaluate.main([*words[:-1], str(good)])
+    with pytest.raises(InputError, match=r"--only: expected words of .*, got 'hoof'"):
+        evaluate.main([*words[:4], "--only", "hoof"])
+
+
+def test_two_models_of_one_name_are_two_conditions(tmp_path: Path) -> None:
+    paths = []
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        paths.append(damped_go2(tmp_path / folder))
+    names = [c.name for c in suite.conditions(*go2(), paths) if c.foreign]
+    assert names == [f"model {path}" for path in paths]
 
 
 def test_a_nan_is_no_pass() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -56,11 +57,16 @@ def load_model(path: Path, timestep: float) -> mujoco.MjModel:
 
     Raises:
         InputError: the file is missing, MuJoCo refuses it, or it has numbers that no robot has.
+
+    Warns:
+        UserWarning: MuJoCo warned of something else.
     """
     model, said = compile_model(path)
     problems = unsound(model, said)
     if problems:
         raise InputError(f"{path}: {problems[0]}")
+    for text in said:
+        warnings.warn(f"{path}: {text}", stacklevel=2)
     model.opt.timestep = timestep
     # a simulation that diverges shall show its NaN, not start over in silence
     model.opt.disableflags |= mujoco.mjtDisableBit.mjDSBL_AUTORESET

@@ -106,27 +106,28 @@ class Plant:
         self._imu_is_base = (
             self._free is not None and self.model.jnt_bodyid[self._free] == self._imu
         )
-        if self._driven:
-            self._require_stable()
+        self.require_stable()
 
     @property
     def default_pose(self) -> dict[str, float]:
         """Where the contract's and the held joints are at action 0: joint -> [rad or m]."""
         return {**self._default, **self._held}
 
-    def _require_stable(self) -> None:
-        """Refuse gains that the time step is too long for.
+    def require_stable(self) -> None:
+        """Refuse gains, as they are now, that the time step is too long for.
 
         Raises:
             InputError: such a joint, its inertia and the largest gain.
         """
+        if not self._driven:
+            return
         pose = self.model.qpos0.copy()
         for name, position in self.default_pose.items():
             pose[self.model.joint(name).qposadr[0]] = position
         dofs = np.concatenate([each.dofs for each in self._driven])
         gains = (
-            np.concatenate([each.drive.stiffness for each in self._driven]),
-            np.concatenate([each.drive.damping for each in self._driven]),
+            np.concatenate([each.drive.strength * each.drive.stiffness for each in self._driven]),
+            np.concatenate([each.drive.strength * each.drive.damping for each in self._driven]),
         )
         found = unstable(self.model, pose, dofs, gains, self._implicit)
         if found:
@@ -144,7 +145,11 @@ class Plant:
                 told.append(
                     f"{name} (inertia {inertia:.3g} {'kg m^2' if turns else 'kg'}, stiffness"
                     f" {gains[0][joint]:g} {stiff}"
-                    + (f", largest {largest:.3g})" if self._implicit else ", too stiff for any)")
+                    + (
+                        f", largest {largest:.3g})"
+                        if self._implicit
+                        else ", too stiff for any damping)"
+                    )
                 )
             else:
                 told.append(

@@ -19,6 +19,7 @@ BOUND = 0.05  # largest error of a joint then, with the base held [rad or m]
 FASTEST = 1000.0  # of any coordinate: more is an explosion [rad/s or m/s]
 SHAKING = 0.3  # share of steps at which an effort may change its sign
 NOTICED = 0.1  # share of the largest effort, below which a change of sign does not count
+NUDGE = 0.01  # first speed of the contract's joints: an upright pole shall fall [rad/s or m/s]
 HEAVY = 1e6  # inertia that holds a free base where it is [kg, kg m^2]
 
 
@@ -81,6 +82,7 @@ def _simulate(plant: Plant, height: float | None) -> Held:
     with mujoco_warnings() as said:
         plant.reset(plant.default_pose, height)
         start = plant.positions(names)
+        data.qvel[plant.dofs] = NUDGE
         steps = round(SECONDS / model.opt.timestep)
         judged = round((SECONDS - SETTLED) / model.opt.timestep)
         efforts: list[FloatArray] = []

@@ -23,6 +23,13 @@ from dime_robot.sim.variation import KINDS, RandomKind, RandomTerm
 OF_THE_DRIVE = ("motor_strength", "stiffness", "damping")
 # MuJoCo derives constants and shortcuts from these, which mj_setConst computes anew
 SOURCES_OF_CONSTANTS = ("body_mass", "center_of_mass", "armature")
+END_OF_STABILITY: dict[RandomKind, int] = {  # the end of a range that is the worse one
+    "motor_strength": 1,
+    "stiffness": 1,
+    "damping": 1,
+    "armature": 0,
+    "joint_damping": 0,
+}
 TURNED = ("gravity_direction", "imu_mounting")
 UNMEASURED = ("last_action", "command_velocity")  # observation terms that no sensor gives
 TIME_TOLERANCE = 1e-9  # [s]
@@ -61,7 +68,7 @@ class Randomizer:
 
     Raises:
         InputError: a target that does not exist, a plant that lacks what a term needs, or terms
-            that could make a quantity negative.
+            that could make a quantity negative or a drive unstable.
     """
 
     def __init__(self, terms: Sequence[RandomTerm], spec: PolicySpec, plant: Plant) -> None:
@@ -84,6 +91,7 @@ class Randomizer:
             self._check_stays_physical(kind)
         if "center_of_mass" in self._written:
             self._check_can_move_mass()
+        self._check_stays_stable()
 
     # ---- construction ----
 
@@ -189,6 +197,27 @@ class Randomizer:
                     f" {'above 0' if kind == 'body_mass' else '0 or more'}, got {least:g}"
                     f" {KINDS[kind].unit} at the lowest; narrow their ranges"
                 )
+
+    def _check_stays_stable(self) -> None:
+        """At the largest gains on the smallest inertias that can be drawn; masses left out."""
+        kinds = [kind for kind in self._written if kind in END_OF_STABILITY]
+        if self._plant.drive is None or not kinds:
+            return
+        for kind in kinds:
+            value = self._nominal[kind].copy()
+            for entry in self._written[kind]:
+                end = entry.term.bounds[END_OF_STABILITY[kind]]
+                value = entry.applied(value, np.full(entry.shape, end))
+            self._quantity(kind)[:] = value
+        try:
+            self._plant.require_stable()
+        except InputError as error:
+            raise InputError(
+                f"{', '.join(kinds)}, at the far ends of what is randomised: {error}"
+            ) from None
+        finally:
+            for kind in kinds:
+                self._quantity(kind)[:] = self._nominal[kind]
 
     def _check_can_move_mass(self) -> None:
         for entry in self._written["center_of_mass"]:

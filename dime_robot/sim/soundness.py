@@ -130,6 +130,12 @@ def _out_of_bounds(model: mujoco.MjModel) -> list[str]:
             f"option: expected gravity up to {GRAVITY:g} m/s^2, got"
             f" {_numbers(model.opt.gravity)}: is this really in m/s^2, not in mm/s^2?"
         )
+    for field, least in (("iterations", 1), ("ls_iterations", 1), ("impratio", 1e-6)):
+        if getattr(model.opt, field) < least:
+            said.append(
+                f"option: expected {field} of {least:g} or more, got {getattr(model.opt, field):g}:"
+                " stops and contacts would not hold"
+            )
     if np.isfinite(model.opt.timestep) and model.opt.timestep <= 0:
         said.append(f"option: expected a timestep above 0 s, got {model.opt.timestep:g}")
     return said
@@ -140,7 +146,7 @@ def _element(model: mujoco.MjModel, field: str, row: int) -> str:
     prefix = field.split("_")[0]
     if prefix == "dof":
         prefix, row = "jnt", int(model.dof_jntid[row])
-    if prefix == "qpos0":
+    if prefix in ("qpos0", "qpos"):
         prefix, row = "jnt", int(np.searchsorted(model.jnt_qposadr, row, side="right")) - 1
     kind = ELEMENTS.get(prefix)
     if kind is None:

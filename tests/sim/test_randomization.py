@@ -76,7 +76,7 @@ REACHED: dict[RandomKind, tuple[tuple[str, ...], Callable[[Plant], Array]]] = {
         ("damping", "scale", "uniform", (0.5, 2.0)),
         ("damping", "add", "uniform", (-0.5, 0.5)),
         ("armature", "scale", "log_uniform", (0.5, 2.0)),
-        ("armature", "set", "uniform", (0.0, 0.02)),
+        ("armature", "set", "uniform", (0.002, 0.02)),
         ("joint_friction", "scale", "uniform", (0.0, 2.0)),
         ("joint_damping", "add", "uniform", (0.0, 2.0)),
         ("joint_damping", "set", "log_uniform", (0.05, 2.0)),

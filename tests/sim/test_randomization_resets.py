@@ -40,6 +40,25 @@ def differences(before: dict[str, Array], after: dict[str, Array]) -> set[str]:
 # ---- nominal, order, time
 
 
+@pytest.mark.parametrize(
+    "terms",
+    [
+        [term("damping", "scale", (1, 10))],
+        [term("motor_strength", "scale", (1, 2)), term("damping", "scale", (1, 3))],
+        [term("damping", "scale", (1, 3.5)), term("armature", "set", (0.0, 0.01))],
+    ],
+)
+def test_draws_that_a_simulation_step_could_not_follow_are_refused(terms: list[RandomTerm]) -> None:
+    plant = go2()
+    nominal = snapshot(plant)
+    with pytest.raises(
+        InputError, match=r"at the far ends of what is randomised: .*_joint .inerti"
+    ):
+        Randomizer(terms, SPEC, plant)
+    assert differences(nominal, snapshot(plant)) == set()  # looking has changed nothing
+    Randomizer(terms[:-1], SPEC, plant)
+
+
 NEUTRAL = [
     term("friction", "scale", (1, 1)),
     term("body_mass", "scale", (1, 1)),
