@@ -74,6 +74,13 @@ class PolicyParameters:
         most=3600.0,
         start_only=True,
     )
+    discovery_time: float = parameter(
+        3.0,
+        "how long after its start the node looks for others on its topics before it may be"
+        " activated [s]; Fast DDS announces itself every 3 s",
+        least=0.0,
+        most=60.0,
+    )
     dry_run: bool = parameter(False, "do everything but publish commands")
     budget: float = parameter(
         0.5, "share of the control period that inference may take at p99", least=1e-6, most=10.0

@@ -79,6 +79,7 @@ class PolicyNode(LifecycleNode):
 
     def __init__(self) -> None:
         super().__init__("policy_node")
+        self._born = time.monotonic()
         self.exit_code: int | None = None
         self.parameters = read_parameters(self, PolicyParameters)
         self._time = NodeClock(self)
@@ -205,8 +206,11 @@ class PolicyNode(LifecycleNode):
             return "it is not configured"
         loop, link = self._configured.loop, self._configured.link
         self._take(loop.graph(link.look()))
-        early = "" if self.parameters.dry_run else link.discovery_problem
-        return loop.activation_problem() or early
+        problem = loop.activation_problem()
+        left = self.parameters.discovery_time - (time.monotonic() - self._born)
+        if not problem and left > 0 and not self.parameters.dry_run:
+            return f"others on the topics are looked for first, {left:.1f} s more"
+        return problem
 
     def _log_next(self, transition: str) -> None:
         name = self.get_fully_qualified_name()

@@ -38,7 +38,6 @@ ACKNOWLEDGED_WITHIN = 0.3  # [s] by the listeners, of the last command
 FIRST_WITHIN = 0.02  # [s] by the listener, of the first command; else it is sent again
 FULL_LOOK = 1.0  # [s] between two looks at the graph in full; numbers are looked at every time
 MATCH_PAUSE = 0.005  # [s] between two looks whether the listener is matched
-DISCOVERY = 1.0  # [s] after which another node is expected to be seen, if it is there
 ALL_MATCHED_WITHIN = 0.5  # [s] after the first listener, also those that only look on
 
 
@@ -107,7 +106,6 @@ class RobotLink:
         self._imus: dict[bytes | None, float] = {}  # when each publisher of the imu last sent [s]
         self._numbers: tuple[int, ...] = ()
         self._looked = -np.inf
-        self._since = time.monotonic()
         self._view = GraphView()
         self._publishers: dict[str, list[Endpoint]] = {}
 
@@ -146,12 +144,6 @@ class RobotLink:
             return RIVALS.format(", ".join(rivals))
         self._unacknowledged, self._first_sent = True, 0.0
         return ""
-
-    @property
-    def discovery_problem(self) -> str:
-        """Why it is too early to say who else is there, as a sentence; empty: it is not."""
-        left = DISCOVERY - (time.monotonic() - self._since)
-        return f"others on the topics are looked for first, {left:.1f} s more" if left > 0 else ""
 
     def close(self) -> None:
         """Let the last command arrive, and leave the command topic to others."""

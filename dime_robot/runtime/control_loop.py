@@ -554,13 +554,11 @@ class ControlLoop:
         if self._defect:
             note(Reason.JOINT_MISSING, self._defect)
         if watchdog.is_stale(now, robot_now):
-            age = watchdog.age_by_receipt(now)
-            note(Reason.OBSERVATION_STALE, watchdog.stray or f"no new reading for {age:.3f} s")
+            note(Reason.OBSERVATION_STALE, watchdog.describe_age(now, robot_now))
         elif watchdog.is_ahead(robot_now):
             note(Reason.CLOCK_AHEAD, f"by {-watchdog.age_by_stamp(robot_now):.3g} s")
         if self._imu is not None and self._imu.is_stale(now, robot_now):
-            age = self._imu.age_by_receipt(now)
-            note(Reason.IMU_STALE, self._imu.stray or f"no new reading for {age:.3f} s")
+            note(Reason.IMU_STALE, self._imu.describe_age(now, robot_now))
         if watchdog.rate_is_wrong:
             note(Reason.WRONG_RATE, watchdog.describe_rate())
         elif watchdog.rate_is_off:

@@ -107,6 +107,15 @@ class StreamWatchdog:
             return True
         return self._same_clock and self.age_by_stamp(robot_now) >= self._max_age
 
+    def describe_age(self, now: float, robot_now: float) -> str:
+        """Why the newest reading is stale, as a phrase; times as in `is_stale`."""
+        receipt, stamp = self.age_by_receipt(now), self.age_by_stamp(robot_now)
+        if self.stray:
+            return self.stray
+        if self._same_clock and receipt < self._max_age:
+            return f"the newest reading was {stamp:.3f} s old when it came"
+        return f"no new reading for {receipt:.3f} s"
+
     def is_ahead(self, robot_now: float) -> bool:
         """Does the newest stamp lie in our future?"""
         return self._same_clock and self.age_by_stamp(robot_now) < -CLOCK_TOLERANCE

@@ -160,6 +160,7 @@ class Graph:
         given: dict[str, object] = {
             "policy": POLICY,
             "autostart": "activate",
+            "discovery_time": 0.5,  # test_distrust has the one that users get
             "budget": 5.0,  # other tests load this machine; test_refusals has the budget
             "recordings": self.folder / "flights",
             "robot": self.patient(),

@@ -64,6 +64,8 @@ def arm(graph: Graph, name: str, **changes: Any) -> tuple[Path, Path]:
     """One of the gravity-loaded arms, and a policy of random weights for it."""
     config = yaml.safe_load((ROBOTS / f"{name}.yaml").read_text())
     config["sim"]["model"] = str(ROBOTS / "arm.xml")
+    if name == "arm_effort":  # it falls, but not too fast to be damped
+        config["policy"]["action"]["scale"] = {"shoulder": 8.0, "elbow": 1.0}
     config["robot"]["state"]["max_age"] = 0.5
     config["robot"]["safety"].update(hold=0.5, damp=5.0, **changes)
     path = graph.folder / f"{name}.yaml"
@@ -84,7 +86,7 @@ def test_an_arm_against_gravity_is_damped_and_never_sent_to_0(
     robot, policy = arm(graph, "arm_effort", rest_timeout=0.6)
     graph.start("sim_node", config=robot)
     graph.policy_node(policy=policy, robot=robot)
-    graph.until(lambda: len(graph.commands) > 30, "commands")
+    graph.until(lambda: "active" in graph.log() and len(graph.commands) > 30, "commands")
     at = time.monotonic()
     if way == "TERM":
         assert graph.end("policy_node")[0] == 0
@@ -94,13 +96,14 @@ def test_an_arm_against_gravity_is_damped_and_never_sent_to_0(
     rest = [(t, v) for t, v in graph.commands if t > at + 0.02]
     assert len(rest) > 30
     assert all(value != [0.0, 0.0] for _, value in rest)
-    speeds = {round(t, 2): m.velocity for t, m in graph.states}
-    near = [
-        (value, speeds[round(t, 2)]) for t, value in rest if round(t, 2) in speeds
-    ]  # -damping * velocity, of a reading that the watcher heard at about that time
-    assert near
-    for value, velocity in near:
-        assert np.sign(value[0]) == -np.sign(velocity[0]) or abs(value[0]) < 4.0
+    damping, holding = np.array([20.0, 4.0]), [-8.2, -1.3]
+    judged = 0
+    for when, value in rest:  # -damping * velocity of a state that was heard at about then
+        near = [np.array(m.velocity) for t, m in graph.states if abs(t - when) < 0.05]
+        off = [np.abs(np.clip(-damping * v, [-40, -15], [40, 15]) - value).max() for v in near]
+        judged += bool(off)
+        assert value == holding or not off or min(off) < 1.0, (value, near)
+    assert judged > 20
     assert re.search(r"robot not at rest: \w+ still moves at .* has to act", graph.log())
     graph.spin(0.3)
     assert "no command for 0.1 s" in graph.log("sim_node")  # the robot's own time-out has acted
@@ -219,8 +222,12 @@ def test_a_standby_may_be_configured_beside_a_running_node(graph: Graph) -> None
     graph.until(lambda: "next: ros2 lifecycle set /standby activate" in graph.log("standby"), "it")
     graph.spin(1.0)
     assert not re.search(r"\]: (hold|damp|stop)|rival", graph.log())
-    assert not graph.transition("activate", "standby"), graph.log("standby")
-    assert " could publish commands too" in graph.log("standby")
+
+    def refused() -> bool:
+        assert not graph.transition("activate", "standby"), graph.log("standby")
+        return " could publish commands too" in graph.log("standby")
+
+    graph.until(refused, "who commands already")
     assert graph.transition("deactivate")
     count = len(graph.commands)
     graph.until(lambda: graph.transition("activate", "standby"), "the standby takes over")
