@@ -14,6 +14,7 @@ from dime_robot.runtime.observation import projected_gravity
 from dime_robot.runtime.spec import PolicySpec
 from dime_robot.runtime.state import JointCommand
 from dime_robot.sim.config import SimConfig
+from dime_robot.sim.model import load_model
 from dime_robot.sim.plant import Plant
 
 ARM = """
@@ -252,6 +253,14 @@ def test_the_imu_and_the_joints_are_read_at_the_same_instant(tmp_path: Path) -> 
     state = plant.step(JointCommand(("arm",), np.array([0.0])))
     assert state.orientation == pytest.approx(plant.data.qpos[3:7], abs=1e-9)
     assert state.angular_velocity == pytest.approx(plant.data.qvel[3:6], abs=1e-9)
+
+
+def test_what_else_mujoco_warns_of_is_passed_on(tmp_path: Path) -> None:
+    cloth = '<flexcomp name="cloth" type="grid" count="3 3 1" spacing=".1 .1 .1" mass="1"/>'
+    path = tmp_path / "cloth.xml"
+    path.write_text(ARM.replace("</worldbody>", f"{cloth}</worldbody>"))
+    with pytest.warns(UserWarning, match=r"cloth.xml: .*flex 'cloth' is not rigid"):
+        load_model(path, STEP)
 
 
 def test_a_command_is_taken_as_it_was_given(tmp_path: Path) -> None:
