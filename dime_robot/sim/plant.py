@@ -249,6 +249,11 @@ class Plant:
                 f"expected a command of {self._kind} for {self._joints}, got {command.kind} for"
                 f" {command.joints}"
             )
+        if command.value.shape != self._command.shape:
+            raise ValueError(
+                f"expected {len(self._command)} numbers, got an array of shape"
+                f" {command.value.shape}"
+            )
         self._command[:] = command.value
 
     def advance(self, steps: int) -> None:

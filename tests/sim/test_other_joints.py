@@ -292,6 +292,9 @@ def test_a_fixed_robot_beside_a_free_ball_has_no_free_base(tmp_path: Path) -> No
     path.write_text(world(before=BALL))
     with pytest.raises(InputError, match="expected a free joint on trunk, the robot's root, got n"):
         base_body(path, contract("position", HELD))
+    path.write_text(world(base="<freejoint/>").replace(' name="trunk"', ""))
+    with pytest.raises(InputError, match="expected a name of the body that the robot's free joint"):
+        base_body(path, contract("position", HELD))
 
 
 def test_a_height_is_that_of_the_robots_base(tmp_path: Path) -> None:
