@@ -61,6 +61,10 @@ class Plant:
         model_path: Path,
         speed_limits: Mapping[str, float] | None = None,
     ) -> None:
+        try:
+            sim.require_fit(spec)
+        except ValueError as error:
+            raise InputError(str(error)) from None
         self.model = load_model(model_path, sim.timestep)
         fit = Fit(self.model, spec, sim)
         if fit.problems:

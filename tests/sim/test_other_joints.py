@@ -242,6 +242,14 @@ def test_contract_and_simulation_hold_the_same_joints(
         read_robot_task(path)
 
 
+def test_a_plant_whose_contract_holds_otherwise_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "model.xml"
+    path.write_text(world())
+    sim = SimConfig(model="model.xml", timestep=0.002, decimation=5)
+    with pytest.raises(InputError, match=r"sim.hold: expected the joints of policy.held_joints"):
+        Plant(contract("position", HELD), sim, path)
+
+
 # ---- the base
 
 
