@@ -128,7 +128,7 @@ def robot(
         }
     )  # fmt: skip
     settings = SimConfig(model="model.xml", timestep=timestep, decimation=4, **sim)
-    return Plant(spec, settings, path)
+    return Plant(spec, settings, path, dict.fromkeys(names, 2.0))
 
 
 def held(plant: Plant, height: float | None = None) -> float:
@@ -309,7 +309,22 @@ def test_a_strongly_damped_joint_at_its_limit_does_not_jump_between_both(tmp_pat
     assert np.count_nonzero(np.diff(signs)) <= 1  # it speeds up once, then slows down
 
 
-def test_a_motors_fade_and_randomised_gains_reach_the_implicit_drive(tmp_path: Path) -> None:
+def test_a_motors_fade_reaches_the_implicit_drive(tmp_path: Path) -> None:
+    plant = robot(
+        tmp_path, UR5E, UR5E_POSE, (200, 1), UR5E_LIMITS, drive="implicit", full_torque_speed=0.5
+    )
+    plant.model.opt.gravity[:] = 0.0
+    assert plant.drive is not None
+    for speed, share in ((0.5, 1.0), (1.5, 0.5), (2.5, 0.0), (-1.5, 1.0)):
+        plant.reset({})
+        target = np.array([0.0, 0.0, 0.0, 0.0, 0.0, 3.0])
+        plant.command(JointCommand(tuple(UR5E_LIMITS), target, "position"))
+        plant.data.qvel[5] = speed  # of 2 rad/s at most
+        plant.advance(1)
+        assert plant.drive.applied[5] == pytest.approx(share * 28)
+
+
+def test_randomised_gains_reach_the_implicit_drive(tmp_path: Path) -> None:
     plant = robot(tmp_path, UR5E, UR5E_POSE, (200, 10), UR5E_LIMITS, drive="implicit")
     plant.model.opt.gravity[:] = 0.0
     assert plant.drive is not None
