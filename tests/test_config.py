@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from dime_robot import config, evaluate
 from dime_robot.runtime.errors import InputError
@@ -222,6 +223,33 @@ def test_a_robot_of_efforts_is_not_held_and_this_is_said(
     assert config.main(["check", str(ROBOTS / "arm_effort.yaml")]) == 0
     said = re.search(r"not held at action 0 .*: shoulder moved (\S+) rad", capsys.readouterr().out)
     assert said is not None and float(said[1]) > 1.0
+
+
+def test_a_joint_beside_the_policy_is_held_and_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = arm(tmp_path)
+    content = yaml.safe_load(path.read_text())
+    policy = content["policy"]
+    policy["joints"] = policy["joints"][:1]
+    for term in policy["observation"]:
+        term.update(joints=["shoulder"], size=1)
+    policy["action"] = {"kind": "position", "size": 1, "scale": {"shoulder": 0.5}}
+    path.write_text(yaml.safe_dump(content))
+    (line,) = refused(path, capsys)
+    assert "arm.xml: expected every joint of the robot to be" in line and "['elbow']" in line
+    policy["held_joints"] = {"elbow": 1.0}
+    path.write_text(yaml.safe_dump(content))
+    (line,) = refused(path, capsys)
+    assert "sim.hold: expected the joints of policy.held_joints, ['elbow'], got []" in line
+    content["sim"]["hold"] = {"elbow": {"stiffness": 200.0, "damping": 4.0}}
+    path.write_text(yaml.safe_dump(content))
+    assert config.main(["check", str(path)]) == 0
+    assert "ok  held beside the policy: elbow 1 [rad or m]" in capsys.readouterr().out
+    content["sim"]["hold"]["elbow"]["stiffness"] = 10.0
+    path.write_text(yaml.safe_dump(content))
+    (line,) = refused(path, capsys)
+    assert "joint elbow: expected at most 0.05 rad or m between its default position" in line
 
 
 def test_without_a_task_nothing_is_trained() -> None:

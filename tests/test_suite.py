@@ -145,6 +145,8 @@ def test_what_another_model_has_otherwise_is_shown(tmp_path: Path) -> None:
         ('friction="0.8 0.02 0.01"', 'friction="0.5 0.02 0.01"'),
         ('<inertial mass="7.279"', '<inertial mass="8.279"'),
         ('joint name="RR_calf_joint"', 'joint name="RR_calf_joint" stiffness="3"'),
+        ('joint name="RR_hip_joint"', 'joint name="RR_hip_joint" axis="-1 0 0"'),
+        ('<option timestep="0.005"', '<option timestep="0.005" gravity="0 0 -1.62"'),
         ("</mujoco>", '<actuator><motor joint="FL_hip_joint" armature="0.1" gear="2"/></actuator>'
                       "</mujoco>"),
     ):  # fmt: skip
@@ -157,6 +159,8 @@ def test_what_another_model_has_otherwise_is_shown(tmp_path: Path) -> None:
         "friction loss 0.2 -> 0 N m or N at FL_hip_joint, 12 of 12 joints differ",
         "armature 0.01 -> 0.42 kg m^2 or kg at FL_hip_joint, 12 of 12 joints differ",
         "spring 0 -> 3 N m/rad or N/m at RR_calf_joint, 1 of 12 joints differ",
+        "axis of RR_hip_joint turned by 180 degrees, 1 of 12 joints differ",
+        "gravity [0.0, 0.0, -9.81] -> [0.0, 0.0, -1.62] m/s^2",
         "sliding friction of the robot 0.6 to 0.8 -> 0.5 to 0.6 (lowest to highest of its geoms"
         " that touch)",
     ]

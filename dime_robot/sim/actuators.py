@@ -12,11 +12,13 @@ from collections.abc import Iterator
 import mujoco
 import numpy as np
 
+from dime_robot.runtime.errors import InputError
 from dime_robot.runtime.spec import PolicySpec
 from dime_robot.sim.model import joint_name
 
 MOTOR = "a motor of gear 1 and gain 1 without dynamics"
 SERVO = "a velocity servo of gear 1"
+GROUPS = range(31)  # that MuJoCo can switch off; others it cannot
 TOLERANCE = 1e-5  # relative, between two bounds that mean the same
 FORCES = {  # what a transmission is called in MJCF
     mujoco.mjtTrn.mjTRN_JOINT: "joint",
@@ -97,8 +99,9 @@ def _not_one_to_one(model: mujoco.MjModel, actuator: int) -> str | None:
         return f"{model.actuator_ctrlnum[actuator]} controls"
     if model.actuator_delay[actuator] != 0:
         return f"a delay of {model.actuator_delay[actuator]:g} s (say it under latency: instead)"
-    if model.opt.disableactuator & (1 << int(model.actuator_group[actuator])):
-        return f"group {model.actuator_group[actuator]}, which the model switches off"
+    group = int(model.actuator_group[actuator])
+    if group in GROUPS and model.opt.disableactuator & (1 << group):
+        return f"group {group}, which the model switches off"
     if model.opt.disableflags & mujoco.mjtDisableBit.mjDSBL_ACTUATION:
         return "actuation switched off in the whole model"
     gain = mujoco.mjtGain(int(model.actuator_gaintype[actuator]))
@@ -280,8 +283,16 @@ def switch_off(model: mujoco.MjModel, joints: set[int], kept: set[int]) -> None:
         model: changed in place: they get a group of their own, which is disabled.
         joints: held joints and free ones.
         kept: controls that the contract commands.
+
+    Raises:
+        InputError: the model uses every group there is.
     """
-    spare = next(g for g in range(30, -1, -1) if g not in model.actuator_group)
+    spare = next((g for g in reversed(GROUPS) if g not in model.actuator_group), None)
+    if spare is None:
+        raise InputError(
+            f"expected a model with one of the actuator groups 0 to {GROUPS[-1]} unused, to switch"
+            " actuators of held and free joints off, got one that uses all of them"
+        )
     for actuator in range(actuator_count(model)):
         if int(model.actuator_ctrladr[actuator]) in kept:
             continue

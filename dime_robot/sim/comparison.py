@@ -1,4 +1,4 @@
-"""What another model of a robot has otherwise: masses, passive joint dynamics, friction."""
+"""What another model of a robot has otherwise: masses, passive joint dynamics, axes, friction."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from dime_robot.runtime.spec import FloatArray, PolicySpec
 from dime_robot.sim.actuators import actuator_count
 from dime_robot.sim.model import load_model, root_of
 
+TURNED = 5.0  # [degrees] between two axes that are not the same
 SAME = 1e-3  # relative: what is nearer counts as the same
 
 
@@ -44,6 +45,16 @@ def model_differences(ours: Path, theirs: Path, spec: PolicySpec) -> list[str]:
             f"{quantity} {values[most]:.4g} -> {others[most]:.4g} {unit} at {names[most]},"
             f" {np.count_nonzero(differs)} of {len(names)} joints differ"
         )
+    # in the base's frame, at the models' zero: one that turns the other way round still moves
+    between = np.degrees(np.arccos(np.clip((first.axes * second.axes).sum(axis=1), -1.0, 1.0)))
+    if between.max(initial=0.0) > TURNED:
+        most = int(np.argmax(between))
+        lines.append(
+            f"axis of {names[most]} turned by {between[most]:.0f} degrees,"
+            f" {np.count_nonzero(between > TURNED)} of {len(names)} joints differ"
+        )
+    if not np.allclose(first.gravity, second.gravity, rtol=SAME):
+        lines.append(f"gravity {first.gravity.tolist()} -> {second.gravity.tolist()} m/s^2")
     for what, values in first.friction.items():
         others = second.friction[what]
         if not np.allclose(values, others, rtol=SAME):
@@ -74,6 +85,11 @@ class _Robot:
             "spring": ("N m/rad or N/m", model.jnt_stiffness[joints]),
             "mass of the link": ("kg", model.body_mass[model.jnt_bodyid[joints]]),
         }
+        data = mujoco.MjData(model)
+        mujoco.mj_kinematics(model, data)
+        base = data.xmat[root].reshape(3, 3)
+        self.axes: FloatArray = data.xaxis[joints] @ base  # of the joints, shape (n_joints, 3)
+        self.gravity: FloatArray = model.opt.gravity.copy()  # shape (3,) [m/s^2]
         touches = (model.geom_contype | model.geom_conaffinity) != 0
         own = model.body_rootid[model.geom_bodyid] == root
         self.friction = {  # shape (2,): lowest and highest [1]

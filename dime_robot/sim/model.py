@@ -147,4 +147,10 @@ def base_body(path: Path, spec: PolicySpec) -> str:
         raise InputError(
             f"{path}: expected a free joint on {model.body(root).name}, the robot's root, got none"
         )
-    return str(model.body(root).name)
+    name = str(model.body(root).name)
+    if not name:
+        raise InputError(
+            f"{path}: expected a name of the body that the robot's free joint moves, got none; give"
+            " it one"
+        )
+    return name

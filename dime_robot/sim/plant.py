@@ -61,6 +61,10 @@ class Plant:
         model_path: Path,
         speed_limits: Mapping[str, float] | None = None,
     ) -> None:
+        try:
+            sim.require_fit(spec)
+        except ValueError as error:
+            raise InputError(str(error)) from None
         self.model = load_model(model_path, sim.timestep)
         fit = Fit(self.model, spec, sim)
         if fit.problems:
@@ -248,6 +252,11 @@ class Plant:
             raise ValueError(
                 f"expected a command of {self._kind} for {self._joints}, got {command.kind} for"
                 f" {command.joints}"
+            )
+        if command.value.shape != self._command.shape:
+            raise ValueError(
+                f"expected {len(self._command)} numbers, got an array of shape"
+                f" {command.value.shape}"
             )
         self._command[:] = command.value
 

@@ -68,6 +68,7 @@ def plant(folder: Path, actuators: str, joint: str = "", option: str = "") -> Pl
             "",
         ),
         (MOTOR, 'stiffness="5" springref="0.3" damping="0.1" armature="0.1"', ""),
+        (MOTOR.replace("/>", ' group="-2"/>'), "", '<option actuatorgroupdisable="3"/>'),
         # what moves other bodies of the world may be anything, several controls wide
         ('<pid joint="z" kp="3"/><position tendon="first" kp="9"/>' + MOTOR, "", ""),
         (MOTOR + '<motor joint="z" gear="50" ctrlrange="-9 9"/>', "", ""),

@@ -13,6 +13,7 @@ import pytest
 from dime_robot.runtime.errors import InputError
 from dime_robot.runtime.spec import PolicySpec
 from dime_robot.runtime.state import JointCommand
+from dime_robot.sim import stability
 from dime_robot.sim.config import SimConfig
 from dime_robot.sim.plant import Plant
 
@@ -127,7 +128,7 @@ def robot(
         }
     )  # fmt: skip
     settings = SimConfig(model="model.xml", timestep=timestep, decimation=4, **sim)
-    return Plant(spec, settings, path)
+    return Plant(spec, settings, path, dict.fromkeys(names, 2.0))
 
 
 def held(plant: Plant, height: float | None = None) -> float:
@@ -169,21 +170,24 @@ def test_a_spot_of_its_models_gains_stands_with_the_implicit_drive_alone(tmp_pat
     assert plant.base().height == pytest.approx(fine.base().height, abs=1e-4)
 
 
+def chain(joints: int) -> str:
+    """Links that turn about vertical axes, so that gravity does not matter."""
+    links = ""
+    for n in range(joints, 0, -1):
+        links = (
+            f'<body pos="0.2 0 0"><joint name="j{n}" type="hinge" axis="0 0 1" armature="0.01"/>'
+            f'<geom type="capsule" fromto="0 0 0 0.2 0 0" size="0.02" mass="0.5"/>{links}</body>'
+        )
+    flag = '<option><flag contact="disable"/></option>'
+    return f"<mujoco>{flag}<worldbody>{links}</worldbody></mujoco>"
+
+
 @pytest.mark.parametrize("share", [0.97, 1.03])
 @pytest.mark.parametrize("joints", [1, 3])
 def test_the_largest_stable_damping_is_the_largest(
     tmp_path: Path, joints: int, share: float
 ) -> None:
-    def chain(n: int) -> str:
-        if n == 0:
-            return ""
-        return (
-            f'<body pos="0.2 0 0"><joint name="j{n}" type="hinge" axis="0 0 1" armature="0.01"/>'
-            f'<geom type="capsule" fromto="0 0 0 0.2 0 0" size="0.02" mass="0.5"/>{chain(n - 1)}'
-            "</body>"
-        )
-
-    mjcf = f'<mujoco><option><flag contact="disable"/></option><worldbody>{chain(joints)}</worldbody></mujoco>'  # noqa: E501
+    mjcf = chain(joints)
     stretched = dict.fromkeys((f"j{n}" for n in range(1, joints + 1)), 0.0)
     with pytest.raises(InputError) as caught:
         robot(tmp_path, mjcf, stretched, (20.0, 900.0))
@@ -208,6 +212,28 @@ def test_the_largest_stable_damping_is_the_largest(
                 break
         worst = max(worst, float(np.abs(data.qvel).max()))
     assert (worst < 1.0) if share < 1 else (worst > 1.0)
+
+
+def test_what_is_said_to_be_stable_is_taken(tmp_path: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        robot(tmp_path, chain(1), {}, (20.0, 900.0))
+    largest = float(str(caught.value).split("largest stable ")[1].split(")")[0])
+    robot(tmp_path, chain(1), {}, (20.0, 0.99 * largest))
+    with pytest.raises(InputError, match="largest stable"):
+        robot(tmp_path, chain(1), {}, (20.0, 1.01 * largest))
+
+
+def test_other_poses_than_the_default_one_are_tried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # bent by 90 degrees two links are easiest to follow for each other's drive, stretched hardest
+    pose = {"j1": 0.0, "j2": 1.57}
+    robot(tmp_path, chain(2), pose, (20.0, 3.0))
+    monkeypatch.setattr(stability, "POSES", 0)
+    robot(tmp_path, chain(2), pose, (20.0, 5.3))
+    monkeypatch.undo()
+    with pytest.raises(InputError, match="largest stable"):
+        robot(tmp_path, chain(2), pose, (20.0, 5.3))
 
 
 def servo(timestep: float, stiffness: float, damping: float, limit: float) -> mujoco.MjModel:
@@ -283,7 +309,22 @@ def test_a_strongly_damped_joint_at_its_limit_does_not_jump_between_both(tmp_pat
     assert np.count_nonzero(np.diff(signs)) <= 1  # it speeds up once, then slows down
 
 
-def test_a_motors_fade_and_randomised_gains_reach_the_implicit_drive(tmp_path: Path) -> None:
+def test_a_motors_fade_reaches_the_implicit_drive(tmp_path: Path) -> None:
+    plant = robot(
+        tmp_path, UR5E, UR5E_POSE, (200, 1), UR5E_LIMITS, drive="implicit", full_torque_speed=0.5
+    )
+    plant.model.opt.gravity[:] = 0.0
+    assert plant.drive is not None
+    for speed, share in ((0.5, 1.0), (1.5, 0.5), (2.5, 0.0), (-1.5, 1.0)):
+        plant.reset({})
+        target = np.array([0.0, 0.0, 0.0, 0.0, 0.0, 3.0])
+        plant.command(JointCommand(tuple(UR5E_LIMITS), target, "position"))
+        plant.data.qvel[5] = speed  # of 2 rad/s at most
+        plant.advance(1)
+        assert plant.drive.applied[5] == pytest.approx(share * 28)
+
+
+def test_randomised_gains_reach_the_implicit_drive(tmp_path: Path) -> None:
     plant = robot(tmp_path, UR5E, UR5E_POSE, (200, 10), UR5E_LIMITS, drive="implicit")
     plant.model.opt.gravity[:] = 0.0
     assert plant.drive is not None

@@ -242,6 +242,14 @@ def test_contract_and_simulation_hold_the_same_joints(
         read_robot_task(path)
 
 
+def test_a_plant_whose_contract_holds_otherwise_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "model.xml"
+    path.write_text(world())
+    sim = SimConfig(model="model.xml", timestep=0.002, decimation=5)
+    with pytest.raises(InputError, match=r"sim.hold: expected the joints of policy.held_joints"):
+        Plant(contract("position", HELD), sim, path)
+
+
 # ---- the base
 
 
@@ -291,6 +299,9 @@ def test_a_fixed_robot_beside_a_free_ball_has_no_free_base(tmp_path: Path) -> No
     path = tmp_path / "fixed.xml"
     path.write_text(world(before=BALL))
     with pytest.raises(InputError, match="expected a free joint on trunk, the robot's root, got n"):
+        base_body(path, contract("position", HELD))
+    path.write_text(world(base="<freejoint/>").replace(' name="trunk"', ""))
+    with pytest.raises(InputError, match="expected a name of the body that the robot's free joint"):
         base_body(path, contract("position", HELD))
 
 

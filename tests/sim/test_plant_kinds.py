@@ -14,6 +14,7 @@ from dime_robot.runtime.observation import projected_gravity
 from dime_robot.runtime.spec import PolicySpec
 from dime_robot.runtime.state import JointCommand
 from dime_robot.sim.config import SimConfig
+from dime_robot.sim.model import load_model
 from dime_robot.sim.plant import Plant
 
 ARM = """
@@ -191,6 +192,11 @@ def test_a_command_for_something_else_is_refused(
         arm(tmp_path).step(JointCommand(joints, np.zeros(len(joints)), kind))
 
 
+def test_a_command_of_another_size_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="expected 2 numbers"):
+        arm(tmp_path).step(JointCommand(("b", "a"), np.zeros(1), "position"))
+
+
 def test_a_base_moves_at_the_speeds_of_the_twist(tmp_path: Path) -> None:
     plant = base(tmp_path, "angular_z", "linear_x")
     plant.reset({})
@@ -252,6 +258,24 @@ def test_the_imu_and_the_joints_are_read_at_the_same_instant(tmp_path: Path) -> 
     state = plant.step(JointCommand(("arm",), np.array([0.0])))
     assert state.orientation == pytest.approx(plant.data.qpos[3:7], abs=1e-9)
     assert state.angular_velocity == pytest.approx(plant.data.qvel[3:6], abs=1e-9)
+
+
+def test_the_floor_of_a_hall_may_be_heavy(tmp_path: Path) -> None:
+    hall = '<body name="hall"><geom type="box" size="50 50 1" pos="0 0 -9"/></body>'
+    path = tmp_path / "hall.xml"
+    path.write_text(ARM.replace("<worldbody>", f"<worldbody>{hall}"))
+    assert load_model(path, STEP).body("hall").mass[0] > 1e6
+    path.write_text(path.read_text().replace('mass="0.5"', 'mass="5e5"'))
+    with pytest.raises(InputError, match=r"expected a mass in \[0, 100000\] kg, got 500000"):
+        load_model(path, STEP)
+
+
+def test_what_else_mujoco_warns_of_is_passed_on(tmp_path: Path) -> None:
+    cloth = '<flexcomp name="cloth" type="grid" count="3 3 1" spacing=".1 .1 .1" mass="1"/>'
+    path = tmp_path / "cloth.xml"
+    path.write_text(ARM.replace("</worldbody>", f"{cloth}</worldbody>"))
+    with pytest.warns(UserWarning, match=r"cloth.xml: .*flex 'cloth' is not rigid"):
+        load_model(path, STEP)
 
 
 def test_a_command_is_taken_as_it_was_given(tmp_path: Path) -> None:
