@@ -120,7 +120,7 @@ class PolicyNode(LifecycleNode):
             publishes=not given.dry_run,
         )
         loop.estopped = self._estopped
-        link = RobotLink(self, loop, self._time, self._take)
+        link = RobotLink(self, loop, self._time, self._carry_out)
         if given.realtime:
             self._reporter.granted, refused = realtime_profile(given.priority, given.cpus)
             for sentence in refused:
@@ -205,7 +205,7 @@ class PolicyNode(LifecycleNode):
         if self._configured is None:
             return "it is not configured"
         loop, link = self._configured.loop, self._configured.link
-        self._take(loop.graph(link.look()))
+        self._carry_out(lambda: loop.graph(link.look()))
         problem = loop.activation_problem()
         left = self.parameters.discovery_time - (time.monotonic() - self._born)
         if not problem and left > 0 and not self.parameters.dry_run:
@@ -218,9 +218,17 @@ class PolicyNode(LifecycleNode):
 
     # ---- control
 
-    def _take(self, decision: Decision | None) -> None:
-        """Publish what the loop decided, then report and record it."""
-        if decision is None or self._configured is None:
+    def _carry_out(self, call: Callable[[], Decision | None]) -> None:
+        """Call the loop; publish what it decides, then report and record it."""
+        if self._configured is None:
+            return
+        try:
+            decision = call()
+        except Exception:  # a bug, or a policy that fails: rest first, the recording says the more
+            self.dump("exception")
+            self._lead_to_rest()
+            raise
+        if decision is None:
             return
         loop, link = self._configured.loop, self._configured.link
         if decision.sent:
@@ -252,7 +260,7 @@ class PolicyNode(LifecycleNode):
         """Stop now and stay stopped, in any state."""
         self._estopped = True
         if self._configured is not None:
-            self._take(self._configured.loop.estop())
+            self._carry_out(self._configured.loop.estop)
 
     def reset(self) -> str:
         """Release the stop; gives what stands against it, empty: nothing."""
@@ -260,7 +268,7 @@ class PolicyNode(LifecycleNode):
             self._estopped = False
             return ""
         loop, link = self._configured.loop, self._configured.link
-        self._take(loop.graph(link.look()))
+        self._carry_out(lambda: loop.graph(link.look()))
         problem = loop.reset()
         self._estopped = loop.estopped
         if not problem and loop.mode == Mode.ACTIVE:
@@ -281,12 +289,7 @@ class PolicyNode(LifecycleNode):
     def tick(self) -> None:
         """See `process.Running`."""
         if self._configured is not None:
-            try:
-                self._take(self._configured.loop.poll())
-            except Exception:  # a bug: rest first, the recording says the more
-                self.dump("exception")
-                self._lead_to_rest()
-                raise
+            self._carry_out(self._configured.loop.poll)
         wall = time.monotonic()  # simulated time may stand still
         if wall >= self._next_look:
             self._next_look = wall + LOOK
@@ -301,9 +304,10 @@ class PolicyNode(LifecycleNode):
         if self._configured is not None:
             loop, link = self._configured.loop, self._configured.link
             link.repeat_first()
-            self._take(loop.graph(link.look()))
+            self._carry_out(lambda: loop.graph(link.look()))
             if not self._time.is_served:
-                self._take(loop.trip(Reason.OBSERVATION_STALE, "nobody publishes /clock any more"))
+                gone = "nobody publishes /clock any more"
+                self._carry_out(lambda: loop.trip(Reason.OBSERVATION_STALE, gone))
             if loop.clock_jumped:
                 loop.clock_jumped = False
                 self._time.restart()

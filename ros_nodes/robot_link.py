@@ -48,7 +48,7 @@ class RobotLink:
         node: their owner.
         loop: gets what comes in.
         clock: of the commands' stamps.
-        take: gets every decision of the loop.
+        carry_out: gets every call of the loop that may lead to a command.
     """
 
     def __init__(
@@ -56,10 +56,11 @@ class RobotLink:
         node: Node,
         loop: ControlLoop,
         clock: NodeClock,
-        take: Callable[[Decision | None], None],
+        carry_out: Callable[[Callable[[], Decision | None]], None],
     ) -> None:
         spec, robot = loop.controller.policy.spec, loop.controller.robot
-        self._node, self._loop, self._robot, self._take = node, loop, robot, take
+        self._node, self._loop, self._robot = node, loop, robot
+        self._carry_out = carry_out
         self._clock = clock
         self._wiring = Wiring(spec, robot)
         self._writer = CommandWriter(robot.command, self._wiring, spec.period)
@@ -303,7 +304,8 @@ class RobotLink:
         try:
             reordered = wiring.follow(message.name)
         except InputError as error:
-            self._take(self._loop.unusable(str(error)))
+            defect = str(error)
+            self._carry_out(lambda: self._loop.unusable(defect))
             return
         position = conversions.joint_values(message.position, size)
         velocity = conversions.joint_values(message.velocity, size)
@@ -315,14 +317,14 @@ class RobotLink:
             wiring.held(position),
         )
         self._clock.overtaken(reading.stamp)
-        self._take(self._loop.joint_state(reading))
+        self._carry_out(lambda: self._loop.joint_state(reading))
 
     def _on_imu(self, message: Imu) -> None:
         stamp = conversions.seconds(message.header.stamp)
         self._clock.overtaken(stamp)
         orientation = conversions.orientation_of(message)
         angular_velocity = conversions.angular_velocity_of(message)
-        self._take(self._loop.imu(stamp, orientation, angular_velocity))
+        self._carry_out(lambda: self._loop.imu(stamp, orientation, angular_velocity))
 
     def _on_velocity(self, message: Any) -> None:
         self._loop.velocity(conversions.twist_values(message))

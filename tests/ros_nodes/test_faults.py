@@ -40,7 +40,8 @@ def at_rest(graph: Graph, index: int) -> bool:
     when, (value,) = graph.commands[index]
     if value == 0.0:
         return True
-    velocities = [m.velocity[0] for t, m in graph.states if when - 0.3 < t < when + 0.3]
+    heard = [m for t, m in graph.states if when - 0.3 < t < when + 0.3]
+    velocities = [m.velocity[0] for m in heard if m.velocity]
     damped = [max(-EFFORT, min(EFFORT, -DAMPING * v)) for v in velocities]
     return any(abs(value - wanted) < 1.0 for wanted in damped)
 
@@ -151,7 +152,7 @@ SIM_FAULTS = {
     "nan:slider": (Reason.OBSERVATION_NAN, "no finite position of slider"),
     "no_velocity": (Reason.OBSERVATION_NAN, "no finite velocity of slider, hinge"),
     "missing:hinge": (Reason.JOINT_MISSING, "hinge came 0 times"),
-    "jump:slider:0.9": (Reason.OBSERVATION_JUMP, "slider jumped by 0.9"),
+    "jump:slider:0.9": (Reason.OBSERVATION_JUMP, "slider jumped by"),
     "frozen": (Reason.OBSERVATION_FROZEN, "the same values to the last bit"),
     "tilt:60": (Reason.TILT, "tilted by 60 degrees"),
     "quaternion": (Reason.OBSERVATION_NAN, "orientation has a norm of 0"),
