@@ -42,17 +42,6 @@ def test_checkers_pass(command: tuple[str, ...]) -> None:
     check(str(BIN / command[0]), *command[1:])
 
 
-def test_no_file_is_longer_than_350_lines() -> None:
-    folders = ("dime_robot", "export", "ros_nodes", "sim_configs", "tests", "benchmarks")
-    long = {
-        str(path.relative_to(ROOT)): count
-        for folder in folders
-        for path in (ROOT / folder).rglob("*.py")
-        if (count := len(path.read_text().splitlines())) > 350
-    }
-    assert not long
-
-
 def test_wheel_holds_exactly_the_four_packages(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(tmp_path)]
     check(*command, str(ROOT))
