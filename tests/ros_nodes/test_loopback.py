@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 
 from benchmarks.made_policy import made_policy
 from dime_robot.runtime.config_files import config_folder
@@ -23,7 +25,8 @@ from dime_robot.runtime.robot import VelocityInput
 from dime_robot.runtime.spec import PolicySpec
 from dime_robot.sim.config import load_robot_task
 from dime_robot.sim.env import RobotEnv
-from ros_nodes import loopback
+from ros_nodes import diagnostics, loopback
+from ros_nodes.loopback_session import Session
 from ros_nodes.loopback_tracking import velocity_to_ask
 from tests.ros_nodes.graph import POLICY, ROOT, Graph
 
@@ -194,6 +197,24 @@ def test_the_configuration_must_be_the_policys(tmp_path: Path) -> None:
         loopback.configuration(None, loaded)
     with pytest.raises(InputError, match=r"--config go2: policy\.joints.*, as policy mycart was"):
         loopback.configuration("go2", loaded)
+
+
+def test_only_its_own_node_is_judged_and_a_refusal_is_no_fault(tmp_path: Path) -> None:
+    options = argparse.Namespace(config="cartpole", seconds=None)
+    session = Session(options, OnnxPolicy(POLICY), tmp_path)
+    for node, level, answer, message in (
+        ("/policy_node", DiagnosticStatus.WARN, "hold", "hold: imu_stale"),
+        ("/policy_node", DiagnosticStatus.WARN, "hold", "hold: imu_stale"),
+        ("/policy_node", DiagnosticStatus.ERROR, "none", "it is refused, whatever the words"),
+        ("/policy_node", DiagnosticStatus.OK, "run", "hold is a word here"),
+        ("/other/policy_node", DiagnosticStatus.ERROR, "stop", "stop: tilt"),
+    ):
+        name = diagnostics.entry_name(node, diagnostics.CONTROL)
+        values = {"answer": answer, "steps run": 7, "steps hold": 1}
+        entry = diagnostics.status(name, "cart", level, message, values)
+        session._on_diagnostics(DiagnosticArray(status=[entry]))
+    assert session.faults == ["hold: imu_stale"]
+    assert session.answers == {"run": 28, "hold": 4}
 
 
 def test_a_bad_policy_is_one_sentence(tmp_path: Path) -> None:
