@@ -184,7 +184,9 @@ class SimNode(Node):
     def _on_command(self, message: CommandMessage) -> None:
         values = command_values(message, self._wiring)
         if values is None:
-            self.get_logger().warning("a command that is not for this robot was ignored")
+            self.get_logger().warning(
+                "a command that is not for this robot was ignored", throttle_duration_sec=5.0
+            )
             return
         self._heard = time.monotonic()
         self._command = command = self._wiring.commanded(values)
@@ -335,6 +337,10 @@ class SimNode(Node):
     def close(self) -> None:
         """See `process.Running`: go on for those who still command, at most LONGEST_FAREWELL."""
         until = time.monotonic() + LONGEST_FAREWELL
+        if time.monotonic() < self._heard + QUIET:
+            self.get_logger().info(
+                f"told to end: goes on while commands come, at most {LONGEST_FAREWELL:g} s"
+            )
         executor = self.executor
         if executor is None:
             executor = make_executor()
