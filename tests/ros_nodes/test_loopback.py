@@ -61,19 +61,25 @@ def test_in_lockstep_the_commands_are_the_environments_bit_for_bit(seed: int, gr
 
 
 def test_episodes_in_real_time_earn_what_the_certificate_says(tmp_path: Path) -> None:
+    config = yaml.safe_load((config_folder() / "cartpole.yaml").read_text())
+    # other tests share the machine: a hiccup of 35 ms is a fault, rightly, but not that of this one
+    config["robot"]["state"]["max_age"] = 0.5
+    config["robot"]["safety"].update(hold=0.5, damp=2.0)
+    robot = tmp_path / "patient.yaml"
+    robot.write_text(yaml.safe_dump({"robot": config["robot"]}))
     command = [sys.executable, "-m", "ros_nodes.loopback", str(POLICY), "--episodes", "3"]
-    for _ in range(3):  # other tests share the machine: a hiccup of 35 ms is a fault, rightly
-        done = subprocess.run(
-            [*command, "--json"], cwd=ROOT, capture_output=True, text=True, timeout=200
-        )
-        if done.returncode == 0:
-            break
+    command += ["--robot", str(robot), "--budget", "5", "--json"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200)
+    assert done.stdout, done.stderr
     result = json.loads(done.stdout)
-    assert all(fault.startswith("hold") for fault in result["faults"]), result["faults"]
+    assert not result["faults"], result["faults"]
     assert len(result["episodes"]) == 3
     assert all(episode["success"] for episode in result["episodes"])
     assert abs(result["return_mean"] / result["promised_return"] - 1) < 0.1
     assert abs(result["measured_rate"] / 50 - 1) < 0.02
+    slow = ("of the deadlines missed", "inference takes")  # of a busy machine
+    assert all(any(words in problem for words in slow) for problem in result["problems"])
+    assert (done.returncode == 1) == bool(result["problems"])
 
 
 @pytest.mark.parametrize(
@@ -129,7 +135,8 @@ def test_a_velocity_is_asked_for_within_the_robots_limits() -> None:
 
 
 def test_a_latency_of_the_robot_is_measured_to_the_millisecond(graph: Graph) -> None:
-    medians = []
+    """By the youngest tenth: a machine that others use too only makes readings older."""
+    ages = []
     graph.start("sim_node")
     graph.policy_node()
     graph.running()
@@ -137,9 +144,9 @@ def test_a_latency_of_the_robot_is_measured_to_the_millisecond(graph: Graph) -> 
         graph.set_fault(fault)
         graph.spin(0.5)
         graph.latencies.clear()
-        graph.until(lambda: len(graph.latencies) > 100, "steps")
-        medians.append(float(np.median([sample[1] for sample in graph.latencies])))
-    assert medians[1] - medians[0] == pytest.approx(0.007, abs=0.001)
+        graph.until(lambda: len(graph.latencies) > 120, "steps")
+        ages.append(float(np.quantile([sample[1] for sample in graph.latencies], 0.1)))
+    assert ages[1] - ages[0] == pytest.approx(0.007, abs=0.001)
 
 
 def test_term_at_any_moment_ends_with_the_safe_command(graph: Graph) -> None:
