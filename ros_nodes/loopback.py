@@ -4,8 +4,8 @@ policy_node and sim_node as separate processes over DDS, no `ros2` command neede
 hardware: exit code 1 where the return falls below what the policy's provenance promises, deadlines
 are missed, or the safety filter had to hold, damp or stop. A policy that follows a velocity is
 asked for one and judged by how well it does, beside what the training environment measures first.
-How long inference may take is measured first too, on this machine: the policy's certificate is of
-the one that exported it.
+How long inference may take is measured before and after the run, on this machine: the policy's
+certificate is of the one that exported it.
 """
 
 from __future__ import annotations
@@ -94,10 +94,12 @@ def run(options: argparse.Namespace, policy: OnnxPolicy, log_folder: Path) -> di
         environment = environment_errors(
             policy, options.config, velocity, seconds / number, number, options.seed
         )
-    alone = measure_latency(policy, WARM_CALLS, COLD_CALLS)
+    alone = [measure_latency(policy, WARM_CALLS, COLD_CALLS)]
     policy.reset(options.seed)
     with Session(options, policy, log_folder, velocity) as session:
         session.run(seconds)
+    # again, since others may have come to use this machine meanwhile
+    alone.append(measure_latency(policy, WARM_CALLS, COLD_CALLS))
     samples = np.array(session.samples).reshape(-1, len(LatencySample._fields))
     inference = samples[:, LatencySample._fields.index("inference")]
     returns = [episode["return"] for episode in session.episodes]
@@ -116,7 +118,7 @@ def run(options: argparse.Namespace, policy: OnnxPolicy, log_folder: Path) -> di
         "promised_return": certificate.return_mean,
         "tracking": tracking,
         "inference_p50_ms": 1e3 * float(np.median(inference)) if len(samples) else 0.0,
-        "promised_inference_ms": alone.cold_p99,
+        "promised_inference_ms": max(latency.cold_p99 for latency in alone),
         "rate": policy.spec.rate,
         "measured_rate": measured_rate(samples),
         "steps": len(samples),

@@ -17,14 +17,11 @@ if __name__ == "__main__":
 
     require_extras(eval=("mujoco", "gymnasium"), ros=("rclpy",))
 
-import heapq
 import json
 import math
 import sys
 import time
 import traceback
-from array import array
-from itertools import count
 from typing import Any, cast
 
 import numpy as np
@@ -38,7 +35,7 @@ from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
 from dime_robot.runtime.errors import InputError
-from dime_robot.runtime.state import JointCommand, RobotState
+from dime_robot.runtime.state import JointCommand
 from dime_robot.runtime.wiring import Wiring
 from dime_robot.sim.config import TaskConfig, load_robot_task
 from dime_robot.sim.plant import make_plant
@@ -60,8 +57,9 @@ from ros_nodes.parameters import (
     require_known_parameters,
 )
 from ros_nodes.process import LONGEST_WAIT, make_executor, run_node
-from ros_nodes.sim_faults import BURST_SPACING, Fault, imu_message
+from ros_nodes.sim_faults import Fault
 from ros_nodes.sim_sensors import Sensors
+from ros_nodes.sim_states import StateTopics
 from ros_nodes.sim_timeout import CommandTimeout, OnTimeout, TimeoutAnswer
 from ros_nodes.steering import Steering
 from ros_nodes.topic_types import type_mismatches
@@ -103,7 +101,7 @@ class SimNode(Node):
         # `read_parameters` has checked the choice
         on_timeout = cast(OnTimeout, given.on_timeout)
         self._answer = TimeoutAnswer(config.policy, robot, on_timeout)
-        self._sensors = Sensors(
+        sensors = Sensors(
             config.policy,
             given.encoder_counts,
             given.position_noise,
@@ -111,11 +109,12 @@ class SimNode(Node):
             given.imu_noise,
             given.seed,
         )
-        self._topics: list[tuple[str, type, str]] = []  # name, type and section of all
-        self._joint_states = self._publish_on(robot.state.topic, JointState, "robot.state")
-        self._imus: Publisher[Imu] | None = None
+        fault = self._fault(given.fault)
+        self._states = StateTopics(self, robot, self._wiring, sensors, fault, not self._lockstep)
+        # name, type and section of every topic
+        self._topics: list[tuple[str, type, str]] = [(robot.state.topic, JointState, "robot.state")]
         if robot.imu is not None:
-            self._imus = self._publish_on(robot.imu.topic, Imu, "robot.imu")
+            self._topics.append((robot.imu.topic, Imu, "robot.imu"))
         self._episodes: Publisher[String] | None = None
         if self._task is not None:
             self._episodes = self._publish_on("~/episode", String, "")
@@ -129,12 +128,7 @@ class SimNode(Node):
         if self._task is not None and self._task.asked is not None:
             self._steering = self._steer(given.config)
         self.create_service(Trigger, "~/reset", self._on_reset)
-        self.fault = self._fault(given.fault)
         self.add_on_set_parameters_callback(self._on_set_parameters)
-        # readings that a fault holds back: until when (steady, [s]), order, topic, message
-        self._late: list[tuple[float, int, Publisher[Any], Any]] = []
-        self._numbers = count()
-        self._burst: list[list[tuple[Publisher[Any], Any]]] = []
         self._time_base = 0.0
         self._heard = -math.inf  # when the last command came, steady [s]
         self._next_look, self._said = 0.0, set[str]()
@@ -190,7 +184,9 @@ class SimNode(Node):
     def _on_command(self, message: CommandMessage) -> None:
         values = command_values(message, self._wiring)
         if values is None:
-            self.get_logger().warning("a command that is not for this robot was ignored")
+            self.get_logger().warning(
+                "a command that is not for this robot was ignored", throttle_duration_sec=5.0
+            )
             return
         self._heard = time.monotonic()
         self._command = command = self._wiring.commanded(values)
@@ -219,7 +215,7 @@ class SimNode(Node):
             if parameter.name != "fault":
                 continue
             try:
-                self.fault = self._fault(str(parameter.value))
+                self._states.fault = self._fault(str(parameter.value))
             except InputError as error:
                 return SetParametersResult(successful=False, reason=str(error))
         return SetParametersResult(successful=True)
@@ -229,16 +225,12 @@ class SimNode(Node):
     def wait(self) -> float:
         """See `process.Running`."""
         until = time.monotonic() + LONGEST_WAIT if self._lockstep else self._due
-        if self._late:
-            until = min(until, self._late[0][0])
-        return until - time.monotonic()
+        return min(until, self._states.next_late) - time.monotonic()
 
     def tick(self) -> None:
         """See `process.Running`."""
         now = time.monotonic()
-        while self._late and self._late[0][0] <= now:
-            *_, publisher, message = heapq.heappop(self._late)
-            publisher.publish(message)
+        self._states.flush(now)
         if now >= self._next_look:
             self._next_look = now + LOOK
             self._look_around()
@@ -252,7 +244,7 @@ class SimNode(Node):
         while self._due <= now:
             while self._physics_steps >= self._next_state:
                 self._send_state()
-                self._next_state += self._steps_per_state / self.fault.rate
+                self._next_state += self._steps_per_state / self._states.fault.rate
             self._advance(1)
             self._due += self._config.sim.timestep
 
@@ -323,47 +315,14 @@ class SimNode(Node):
             return self._time_base + float(self._plant.data.time)
         return time.monotonic()
 
-    # ---- states
-
     def _send_state(self) -> None:
         state = self._plant.state()
-        clock = self.fault.time(self._time_base + state.stamp if self._lockstep else time.time())
+        clock = self._time_base + state.stamp if self._lockstep else time.time()
+        clock = self._states.fault.time(clock)
         if self._clocks is not None:
             self._last_sent = time.monotonic()
             self._clocks.publish(Clock(clock=stamp_of(clock)))
-        self._transmit(self._messages(self._sensors.read(state), self.fault.stamp(clock)))
-
-    def _messages(self, state: RobotState, stamp: float) -> list[tuple[Publisher[Any], Any]]:
-        """What is published of one state, and where."""
-        found: list[tuple[Publisher[Any], Any]] = []
-        if self._imus is not None and state.orientation is not None:
-            assert state.angular_velocity is not None
-            imu = imu_message(state.orientation, state.angular_velocity)
-            imu.header.stamp = stamp_of(stamp)
-            found.append((self._imus, self.fault.imu(imu)))
-        names, position, velocity = self._wiring.readings(state)
-        message = JointState(name=names)
-        message.header.stamp = stamp_of(stamp)
-        message.position, message.velocity = array("d", position), array("d", velocity)
-        found.append((self._joint_states, self.fault.joint_state(message)))
-        return [(publisher, message) for publisher, message in found if message is not None]
-
-    def _transmit(self, messages: list[tuple[Publisher[Any], Any]]) -> None:
-        """Publish, as soon as the fault lets them through."""
-        now = time.monotonic()
-        if self.fault.stalls(now):
-            return
-        self._burst.append(messages)
-        if len(self._burst) < self.fault.burst and not self._lockstep:
-            return
-        for number, group in enumerate(self._burst):
-            when = now + self.fault.delay + number * BURST_SPACING
-            for publisher, message in group:
-                if when <= now:
-                    publisher.publish(message)
-                else:
-                    heapq.heappush(self._late, (when, next(self._numbers), publisher, message))
-        self._burst = []
+        self._states.send(state, clock)
 
     def _look_around(self) -> None:
         """Say once who speaks another type on our topics."""
@@ -378,6 +337,10 @@ class SimNode(Node):
     def close(self) -> None:
         """See `process.Running`: go on for those who still command, at most LONGEST_FAREWELL."""
         until = time.monotonic() + LONGEST_FAREWELL
+        if time.monotonic() < self._heard + QUIET:
+            self.get_logger().info(
+                f"told to end: goes on while commands come, at most {LONGEST_FAREWELL:g} s"
+            )
         executor = self.executor
         if executor is None:
             executor = make_executor()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 
 from benchmarks.made_policy import made_policy
 from dime_robot.runtime.config_files import config_folder
@@ -23,7 +25,8 @@ from dime_robot.runtime.robot import VelocityInput
 from dime_robot.runtime.spec import PolicySpec
 from dime_robot.sim.config import load_robot_task
 from dime_robot.sim.env import RobotEnv
-from ros_nodes import loopback
+from ros_nodes import diagnostics, loopback
+from ros_nodes.loopback_session import Session
 from ros_nodes.loopback_tracking import velocity_to_ask
 from tests.ros_nodes.graph import POLICY, ROOT, Graph
 
@@ -56,19 +59,25 @@ def test_in_lockstep_the_commands_are_the_environments_bit_for_bit(seed: int, gr
 
 
 def test_episodes_in_real_time_earn_what_the_certificate_says(tmp_path: Path) -> None:
+    config = yaml.safe_load((config_folder() / "cartpole.yaml").read_text())
+    # other tests share the machine: a hiccup of 35 ms is a fault, rightly, but not that of this one
+    config["robot"]["state"]["max_age"] = 0.5
+    config["robot"]["safety"].update(hold=0.5, damp=2.0)
+    robot = tmp_path / "patient.yaml"
+    robot.write_text(yaml.safe_dump({"robot": config["robot"]}))
     command = [sys.executable, "-m", "ros_nodes.loopback", str(POLICY), "--episodes", "3"]
-    for _ in range(3):  # other tests share the machine: a hiccup of 35 ms is a fault, rightly
-        done = subprocess.run(
-            [*command, "--json"], cwd=ROOT, capture_output=True, text=True, timeout=200
-        )
-        if done.returncode == 0:
-            break
+    command += ["--robot", str(robot), "--budget", "5", "--json"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200)
+    assert done.stdout, done.stderr
     result = json.loads(done.stdout)
-    assert all(fault.startswith("hold") for fault in result["faults"]), result["faults"]
+    assert not result["faults"], result["faults"]
     assert len(result["episodes"]) == 3
     assert all(episode["success"] for episode in result["episodes"])
     assert abs(result["return_mean"] / result["promised_return"] - 1) < 0.1
     assert abs(result["measured_rate"] / 50 - 1) < 0.02
+    slow = ("of the deadlines missed", "inference takes")  # of a busy machine
+    assert all(any(words in problem for words in slow) for problem in result["problems"])
+    assert (done.returncode == 1) == bool(result["problems"])
 
 
 @pytest.mark.parametrize(
@@ -124,7 +133,8 @@ def test_a_velocity_is_asked_for_within_the_robots_limits() -> None:
 
 
 def test_a_latency_of_the_robot_is_measured_to_the_millisecond(graph: Graph) -> None:
-    medians = []
+    """By the youngest tenth: a machine that others use too only makes readings older."""
+    ages = []
     graph.start("sim_node")
     graph.policy_node()
     graph.running()
@@ -132,9 +142,9 @@ def test_a_latency_of_the_robot_is_measured_to_the_millisecond(graph: Graph) -> 
         graph.set_fault(fault)
         graph.spin(0.5)
         graph.latencies.clear()
-        graph.until(lambda: len(graph.latencies) > 100, "steps")
-        medians.append(float(np.median([sample[1] for sample in graph.latencies])))
-    assert medians[1] - medians[0] == pytest.approx(0.007, abs=0.001)
+        graph.until(lambda: len(graph.latencies) > 120, "steps")
+        ages.append(float(np.quantile([sample[1] for sample in graph.latencies], 0.1)))
+    assert ages[1] - ages[0] == pytest.approx(0.007, abs=0.001)
 
 
 def test_term_at_any_moment_ends_with_the_safe_command(graph: Graph) -> None:
@@ -192,6 +202,24 @@ def test_the_configuration_must_be_the_policys(tmp_path: Path) -> None:
         loopback.configuration(None, loaded)
     with pytest.raises(InputError, match=r"--config go2: policy\.joints.*, as policy mycart was"):
         loopback.configuration("go2", loaded)
+
+
+def test_only_its_own_node_is_judged_and_a_refusal_is_no_fault(tmp_path: Path) -> None:
+    options = argparse.Namespace(config="cartpole", seconds=None)
+    session = Session(options, OnnxPolicy(POLICY), tmp_path)
+    for node, level, answer, message in (
+        ("/policy_node", DiagnosticStatus.WARN, "hold", "hold: imu_stale"),
+        ("/policy_node", DiagnosticStatus.WARN, "hold", "hold: imu_stale"),
+        ("/policy_node", DiagnosticStatus.ERROR, "none", "it is refused, whatever the words"),
+        ("/policy_node", DiagnosticStatus.OK, "run", "hold is a word here"),
+        ("/other/policy_node", DiagnosticStatus.ERROR, "stop", "stop: tilt"),
+    ):
+        name = diagnostics.entry_name(node, diagnostics.CONTROL)
+        values = {"answer": answer, "steps run": 7, "steps hold": 1}
+        entry = diagnostics.status(name, "cart", level, message, values)
+        session._on_diagnostics(DiagnosticArray(status=[entry]))
+    assert session.faults == ["hold: imu_stale"]
+    assert session.answers == {"run": 28, "hold": 4}
 
 
 def test_a_bad_policy_is_one_sentence(tmp_path: Path) -> None:

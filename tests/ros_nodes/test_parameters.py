@@ -109,6 +109,11 @@ def test_the_more_special_place_counts(context: Context, tmp_path: Path) -> None
     path.write_text(yaml.safe_dump({"/**": {"ros__parameters": {"polcy": "a"}}}))
     both = unknown(context, "--params-file", str(path), "-p", "polcy:=b")
     assert both == ([SLIP], [])
+    of_another = tmp_path / "another.yaml"
+    of_another.write_text(yaml.safe_dump({"/right/policy_node": {"ros__parameters": {"polcy": 1}}}))
+    files = ["--params-file", str(path), "--params-file", str(of_another)]
+    assert unknown(context, *files, namespace="/left") == ([], [SLIP])
+    assert unknown(context, *files, namespace="/right") == ([SLIP], [])
     # what a launch file gives to one node without a name: launch_ros writes it below /**
     of_launch = tmp_path / "launch_params_abc"
     path.rename(of_launch)

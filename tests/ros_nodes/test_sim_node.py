@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import yaml
 from geometry_msgs.msg import TwistStamped
+from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Imu, JointState
 from std_msgs.msg import Float64MultiArray
 
@@ -122,6 +123,16 @@ def test_in_lockstep_the_robot_waits_for_its_command(silent_graph: Graph) -> Non
     stamps = sorted({seconds(m.header.stamp) for _, m in graph.states})
     np.testing.assert_allclose(np.diff(stamps), 0.02, atol=1e-6)
     assert "no command for" not in graph.log("sim_node")
+    # a clock that jumps ahead and back takes /clock and the stamps with it
+    clocks: list[float] = []
+    graph.node.create_subscription(Clock, "/clock", lambda m: clocks.append(seconds(m.clock)), 10)
+    for fault, low, high in (("clock:100", 100.0, 110.0), ("", 0.0, 10.0)):
+        graph.set_fault(fault)
+        clocks.clear()
+        graph.states.clear()
+        graph.until(lambda: clocks and graph.states, "a repetition")
+        assert low < clocks[-1] < high
+        assert seconds(graph.states[-1][1].header.stamp) == pytest.approx(clocks[-1])
 
 
 # ---- sensors and faults in the stream

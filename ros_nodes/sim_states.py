@@ -1,0 +1,98 @@
+"""A simulated robot's states on their way out: sensors, driver and network, and their faults."""
+
+from __future__ import annotations
+
+import heapq
+import math
+import time
+from array import array
+from itertools import count
+from typing import Any, TypeAlias
+
+from rclpy.node import Node
+from rclpy.publisher import Publisher
+from sensor_msgs.msg import Imu, JointState
+
+from dime_robot.runtime.robot import RobotConfig
+from dime_robot.runtime.state import RobotState
+from dime_robot.runtime.wiring import Wiring
+from ros_nodes.conversions import stamp_of
+from ros_nodes.sim_faults import BURST_SPACING, Fault, imu_message
+from ros_nodes.sim_sensors import Sensors
+
+Outgoing: TypeAlias = tuple[Publisher[Any], Any]  # a message and where it is published
+
+
+class StateTopics:
+    """Publishes JointState and Imu.
+
+    Args:
+        node: owner of the topics.
+        robot: names them.
+        wiring: of the joints.
+        sensors: through which states are read.
+        fault: what is wrong from the start on.
+        in_bursts: False in lockstep, where each state waits for its command.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        robot: RobotConfig,
+        wiring: Wiring,
+        sensors: Sensors,
+        fault: Fault,
+        in_bursts: bool,
+    ) -> None:
+        self.fault = fault
+        self._wiring, self._sensors, self._in_bursts = wiring, sensors, in_bursts
+        self._joint_states = node.create_publisher(JointState, robot.state.topic, 10)
+        self._imus: Publisher[Imu] | None = None
+        if robot.imu is not None:
+            self._imus = node.create_publisher(Imu, robot.imu.topic, 10)
+        # what a fault holds back: until when (steady, [s]), a running number, and itself
+        self._late: list[tuple[float, int, Outgoing]] = []
+        self._numbers = count()
+        self._burst: list[list[Outgoing]] = []
+
+    @property
+    def next_late(self) -> float:
+        """When the next message that was held back is due, steady [s]; infinity: there is none."""
+        return self._late[0][0] if self._late else math.inf
+
+    def flush(self, now: float) -> None:
+        """Publish what is due at steady time `now` [s]."""
+        while self.next_late <= now:
+            _, _, (publisher, message) = heapq.heappop(self._late)
+            publisher.publish(message)
+
+    def send(self, state: RobotState, clock: float) -> None:
+        """A state was measured, and the robot's clock says `clock` [s]."""
+        now = time.monotonic()
+        messages = self._messages(self._sensors.read(state), self.fault.stamp(clock))
+        if self.fault.stalls(now):
+            return
+        self._burst.append(messages)
+        if self._in_bursts and len(self._burst) < self.fault.burst:
+            return
+        for number, group in enumerate(self._burst):
+            when = now + self.fault.delay + number * BURST_SPACING
+            for outgoing in group:
+                heapq.heappush(self._late, (when, next(self._numbers), outgoing))
+        self._burst = []
+        self.flush(now)
+
+    def _messages(self, state: RobotState, stamp: float) -> list[Outgoing]:
+        """What the driver publishes of one reading."""
+        found: list[Outgoing] = []
+        if self._imus is not None and state.orientation is not None:
+            assert state.angular_velocity is not None
+            imu = imu_message(state.orientation, state.angular_velocity)
+            imu.header.stamp = stamp_of(stamp)
+            found.append((self._imus, self.fault.imu(imu)))
+        names, position, velocity = self._wiring.readings(state)
+        message = JointState(name=names)
+        message.header.stamp = stamp_of(stamp)
+        message.position, message.velocity = array("d", position), array("d", velocity)
+        found.append((self._joint_states, self.fault.joint_state(message)))
+        return [(publisher, message) for publisher, message in found if message is not None]
