@@ -1,7 +1,7 @@
 """Does the control loop raise alarms where nothing is wrong?
 
     python -m benchmarks.false_alarms [--seconds 600] [--only go2]        pure loop, simulated time
-    python -m benchmarks.false_alarms --real-time [--seconds 600]         nodes over DDS, a busy core
+    python -m benchmarks.false_alarms --real-time [--seconds 600]          over DDS, a busy core
 
 Shipped policies on their nominal robots, whose sensors are exact, noisy, or encoders of 4,096
 counts a turn. Every answer of hold or above is a false alarm, unless this machine itself stood

@@ -36,6 +36,7 @@ from std_srvs.srv import Trigger
 
 from dime_robot.runtime.errors import InputError
 from dime_robot.runtime.state import JointCommand
+from dime_robot.runtime.velocity_command import VelocityCommand
 from dime_robot.runtime.wiring import Wiring
 from dime_robot.sim.config import TaskConfig, load_robot_task
 from dime_robot.sim.plant import make_plant
@@ -49,6 +50,7 @@ from ros_nodes.conversions import (
     command_type,
     command_values,
     stamp_of,
+    twist_values,
 )
 from ros_nodes.parameters import (
     SimParameters,
@@ -61,7 +63,6 @@ from ros_nodes.sim_faults import Fault
 from ros_nodes.sim_sensors import Sensors
 from ros_nodes.sim_states import StateTopics
 from ros_nodes.sim_timeout import CommandTimeout, OnTimeout, TimeoutAnswer
-from ros_nodes.steering import Steering
 from ros_nodes.topic_types import type_mismatches
 
 REPEAT_AFTER = 0.5  # [s] a state without an answer in lockstep is sent again
@@ -110,7 +111,16 @@ class SimNode(Node):
             given.seed,
         )
         fault = self._fault(given.fault)
-        self._states = StateTopics(self, robot, self._wiring, sensors, fault, not self._lockstep)
+        held = list(config.policy.held_joints)
+        self._states = StateTopics(
+            self,
+            robot,
+            self._wiring,
+            sensors,
+            fault,
+            not self._lockstep,
+            lambda: self._plant.positions(held),
+        )
         # name, type and section of every topic
         self._topics: list[tuple[str, type, str]] = [(robot.state.topic, JointState, "robot.state")]
         if robot.imu is not None:
@@ -124,9 +134,9 @@ class SimNode(Node):
         kind = command_type(robot.command)
         self._topics.append((robot.command.topic, kind, "robot.command"))
         self.create_subscription(kind, robot.command.topic, self._on_command, COMMAND_QOS)
-        self._steering: Steering | None = None
+        self._velocity: VelocityCommand | None = None
         if self._task is not None and self._task.asked is not None:
-            self._steering = self._steer(given.config)
+            self._velocity = self._follow_operator(given.config)
         self.create_service(Trigger, "~/reset", self._on_reset)
         self.add_on_set_parameters_callback(self._on_set_parameters)
         self._time_base = 0.0
@@ -142,7 +152,7 @@ class SimNode(Node):
         self._topics.append((topic, kind, section))
         return self.create_publisher(kind, topic, 10)
 
-    def _steer(self, config: str) -> Steering:
+    def _follow_operator(self, config: str) -> VelocityCommand:
         """Hear what the operator asks of the base."""
         operator = self._config.robot.command_velocity
         if operator is None:
@@ -153,7 +163,7 @@ class SimNode(Node):
         kind = TWIST_TYPES[operator.type]
         self._topics.append((operator.topic, kind, "robot.command_velocity"))
         self.create_subscription(kind, operator.topic, self._on_velocity, STATE_QOS)
-        return Steering(operator)
+        return VelocityCommand(operator)
 
     def _fault(self, text: str) -> Fault:
         robot = self._config.robot
@@ -167,8 +177,7 @@ class SimNode(Node):
         if self._task is not None:
             self._task.start(self._random)
         else:
-            joints = self._config.policy.joints
-            self._plant.reset({joint.name: joint.default_position for joint in joints})
+            self._plant.reset(self._plant.default_pose)
         self._running = self._over = False
         self._physics_steps = self._control_steps = 0
         self._next_state = 0.0  # in physics steps
@@ -200,8 +209,8 @@ class SimNode(Node):
             self._send_state()
 
     def _on_velocity(self, message: TwistMessage) -> None:
-        assert self._steering is not None
-        self._steering.receive(message, self._steady())
+        assert self._velocity is not None
+        self._velocity.receive(twist_values(message), self._steady())
 
     def _on_reset(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         self._begin()
@@ -299,15 +308,15 @@ class SimNode(Node):
             return
         result = {"return": self._return, "steps": steps, "success": self._task.is_success()}
         result |= {name: total / steps for name, total in self._sums.items()}
-        if self._steering is not None:
+        if self._velocity is not None:
             result["fallen"] = fallen
         assert self._episodes is not None
         self._episodes.publish(String(data=json.dumps(result)))
 
     def _follow(self) -> None:
         """Judge by what is asked now: the policy heard it too."""
-        if self._steering is not None and self._task is not None:
-            self._task.follow(self._steering.asked(self._steady()).tolist())
+        if self._velocity is not None and self._task is not None:
+            self._task.follow(self._velocity.at(self._steady()).tolist())
 
     def _steady(self) -> float:
         """Time that never goes back [s]: policy_node tells time-outs by the same."""

@@ -6,6 +6,7 @@ import heapq
 import math
 import time
 from array import array
+from collections.abc import Callable
 from itertools import count
 from typing import Any, TypeAlias
 
@@ -14,6 +15,7 @@ from rclpy.publisher import Publisher
 from sensor_msgs.msg import Imu, JointState
 
 from dime_robot.runtime.robot import RobotConfig
+from dime_robot.runtime.spec import FloatArray
 from dime_robot.runtime.state import RobotState
 from dime_robot.runtime.wiring import Wiring
 from ros_nodes.conversions import stamp_of
@@ -33,6 +35,7 @@ class StateTopics:
         sensors: through which states are read.
         fault: what is wrong from the start on.
         in_bursts: False in lockstep, where each state waits for its command.
+        held: gives where the contract's held joints are, shape (n_held,) [rad or m].
     """
 
     def __init__(
@@ -43,8 +46,9 @@ class StateTopics:
         sensors: Sensors,
         fault: Fault,
         in_bursts: bool,
+        held: Callable[[], FloatArray],
     ) -> None:
-        self.fault = fault
+        self.fault, self._held = fault, held
         self._wiring, self._sensors, self._in_bursts = wiring, sensors, in_bursts
         self._joint_states = node.create_publisher(JointState, robot.state.topic, 10)
         self._imus: Publisher[Imu] | None = None
@@ -91,8 +95,10 @@ class StateTopics:
             imu.header.stamp = stamp_of(stamp)
             found.append((self._imus, self.fault.imu(imu)))
         names, position, velocity = self._wiring.readings(state)
-        message = JointState(name=names)
+        held_names, held = self._wiring.held_readings(self._held())
+        message = JointState(name=[*names, *held_names])
         message.header.stamp = stamp_of(stamp)
-        message.position, message.velocity = array("d", position), array("d", velocity)
+        message.position = array("d", [*position, *held])
+        message.velocity = array("d", [*velocity, *([0.0] * len(held))])
         found.append((self._joint_states, self.fault.joint_state(message)))
         return [(publisher, message) for publisher, message in found if message is not None]

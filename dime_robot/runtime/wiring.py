@@ -118,6 +118,11 @@ class Wiring:
         velocity = self._sign * state.joint_velocity
         return [self._wire_names[i] for i in order], position[order], velocity[order]
 
+    def held_readings(self, held: FloatArray) -> tuple[list[str], FloatArray]:
+        """Wire names and positions of the contract's held joints, shape (n_held,) [rad or m]."""
+        wire: FloatArray = self._held_sign * held + self._held_offset
+        return self._held_names, wire
+
     def commanded(self, values: FloatArray) -> JointCommand:
         """The command that `command` turned into `values`."""
         value = np.empty(len(values))

@@ -82,7 +82,7 @@ def test_a_trajectory_is_one_point_by_wire_name_slewed_and_ends_in_the_safe_posi
 
 def test_the_simulated_robot_follows_positions(graph: Graph) -> None:
     config, policy = by_position(graph.folder)
-    graph.start("sim_node", config=config)
+    graph.start("sim_node", config=config, on_timeout="hold")
     graph.policy_node(policy=policy, robot=config)
     graph.until(lambda: "[policy_node]: active" in graph.log(), "active")
     graph.spin(0.5)

@@ -14,6 +14,7 @@ from std_msgs.msg import Float64MultiArray
 from dime_robot.runtime.robot import CommandOutput, RobotConfig, VelocityInput
 from dime_robot.runtime.spec import Action
 from dime_robot.runtime.state import JointCommand
+from dime_robot.runtime.velocity_command import VelocityCommand
 from dime_robot.runtime.wiring import Wiring
 from dime_robot.sim.config import load_robot_task
 from ros_nodes import diagnostics
@@ -26,7 +27,6 @@ from ros_nodes.conversions import (
     seconds,
     twist_values,
 )
-from ros_nodes.steering import Steering
 from ros_nodes.topic_types import type_name
 
 BASE = {"kind": "twist", "interface": "velocity", "topic": "cmd", "timeout": 0.2}
@@ -64,14 +64,14 @@ def test_a_velocity_is_written_and_read_as_either_type(name: str, kind: type) ->
 @pytest.mark.parametrize("message", [Twist(), TwistStamped()], ids=["Twist", "TwistStamped"])
 def test_the_operators_velocity_is_followed_as_either_type(message: TwistMessage) -> None:
     limits = {"linear_x": 0.5, "linear_y": 0.0, "angular_z": 1.0}
-    steering = Steering(VelocityInput(timeout=0.5, limits=limits))
+    given = VelocityCommand(VelocityInput(timeout=0.5, limits=limits))
     twist = message.twist if isinstance(message, TwistStamped) else message
     twist.linear.x, twist.angular.z = 0.9, 0.2
-    steering.receive(message, 10.0)
-    np.testing.assert_array_equal(steering.asked(10.4), [0.5, 0.0, 0.2])
+    given.receive(twist_values(message), 10.0)
+    np.testing.assert_array_equal(given.at(10.4), [0.5, 0.0, 0.2])
     twist.linear.x = float("nan")
-    steering.receive(message, 10.6)
-    assert steering.is_lost(10.6)
+    given.receive(twist_values(message), 10.6)
+    assert given.is_lost(10.6)
 
 
 def test_a_velocity_that_is_no_number_is_no_command() -> None:
