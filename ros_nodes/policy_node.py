@@ -109,6 +109,7 @@ class PolicyNode(LifecycleNode):
         require_known_parameters(self)
         given = self.parameters = read_parameters(self, PolicyParameters)
         controller, latency = commission(given)
+        controller.recorder.meta["node"] = self.get_fully_qualified_name()
         by_reading = drives_by_reading(given.drive, controller.policy.spec, controller.robot)
         self._time.restart()
         loop = ControlLoop(

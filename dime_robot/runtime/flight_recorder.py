@@ -76,7 +76,8 @@ class FlightRecorder:
         self._noise = policy.noise
         self._count = 0
         self._writers: list[threading.Thread] = []
-        self.meta = {
+        self.meta: dict[str, Any] = {
+            "node": "",  # fully qualified, where a node records
             "spec": spec.model_dump(mode="json"),
             "robot": robot.model_dump(mode="json"),
             "policy_digest": policy.file.policy_digest,
@@ -133,7 +134,9 @@ class FlightRecorder:
         """
         now = time.time_ns()
         stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime(now // 10**9))
-        dump = Dump(folder / f"flight-{stamp}-{now // 1000 % 10**6:06d}-{why}.npz")
+        node = str(self.meta["node"]).strip("/").replace("/", ".")
+        who = f"{node}-" if node else ""
+        dump = Dump(folder / f"flight-{stamp}-{now // 1000 % 10**6:06d}-{who}{why}.npz")
         waiting = [writer for writer in self._writers if writer.is_alive()]
         if len(waiting) >= MOST_WRITERS:
             dump.error, dump.done = "two recordings are being written already", True
@@ -143,7 +146,7 @@ class FlightRecorder:
             return dump
         writer = threading.Thread(
             target=_write,
-            args=(dump, self.records(), {**self.meta, "why": why}, waiting),
+            args=(dump, self.records(), {**self.meta, "why": why}, waiting, f"flight-*-{who}*.npz"),
             name="flight recorder",
         )
         self._writers = [*waiting, writer]
@@ -157,7 +160,11 @@ class FlightRecorder:
 
 
 def _write(
-    dump: Dump, records: np.ndarray, meta: dict[str, Any], before: list[threading.Thread]
+    dump: Dump,
+    records: np.ndarray,
+    meta: dict[str, Any],
+    before: list[threading.Thread],
+    siblings: str,
 ) -> None:
     with suppress(OSError, AttributeError):  # not with the priority of the control loop
         os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
@@ -172,7 +179,7 @@ def _write(
             "make room or name another folder with -p recordings:=FOLDER",
         )
         # a clock that went back makes the newest look oldest: never that one
-        others = sorted(other for other in path.parent.glob("flight-*.npz") if other != path)
+        others = sorted(other for other in path.parent.glob(siblings) if other != path)
         for old in others[: -(KEPT_FILES - 1)]:
             old.unlink(missing_ok=True)
     except InputError as error:  # a full disc must not hurt the robot

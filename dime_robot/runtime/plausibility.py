@@ -36,6 +36,7 @@ class ReadingCheck:
                 for joint, own in zip(spec.joints, joints, strict=True)
             ]
         )
+        self._turns = bool(self._turning.any())
         self._least = 0.5 / robot.state.rate  # [s]: stamps of a burst tell no speed
         self._many = robot.safety.consecutive_jumps
         self._gyro = SPEED_TOLERANCE * (robot.imu.max_rate if robot.imu else np.inf)
@@ -70,24 +71,31 @@ class ReadingCheck:
             position: in policy order, shape (n_joints,) [rad or m].
             stamp: when it was measured [s].
         """
-        if self._position is None or not np.isfinite(position).all():
-            if self._position is None and np.isfinite(position).all():
+        before = self._position
+        if before is None:
+            if np.isfinite(position).all():
                 self._position, self._stamp = position, stamp
-            return ""  # what is not finite has its own fault
-        change = position - self._position
-        change = np.where(self._turning, np.remainder(change + np.pi, 2 * np.pi) - np.pi, change)
+            return ""
+        change = position - before
+        if self._turns:
+            wrapped = np.remainder(change + np.pi, 2 * np.pi) - np.pi
+            change = np.where(self._turning, wrapped, change)
         elapsed = max(stamp - self._stamp, self._least)
-        excess = np.abs(change) - self._speed * elapsed - JUMP_SLACK
-        jumped = bool((excess > 0).any())
+        change = np.abs(change)
+        allowed = self._speed * elapsed + JUMP_SLACK
+        jumped = not (change <= allowed).all()
+        if jumped and not np.isfinite(position).all():
+            return ""  # what is not finite has its own fault
         if not jumped or self.broken:
             self._position, self._stamp = position, stamp
         if not jumped:
             self._rejected = 0
             self._steady += 1
             return ""
+        excess = change - allowed
         worst = int(excess.argmax())
         why = (
-            f"{self._names[worst]} jumped by {abs(change[worst]):.3g} within {elapsed:.3g} s, where"
+            f"{self._names[worst]} jumped by {change[worst]:.3g} within {elapsed:.3g} s, where"
             f" {self._speed[worst]:g} per second is possible"
         )
         return self._reject(why)

@@ -134,6 +134,20 @@ def test_at_most_twenty_files_are_kept_and_others_are_let_be(tmp_path: Path) -> 
     assert mine.exists()
 
 
+def test_two_robots_in_one_folder_do_not_remove_each_others_files(tmp_path: Path) -> None:
+    left, right = small()[0], small()[0]
+    left.meta["node"], right.meta["node"] = "/left/policy_node", "/right/policy_node"
+    for recorder in (left, right):
+        note(recorder, 0)
+    kept = dumped(left, tmp_path)
+    assert "left.policy_node-test" in kept.name
+    assert read_recording(kept).meta["node"] == "/left/policy_node"
+    for _ in range(22):
+        dumped(right, tmp_path)
+    assert kept.exists()
+    assert len(list(tmp_path.iterdir())) == 21
+
+
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), ValueError("odd")])
 def test_a_disc_that_fails_is_told_and_does_not_hurt_the_robot(
     error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
