@@ -15,7 +15,7 @@ from rclpy.node import Node
 from rclpy.publisher import Publisher
 from sensor_msgs.msg import Imu, JointState
 
-from dime_robot.runtime.control_loop import RIVALS, ControlLoop, GraphView, Reading
+from dime_robot.runtime.control_loop import ControlLoop, GraphView, Reading
 from dime_robot.runtime.errors import InputError
 from dime_robot.runtime.safety import Decision
 from dime_robot.runtime.state import JointCommand
@@ -66,6 +66,7 @@ class RobotLink:
         self._writer = CommandWriter(robot.command, self._wiring, spec.period)
         self._command_type = conversions.command_type(robot.command)
         self.command_topic = node.resolve_topic_name(robot.command.topic)
+        loop.command_topic = self.command_topic
         self._publisher: Publisher[CommandMessage] | None = None
         self._own: set[bytes] = set()  # ids of our own publisher
         self._unacknowledged = False  # the first command, by its listener
@@ -142,7 +143,7 @@ class RobotLink:
         self._looked = -np.inf
         if rivals := self.look().rivals:
             self.close()
-            return RIVALS.format(", ".join(rivals))
+            return self._loop.rivals_problem(rivals)
         self._unacknowledged, self._first_sent = True, 0.0
         return ""
 

@@ -28,13 +28,12 @@ from dime_robot.runtime.watchdog import Arrival, StreamWatchdog
 
 START_LIMIT = 1.0  # [s] after activation within which a usable reading has to come
 LATE = 2.0  # control periods without us, after which the command ramps again
+RATE_GAP = 0.05  # [s] without us, in which enough readings are missed to look like a slow robot
 SHORTEST_STEP = 0.5  # control periods between two steps that readings begin
 HEARTBEATS = 4.0  # looks within `command.timeout`: so often has `poll` to be called
 CONFLICT = 2.0  # control periods over which messages of another commander are seen
 CONFLICT_WITHIN = 5.0  # [s]: messages of a rival that lie further apart are single ones
 HELD_ERROR = 0.1  # [rad or m] of a joint that the contract expects to be held
-RIVALS = "{} could publish commands too: stop it first, only one may command a robot"
-NOBODY_LISTENS = "nobody takes the commands on {}: is the robot's controller active?"
 
 
 class Mode(Enum):
@@ -117,6 +116,7 @@ class ControlLoop:
         self.clock_jumped = False  # while inactive; see `restart`
         self._alive_at = clock()  # when this object was last called [s]
         self._stepped_at = self._next_step = 0.0
+        self.command_topic = robot.command.topic  # as users know it
         self.began = 0.0  # when the last step could first be made [s]
         self._details: dict[Reason, str] = {}  # what is known of each
         self._missed = 0
@@ -317,9 +317,9 @@ class ControlLoop:
             if self.watchdog.stray:
                 return f"{topic}: {self.watchdog.stray}"
             if self.watchdog.rate is None:
-                return f"{topic}: expected readings for half a second first"
+                return f"expected readings of {topic} for half a second first"
             if self.watchdog.rate_is_unusable:
-                return f"{topic}: {self.watchdog.describe_rate()}"
+                return f"expected {topic} at {self.watchdog.describe_rate()}"
         safety = self.controller.safety
         found = [*self._problems(now), *safety.problems_of(self.state)]
         serious = [reason for reason in found if FIRST_ANSWER[reason] >= Rung.HOLD]
@@ -333,10 +333,18 @@ class ControlLoop:
             return self.view.velocity_conflict
         if self._publishes and not self.view.listeners:
             why = self.view.type_mismatches[0] if self.view.type_mismatches else ""
-            return why or NOBODY_LISTENS.format(self._robot.command.topic)
+            topic = self.command_topic
+            return why or f"nobody listens on {topic}: is the robot's controller active?"
         if self._publishes and self.view.rivals:
-            return RIVALS.format(", ".join(self.view.rivals))
+            return self.rivals_problem(self.view.rivals)
         return ""
+
+    def rivals_problem(self, rivals: tuple[str, ...]) -> str:
+        """A sentence about others that could publish commands."""
+        return (
+            f"{len(rivals)} other publisher(s) on {self.command_topic}: stop {', '.join(rivals)}"
+            " first, only one node may command a robot"
+        )
 
     def explain(self, reasons: tuple[Reason, ...] | list[Reason]) -> str:
         """The reasons with what is known of each, for a log."""
@@ -394,11 +402,10 @@ class ControlLoop:
         """The time; notices where this process was stopped since the last call."""
         now = self._clock()
         gap, self._alive_at = now - self._alive_at, now
-        if gap <= LATE * self._period:
-            return now
-        self.watchdog.restart_rate()  # what was missed is no slowness of the robot
-        if self.mode != Mode.ACTIVE:
-            return now
+        if self.mode != Mode.ACTIVE or gap <= LATE * self._period:
+            return now  # while inactive nobody has to call
+        if gap > RATE_GAP:
+            self.watchdog.restart_rate()  # what was missed is no slowness of the robot
         if self.by_reading:  # a timer counts its own deadlines
             self._missed += int(gap / self._period)
         if gap > self._robot.command.timeout:
@@ -491,7 +498,7 @@ class ControlLoop:
         age = self.watchdog.age_by_receipt(now)
         decision = self.controller.step(now, state, problems, age)
         if decision.sent and self._publishes:
-            self._check.commanded(decision.command.value, now)
+            self._check.commanded(decision.command.value)
         self._stepped_at, self.began, self._pending = now, now, None
         if self.by_reading:  # how long without a reading until we step by ourselves
             alive = age < self._period
@@ -560,9 +567,9 @@ class ControlLoop:
         if self._imu is not None and self._imu.is_stale(now, robot_now):
             note(Reason.IMU_STALE, self._imu.describe_age(now, robot_now))
         if watchdog.rate_is_wrong:
-            note(Reason.WRONG_RATE, watchdog.describe_rate())
+            note(Reason.WRONG_RATE, f"expected {watchdog.describe_rate()}")
         elif watchdog.rate_is_off:
-            note(Reason.RATE_OFF, watchdog.describe_rate())
+            note(Reason.RATE_OFF, f"expected {watchdog.describe_rate()}")
         if self._velocity is not None and self._velocity.is_lost(now):
             found.append(Reason.COMMAND_VELOCITY_LOST)
         if self._reordered:

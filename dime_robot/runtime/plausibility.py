@@ -15,7 +15,8 @@ from dime_robot.runtime.spec import FloatArray, PolicySpec
 JUMP_SLACK = 0.05  # [rad or m] of a reading that noise and coarse encoders explain
 TURN_SLACK = 0.1  # [rad] of an orientation
 FROZEN_MULTIPLE = 5.0  # of resolution and dead band, that a command moves without any answer
-FROZEN_EFFORT = 0.2  # share of the effort limit that an effort varies by without any answer
+FROZEN_EFFORT = 0.2  # share of the effort limit that an effort varies by without any answer,
+EFFORT_PATIENCE = 4.0  # for so many times as long: friction may hold what an effort would move
 
 
 class ReadingCheck:
@@ -48,6 +49,7 @@ class ReadingCheck:
         if self._kind == "effort":
             limits = [robot.joint(name).effort_limit or np.inf for name in spec.action_joints]
             self._threshold = FROZEN_EFFORT * np.array(limits)
+            self._frozen_after *= EFFORT_PATIENCE
         self.restart()
 
     def restart(self) -> None:
@@ -62,7 +64,6 @@ class ReadingCheck:
         self._same_since = 0.0
         self._low: FloatArray | None = None  # of the commands since then
         self._high: FloatArray | None = None
-        self._travel, self._commanded_at = np.zeros(len(self._threshold)), 0.0
 
     def jump(self, position: FloatArray, stamp: float) -> str:
         """Why positions cannot follow those before, as a phrase; empty: they can.
@@ -129,35 +130,34 @@ class ReadingCheck:
             self.broken = f"{why}; {self._rejected} such readings in a row"
         return why
 
-    def commanded(self, value: FloatArray, now: float) -> None:
-        """Take note of what was sent; shape (n_act,) in SI units, at steady time `now` [s]."""
+    def commanded(self, value: FloatArray) -> None:
+        """Take note of what was sent; shape (n_act,) in SI units."""
         if self._low is None or self._high is None:
             self._low, self._high = value, value
         else:
             self._low, self._high = np.minimum(self._low, value), np.maximum(self._high, value)
-        if self._kind == "twist":
-            elapsed = min(max(now - self._commanded_at, 0.0), self._frozen_after)
-            self._travel = self._travel + np.abs(value) * elapsed
-            self._commanded_at = now
 
     def frozen(self, position: FloatArray, velocity: FloatArray, now: float) -> str:
         """Why the joints' values count as frozen, as a phrase; empty: they do not.
+
+        Nothing tells which joints a twist moves, so there it says nothing.
 
         Args:
             position: shape (n_joints,) [rad or m].
             velocity: shape (n_joints,) [rad/s or m/s].
             now: steady time [s].
         """
+        if self._kind == "twist":
+            return ""
         values = position.tobytes() + velocity.tobytes()
         if values != self._same:
             self._same, self._same_since = values, now
             self._low = self._high = None
-            self._travel = np.zeros(len(self._threshold))
             return ""
         lasted = now - self._same_since
         if lasted < self._frozen_after or self._low is None or self._high is None:
             return ""
-        moved = self._travel if self._kind == "twist" else self._high - self._low
+        moved = self._high - self._low
         if not (moved > self._threshold).any():
             return ""
         return (

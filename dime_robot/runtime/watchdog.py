@@ -136,10 +136,10 @@ class StreamWatchdog:
         return self._error() > RATE_SLACK
 
     def describe_rate(self) -> str:
-        """The numbers of the rate, as a phrase."""
+        """The expected and the measured rate, as a phrase."""
         if self.rate is None or self._expected is None:
             return "its rate is not known yet"
-        return f"expected {self._expected:g} Hz, got {self.rate:.1f} Hz"
+        return f"{self._expected:g} Hz, got {self.rate:.1f} Hz"
 
     def _error(self) -> float:
         if self.rate is None or self._expected is None:

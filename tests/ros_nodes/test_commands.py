@@ -73,11 +73,13 @@ def test_a_trajectory_is_one_point_by_wire_name_slewed_and_ends_in_the_safe_posi
     assert got[0].points[0].time_from_start.nanosec == 20_000_000
     wire = np.array([message.points[0].positions[0] for message in got])
     position = -(wire - RAIL_OFFSET)
-    assert np.abs(np.diff(position)).max() <= SPEED * 0.02 + 1e-12
+    # by the time that has really passed, at most two periods
+    assert np.abs(np.diff(position)).max() <= 2 * SPEED * 0.02 + 1e-12
+    assert np.median(np.abs(np.diff(position))) <= 1.1 * SPEED * 0.02
     assert np.ptp(position[:-1]) > 0.05  # the policy did something
     assert position[-1] == pytest.approx(SAFE, abs=1e-9)
     # the policy stays within 0.5 m, so at least the last 20 steps lead to the safe position
-    assert np.abs(np.diff(position[-21:])).max() <= 0.5 * SPEED * 0.02 + 1e-12
+    assert np.abs(np.diff(position[-21:])).max() <= 2 * 0.5 * SPEED * 0.02 + 1e-12
 
 
 def test_the_simulated_robot_follows_positions(graph: Graph) -> None:
@@ -154,7 +156,7 @@ def test_a_twist_keeps_its_limits_slows_down_to_zero_and_survives_a_silent_opera
     timer.cancel()
     speeds = np.array([[m.linear.x, m.angular.z] for m in got])
     assert np.abs(speeds).max(axis=0).tolist() == pytest.approx([0.8, 0.5])
-    assert np.abs(np.diff(speeds, axis=0)).max() <= 4.0 * 0.02 + 1e-9
+    assert np.abs(np.diff(speeds, axis=0)).max() <= 2 * 4.0 * 0.02 + 1e-9
     assert speeds[-1].tolist() == [0.0, 0.0]
     assert all(m.linear.y == 0.0 for m in got)
 

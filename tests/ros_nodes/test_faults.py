@@ -162,7 +162,7 @@ SIM_FAULTS = {
     "rate:0.6": (Reason.WRONG_RATE, "expected 50 Hz, got 3"),
 }
 # what is only known after a while [s]
-LATER = {Reason.WRONG_RATE: 2.0, Reason.OBSERVATION_FROZEN: 1.0}
+LATER = {Reason.WRONG_RATE: 2.0, Reason.OBSERVATION_FROZEN: 2.5}
 
 
 def test_each_broken_sensor_or_driver_ends_in_a_stop_that_only_an_operator_leaves(

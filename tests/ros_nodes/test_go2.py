@@ -94,7 +94,7 @@ def environment_commands(seed: int, robot: Path) -> tuple[npt.NDArray[np.floatin
     for _ in range(STEPS + LOST):
         action = policy.act(observation).copy()
         value = decoder.decode(action).value
-        free &= not limits.clamp(value, before, env.plant.state())[1]
+        free &= not limits.clamp(value, before, env.plant.state(), policy.spec.period)[1]
         commands.append(value[order])
         before = value
         observation, *_ = env.step(action)

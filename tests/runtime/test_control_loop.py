@@ -296,22 +296,22 @@ def test_a_driver_that_hangs_with_fresh_stamps_is_damped_and_not_by_its_old_velo
     bench.run(10)
     frozen = (bench.position.copy(), bench.velocity.copy())
     began, before = bench.now, len(bench.decisions)
-    for _ in range(100):
+    for _ in range(300):
         bench.now += T
         bench.read(position=frozen[0], velocity=frozen[1])
         bench.poll()
     damped = [when for when, d in bench.decisions[before:] if d.rung == Rung.DAMP]
-    assert 0.5 <= damped[0] - began < 0.6
+    assert 2.0 <= damped[0] - began < 2.1
     assert bench.last.reasons == (R.OBSERVATION_FROZEN,)
     assert not bench.last.command.value.any()  # -damping * velocity would drive the joint
 
 
 def test_a_dry_run_that_moves_nothing_is_not_frozen() -> None:
-    bench = LoopBench("effort", lambda _: np.random.default_rng(0).uniform(-1, 1, 3))
-    bench = LoopBench("effort", bench.policy.answer, publishes=False)
+    random = np.random.default_rng(0)
+    bench = LoopBench("effort", lambda _: random.uniform(-1, 1, 3), publishes=False)
     bench.view = ALONE._replace(listeners=())
     bench.activate()
-    for _ in range(200):
+    for _ in range(400):
         bench.now += T
         bench.read()
     assert bench.last.rung < Rung.HOLD
@@ -392,7 +392,7 @@ def test_a_recorder_that_joins_and_leaves_changes_nothing() -> None:
 def test_an_idle_rival_refuses_activation_and_only_warns_while_running() -> None:
     bench = LoopBench().run(80)
     bench.look(rivals=("/other",))
-    assert "/other could publish commands too" in bench.loop.activation_problem()
+    assert "1 other publisher(s) on commands: stop /other first" in bench.loop.activation_problem()
     bench.look(rivals=())
     bench.activate()
     bench.look(rivals=("/other",))

@@ -258,9 +258,7 @@ class Story:
             if self.kind == "position":  # or as near as the joint's reach lets it be
                 measured = self.trusted()
                 reach = np.array([8 / 400, 2.0, 40 / 2000])
-                nearer |= np.abs(value - measured) <= reach + np.abs(
-                    value - self.before[1]
-                )
+                nearer |= np.abs(value - measured) <= reach + np.abs(value - self.before[1])
                 nearer |= np.abs(self.before[1] - measured) > reach
             assert nearer.all(), (self.before[1], value)
 

@@ -86,31 +86,26 @@ def test_values_are_frozen_where_commands_moved_and_nothing_answered(
 ) -> None:
     ours = check(kind)
     velocity, found = np.zeros(3), []
-    for k in range(200):
-        ours.commanded(np.array([share * value if k % 2 else 0.0, 0.0, 0.0]), k * T)
+    after = 0.5 if kind == "position" else 2.0
+    for k in range(400):
+        ours.commanded(np.array([share * value if k % 2 else 0.0, 0.0, 0.0]))
         found.append(ours.frozen(POSE, velocity, k * T))
     frozen = [bool(why) for why in found]
-    assert frozen == [share > 1 and k * T >= 0.5 for k in range(200)]
+    assert frozen == [share > 1 and k * T >= after for k in range(400)]
     if share > 1:
-        assert "same values to the last bit for 0.5" in found[int(0.5 / T) + 1]
-        assert not ours.frozen(POSE + 1e-15 * POSE, velocity + 1e-15, 200 * T)  # one bit is alive
+        assert f"same values to the last bit for {after:.1f}" in found[int(after / T) + 1]
+        assert not ours.frozen(POSE + 1e-15 * POSE, velocity + 1e-15, 400 * T)  # one bit is alive
 
 
-def test_a_base_whose_wheels_never_turn_is_frozen() -> None:
+def test_nothing_tells_which_joints_a_twist_moves() -> None:
     ours = check("twist")
-    for k in range(100):
-        ours.commanded(np.array([0.5, 0.0]), k * T)
-        why = ours.frozen(POSE, np.zeros(3), k * T)
-    assert why
-    ours.restart()
-    for k in range(100):
-        ours.commanded(np.zeros(2), k * T)
-        why = ours.frozen(POSE, np.zeros(3), k * T)
-    assert not why
+    for k in range(400):
+        ours.commanded(np.array([0.5 * (k % 2), 0.0]))
+        assert not ours.frozen(POSE, np.zeros(3), k * T)
 
 
 def test_standing_still_is_not_frozen() -> None:
     ours = check()
     for k in range(2000):
-        ours.commanded(POSE, k * T)
+        ours.commanded(POSE)
         assert not ours.frozen(POSE, np.zeros(3), k * T)
