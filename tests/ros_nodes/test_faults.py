@@ -239,17 +239,6 @@ def test_an_exception_nobody_expected_ends_with_the_safe_command_and_exit_1(grap
     assert len(read_recording(path).records) > 5
 
 
-def test_joints_in_another_order_are_followed_by_name(graph: Graph) -> None:
-    begin(graph)
-    graph.set_fault("permute")
-    graph.until(
-        lambda: reason_reported(graph, Reason.JOINTS_REORDERED, "running"), "a remark on the order"
-    )
-    graph.until(lambda: graph.episodes, "the end of the episode")
-    assert '"success": true' in graph.episodes[0]  # the pole stands: nothing was mixed up
-    assert not any("stop" in message for _, _, _, message, _ in graph.reports)
-
-
 def test_a_trouble_that_ends_in_time_ends_in_running(graph: Graph) -> None:
     begin(graph, damp=10.0)  # long enough not to stop
     graph.set_fault("drop:1.0")

@@ -70,6 +70,7 @@ class Story:
         self.before: tuple[float, np.ndarray] | None = None  # the last command that was sent
         self.held_since: float | None = None
         self.latched = False
+        self.rung = Rung.RUN
         self.activations = 0
         self.measured = self.bench.position
 
@@ -95,8 +96,11 @@ class Story:
             case "clock":
                 bench.offset += event[1]
             case "stall":
+                commanding = bench.loop.mode == Mode.ACTIVE
                 bench.now += event[1] * T
                 self.check(bench.poll())
+                if commanding and event[1] * T > bench.robot.command.timeout:
+                    assert bench.last.rung == Rung.STOP, "a stall went unnoticed"
             case "estop":
                 self.check(bench.take(bench.loop.estop()))
             case "leave":
@@ -208,6 +212,9 @@ class Story:
             assert (change <= SPEED[self.kind] * elapsed + 1e-9).all(), (change, elapsed)
         if self.latched:
             assert rung == Rung.STOP, "only an operator leaves a stop"
+        if max(rung, self.rung) < Rung.HOLD and self.before is not None:
+            assert now - self.before[0] >= T / 2 - 1e-9, "a burst is answered too soon"
+        self.rung = rung
         self.latched |= rung == Rung.STOP and bench.loop.mode == Mode.ACTIVE
         if rung >= Rung.DAMP:
             self.check_is_rest(decision)
