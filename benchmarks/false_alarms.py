@@ -127,7 +127,7 @@ class SimulatedRobot:
             self._take(self._loop.poll())
             if self._loop.mode == Mode.INACTIVE and self._loop.state is not None:
                 self._activate()
-            if self._fell():
+            if self._count % 20 == 0 and self._fell():
                 self.outcome.falls += 1
                 self._loop.leave()
                 while self._loop.mode != Mode.INACTIVE:
@@ -226,6 +226,7 @@ def real_time(scenario: Scenario, sensors: str, seconds: float, busy: int) -> Ou
             "robot": robot,
             "autostart": "activate",
             "budget": 5.0,
+            "discovery_time": 0.5,
             "recordings": folder,
         }
         loops = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(busy)]

@@ -93,6 +93,7 @@ class Session:
             "noise": given.noise,
             "seed": given.seed,
             "budget": given.budget,
+            "discovery_time": 0.5,  # in a domain of our own there are no others
             "realtime": str(given.realtime_profile).lower(),
             "recordings": str(self._log_folder),
             "use_sim_time": str(lockstep).lower(),

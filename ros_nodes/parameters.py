@@ -75,9 +75,9 @@ class PolicyParameters:
         start_only=True,
     )
     discovery_time: float = parameter(
-        3.0,
-        "how long after its start the node looks for others on its topics before it may be"
-        " activated [s]; Fast DDS announces itself every 3 s",
+        5.0,
+        "how long after its start the node looks for others on its topics before it is activated"
+        " [s]; Fast DDS announces itself every 3 s",
         least=0.0,
         most=60.0,
     )

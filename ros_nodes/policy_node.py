@@ -80,6 +80,7 @@ class PolicyNode(LifecycleNode):
     def __init__(self) -> None:
         super().__init__("policy_node")
         self._born = time.monotonic()
+        self.told_to_end: Callable[[], bool] = lambda: False  # see `process.run_node`
         self.exit_code: int | None = None
         self.parameters = read_parameters(self, PolicyParameters)
         self._time = NodeClock(self)
@@ -141,8 +142,14 @@ class PolicyNode(LifecycleNode):
         """Permit commands, beginning at the measured pose."""
         problem = self.activation_problem()
         if not problem and self._configured is not None and not self.parameters.dry_run:
-            robot = self._configured.controller.robot
-            problem = self._configured.link.open(robot.activation.listener_timeout)
+            self._look_for_others()
+            problem = self.activation_problem()
+            if not problem:
+                patience = self._configured.controller.robot.activation.listener_timeout
+                problem = self._configured.link.open(patience)
+        if not problem and self.told_to_end():
+            problem = "the process was told to end"
+            self._configured.link.close()  # type: ignore[union-attr]
         if problem or self._configured is None:
             return self._refuse("activation", problem)
         _, loop, link = self._configured
@@ -207,11 +214,16 @@ class PolicyNode(LifecycleNode):
             return "it is not configured"
         loop, link = self._configured.loop, self._configured.link
         self._carry_out(lambda: loop.graph(link.look()))
-        problem = loop.activation_problem()
-        left = self.parameters.discovery_time - (time.monotonic() - self._born)
-        if not problem and left > 0 and not self.parameters.dry_run:
-            return f"others on the topics are looked for first, {left:.1f} s more"
-        return problem
+        return loop.activation_problem()
+
+    def _look_for_others(self) -> None:
+        """Wait until others on the topics must have been seen; readings are served meanwhile."""
+        assert self._configured is not None
+        until = self._born + self.parameters.discovery_time
+        while time.monotonic() < until and not self.told_to_end():
+            self._configured.link.serve()
+            self._operator.serve()
+            time.sleep(REST_PAUSE)
 
     def _log_next(self, transition: str) -> None:
         name = self.get_fully_qualified_name()

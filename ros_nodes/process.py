@@ -129,6 +129,7 @@ def run_node(make: Callable[[], Any], args: list[str] | None = None) -> int:
     node = None
     try:
         node = make()
+        node.told_to_end = lambda: stop.received is not None
         executor = make_executor()
         executor.add_node(node)
         while stop.received is None and node.exit_code is None:

@@ -31,6 +31,7 @@ LATE = 2.0  # control periods without us, after which the command ramps again
 RATE_GAP = 0.05  # [s] without us, in which enough readings are missed to look like a slow robot
 SHORTEST_STEP = 0.5  # control periods between two steps that readings begin
 HEARTBEATS = 4.0  # looks within `command.timeout`: so often has `poll` to be called
+ROUNDING = 0.01  # control periods by which a simulation's next stamp may seem to come too soon
 CONFLICT = 2.0  # control periods over which messages of another commander are seen
 CONFLICT_WITHIN = 5.0  # [s]: messages of a rival that lie further apart are single ones
 HELD_ERROR = 0.1  # [rad or m] of a joint that the contract expects to be held
@@ -378,7 +379,8 @@ class ControlLoop:
             self._end_rest(RestReached(True, text))
             return None
         if self.mode == Mode.RESTING:
-            return self._rest(now) if now >= self._next_step else None
+            due = self._next_step - ROUNDING * self._period
+            return self._rest(now) if now >= due else None
         if self._pending is not None and now >= self._pending:
             return self._step(now)
         if self.mode != Mode.ACTIVE or now < self._next_step:

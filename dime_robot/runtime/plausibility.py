@@ -6,6 +6,8 @@ but an encoder that slipped or a second robot on the topic, and stay a fault unt
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from dime_robot.runtime.robot import RobotConfig
@@ -57,6 +59,7 @@ class ReadingCheck:
         self.broken = ""  # why readings are not believed any more; empty: they are
         self._steady = 0  # readings since then that could follow one another
         self._position: FloatArray | None = None  # of the last reading that was believed
+        self._suspect: FloatArray | None = None  # of the last one that was rejected
         self._stamp = self._orientation_stamp = 0.0
         self._orientation: FloatArray | None = None
         self._rejected = 0
@@ -77,22 +80,23 @@ class ReadingCheck:
             if np.isfinite(position).all():
                 self._position, self._stamp = position, stamp
             return ""
-        change = position - before
-        if self._turns:
-            wrapped = np.remainder(change + np.pi, 2 * np.pi) - np.pi
-            change = np.where(self._turning, wrapped, change)
+        change = self._distance(position, before)
         elapsed = max(stamp - self._stamp, self._least)
-        change = np.abs(change)
         allowed = self._speed * elapsed + JUMP_SLACK
         jumped = not (change <= allowed).all()
         if jumped and not np.isfinite(position).all():
             return ""  # what is not finite has its own fault
+        if self._suspect is not None and not jumped:
+            # time alone makes no slipped encoder possible: it stays where it was rejected
+            jumped = bool((change > self._distance(position, self._suspect) + JUMP_SLACK).any())
         if not jumped or self.broken:
-            self._position, self._stamp = position, stamp
+            self._position, self._stamp, self._suspect = position, stamp, None
         if not jumped:
             self._rejected = 0
             self._steady += 1
             return ""
+        if not self.broken:
+            self._suspect = position
         excess = change - allowed
         worst = int(excess.argmax())
         why = (
@@ -101,21 +105,30 @@ class ReadingCheck:
         )
         return self._reject(why)
 
+    def _distance(self, position: FloatArray, other: FloatArray) -> FloatArray:
+        change: FloatArray = position - other
+        if self._turns:
+            wrapped = np.remainder(change + np.pi, 2 * np.pi) - np.pi
+            change = np.where(self._turning, wrapped, change)
+        return np.abs(change)
+
     def turn(self, orientation: FloatArray, stamp: float) -> str:
         """The same for the base's orientation, shape (4,), w x y z."""
-        norm = float(np.linalg.norm(orientation))
-        if not 0.5 < norm < 2:  # has its own fault
+        square = float(orientation @ orientation)
+        if not 0.25 < square < 4:  # has its own fault
             return ""
+        length = math.sqrt(square)
         if self._orientation is not None:
-            cosine = min(1.0, abs(float(orientation @ self._orientation)) / norm)
-            angle = 2 * float(np.arccos(cosine))
             elapsed = max(stamp - self._orientation_stamp, self._least)
-            if angle > self._gyro * elapsed + TURN_SLACK and not self.broken:
+            possible = min(self._gyro * elapsed + TURN_SLACK, math.pi)
+            cosine = abs(float(orientation @ self._orientation)) / length
+            if cosine < math.cos(possible / 2) and not self.broken:
+                angle = 2 * math.acos(min(1.0, cosine))
                 return self._reject(
                     f"the imu turned by {angle:.3g} rad within {elapsed:.3g} s, where"
                     f" {self._gyro:g} rad/s are possible"
                 )
-        self._orientation, self._orientation_stamp = orientation / norm, stamp
+        self._orientation, self._orientation_stamp = orientation / length, stamp
         return ""
 
     @property

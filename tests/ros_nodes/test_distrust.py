@@ -101,7 +101,9 @@ def test_an_arm_against_gravity_is_damped_and_never_sent_to_0(
     robot, policy = arm(graph, "arm_effort", rest_timeout=0.6)
     graph.start("sim_node", config=robot)
     graph.policy_node(policy=policy, robot=robot)
-    graph.until(lambda: "active" in graph.log() and len(graph.commands) > 30, "commands")
+    graph.until(
+        lambda: graph.states and "active" in graph.log() and len(graph.commands) > 30, "commands"
+    )
     at = time.monotonic()
     if way == "TERM":
         assert graph.end("policy_node")[0] == 0

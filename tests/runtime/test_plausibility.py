@@ -54,6 +54,25 @@ def test_an_encoder_that_slipped_stays_unbelieved_until_restart() -> None:
     assert not ours.jump(POSE + np.array([1.4, 0, 0]), 9 * T)
 
 
+@pytest.mark.parametrize("slip", [0.12, 0.3, 1.4])
+@pytest.mark.parametrize("speed", [-8.0, 0.0, 8.0])
+def test_time_makes_no_slip_possible_and_a_glitch_is_over_after_one(
+    slip: float, speed: float
+) -> None:
+    """Whether the joint moves meanwhile or not."""
+    for lasts in (1, 50):
+        ours, believed = check(), []
+        for k in range(60):
+            off = slip if 10 <= k < 10 + lasts else 0.0
+            pose = POSE + np.array([speed * k * T / 4 + off, 0, 0])
+            believed.append(not ours.jump(pose, k * T))
+        if slip <= 1.5 * 8.0 * T + JUMP_SLACK - abs(speed) * T / 4:
+            continue  # as fast as the joint may move
+        assert believed[9] and not believed[10]
+        assert bool(ours.broken) == (lasts > 1)
+        assert lasts > 1 or all(believed[11:])
+
+
 def test_a_joint_that_turns_freely_may_wrap() -> None:
     ours = check()
     ours.jump(np.array([0.5, np.pi - 0.01, 0.25]), 0.0)
