@@ -105,7 +105,7 @@ OF_ROS = ("wrong type", "out of range", "budget", "unknown choice")  # refused w
 IN_A_PROCESS = ("a byte changed", "limit loosened", "unknown choice", "wrong type")
 
 
-@pytest.mark.parametrize("name", set(REFUSALS) - set(OF_ROS))
+@pytest.mark.parametrize("name", [name for name in REFUSALS if name not in OF_ROS])
 def test_a_mismatch_is_one_sentence_with_a_code(name: str, tmp_path: Path) -> None:
     make, code, words = REFUSALS[name]
     given = {"policy": POLICY, "robot": "", "budget": 5.0, **make(tmp_path)}
