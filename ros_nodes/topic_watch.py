@@ -26,6 +26,7 @@ MOST_MESSAGES = 200  # taken at once: a flood must not hold up the control loop
 # nodes that listen to everything and move nothing; rclpy hides names that begin with _
 TOOLS: tuple[str, ...] = ("_", "rosbag2", "ros2bag", "mcap", "foxglove", "rosbridge", "webviz")
 TOOLS += ("plotjuggler", "rqt", "rviz", "rerun", "latency_monitor")
+RECORDER = "recorder"  # anywhere in a name
 JUDGED_AFTER = 1.0  # [s] of watching two publishers, before it is said what they send
 TALKS = 1.0  # [s] since its last message that a publisher counts as one that sends
 
@@ -57,7 +58,8 @@ def endpoints(infos: Sequence[Any]) -> list[Endpoint]:
 
 def is_tool(node: str) -> bool:
     """Is this a node that records or shows, by its fully qualified name?"""
-    return node.rpartition("/")[2].startswith(TOOLS)
+    name = node.rpartition("/")[2]
+    return name.startswith(TOOLS) or RECORDER in name
 
 
 class TopicWatch:

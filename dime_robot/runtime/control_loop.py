@@ -173,7 +173,7 @@ class ControlLoop:
         self._defect, self._held = "", reading.held
         self._reordered |= reading.reordered
         position, velocity = reading.position, reading.velocity
-        self._rejected = self._check.jump(position, reading.stamp)
+        self._rejected = self._check.jump(position, velocity, reading.stamp)
         if self._publishes:
             self._frozen = self._check.frozen(position, velocity, now)
         if not self._rejected or self._check.broken:  # then it is the fault that is shown
@@ -482,7 +482,7 @@ class ControlLoop:
         """Take a reading for good: what comes next is judged by it."""
         self._check.restart()
         self._rejected = self._imu_rejected = self._frozen = ""
-        self._check.jump(state.joint_position, state.stamp)
+        self._check.jump(state.joint_position, state.joint_velocity, state.stamp)
         if state.orientation is not None:
             self._check.turn(state.orientation, state.stamp)
 

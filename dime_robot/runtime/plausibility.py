@@ -15,6 +15,7 @@ from dime_robot.runtime.safety import SPEED_TOLERANCE
 from dime_robot.runtime.spec import FloatArray, PolicySpec
 
 JUMP_SLACK = 0.05  # [rad or m] of a reading that noise and coarse encoders explain
+UNSEEN_SPEED = 0.5  # share of its largest speed that a joint may have had between two readings
 TURN_SLACK = 0.1  # [rad] of an orientation
 FROZEN_MULTIPLE = 5.0  # of resolution and dead band, that a command moves without any answer
 FROZEN_EFFORT = 0.2  # share of the effort limit that an effort varies by without any answer,
@@ -33,6 +34,7 @@ class ReadingCheck:
         self._names = [joint.name for joint in spec.joints]
         joints = [robot.joint(name) for name in self._names]
         self._speed = SPEED_TOLERANCE * np.array([joint.velocity_limit for joint in joints])
+        self._unseen = UNSEEN_SPEED / SPEED_TOLERANCE * self._speed
         self._turning = np.array(
             [
                 joint.type == "revolute" and own.position_limits is None
@@ -59,6 +61,7 @@ class ReadingCheck:
         self.broken = ""  # why readings are not believed any more; empty: they are
         self._steady = 0  # readings since then that could follow one another
         self._position: FloatArray | None = None  # of the last reading that was believed
+        self._fastest: FloatArray = np.zeros(len(self._names))  # of it, |velocity|
         self._suspect: FloatArray | None = None  # of the last one that was rejected
         self._stamp = self._orientation_stamp = 0.0
         self._orientation: FloatArray | None = None
@@ -68,21 +71,27 @@ class ReadingCheck:
         self._low: FloatArray | None = None  # of the commands since then
         self._high: FloatArray | None = None
 
-    def jump(self, position: FloatArray, stamp: float) -> str:
+    def jump(self, position: FloatArray, velocity: FloatArray, stamp: float) -> str:
         """Why positions cannot follow those before, as a phrase; empty: they can.
+
+        A joint moves no faster than 1.5 times its largest speed, and where it is slow at both ends
+        no faster than half of that speed on top of 1.5 times what it measures.
 
         Args:
             position: in policy order, shape (n_joints,) [rad or m].
-            stamp: when it was measured [s].
+            velocity: the same [rad/s or m/s].
+            stamp: when they were measured [s].
         """
-        before = self._position
+        before, fastest = self._position, np.abs(velocity)
         if before is None:
             if np.isfinite(position).all():
-                self._position, self._stamp = position, stamp
+                self._position, self._stamp, self._fastest = position, stamp, fastest
             return ""
         change = self._distance(position, before)
         elapsed = max(stamp - self._stamp, self._least)
-        allowed = self._speed * elapsed + JUMP_SLACK
+        measured = SPEED_TOLERANCE * np.maximum(fastest, self._fastest)
+        speed = np.fmin(self._speed, measured + self._unseen)  # a NaN has its own fault
+        allowed = speed * elapsed + JUMP_SLACK
         jumped = not (change <= allowed).all()
         if jumped and not np.isfinite(position).all():
             return ""  # what is not finite has its own fault
@@ -91,6 +100,7 @@ class ReadingCheck:
             jumped = bool((change > self._distance(position, self._suspect) + JUMP_SLACK).any())
         if not jumped or self.broken:
             self._position, self._stamp, self._suspect = position, stamp, None
+            self._fastest = fastest
         if not jumped:
             self._rejected = 0
             self._steady += 1
@@ -101,7 +111,7 @@ class ReadingCheck:
         worst = int(excess.argmax())
         why = (
             f"{self._names[worst]} jumped by {change[worst]:.3g} within {elapsed:.3g} s, where"
-            f" {self._speed[worst]:g} per second is possible"
+            f" {speed[worst]:.3g} per second is possible"
         )
         return self._reject(why)
 

@@ -61,6 +61,7 @@ def test_who_fell_silent_counts_no_more() -> None:
         ("/rosbag2_recorder", True),
         ("/left/rosbag2_recorder_12", True),
         ("/_ros2cli_1234", True),
+        ("/my_bag_recorder", True),
         ("/foxglove_bridge", True),
         ("/latency_monitor", True),
         ("/controller_manager", False),

@@ -12,6 +12,7 @@ from tests.runtime.machines import UPRIGHT, T, make_robot, make_spec
 
 POSE = np.array([0.5, 0.0, 0.25])  # wrist, wheel, rail
 SPEEDS = np.array([8.0, 40.0, 2.0])
+MOVING, STILL = SPEEDS, np.zeros(3)
 
 
 def check(kind: str = "position", **robot: Any) -> ReadingCheck:
@@ -23,35 +24,49 @@ def test_a_jump_is_what_one_and_a_half_times_the_speed_cannot_do(joint: int) -> 
     possible = 1.5 * SPEEDS[joint] * T + JUMP_SLACK
     for share, rejected in ((0.99, False), (1.01, True)):
         ours = check()
-        assert not ours.jump(POSE, 1.0)
+        assert not ours.jump(POSE, MOVING, 1.0)
         moved = POSE.copy()
         moved[joint] += share * possible
-        why = ours.jump(moved, 1.0 + T)
+        why = ours.jump(moved, MOVING, 1.0 + T)
         assert bool(why) == rejected
         assert why.startswith(("wrist", "wheel", "rail")[joint]) or not rejected
 
 
+@pytest.mark.parametrize("joint", range(3))
+def test_a_joint_that_measures_no_speed_can_have_had_half_of_it(joint: int) -> None:
+    possible = 0.5 * SPEEDS[joint] * T + JUMP_SLACK
+    for share, rejected in ((0.99, False), (1.01, True)):
+        ours = check()
+        ours.jump(POSE, STILL, 1.0)
+        moved = POSE.copy()
+        moved[joint] += share * possible
+        assert bool(ours.jump(moved, STILL, 1.0 + T)) == rejected
+        ours.restart()
+        ours.jump(POSE, STILL, 1.0)
+        assert not ours.jump(moved, MOVING, 1.0 + T)  # it is moving by now
+
+
 def test_a_glitch_is_rejected_once_and_the_next_reading_is_believed() -> None:
     ours = check()
-    ours.jump(POSE, 0.0)
-    assert ours.jump(POSE + np.array([1.0, 0, 0]), T)
-    assert not ours.jump(POSE, 2 * T)
+    ours.jump(POSE, MOVING, 0.0)
+    assert ours.jump(POSE + np.array([1.0, 0, 0]), MOVING, T)
+    assert not ours.jump(POSE, MOVING, 2 * T)
     assert not ours.broken
 
 
 def test_an_encoder_that_slipped_stays_unbelieved_until_restart() -> None:
     ours = check()
-    ours.jump(POSE, 0.0)
+    ours.jump(POSE, MOVING, 0.0)
     for k in range(1, 4):
-        assert ours.jump(POSE + np.array([1.4, 0, 0]), k * T)
+        assert ours.jump(POSE + np.array([1.4, 0, 0]), MOVING, k * T)
         assert not ours.settled
     for k in range(4, 8):  # they follow one another, but not what was believed
-        assert not ours.jump(POSE + np.array([1.4, 0, 0]), k * T) or k == 4
+        assert not ours.jump(POSE + np.array([1.4, 0, 0]), MOVING, k * T) or k == 4
     assert ours.settled
     assert "3 such readings in a row" in ours.broken
     ours.restart()
     assert not ours.broken
-    assert not ours.jump(POSE + np.array([1.4, 0, 0]), 9 * T)
+    assert not ours.jump(POSE + np.array([1.4, 0, 0]), MOVING, 9 * T)
 
 
 @pytest.mark.parametrize("slip", [0.12, 0.3, 1.4])
@@ -65,7 +80,7 @@ def test_time_makes_no_slip_possible_and_a_glitch_is_over_after_one(
         for k in range(60):
             off = slip if 10 <= k < 10 + lasts else 0.0
             pose = POSE + np.array([speed * k * T / 4 + off, 0, 0])
-            believed.append(not ours.jump(pose, k * T))
+            believed.append(not ours.jump(pose, MOVING, k * T))
         if slip <= 1.5 * 8.0 * T + JUMP_SLACK - abs(speed) * T / 4:
             continue  # as fast as the joint may move
         assert believed[9] and not believed[10]
@@ -75,15 +90,15 @@ def test_time_makes_no_slip_possible_and_a_glitch_is_over_after_one(
 
 def test_a_joint_that_turns_freely_may_wrap() -> None:
     ours = check()
-    ours.jump(np.array([0.5, np.pi - 0.01, 0.25]), 0.0)
-    assert not ours.jump(np.array([0.5, -np.pi + 0.01, 0.25]), T)
-    assert ours.jump(np.array([0.5, 0.0, 0.25]), 2 * T)  # half a turn
+    ours.jump(np.array([0.5, np.pi - 0.01, 0.25]), MOVING, 0.0)
+    assert not ours.jump(np.array([0.5, -np.pi + 0.01, 0.25]), MOVING, T)
+    assert ours.jump(np.array([0.5, 0.0, 0.25]), MOVING, 2 * T)  # half a turn
 
 
 def test_stamps_of_a_burst_tell_no_speed() -> None:
     ours = check()
-    ours.jump(POSE, 0.0)
-    assert not ours.jump(POSE + np.array([8.0 * T / 2, 0, 0]), 1e-6)
+    ours.jump(POSE, MOVING, 0.0)
+    assert not ours.jump(POSE + np.array([8.0 * T / 2, 0, 0]), MOVING, 1e-6)
 
 
 def test_the_imu_cannot_turn_faster_than_its_gyro_shows() -> None:
