@@ -173,7 +173,8 @@ def test_each_broken_sensor_or_driver_ends_in_a_stop_that_only_an_operator_leave
         stated_answer(graph, graph.set_fault(fault), reason, "stop")
         lines = [line for line in graph.log().splitlines() if f"{reason.value} (" in line]
         assert words in lines[-1], (fault, lines[-1])
-        assert not graph.trigger("policy_node/reset_estop").success, fault
+        if reason != Reason.OBSERVATION_JUMP:  # an operator may take what follows a jump for good
+            assert not graph.trigger("policy_node/reset_estop").success, fault
         graph.set_fault("")
         graph.until(lambda: graph.trigger("policy_node/reset_estop").success, f"rest of {fault}")
         graph.commands.clear()

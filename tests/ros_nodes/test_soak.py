@@ -1,4 +1,4 @@
-"""Twenty seconds at 200 Hz beside a bare echo: no growth of memory, hardly more losses."""
+"""Ten seconds at 200 Hz beside a bare echo: no growth of memory, hardly more losses."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from tests.ros_nodes.graph import ROOT
 pytestmark = pytest.mark.slow
 
 
-def test_twenty_seconds_at_200_hz() -> None:
-    command = [sys.executable, "-m", "benchmarks.ros_loop", "--soak", "20", "--rates", "200"]
+def test_ten_seconds_at_200_hz() -> None:
+    command = [sys.executable, "-m", "benchmarks.ros_loop", "--soak", "10", "--rates", "200"]
     done = subprocess.run(
         [*command, "--json"], cwd=ROOT, capture_output=True, text=True, timeout=180
     )
     assert done.returncode == 0, done.stderr
     (result,) = json.loads(done.stdout)["results"]
-    assert result["sent"] > 3_600
+    assert result["sent"] > 1_800
     # the published figure is 0.1 %; other tests run beside this one
     assert result["lost_share"] <= result["echo_lost_share"] + 0.01
     assert result["memory_growth_kib"] < 512
