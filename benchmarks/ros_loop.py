@@ -39,7 +39,7 @@ from ros_nodes.process import make_executor
 
 ROOT = Path(__file__).parents[1]
 SEGMENT, SEGMENTS = 2.0, 4  # [s], per node
-NUMBERS = 1000  # states are numbered round and round
+NUMBERS = 1000  # states are numbered round and round, by a joint that goes up and down again
 SIZES = {"small": (64, 2, 8), "official": (256, 3, 16)}  # width, depth, diffusion steps
 
 
@@ -75,9 +75,11 @@ class Driver(Node):
 
     def _on_answer(self, name: str, message: Float64MultiArray) -> None:
         now = time.monotonic()
-        sent = self._waiting[name].pop(round((message.data[-1] + 0.5) * NUMBERS), None)
-        if sent is not None:
-            self.trips[name].append(now - sent)
+        up = round((message.data[-1] + 0.5) * NUMBERS / 2)
+        waiting = self._waiting[name]
+        found = [n for n in (up, NUMBERS - up) if n in waiting]
+        if found:  # at the same place on its way up and down: the one that was sent last
+            self.trips[name].append(now - waiting.pop(max(found, key=lambda n: waiting[n])))
 
     def _on_report(self, message: DiagnosticArray) -> None:
         for entry in message.status:
@@ -87,7 +89,8 @@ class Driver(Node):
 
     def send(self, name: str) -> None:
         number = self.sent[name] % NUMBERS
-        self._state.position = array("d", [0.1] * (len(NAMES) - 1) + [number / NUMBERS - 0.5])
+        place = min(number, NUMBERS - number) * 2 / NUMBERS - 0.5  # [rad], no jump for the node
+        self._state.position = array("d", [0.1] * (len(NAMES) - 1) + [place])
         self._state.header.stamp = stamp_of(time.time())
         self._waiting[name][number] = time.monotonic()
         self._states[name].publish(self._state)
@@ -134,6 +137,7 @@ class Nodes:
         robot = robot_file(folder / f"robot_{rate:g}.yaml", rate)
         flag = str(realtime).lower()
         policy = {"policy": path, "robot": robot, "budget": 10.0, "recordings": folder}
+        policy["discovery_time"] = 0.5  # in a domain of our own there are no others
         self.processes = {
             "policy": self._start(["-m", "ros_nodes.policy_node"], {**policy, "realtime": flag}),
             "echo": self._start(["-m", "benchmarks.ros_echo"], {"realtime": flag}),

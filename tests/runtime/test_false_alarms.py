@@ -1,4 +1,7 @@
-"""Ten simulated minutes of each shipped policy, and not one alarm where nothing is wrong."""
+"""Ten simulated minutes of each shipped policy, and not one alarm where nothing is wrong.
+
+`python -m benchmarks.false_alarms` takes ten minutes with each kind of sensors.
+"""
 
 from __future__ import annotations
 
@@ -7,18 +10,17 @@ import pytest
 from benchmarks.false_alarms import SCENARIOS, SENSORS, Scenario, SimulatedRobot
 
 pytestmark = pytest.mark.slow
-MINUTES = 10
+SECONDS = 200.0  # with each of the three kinds of sensors
 
 
-@pytest.mark.parametrize("sensors", SENSORS)
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
-def test_nothing_is_wrong_and_nothing_is_said(scenario: Scenario, sensors: str) -> None:
-    outcome = SimulatedRobot(scenario, sensors).run(60.0 * MINUTES)
-    assert outcome.steps > 0.98 * 50 * 60 * MINUTES
-    assert outcome.alarms == []
-    assert outcome.falls == 0
-    limits = {"position_limit", "velocity_limit", "effort_limit"}
-    assert set(outcome.remarks) <= limits
+def test_nothing_is_wrong_and_nothing_is_said(scenario: Scenario) -> None:
+    for sensors in SENSORS:
+        outcome = SimulatedRobot(scenario, sensors).run(SECONDS)
+        assert outcome.steps > 0.98 * 50 * SECONDS
+        assert outcome.alarms == [], sensors
+        assert outcome.falls == 0
+        assert set(outcome.remarks) <= {"position_limit", "velocity_limit", "effort_limit"}
 
 
 def test_the_same_robot_raises_an_alarm_where_something_is_wrong() -> None:
