@@ -7,6 +7,7 @@ of its own, each log density is summed as it comes, all gradients are autograd's
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from dime_robot.learning import diffusion
 from dime_robot.learning.config import TrainConfig
-from dime_robot.learning.critic import BatchRenorm, DistributionalCritic
+from dime_robot.learning.critic import BatchRenorm, BatchStatistics, DistributionalCritic
 from dime_robot.learning.diffusion import ActionSample
 from dime_robot.learning.dime import DIME, project
 from dime_robot.learning.networks import ScoreNetwork
@@ -69,6 +70,13 @@ class PlainCritic(nn.Module):
         return hidden
 
 
+class PlainCritics(nn.ModuleList):
+    """All of them."""
+
+    def absorb(self, statistics: Sequence[BatchStatistics]) -> None:
+        """Nothing: each has moved its running statistics in its pass."""
+
+
 class PlainActor(ScoreNetwork):
     """The sampler step by step."""
 
@@ -102,7 +110,7 @@ class PlainDIME(DIME):
         ).to(device)
         stacked: DistributionalCritic = self.critic
         sizes = [weight.shape[1] for weight in stacked.weights] + [stacked.weights[-1].shape[2]]
-        self.critic = nn.ModuleList(PlainCritic(sizes, stacked.warmup) for _ in range(2)).to(device)
+        self.critic = PlainCritics(PlainCritic(sizes, stacked.warmup) for _ in range(2)).to(device)
         self.actor_parameters = list(self.actor.parameters())
         betas = (config.adam_b1, 0.999)
         self.critic_optimizer = torch.optim.Adam(
@@ -123,7 +131,7 @@ class PlainDIME(DIME):
 
     def critic_loss(
         self, batch: Batch, next_action: Tensor, bound: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, tuple[BatchStatistics, ...]]:
         obs = torch.cat([batch.obs, batch.next_obs])
         action = torch.cat([batch.action, next_action])
         atoms = self.target_atoms(batch.reward, batch.terminated, bound)
@@ -138,7 +146,7 @@ class PlainDIME(DIME):
             log_probs = torch.log(probs + 1e-15)
             loss = loss - (target * log_probs).sum(-1).mean()
             loss = loss + self.config.critic_entropy * (probs * log_probs).sum(-1).mean()
-        return loss, torch.zeros((), device=self.device)
+        return loss, torch.zeros((), device=self.device), ()
 
     def q_values(self, obs: Tensor, action: Tensor) -> Tensor:
         self.critic.eval()

@@ -94,7 +94,7 @@ def largest_difference(variants: Mapping[str, DIME], batch: Batch) -> float:
         with torch.no_grad():
             sample = agent.actor.sample(batch.obs, noise)
             actor_loss, _ = agent.actor_loss(batch.obs, sample)
-            critic_loss, _ = agent.critic_loss(batch, sample.action, sample.bound)
+            critic_loss, *_ = agent.critic_loss(batch, sample.action, sample.bound)
         losses[name] = [actor_loss.item(), critic_loss.item()]
     for values in losses.values():
         for ours, plain in zip(values, losses["plain"], strict=True):

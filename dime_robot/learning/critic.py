@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +15,15 @@ from torch import Tensor, nn
 from dime_robot.learning.networks import lecun_normal_
 
 
+class BatchStatistics(NamedTuple):
+    """Mean and biased variance over the batch, each of shape (E, 1, C), without gradient."""
+
+    mean: Tensor
+    var: Tensor
+
+
 class _Renormalise(torch.autograd.Function):
-    """`BatchRenorm` in training, with its gradient in closed form.
+    """Batch renormalisation with its gradient in closed form.
 
     y = g (c + s) + bias,  c = x - mean,  g = gain A,  A = 1 / sqrt(var/r^2 + eps),
     s = d sqrt(var) / r, with r and d constants. By autograd the gradient takes twice as many passes
@@ -25,22 +32,30 @@ class _Renormalise(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, gain: Tensor, bias: Tensor, norm: BatchRenorm, warm: Tensor
-    ) -> Tensor:
+        ctx: Any,
+        x: Tensor,
+        gain: Tensor,
+        bias: Tensor,
+        running_mean: Tensor,
+        running_var: Tensor,
+        warm: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
         # two passes: torch.var_mean over the middle dimension is several times slower on a CPU
         mean = x.mean(dim=1, keepdim=True)
         centred = x - mean
         var = centred.square().mean(dim=1, keepdim=True)
-        r, d = norm.corrections(mean, var, warm)
-        inverse, shift = torch.rsqrt(var / r.square() + norm.EPS), d * torch.sqrt(var) / r
+        batch, running = BatchStatistics(mean, var), BatchStatistics(running_mean, running_var)
+        r, d = BatchRenorm.corrections(batch, running, warm)
+        inverse, shift = torch.rsqrt(var / r.square() + BatchRenorm.EPS), d * torch.sqrt(var) / r
         ctx.save_for_backward(centred, gain, inverse, shift, r, d, var)
+        ctx.mark_non_differentiable(mean, var)
         factor = gain * inverse
-        return torch.addcmul(torch.addcmul(bias, shift, factor), centred, factor)
+        return torch.addcmul(torch.addcmul(bias, shift, factor), centred, factor), mean, var
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         centred, gain, inverse, shift, r, d, var = ctx.saved_tensors
-        (grad,) = grads
+        grad = grads[0]
         total = grad.sum(dim=1, keepdim=True)  # also the gradient of the bias
         moment = (grad * centred).sum(dim=1, keepdim=True) + shift * total
         grad_var = -0.5 * gain * moment * inverse**3 / r.square()
@@ -50,7 +65,7 @@ class _Renormalise(torch.autograd.Function):
         factor, size = gain * inverse, centred.shape[1]
         grad_x = torch.addcmul(-factor * total / size, centred, 2 * grad_var / size)
         grad_x = torch.addcmul(grad_x, grad, factor)
-        return grad_x, inverse * moment, total, None, None
+        return grad_x, inverse * moment, total, None, None, None
 
 
 class BatchRenorm(nn.Module):
@@ -62,6 +77,9 @@ class BatchRenorm(nn.Module):
         y = (x - mean') / sqrt(var' + eps),  var' = var / r^2,  mean' = mean - d sqrt(var) / r
     with the running values from before this pass, which then move by 0.01 towards the batch.
     Variances are the biased ones everywhere. Gradients flow through mean and var.
+
+    A pass only reads the running values; `absorb` moves them, after the gradient has been taken: a
+    compiled backward pass may compute r and d again from them instead of keeping r and d.
     """
 
     MOMENTUM, EPS, R_MAX, D_MAX = 0.99, 1e-3, 3.0, 5.0
@@ -75,25 +93,43 @@ class BatchRenorm(nn.Module):
         self.register_buffer("running_mean", torch.zeros(ensemble, 1, channels))
         self.register_buffer("running_var", torch.ones(ensemble, 1, channels))
 
-    def forward(self, x: Tensor, warm: Tensor) -> Tensor:
-        """Normalise x (E, B, C); `warm` is a boolean scalar: are the warm-up passes over?"""
-        if not self.training:
-            gain = self.gain * torch.rsqrt(self.running_var + self.EPS)
-            return torch.addcmul(self.bias - self.running_mean * gain, x, gain)
-        normalised: Tensor = _Renormalise.apply(x, self.gain, self.bias, self, warm)  # type: ignore[no-untyped-call]
-        return normalised
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise x (E, B, C) by the running statistics, as an evaluation does."""
+        gain = self.gain * torch.rsqrt(self.running_var + self.EPS)
+        return torch.addcmul(self.bias - self.running_mean * gain, x, gain)
 
-    def corrections(self, mean: Tensor, var: Tensor, warm: Tensor) -> tuple[Tensor, Tensor]:
-        """The factors r and d from the old running statistics, which then take in this batch."""
-        with torch.no_grad():
-            running_std = torch.sqrt(self.running_var + self.EPS)
-            r = torch.sqrt(var + self.EPS) / running_std
-            d = (mean - self.running_mean) / running_std
-            r = torch.where(warm, r.clamp(1 / self.R_MAX, self.R_MAX), 1.0)
-            d = torch.where(warm, d.clamp(-self.D_MAX, self.D_MAX), 0.0)
-            self.running_mean.lerp_(mean, 1 - self.MOMENTUM)
-            self.running_var.lerp_(var, 1 - self.MOMENTUM)
+    def training_pass(self, x: Tensor, warm: Tensor) -> tuple[Tensor, BatchStatistics]:
+        """Normalise x (E, B, C) as training does.
+
+        Args:
+            x: shape (E, B, C).
+            warm: boolean scalar: are the warm-up passes over?
+
+        Returns:
+            The normalised x, and the batch's statistics for `absorb`.
+        """
+        normalised, mean, var = _Renormalise.apply(  # type: ignore[no-untyped-call]
+            x, self.gain, self.bias, self.running_mean, self.running_var, warm
+        )
+        return normalised, BatchStatistics(mean, var)
+
+    @classmethod
+    def corrections(
+        cls, batch: BatchStatistics, running: BatchStatistics, warm: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The factors r and d, each of shape (E, 1, C); 1 and 0 before `warm`."""
+        running_std = torch.sqrt(running.var + cls.EPS)
+        r = torch.sqrt(batch.var + cls.EPS) / running_std
+        d = (batch.mean - running.mean) / running_std
+        r = torch.where(warm, r.clamp(1 / cls.R_MAX, cls.R_MAX), 1.0)
+        d = torch.where(warm, d.clamp(-cls.D_MAX, cls.D_MAX), 0.0)
         return r, d
+
+    @torch.no_grad()
+    def absorb(self, batch: BatchStatistics) -> None:
+        """Move the running statistics towards those of one training pass."""
+        self.running_mean.lerp_(batch.mean, 1 - self.MOMENTUM)
+        self.running_var.lerp_(batch.var, 1 - self.MOMENTUM)
 
 
 class DistributionalCritic(nn.Module):
@@ -128,16 +164,41 @@ class DistributionalCritic(nn.Module):
         self.register_buffer("passes", torch.zeros((), dtype=torch.int64))
 
     def forward(self, obs: Tensor, action: Tensor) -> Tensor:
-        """Logits (E, B, atoms) of obs (B, n_obs) [raw] and action (B, n_act) in [-1, 1].
+        """Logits (E, B, atoms) of obs (B, n_obs) [raw] and action (B, n_act), running statistics.
 
-        In training mode this counts as one pass and moves the running statistics.
+        Actions are in [-1, 1].
         """
-        hidden = torch.cat([obs, action], dim=-1).expand(self.ensemble, -1, -1)
-        warm = self.passes >= self.warmup
-        for norm, weight, bias in zip(self.norms, self.weights, self.biases, strict=True):
-            hidden = torch.baddbmm(bias, norm(hidden, warm), weight)
-            if weight is not self.weights[-1]:
-                hidden = torch.relu(hidden)
-        if self.training:
-            self.passes += 1
+        hidden = self._stacked(obs, action)
+        for i, norm in enumerate(self.norms):
+            hidden = self._layer(i, norm(hidden))
         return hidden
+
+    def training_pass(
+        self, obs: Tensor, action: Tensor
+    ) -> tuple[Tensor, tuple[BatchStatistics, ...]]:
+        """The same with batch statistics, as training does; changes nothing.
+
+        Returns:
+            Logits (E, B, atoms), and what `absorb` takes once the gradient has been computed.
+        """
+        hidden = self._stacked(obs, action)
+        warm = self.passes >= self.warmup
+        statistics = []
+        for i, norm in enumerate(self.norms):
+            normalised, of_batch = norm.training_pass(hidden, warm)  # type: ignore[operator]
+            hidden = self._layer(i, normalised)
+            statistics.append(of_batch)
+        return hidden, tuple(statistics)
+
+    def absorb(self, statistics: Sequence[BatchStatistics]) -> None:
+        """Count a training pass and move the running statistics by it."""
+        for norm, of_batch in zip(self.norms, statistics, strict=True):
+            norm.absorb(of_batch)  # type: ignore[operator]
+        self.passes += 1
+
+    def _stacked(self, obs: Tensor, action: Tensor) -> Tensor:
+        return torch.cat([obs, action], dim=-1).expand(self.ensemble, -1, -1)
+
+    def _layer(self, i: int, normalised: Tensor) -> Tensor:
+        out = torch.baddbmm(self.biases[i], normalised, self.weights[i])
+        return out if i == len(self.weights) - 1 else torch.relu(out)

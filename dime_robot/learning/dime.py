@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from dime_robot.learning.config import TrainConfig
-from dime_robot.learning.critic import DistributionalCritic
+from dime_robot.learning.critic import BatchStatistics, DistributionalCritic
 from dime_robot.learning.diffusion import ActionSample
 from dime_robot.learning.means import Means
 from dime_robot.learning.networks import make_actor
@@ -152,14 +152,17 @@ class DIME:
 
     def critic_loss(
         self, batch: Batch, next_action: Tensor, bound: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, tuple[BatchStatistics, ...]]:
         """Cross-entropy to the averaged projected target, minus the predicted entropy's bonus.
 
-        The second result is the share of the target's mass outside [v_min, v_max] before clipping.
-        One training-mode pass over [(s, a); (s', a')] (CrossQ): both halves share their batch
+        One training pass over [(s, a); (s', a')] (CrossQ): both halves share their batch
         statistics; the second half's output is a constant.
+
+        Returns:
+            The loss; the share of the target's mass outside [v_min, v_max] before clipping; the
+            batch statistics, for `DistributionalCritic.absorb` after the gradient.
         """
-        logits = self.critic(
+        logits, statistics = self.critic.training_pass(
             torch.cat([batch.obs, batch.next_obs]), torch.cat([batch.action, next_action])
         )
         logits, next_logits = logits.chunk(2, dim=1)
@@ -175,7 +178,7 @@ class DIME:
         log_probs = torch.log(probs + 1e-15)
         per_sample = (self.config.critic_entropy * probs - target) * log_probs
         # sum over atoms, mean over the batch, sum over the critics
-        return per_sample.sum(dim=-1).mean(dim=-1).sum(), clipped_mass
+        return per_sample.sum(dim=-1).mean(dim=-1).sum(), clipped_mass, statistics
 
     def actor_loss(self, obs: Tensor, sample: ActionSample) -> tuple[Tensor, Tensor]:
         """mean[ -Qbar(s, a) + alpha C ] with the mean of the critics' expected returns.
@@ -187,10 +190,7 @@ class DIME:
 
     def q_values(self, obs: Tensor, action: Tensor) -> Tensor:
         """Expected return sum_j p_j z_j of each critic, running statistics. Shape (E, B)."""
-        self.critic.eval()
-        logits = self.critic(obs, action)
-        self.critic.train()
-        values: Tensor = logits.softmax(dim=-1) @ self.support
+        values: Tensor = self.critic(obs, action).softmax(dim=-1) @ self.support
         return values
 
     def temperature_loss(self, path_cost: Tensor) -> Tensor:
@@ -235,12 +235,15 @@ class DIME:
         self._updates += 1
         with torch.no_grad():
             following = self.actor.sample(batch.next_obs, self.noise(len(batch.obs)))
-        loss, clipped_mass = self._critic_loss(batch, following.action, following.bound)
+        loss, clipped_mass, statistics = self._critic_loss(
+            batch, following.action, following.bound
+        )
         parameters = list(self.critic.parameters())
         for parameter, gradient in zip(
             parameters, torch.autograd.grad(loss, parameters), strict=True
         ):
             parameter.grad = gradient
+        self.critic.absorb(statistics)  # after the gradient, outside compiled code
         self.critic_optimizer.step()
         self._flag(loss)
         self.critic_means.add(loss, clipped_mass)

@@ -104,7 +104,9 @@ def test_next_half_is_a_constant_that_shares_its_statistics() -> None:
     parameters = list(agent.critic.parameters())
     got = torch.autograd.grad(agent.critic_loss(batch, action, bound)[0], parameters)
 
-    logits = agent.critic(torch.cat([batch.obs, batch.next_obs]), torch.cat([batch.action, action]))
+    logits, _ = agent.critic.training_pass(
+        torch.cat([batch.obs, batch.next_obs]), torch.cat([batch.action, action])
+    )
     probs = logits[:, B:].softmax(-1).detach()
     atoms = agent.target_atoms(batch.reward, batch.terminated, bound)
     target = project(probs, atoms.expand_as(probs), agent.support).mean(0)
@@ -113,7 +115,7 @@ def test_next_half_is_a_constant_that_shares_its_statistics() -> None:
     for a, b in zip(got, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-8)
 
-    alone = agent.critic(batch.obs, batch.action)
+    alone, _ = agent.critic.training_pass(batch.obs, batch.action)
     assert (alone - logits[:, :B]).abs().max() > 1e-3
 
 
@@ -124,7 +126,7 @@ def test_entropy_bonus_flattens_the_prediction() -> None:
     zeros = torch.zeros(B, ACT, dtype=torch.float64), torch.zeros(B, dtype=torch.float64)
 
     def entropy() -> float:
-        probs = agent.critic(batch.obs, batch.action).softmax(-1)
+        probs = agent.critic.training_pass(batch.obs, batch.action)[0].softmax(-1)
         return -(probs * probs.log()).sum(-1).mean().item()
 
     before = entropy()

@@ -79,8 +79,9 @@ def test_critic_loss_and_gradients(warmup: int) -> None:
     same(sample.path_cost, path_cost)
     same(sample.prior_term, prior)
 
-    loss, _ = agent.critic_loss(batch, sample.action, sample.bound)
+    loss, _, statistics = agent.critic_loss(batch, sample.action, sample.bound)
     gradients = torch.autograd.grad(loss, list(agent.critic.parameters()))
+    agent.critic.absorb(statistics)
     named = dict(zip((n for n, _ in agent.critic.named_parameters()), gradients, strict=True))
     columns = Transitions(*(column.numpy() for column in batch))
     (their_loss, stats), their = jax.value_and_grad(theirs.critic_loss, has_aux=True)(
@@ -104,7 +105,7 @@ def test_actor_loss_and_gradients() -> None:
     state = theirs.begin(agent)
     noise = agent.noise(B)
     sample = agent.actor.sample(batch.obs, noise)
-    loss, _ = agent.actor_loss(batch.obs, sample)
+    loss, *_ = agent.actor_loss(batch.obs, sample)
     gradients = torch.autograd.grad(loss, agent.actor_parameters)
     named = dict(zip((n for n, _ in agent.actor.named_parameters()), gradients, strict=True))
     (their_loss, path_cost), their = jax.value_and_grad(theirs.actor_loss, has_aux=True)(

@@ -15,7 +15,7 @@ from dime_robot.learning.config import preset_config
 from dime_robot.learning.dime import DIME
 from dime_robot.learning.means import Means
 from dime_robot.learning.program import WARM_UP, Programs
-from dime_robot.learning.replay_buffer import ReplayBuffer
+from dime_robot.learning.replay_buffer import Batch, ReplayBuffer
 from tests.learning.toy import flat_spec
 
 OBS, ACT = 5, 2
@@ -144,20 +144,22 @@ def in_float64(device: torch.device = CPU, **changes: Any) -> DIME:
     agent = make_agent(device, **changes)
     agent.actor.double()
     agent.critic.double()
+    leave_flat_start(agent)
+    return agent
+
+
+def leave_flat_start(agent: DIME) -> None:
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
         for parameter in agent.actor.parameters():
             parameter.copy_(0.2 * torch.randn(parameter.shape, generator=generator))
-    return agent
 
 
 def learn_beside(ours: DIME, theirs: DIME, updates: int) -> None:
-    """Both learn the same; whatever they hold is equal to 1e-9 afterwards."""
-    device = ours.device
-    batch = type(make_replay().newest(64))(
-        *(column.double().to(device) for column in make_replay().newest(64))
-    )
+    """Both learn the same from fresh minibatches; all they hold is equal to 1e-9 afterwards."""
+    replay, generator = make_replay(), torch.Generator().manual_seed(4)
     for _ in range(updates):
+        batch = Batch(*(c.double() for c in replay.sample(ours.config.batch_size, generator)))
         ours.generator.set_state(theirs.generator.get_state())
         ours.update(batch)
         theirs.update(batch)
@@ -167,13 +169,45 @@ def learn_beside(ours: DIME, theirs: DIME, updates: int) -> None:
         )
 
 
-@pytest.mark.slow  # a minute of compiling
+@pytest.mark.slow  # compiling takes most of a minute
 @pytest.mark.filterwarnings("default")  # the compiler has its own
+@pytest.mark.parametrize("width", [64, 256])
 def test_compiled_update_is_the_eager_one(
-    float64: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    width: int, float64: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Across the end of the warm-up: from there on a gradient reads the running statistics."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    settings = {"critic_width": width, "renorm_warmup": 20, "update_to_data": 1}
+    learn_beside(in_float64(compile=True, **settings), in_float64(**settings), updates=60)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # the compiler has its own
+def test_compiled_gradient_is_the_eager_one_at_the_papers_width(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
-    learn_beside(in_float64(compile=True), in_float64(), updates=3)
+    settings = {"critic_width": 2048, "atoms": 101, "batch_size": 256, "renorm_warmup": 0}
+    eager, compiled = make_agent(**settings), make_agent(compile=True, **settings)
+    batch = make_replay().sample(256, torch.Generator().manual_seed(4))
+    leave_flat_start(eager)
+    leave_flat_start(compiled)
+    with torch.no_grad():
+        sample = eager.actor.sample(batch.next_obs, eager.noise(256))
+    compiled.generator.set_state(eager.generator.get_state())
+    for agent in (eager, compiled):
+        agent.actor_step(batch.obs)
+    pairs = zip(compiled.actor.named_parameters(), eager.actor.parameters(), strict=True)
+    actors = {name: (got.grad, expected.grad) for (name, got), expected in pairs}
+    critics = {}
+    parameters = dict(compiled.critic.named_parameters())
+    for loss_of in (compiled._critic_loss, compiled.critic_loss):
+        loss = loss_of(batch, sample.action, sample.bound)[0]
+        found = torch.autograd.grad(loss, list(parameters.values()))
+        for name, gradient in zip(parameters, found, strict=True):
+            critics[name] = (*critics.get(name, ()), gradient)
+    for name, (got, expected) in {**actors, **critics}.items():
+        assert (got - expected).norm() <= 1e-5 * expected.norm(), name
 
 
 @needs_gpu
