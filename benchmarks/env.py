@@ -17,9 +17,10 @@ import numpy as np
 import torch
 
 from dime_robot.envs import Env, make_env, sizes_of, spec_of
-from dime_robot.learning.config import TrainConfig, preset_config
+from dime_robot.learning.config import TrainConfig
 from dime_robot.learning.dime import DIME
 from dime_robot.learning.replay_buffer import Batch
+from dime_robot.presets import preset_config
 from dime_robot.provenance import provenance
 
 TASKS = ("sim:cartpole", "sim:go2-walk", "sim:go2")

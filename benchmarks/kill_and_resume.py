@@ -24,21 +24,7 @@ import torch
 from dime_robot import checkpoint
 from dime_robot.logger import read_eval_csv
 
-COMPARED = (
-    "actor",
-    "critic",
-    "log_alpha",
-    "actor_optimizer",
-    "critic_optimizer",
-    "temperature_optimizer",
-    "generator",
-    "updates",
-    "step",
-    "episode",
-    "episode_step",
-    "episode_return",
-    "replay_added",
-)
+COUNTERS = ("updates", "step", "episode", "episode_step", "episode_return")
 
 
 def digest(value: Any) -> str:
@@ -65,8 +51,10 @@ def digest(value: Any) -> str:
 def digests(run: Path) -> dict[str, str]:
     """One digest per part of the final state, and one of the evaluations."""
     state = checkpoint.load(run / "ckpt.pt")
+    parts = {**state.learner.tensors(), "replay": state.record.replay.digests}
+    parts |= {name: getattr(state.record, name) for name in COUNTERS}
     rows = [(r.step, r.return_mean, r.return_std) for r in read_eval_csv(run / "eval.csv")]
-    return {name: digest(state[name]) for name in COMPARED} | {"evaluations": digest(rows)}
+    return {name: digest(part) for name, part in parts.items()} | {"evaluations": digest(rows)}
 
 
 def compare(
@@ -93,7 +81,7 @@ def compare(
         except subprocess.TimeoutExpired:
             child.send_signal(signal.SIGKILL)
             child.wait()
-        kept.append(checkpoint.load(killed / "ckpt.pt")["step"])
+        kept.append(checkpoint.load(killed / "ckpt.pt").record.step)
     subprocess.run([*train, "--resume", str(killed)], check=True, stdout=subprocess.DEVNULL)
     ours, theirs = digests(killed), digests(alone)
     return [name for name in ours if ours[name] != theirs[name]], kept

@@ -36,10 +36,11 @@ if __name__ == "__main__":
 import torch
 
 from benchmarks.plain_dime import PlainDIME
-from dime_robot.learning.config import PRESETS, TrainConfig, preset_config
+from dime_robot.learning.config import TrainConfig
 from dime_robot.learning.dime import DIME
 from dime_robot.learning.program import keep_freed_memory, set_up
 from dime_robot.learning.replay_buffer import Batch, ReplayBuffer
+from dime_robot.presets import PRESETS, preset_config
 from dime_robot.provenance import provenance
 from dime_robot.runtime.spec import PolicySpec
 

@@ -27,6 +27,7 @@ from dime_robot import suite
 from dime_robot.envs import make_env, sizes_of, spec_of
 from dime_robot.rollout import Evaluator, Policy, in_batches, seed_of
 from dime_robot.runtime.command import run_command
+from dime_robot.runtime.env_name import require_file_may_name
 from dime_robot.runtime.errors import InputError
 from dime_robot.runtime.noise import NOISE_MODES, NoiseMode
 from dime_robot.runtime.places import differences
@@ -61,8 +62,9 @@ def load_policy(path: Path) -> Loaded:
         return Loaded(in_batches(exported.act_with, exported.batch), exported.spec, made.env, shape)
     from dime_robot import checkpoint  # needs torch
 
-    actor, spec, config, _ = checkpoint.load_actor(path)
-    return Loaded(actor.act_numpy, spec, config.env, (actor.steps + 1, spec.n_act))
+    actor, loaded = checkpoint.load_actor(path)
+    spec, env = loaded.spec, loaded.config.env
+    return Loaded(actor.act_numpy, spec, env, (actor.steps + 1, spec.n_act))
 
 
 def load_agent(name: Literal["zero", "random"], env: str) -> Loaded:
@@ -115,7 +117,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """See the module's docstring."""
     arguments = tyro.cli(Arguments, args=argv, prog="python -m dime_robot.evaluate")
     loaded = _load(arguments)
-    env = arguments.env or loaded.env
+    env = arguments.env or require_file_may_name(loaded.env, arguments.file)
     _check_spaces(env, loaded.spec)
     if arguments.suite:
         return _suite(arguments, loaded, env)

@@ -14,7 +14,6 @@ if __name__ == "__main__":
 
 import base64
 import html
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,12 +23,16 @@ import tyro
 from matplotlib.axes import Axes
 
 from dime_robot import checkpoint
+from dime_robot.checkpoint import FinalEvaluation
 from dime_robot.figures import figure_of_returns
-from dime_robot.learning.config import TrainConfig, differences, preset_config
+from dime_robot.learning.config import differences
+from dime_robot.lineage import Lineage, commands
 from dime_robot.logger import EvalRow, read_eval_csv
+from dime_robot.presets import preset_config
 from dime_robot.results import SUMMARY, write_results
 from dime_robot.runtime.command import run_command
 from dime_robot.runtime.files import write_atomically
+from dime_robot.runtime.noise import NoiseMode
 
 MAX_VIDEO_BYTES = 500_000  # larger ones stay beside the report, which has to stay under 1 MB
 
@@ -71,18 +74,28 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     return f"<table><tr>{cells(head, 'th')}</tr>{body}</table>"
 
 
-def _final_table(final: Mapping[str, Mapping[str, Any]]) -> str:
+def _repetition(lineage: Lineage) -> str:
+    """The commands behind the policy, and what is not known of it."""
+    lines = "<br>".join(f"<code>{html.escape(line)}</code>" for line in commands(lineage))
+    unknown = any(stage.begins == "unknown" for stage in lineage)
+    note = "<p>An earlier release began it and did not record --init or earlier environments.</p>"
+    inits = [stage.init for stage in lineage if stage.init]
+    digests = "".join(f"<p>--init began from the checkpoint with SHA-256 {d}.</p>" for d in inits)
+    return f"<p>{lines}</p>{note if unknown else ''}{digests}"
+
+
+def _final_table(final: Mapping[NoiseMode, FinalEvaluation]) -> str:
     rows = []
     for mode, result in final.items():
-        low, high = result["interval_95"]
-        success = result["success_rate"]
+        low, high = result.interval_95
+        success = result.success_rate
         rows.append(
             [
                 mode,
-                f"{result['return_mean']:.1f} ± {result['return_std']:.1f}",
-                f"{result['return_iqm']:.1f}",
+                f"{result.return_mean:.1f} ± {result.return_std:.1f}",
+                f"{result.return_iqm:.1f}",
                 f"[{low:.1f}, {high:.1f}]",
-                result["episodes"],
+                result.episodes,
                 "-" if success is None else f"{success:.0%}",
             ]
         )
@@ -100,46 +113,27 @@ def _video(path: Path) -> str:
     return f"<h2>The policy</h2><video controls loop muted>{source}</video>"
 
 
-def train_options(config: TrainConfig, base: TrainConfig) -> list[str]:
-    """The words of a command line that make `config` out of `base`."""
-    words = []
-    for name, (value, _) in differences(config, base).items():
-        option = name.replace("_", "-")
-        if isinstance(value, bool):
-            words.append(f"--{option}" if value else f"--no-{option}")
-        else:
-            words += [f"--{option}", str(value)]
-    return words
-
-
-def _command(config: TrainConfig) -> str:
-    """The command line that gives this configuration."""
-    words = ["--env", config.env, "--preset", config.preset]
-    words += train_options(config, preset_config(config.preset, config.env))
-    return shlex.join(["python", "-m", "dime_robot.train", *words])
-
-
 def write_report(folder: Path) -> Path:
     """Write `report.html` into a run folder from its checkpoint and evaluations.
 
     Raises:
         InputError: not a run folder.
     """
-    state = checkpoint.load(folder / "ckpt.pt")
-    config = checkpoint.config_of(state, folder / "ckpt.pt")
+    record = checkpoint.load(folder / "ckpt.pt").record
+    config = record.config
     rows = read_eval_csv(folder / "eval.csv") if (folder / "eval.csv").exists() else []
     changed = differences(config, preset_config(config.preset, config.env))
-    made = state["provenance"]
+    made = record.provenance
     title = f"{config.env}, {config.preset}, seed {config.seed}"
     parts = [
         f"<h1>{html.escape(title)}</h1>",
-        f'<p class="soft">{state["step"]:,} of {config.steps:,} steps in'
-        f" {state['wall_seconds'] / 60:.1f} minutes on {html.escape(made['cpu'])}</p>",
+        f'<p class="soft">{record.step:,} of {config.steps:,} steps in'
+        f" {record.wall_seconds / 60:.1f} minutes on {html.escape(made.get('cpu', '?'))}</p>",
     ]
     if rows:
         parts.append(f"<figure>{learning_curve(rows, title)}</figure>")
-    if state["final"]:
-        parts += ["<h2>Final evaluation</h2>", _final_table(state["final"])]
+    if record.final:
+        parts += ["<h2>Final evaluation</h2>", _final_table(record.final)]
     parts.append(_video(folder / "video.mp4"))
     parts.append(f"<h2>Settings that differ from the preset {html.escape(config.preset)}</h2>")
     if changed:
@@ -147,7 +141,7 @@ def write_report(folder: Path) -> Path:
         parts.append(_table(["setting", "this run", "preset and task"], table))
     else:
         parts.append("<p>None.</p>")
-    parts.append(f"<h2>To repeat it</h2><p><code>{html.escape(_command(config))}</code></p>")
+    parts += ["<h2>To repeat it</h2>", _repetition(record.lineage)]
     parts += ["<h2>Made with</h2>", _table(["what", "version"], list(made.items()))]
     page = (
         '<!doctype html><html lang="en"><meta charset="utf-8">'

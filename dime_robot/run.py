@@ -8,6 +8,7 @@ simulator back to the very same state; everything else random comes from the age
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,15 +20,18 @@ import torch
 import yaml
 
 from dime_robot import checkpoint
+from dime_robot.checkpoint import Checkpoint, FinalEvaluation, PostMortem, Record
 from dime_robot.envs import make_env, spec_of
 from dime_robot.learning.config import TrainConfig
 from dime_robot.learning.dime import DIME
 from dime_robot.learning.metrics import metrics
 from dime_robot.learning.program import set_up
 from dime_robot.learning.replay_buffer import ReplayBuffer
+from dime_robot.lineage import Lineage, Origin, Stage
 from dime_robot.logger import EvalRow, RunLogger, read_eval_csv, write_eval_csv
 from dime_robot.provenance import provenance
 from dime_robot.rollout import Evaluation, Evaluator, seed_of
+from dime_robot.run_lock import RunLock
 from dime_robot.runtime.errors import InputError
 from dime_robot.runtime.files import RUN_AGAIN, write_atomically
 from dime_robot.runtime.noise import NOISE_MODES, NoiseMode
@@ -47,11 +51,20 @@ class TrainingRun:
         config: all settings.
         folder: where `ckpt.pt`, `replay.bin`, `config.yaml` and `eval.csv` are.
         device: where the agent lives.
+        origin: the checkpoint whose networks it begins from, if any.
+        lock: on the folder, given back when the run is closed.
     """
 
-    def __init__(self, config: TrainConfig, folder: Path, device: torch.device) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        folder: Path,
+        device: torch.device,
+        origin: Origin | None = None,
+        lock: RunLock | None = None,
+    ) -> None:
         set_up(device, config.threads)
-        self.config, self.folder = config, folder
+        self.config, self.folder, self._lock = config, folder, lock
         self.env = make_env(config.env)
         self.spec = spec_of(self.env, config.env)
         self.agent = DIME(self.spec, config, device)
@@ -61,14 +74,18 @@ class TrainingRun:
             self.spec.n_act,
             device,
             margin=config.checkpoint_interval,
+            run=secrets.token_hex(16),
         )
         noise_shape = (self.agent.actor.steps + 1, self.spec.n_act)
         self.evaluator = Evaluator(config.env, noise_shape, parallel=config.final_episodes)
         self.rows: list[EvalRow] = []
-        self.final: dict[str, dict[str, Any]] = {}  # noise mode -> summary of the last evaluation
+        self.final: dict[NoiseMode, FinalEvaluation] = {}  # of the last evaluation
         self.provenance = provenance()
         self.step = self.episode = 0
-        self.env_since = 0  # step at which a resumed run changed to this environment
+        self._lineage: Lineage = (Stage(begins="new", since=0, until=0, config=config),)
+        if origin is not None:
+            own = self._lineage[0].model_copy(update={"begins": "init", "init": origin.digest})
+            self._lineage = (*origin.lineage, own)
         self.best_mean = -np.inf  # mean return of the best evaluation since then
         self.stop_requested = False
         self._saved_step = 0
@@ -111,60 +128,84 @@ class TrainingRun:
         text = yaml.safe_dump(self.config.model_dump(), sort_keys=False)
         write_atomically(self.folder / "config.yaml", text.encode(), RUN_AGAIN)
 
-    def state(self) -> dict[str, Any]:
-        """Everything that the rest of the run depends on, besides the replay rows."""
-        return {
-            **self.agent.state_dict(),
-            "config": self.config.model_dump(),
-            "spec": self.spec.model_dump_json(),
-            "step": self.step,
-            "episode": self.episode,
-            "episode_step": self._episode_step,
-            "episode_return": self._episode_return,
-            "env_since": self.env_since,
-            "best_mean": self.best_mean,
-            "replay_added": self.buffer.added,
-            "wall_seconds": self.wall_seconds,
-            "final": self.final,
-            "provenance": self.provenance,
-        }
+    @property
+    def env_since(self) -> int:
+        """Step at which a resumed run changed to this environment; 0 where it never did."""
+        return self._lineage[-1].since
+
+    def record(self, post_mortem: PostMortem | None = None) -> Record:
+        """What a checkpoint says besides the learner's tensors."""
+        *before, own = self._lineage
+        own = own.model_copy(update={"until": self.step, "config": self.config})
+        return Record(
+            lineage=(*before, own),
+            spec=self.spec,
+            step=self.step,
+            episode=self.episode,
+            episode_step=self._episode_step,
+            episode_return=self._episode_return,
+            updates=self.agent.updates,
+            best_mean=None if self.best_mean == -np.inf else self.best_mean,
+            replay=self.buffer.record(),
+            wall_seconds=self.wall_seconds,
+            final=self.final,
+            provenance=self.provenance,
+            post_mortem=post_mortem,
+        )
 
     def save(self) -> None:
         """Write replay rows, then the checkpoint that refers to them."""
         self.check_finite()
-        path = self.folder / "replay.bin"
         try:
-            self.buffer.flush(path)
+            self.buffer.flush(self.folder)
         except OSError as error:
             raise InputError(
-                f"{path}: cannot be written ({error.strerror}); {self.checkpoint_path} is the last"
-                f" good checkpoint, make room and go on with --resume {self.folder}"
+                f"{self.folder}: its replay data cannot be written ({error.strerror});"
+                f" {self.checkpoint_path} is the last good checkpoint, make room and go on with"
+                f" --resume {self.folder}"
             ) from None
-        checkpoint.save(self.checkpoint_path, self.state())
+        checkpoint.save(self.checkpoint_path, self.record(), self.agent.state_dict())
         self._saved_step = self.step
 
-    def load(self, state: dict[str, Any], say: Callable[[str], None] = print) -> None:
-        """Continue from a checkpoint's state."""
-        self.agent.load_state_dict(state)
-        self.buffer.load(self.folder / "replay.bin", state["replay_added"])
-        self.step, self.episode = state["step"], state["episode"]
-        moved = state["config"]["env"] != self.config.env
+    def load(self, state: Checkpoint, say: Callable[[str], None] = print) -> None:
+        """Continue from a checkpoint.
+
+        Raises:
+            InputError: a part of it does not fit the settings, or the replay data do not fit it.
+        """
+        record = state.record
+        if record.replay.added != record.step:
+            raise InputError(
+                f"{state.path}: expected a checkpoint that goes with its replay data (ckpt.pt):"
+                f" step {record.step}, {record.replay.added} transitions"
+            )
+        try:
+            self.agent.load_state_dict(state.learner)
+        except InputError as error:
+            raise InputError(f"{state.path}: {error}") from None
+        self.buffer.load(self.folder, record.replay)
+        self.step, self.episode = record.step, record.episode
+        self._lineage = record.lineage
+        moved = record.config.env != self.config.env
         if moved:
-            self.env_since, self.best_mean = self.step, -np.inf
+            stage = Stage(begins="moved", since=self.step, until=self.step, config=self.config)
+            self._lineage, self.best_mean = (*record.lineage, stage), -np.inf
         else:
-            self.env_since = state.get("env_since", 0)
-            self.best_mean = state.get("best_mean", -np.inf)
-        self._saved_step, self._earlier_seconds = self.step, state["wall_seconds"]
-        self.final = state["final"] if self.step >= self.config.steps else {}
+            self.best_mean = -np.inf if record.best_mean is None else record.best_mean
+        self._saved_step, self._earlier_seconds = self.step, record.wall_seconds
+        self.final = dict(record.final) if self.step >= self.config.steps else {}
         path = self.folder / "eval.csv"
         rows = read_eval_csv(path) if path.exists() else []
         self.rows = [row for row in rows if row.step <= self.step]
         self._begin_episode()
-        self._replay_episode(state, say)
+        self._replay_episode(record, say)
+        if record.replay.version == 1:  # from here on with digests
+            self.save()
+            (self.folder / record.replay.file).unlink(missing_ok=True)
 
-    def _replay_episode(self, state: dict[str, Any], say: Callable[[str], None]) -> None:
+    def _replay_episode(self, record: Record, say: Callable[[str], None]) -> None:
         """Bring the simulator back to where the checkpoint was taken."""
-        count = state["episode_step"]
+        count = record.episode_step
         if count == 0:
             return
         repeats = count <= len(self.buffer)
@@ -174,7 +215,7 @@ class TrainingRun:
                 self._obs = self.env.step(action.numpy())[0]
                 repeats = repeats and np.array_equal(self._obs, expected.numpy())
         if repeats:
-            self._episode_step, self._episode_return = count, state["episode_return"]
+            self._episode_step, self._episode_return = count, record.episode_return
         else:
             say(f"{self.config.env} does not repeat itself: the interrupted episode is dropped")
             self.episode += 1
@@ -276,14 +317,17 @@ class TrainingRun:
         results = {mode: self._evaluate(self.config.final_episodes, mode) for mode in NOISE_MODES}
         self._add_row(results["fresh"], logger)
         self._keep_if_best(results["fresh"])
-        self.final = {mode: result.summary() for mode, result in results.items()}
+        self.final = {
+            mode: FinalEvaluation.model_validate(result.summary())
+            for mode, result in results.items()
+        }
         for mode, result in results.items():
             logger.line(f"final, {mode:5s} noise  {result}")
 
     def _keep_if_best(self, result: Evaluation) -> None:
         if self.step > self.env_since and result.mean > self.best_mean:
             self.best_mean = result.mean
-            checkpoint.save(self.best_path, self.state())
+            checkpoint.save(self.best_path, self.record(), self.agent.state_dict())
 
     def _add_row(self, result: Evaluation, logger: RunLogger) -> None:
         row = EvalRow(
@@ -328,7 +372,8 @@ class TrainingRun:
         if not self.checkpoint_path.exists():  # nothing has been learned yet
             raise NonFiniteError(reason)
         path = self.folder / "nan.pt"
-        checkpoint.save(path, {**self.state(), "reason": reason, "metrics": metrics(self.agent)})
+        found = PostMortem(reason=reason, metrics=metrics(self.agent))
+        checkpoint.save(path, self.record(found), self.agent.state_dict())
         raise NonFiniteError(
             f"{reason}; the state then is in {path}, the last good one in {self.checkpoint_path}"
         )
@@ -337,3 +382,5 @@ class TrainingRun:
         """Close the environments."""
         self.env.close()
         self.evaluator.close()
+        if self._lock is not None:
+            self._lock.release()

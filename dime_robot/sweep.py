@@ -36,9 +36,8 @@ import tyro
 
 from dime_robot import checkpoint, train
 from dime_robot.curves import Curves
-from dime_robot.learning.config import TrainConfig
+from dime_robot.learning.config import TrainConfig, train_options
 from dime_robot.logger import EvalRow, read_eval_csv, write_eval_csv
-from dime_robot.report import train_options
 from dime_robot.results import LEGEND, OUTCOME, SUMMARY, outcome, table
 from dime_robot.runtime.command import run_command
 from dime_robot.runtime.errors import InputError
@@ -89,14 +88,14 @@ class Run:
         """Its evaluations, none unless it is what it shall be; and whether it is finished."""
         path = self.folder / "ckpt.pt"
         try:
-            state = checkpoint.load(path)
-            config = checkpoint.config_of(state, path)
+            record = checkpoint.load(path).record
+            config = record.config
             rows = read_eval_csv(self.folder / "eval.csv")
         except InputError:  # not there yet, or unusable: the run itself says it best
             return [], False
         if config.model_copy(update={"steps": self.config.steps}) != self.config:
             return [], False
-        finished = config == self.config and state["final"] and state["step"] >= config.steps
+        finished = config == self.config and record.final and record.step >= config.steps
         return rows, bool(finished)
 
     def command(self, options: Sequence[str]) -> list[str]:
@@ -107,7 +106,7 @@ class Run:
             own = ["--env", self.config.env, "--seed", str(self.config.seed)]
             return [*words, *own, "--out", str(self.folder), *options]
         try:
-            had = checkpoint.config_of(checkpoint.load(path), path)
+            had = checkpoint.load(path).config
         except InputError:
             had = self.config
         # whatever differs now, an option left out included, so that train can refuse it

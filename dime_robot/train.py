@@ -11,26 +11,34 @@ if __name__ == "__main__":
 
 import argparse
 import os
+import shlex
 import shutil
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 import tyro
 
 from dime_robot import __version__, checkpoint
-from dime_robot.learning.config import TrainConfig, differences, preset_config, task_settings
+from dime_robot.checkpoint import Checkpoint
+from dime_robot.learning.config import TrainConfig, differences
 from dime_robot.learning.networks import parameter_count
+from dime_robot.lineage import Origin
 from dime_robot.logger import RunLogger
+from dime_robot.presets import preset_config, task_settings
 from dime_robot.report import write_report
 from dime_robot.run import TrainingRun
+from dime_robot.run_lock import LOCK, RunLock
 from dime_robot.runtime.command import run_command
+from dime_robot.runtime.config_files import read_config
+from dime_robot.runtime.env_name import env_options, require_file_may_name
 from dime_robot.runtime.errors import InputError
 from dime_robot.video import record_in_child
 
@@ -70,9 +78,7 @@ def parse(argv: Sequence[str]) -> Arguments:
     if known.resume is None:
         default = preset_config(known.preset, known.env or DEFAULT_ENV)
     else:
-        path = known.resume / "ckpt.pt"
-        default = checkpoint.config_of(checkpoint.load(path), path)
-        default = default.model_copy(update={"env": known.env or default.env})
+        default, saved = resumed_config(known.resume, known.env)
     arguments = tyro.cli(
         Arguments,
         args=argv,
@@ -80,19 +86,60 @@ def parse(argv: Sequence[str]) -> Arguments:
         prog="python -m dime_robot.train",
     )
     if arguments.resume is not None:
-        _check_resumed(arguments, default)
+        _check_resumed(arguments, saved)
     return arguments
+
+
+def resumed_config(folder: Path, env: str | None) -> tuple[TrainConfig, TrainConfig]:
+    """The settings that a run folder goes on with, and those of its checkpoint.
+
+    What was changed in its config.yaml since counts like an option; a real option goes before it.
+
+    Args:
+        folder: the run folder.
+        env: the environment that the user named, if any.
+
+    Raises:
+        InputError: no usable run, a change that a run cannot take, or an environment that a file
+            must not choose.
+    """
+    path = folder / "ckpt.pt"
+    saved = checkpoint.load(path).config
+    config = _with_written(folder / "config.yaml", saved)
+    _require_resumable(
+        config, saved.model_copy(update={"env": config.env}), f"{folder}/config.yaml"
+    )
+    if env is None:
+        require_file_may_name(config.env, path)
+    named = {"env": env or config.env}
+    return config.model_copy(update=named), saved.model_copy(update=named)
+
+
+def _with_written(path: Path, saved: TrainConfig) -> TrainConfig:
+    """The settings with what stands in a run's config.yaml, if it is there."""
+    if not path.exists():
+        return saved
+    content = read_config(path)
+    try:
+        return TrainConfig.model_validate({**saved.model_dump(), **content})
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+
+
+def _require_resumable(config: TrainConfig, saved: TrainConfig, source: str = "") -> None:
+    """Only the number of steps may change, and only grow."""
+    for name, (asked, had) in differences(config, saved).items():
+        if name == "steps" and asked > had:
+            continue
+        where = f"{source}: {name}" if source else "--" + name.replace("_", "-")
+        hint = "a larger one" if name == "steps" else f"{had}, or a new run"
+        raise InputError(f"{where} {asked}: the resumed run has {had}; expected {hint}")
 
 
 def _check_resumed(arguments: Arguments, saved: TrainConfig) -> None:
     if arguments.out is not None or arguments.init is not None:
         raise InputError("--resume goes on in its own folder: leave out --out and --init")
-    for name, (asked, had) in differences(arguments.config, saved).items():
-        if name == "steps" and asked > had:
-            continue
-        option = "--" + name.replace("_", "-")
-        hint = "a larger one" if name == "steps" else f"{had}, or a new run"
-        raise InputError(f"{option} {asked}: the resumed run has {had}; expected {hint}")
+    _require_resumable(arguments.config, saved)
 
 
 def choose_device(name: str) -> torch.device:
@@ -119,7 +166,7 @@ def new_folder(out: Path | None, config: TrainConfig) -> Path:
         InputError: `out` already holds something.
     """
     if out is not None:
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        if out.exists() and (not out.is_dir() or any(path.name != LOCK for path in out.iterdir())):
             raise InputError(
                 f"--out {out}: expected a new or empty folder; to go on with the run in it use"
                 f" --resume {out}"
@@ -172,54 +219,80 @@ def require_compiler(device: torch.device) -> None:
         )
 
 
-def _check_init(path: Path, state: dict[str, Any], run: TrainingRun) -> None:
-    """The networks may only go on under the same contract and the same number of steps."""
-    had = checkpoint.config_of(state, path).diffusion_steps
-    if had != run.config.diffusion_steps:
-        raise InputError(
-            f"--init {path}: it was trained with --diffusion-steps {had}, this run has"
-            f" {run.config.diffusion_steps}"
-        )
-    theirs, ours = checkpoint.spec_in(state, path), run.spec
+def _check_init(state: Checkpoint, run: TrainingRun) -> None:
+    """The networks may only go on under the same contract, sampler and atoms."""
+    path, ours = state.path, run.config
     for name in ("observation", "action"):
-        if getattr(theirs, name) != getattr(ours, name):
+        if getattr(state.spec, name) != getattr(run.spec, name):
             raise InputError(
-                f"--init {path}: its policy's {name} terms differ from those of {run.config.env}"
+                f"--init {path}: its policy's {name} terms differ from those of {ours.env}"
+            )
+    for name in ("diffusion_steps", "v_min", "v_max", "atoms", "reward_scale"):
+        had, asked = getattr(state.config, name), getattr(ours, name)
+        if had != asked:
+            option = "--" + name.replace("_", "-")
+            why = "" if name == "diffusion_steps" else ": its critics would mean other returns"
+            raise InputError(
+                f"--init {path}: it was trained with {option} {had}, this run has {asked}{why};"
+                f" give {option} {had}, or train it again with {option} {asked}"
             )
 
 
 def start_run(arguments: Arguments, device: torch.device) -> TrainingRun:
-    """Build a new run or the resumed one, its folder in place."""
-    config = arguments.config
-    if config.compile:
+    """Build a new run or the resumed one, its folder in place and locked."""
+    if arguments.config.compile:
         require_compiler(device)
     if arguments.resume is not None:
-        run = TrainingRun(config, arguments.resume, device)
-        state = checkpoint.load(run.checkpoint_path)
-        had = checkpoint.spec_in(state, run.checkpoint_path)
-        if had != run.spec:
-            raise InputError(
-                f"--resume {arguments.resume}: its contract ({had.name}) is not that of"
-                f" {config.env} ({run.spec.name}); expected an environment of the same contract"
-            )
-        run.load(state)
-        moved = run.env_since == run.step > 0
-        if moved and run.step >= config.steps:
-            raise InputError(f"--env {config.env}: expected --steps above {run.step:,} with it")
-        run.write_config()
-        if moved:
-            run.save()  # a kill must not send it back to the environment before
-        return run
-    folder = new_folder(arguments.out, config)
-    run = TrainingRun(config, folder, device)
-    if arguments.init is not None:
+        with _locked(arguments.resume) as lock:
+            return _resumed(arguments, device, lock)
+    folder = new_folder(arguments.out, arguments.config)
+    with _locked(folder) as lock:
+        new_folder(folder, arguments.config)  # nobody was faster
+        return _begun(arguments, folder, device, lock)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[RunLock]:
+    """A lock that is given back where the run cannot be built."""
+    lock = RunLock(folder)
+    try:
+        yield lock
+    except BaseException:
+        lock.release()
+        raise
+
+
+def _resumed(arguments: Arguments, device: torch.device, lock: RunLock) -> TrainingRun:
+    config, folder = arguments.config, lock.folder
+    run = TrainingRun(config, folder, device, lock=lock)
+    state = checkpoint.load(run.checkpoint_path)
+    if state.spec != run.spec:
+        raise InputError(
+            f"--resume {folder}: its contract ({state.spec.name}) is not that of"
+            f" {config.env} ({run.spec.name}); expected an environment of the same contract"
+        )
+    run.load(state)
+    moved = run.env_since == run.step > 0
+    if moved and run.step >= config.steps:
+        raise InputError(f"--env {config.env}: expected --steps above {run.step:,} with it")
+    run.write_config()
+    if moved:
+        run.save()  # a kill must not send it back to the environment before
+    return run
+
+
+def _begun(arguments: Arguments, folder: Path, device: torch.device, lock: RunLock) -> TrainingRun:
+    if arguments.init is None:
+        run = TrainingRun(arguments.config, folder, device, lock=lock)
+    else:
         state = checkpoint.load(arguments.init)
-        _check_init(arguments.init, state, run)
+        origin = Origin(state.record.lineage, state.digest)
+        run = TrainingRun(arguments.config, folder, device, origin, lock=lock)
+        _check_init(state, run)
         try:
-            run.agent.load_weights(state)
-        except RuntimeError as error:
-            what = " ".join(str(error).split())[:200]
-            raise InputError(f"--init {arguments.init}: its networks differ: {what}") from None
+            run.agent.load_weights(state.learner)
+        except InputError as error:
+            raise InputError(f"--init {arguments.init}: {error}") from None
     run.create_folder()
     return run
 
@@ -230,6 +303,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     device = choose_device(arguments.config.device)
     run = start_run(arguments, device)
     if run.finished:
+        run.close()
         if not (run.folder / "report.html").exists():  # killed between the two
             write_report(run.folder)
         print(f"{run.folder} is finished ({run.step:,} steps); --steps N extends it")
@@ -264,7 +338,7 @@ def _last_lines(run: TrainingRun, logger: RunLogger, with_video: bool) -> None:
     report = write_report(run.folder)  # before the video, which may take a while
     video = run.folder / "video.mp4"
     if run.finished and with_video:
-        reason = record_in_child(run.checkpoint_path, video, run.config.seed)
+        reason = record_in_child(run.checkpoint_path, run.config.env, video, run.config.seed)
         if reason:
             logger.line(reason)
         else:
@@ -277,10 +351,12 @@ def _last_lines(run: TrainingRun, logger: RunLogger, with_video: bool) -> None:
     for name, path in written.items():
         logger.line(f"{name:11s}{path}")
     if run.finished:
-        logger.line(f"next       python -m dime_robot.evaluate {run.checkpoint_path}")
+        words = shlex.join([str(run.checkpoint_path), *env_options(run.config.env)])
+        logger.line(f"next       python -m dime_robot.evaluate {words}")
     else:
         logger.line(f"stopped at step {run.step:,} of {run.config.steps:,}")
-        logger.line(f"next       python -m dime_robot.train --resume {run.folder}")
+        words = shlex.join([str(run.folder), *env_options(run.config.env)])
+        logger.line(f"next       python -m dime_robot.train --resume {words}")
 
 
 if __name__ == "__main__":

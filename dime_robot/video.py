@@ -58,7 +58,7 @@ def _one_line(error: BaseException) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())[:200]
 
 
-def record_in_child(checkpoint_path: Path, video_path: Path, seed: int) -> str | None:
+def record_in_child(checkpoint_path: Path, env: str, video_path: Path, seed: int) -> str | None:
     """Record a video in a process of its own, where a broken GL library can do no harm.
 
     Without a display the back ends egl and osmesa are tried in turn. Gives None when the video
@@ -70,7 +70,16 @@ def record_in_child(checkpoint_path: Path, video_path: Path, seed: int) -> str |
     for choice in choices:
         environment = {**os.environ, **({"MUJOCO_GL": choice} if choice else {})}
         command = [sys.executable, "-m", "dime_robot.evaluate", str(checkpoint_path)]
-        command += ["--episodes", "0", "--seed", str(seed), "--video", str(video_path)]
+        command += [
+            "--env",
+            env,
+            "--episodes",
+            "0",
+            "--seed",
+            str(seed),
+            "--video",
+            str(video_path),
+        ]
         try:
             child = subprocess.run(
                 command, env=environment, capture_output=True, text=True, timeout=300

@@ -18,6 +18,7 @@ if __name__ == "__main__":
 import argparse
 import hashlib
 import json
+import shlex
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -29,12 +30,13 @@ import torch
 
 from dime_robot import checkpoint
 from dime_robot.learning.networks import ScoreNetwork
-from dime_robot.learning.replay_buffer import read_observations
+from dime_robot.lineage import commands
 from dime_robot.provenance import git_commit, package_versions
 from dime_robot.rollout import FloatArray, Policy, in_batches
 from dime_robot.runtime import certify as latency
 from dime_robot.runtime.certificate import LatencyCertificate, Provenance
 from dime_robot.runtime.command import run_command
+from dime_robot.runtime.env_name import env_options, require_file_may_name
 from dime_robot.runtime.errors import InputError
 from dime_robot.runtime.files import write_atomically
 from dime_robot.runtime.policy import OnnxPolicy, import_onnxruntime
@@ -97,7 +99,7 @@ def graph_session(model: onnx.ModelProto) -> Policy:
 
 
 def certified_provenance(
-    path: Path, batch: int, say: Callable[[str], None]
+    path: Path, batch: int, asked_env: str | None, say: Callable[[str], None]
 ) -> tuple[onnx.ModelProto, PolicySpec, Provenance, ScoreNetwork]:
     """Build the graph of a checkpoint and prove it.
 
@@ -105,7 +107,9 @@ def certified_provenance(
         InputError: no usable checkpoint.
         CertificateError: the graph is not the policy.
     """
-    actor, spec, config, state = checkpoint.load_actor(path)
+    actor, loaded = checkpoint.load_actor(path)
+    record, spec, config = loaded.record, loaded.spec, loaded.config
+    env = asked_env or require_file_may_name(config.env, path)
     if not isinstance(actor, ScoreNetwork):
         raise InputError(
             f"{path}: expected a diffusion policy, got --actor {config.actor}, which is there to"
@@ -114,14 +118,14 @@ def certified_provenance(
     torch.set_num_threads(1)
     shape = (actor.steps + 1, spec.n_act)
     say(
-        f"policy     {config.env}, {state['step']:,} steps, seed {config.seed}: {spec.n_obs}"
+        f"policy     {env}, {record.step:,} steps, seed {config.seed}: {spec.n_obs}"
         f" observations, {spec.n_act} actions, {actor.steps} diffusion steps, {spec.rate:g} Hz"
     )
     model = build(fold(actor, spec), batch)
     policy = graph_session(model)
 
-    loop = certify.free_run(config.env, actor.act_numpy, policy, shape)
-    replayed = read_observations(path.parent / "replay.bin", state["replay_added"], spec, REPLAYED)
+    loop = certify.free_run(env, actor.act_numpy, policy, shape)
+    replayed = record.replay.sample(path.parent, REPLAYED)[:, : spec.n_obs]
     obs, noise = certify.parity_inputs(loop, replayed, shape)
     parity = certify.parity_certificate(actor, policy, obs, noise)
     say(
@@ -141,14 +145,13 @@ def certified_provenance(
         f" {closed.episodes} episodes, difference [{low:.2f}, {high:.2f}], {apart};"
         f" {closed.max_error:.1e} on the {closed.visited_states:,} states visited"
     )
-    noises = certify.noise_certificates(
-        config.env, policy, shape, lambda text: say(f"noise      {text}")
-    )
-    final = state["final"].get("fresh")
+    noises = certify.noise_certificates(env, policy, shape, lambda text: say(f"noise      {text}"))
+    final = record.final.get("fresh")
     provenance = Provenance(
         checkpoint_digest=hashlib.sha256(path.read_bytes()).hexdigest(),
-        env=config.env,
-        steps=state["step"],
+        env=env,
+        lineage=tuple(commands(record.lineage)),
+        steps=record.step,
         seed=config.seed,
         git_commit=git_commit(),
         versions=package_versions(),
@@ -156,10 +159,10 @@ def certified_provenance(
         batch=batch,
         evaluation=final
         and {
-            "return_mean": final["return_mean"],
-            "interval_low": final["interval_95"][0],
-            "interval_high": final["interval_95"][1],
-            "episodes": final["episodes"],
+            "return_mean": final.return_mean,
+            "interval_low": final.interval_95[0],
+            "interval_high": final.interval_95[1],
+            "episodes": final.episodes,
         },
         noise=noises,
         parity=parity,
@@ -192,11 +195,14 @@ def export(
     out: Path,
     *,
     batch: int = 1,
+    env: str | None = None,
     budget_ms: float | None = None,
     percentile: float = 99,
     say: Callable[[str], None] = print,
 ) -> OnnxPolicy:
     """Write `out` from the checkpoint at `path`; gives the policy read back from it.
+
+    `env` is the environment to prove it in, by default the one that it was trained in.
 
     Raises:
         InputError: no usable checkpoint, or `out` cannot be written.
@@ -205,7 +211,7 @@ def export(
     """
     if out.exists():
         out.replace(previous(out))
-    model, spec, provenance, actor = certified_provenance(path, batch, say)
+    model, spec, provenance, actor = certified_provenance(path, batch, env, say)
     draft = out.with_name(out.name + ".draft")
     try:
         write_atomically(draft, seal(model, spec, provenance))
@@ -238,6 +244,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--out", type=Path, help="default: policy.onnx beside the checkpoint")
     parser.add_argument("--batch", type=int, default=1, help="observations per call, fixed")
+    parser.add_argument(
+        "--env", help="prove it there; needed where its own is not shipped or registered"
+    )
     parser.add_argument("--json", action="store_true", help="print the provenance as JSON instead")
     latency.add_budget_options(parser)
     options = parser.parse_args(argv)
@@ -256,6 +265,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             options.checkpoint,
             out,
             batch=options.batch,
+            env=options.env,
             budget_ms=options.budget_ms,
             percentile=options.percentile,
             say=say,
@@ -269,7 +279,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(json.dumps(report(policy)))
     size = out.stat().st_size
     say(f"written    {out} ({size / 1e6:.2f} MB), policy {policy.file.policy_digest[:12]}")
-    say(f"next       python -m dime_robot.evaluate {out}")
+    words = shlex.join([str(out), *env_options(policy.file.provenance.env)])
+    say(f"next       python -m dime_robot.evaluate {words}")
     return 0
 
 

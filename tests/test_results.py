@@ -12,7 +12,8 @@ import pytest
 from dime_robot import report, train
 from dime_robot.curves import Curves, read_reference
 from dime_robot.figures import ablation_figure, task_figure
-from dime_robot.learning.config import preset_config
+from dime_robot.learning.config import train_options
+from dime_robot.presets import preset_config
 from dime_robot.results import write_results
 from dime_robot.runtime.errors import InputError
 
@@ -214,7 +215,7 @@ def test_the_words_of_a_command_make_the_configuration_again() -> None:
     base = preset_config("tiny", "Pendulum-v1")
     changes = {"learn_step_size": False, "v_min": -1e-05, "actor_lr": 1e-07, "compile": True}
     config = base.model_copy(update=changes)
-    words = report.train_options(config, base)
+    words = train_options(config, base)
     assert train.parse(["--env", "Pendulum-v1", "--preset", "tiny", *words]).config == config
 
 

@@ -163,24 +163,24 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path: Path, started: Start) -> No
     words = command(tmp_path, "--checkpoint-interval", "20", seeds="5", steps=400)
     process = started(words)
     path = tmp_path / f"{TASK}-seed5/ckpt.pt"
-    wait_for(lambda: path.exists() and checkpoint.load(path)["step"] >= 20)
+    wait_for(lambda: path.exists() and checkpoint.load(path).record.step >= 20)
     os.kill(*children(process), signal.SIGKILL)
     shown, _ = process.communicate(timeout=60)
     assert process.returncode == 1
     assert "failed: killed by signal 9" in shown
     assert read_eval_csv(tmp_path / f"{TASK}.csv")[0].step == 0  # not left out
-    step = checkpoint.load(path)["step"]
+    step = checkpoint.load(path).record.step
     assert 20 <= step < 400
     assert sweep.main(words) == 0
     assert f"resumed at step {step}\n" in (tmp_path / f"{TASK}-seed5.log").read_text()
-    assert checkpoint.load(path)["step"] == 400
+    assert checkpoint.load(path).record.step == 400
 
 
 @pytest.mark.slow
 def test_sigterm_leaves_runs_that_can_go_on_and_no_process(tmp_path: Path, started: Start) -> None:
     process = started(command(tmp_path, seeds="0-2", steps=90_000))
     paths = [tmp_path / f"{TASK}-seed{seed}/ckpt.pt" for seed in (0, 1)]
-    wait_for(lambda: all(p.exists() and checkpoint.load(p)["step"] for p in paths))
+    wait_for(lambda: all(p.exists() and checkpoint.load(p).record.step for p in paths))
     pids = children(process)
     process.send_signal(signal.SIGTERM)
     shown, _ = process.communicate(timeout=60)
@@ -188,7 +188,7 @@ def test_sigterm_leaves_runs_that_can_go_on_and_no_process(tmp_path: Path, start
     assert len(pids) == 2 and not any(Path(f"/proc/{pid}").exists() for pid in pids)
     for seed, path in enumerate(paths):
         assert f"[{seed + 1}/3] {TASK} seed {seed}  stopped\n" in shown
-        assert 0 < checkpoint.load(path)["step"] < 90_000
+        assert 0 < checkpoint.load(path).record.step < 90_000
         assert f"--resume {path.parent}" in path.parent.with_suffix(".log").read_text()
     assert not (tmp_path / f"{TASK}-seed2").exists()
     assert "| 0: stopped, 1: stopped, 2: stopped |" in shown

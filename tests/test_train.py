@@ -16,8 +16,9 @@ import torch
 import yaml
 
 from dime_robot import checkpoint, evaluate, train
-from dime_robot.learning.config import TrainConfig, preset_config
+from dime_robot.learning.config import TrainConfig
 from dime_robot.logger import read_eval_csv
+from dime_robot.presets import preset_config
 from dime_robot.rollout import Episode, Evaluation
 from dime_robot.run import TrainingRun
 from dime_robot.runtime.errors import InputError
@@ -43,8 +44,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
-    state = checkpoint.load(folder / "ckpt.pt")
-    return {f"{part}.{k}": v for part in ("actor", "critic") for k, v in state[part].items()}
+    learner = checkpoint.load(folder / "ckpt.pt").learner
+    parts = {"actor": learner.actor, "critic": learner.critic}
+    return {f"{part}.{k}": v for part, tensors in parts.items() for k, v in tensors.items()}
 
 
 def assert_equal_weights(a: Path, b: Path) -> None:
@@ -84,10 +86,10 @@ def test_the_best_evaluated_policy_is_kept(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(TrainingRun, "_evaluate", evaluate)
     folder = tmp_path / "run"
     run("--out", str(folder), "--eval-interval", "20", steps=50)
-    assert checkpoint.load(folder / "best.pt")["step"] == 40
+    assert checkpoint.load(folder / "best.pt").record.step == 40
     run("--resume", str(folder), "--eval-interval", "20", steps=90)
-    assert checkpoint.load(folder / "best.pt")["step"] == 40
-    assert checkpoint.load(folder / "ckpt.pt")["step"] == 90
+    assert checkpoint.load(folder / "best.pt").record.step == 40
+    assert checkpoint.load(folder / "ckpt.pt").record.step == 90
 
 
 def test_config_yaml_is_the_whole_configuration(finished: Path) -> None:
@@ -97,12 +99,12 @@ def test_config_yaml_is_the_whole_configuration(finished: Path) -> None:
     assert (config.v_min, config.v_max) == (-100, 20)
 
 
-def test_checkpoint_has_its_documented_keys(finished: Path) -> None:
-    state = checkpoint.load(finished / "ckpt.pt")
-    expected = {"actor", "critic", "log_alpha", "actor_optimizer", "critic_optimizer"}
-    expected |= {"temperature_optimizer", "config", "spec", "step", "version", "provenance"}
-    assert expected <= set(state)
-    assert state["provenance"]["torch"] == torch.__version__
+def test_a_checkpoint_names_what_made_it(finished: Path) -> None:
+    record = checkpoint.load(finished / "ckpt.pt").record
+    assert record.provenance["torch"] == torch.__version__
+    (stage,) = record.lineage
+    assert (stage.begins, stage.since, stage.until) == ("new", 0, 130)
+    assert stage.config.seed == 4
 
 
 def test_report_is_small_and_needs_no_network(finished: Path) -> None:
@@ -153,7 +155,7 @@ def test_stopped_and_resumed_equals_uninterrupted(
     with monkeypatch.context() as patch:
         stop_at(patch, step)
         assert run("--out", str(folder), "--seed", "4") == 0
-    assert checkpoint.load(folder / "ckpt.pt")["step"] == step
+    assert checkpoint.load(folder / "ckpt.pt").record.step == step
     assert train.main(["--resume", str(folder), "--no-video"]) == 0
     assert_equal_weights(folder, finished)
     ours, theirs = read_eval_csv(folder / "eval.csv"), read_eval_csv(finished / "eval.csv")
@@ -189,7 +191,7 @@ def test_an_environment_that_does_not_repeat_itself_loses_an_episode_and_says_so
     capsys.readouterr()
     assert train.main(["--resume", str(folder), "--no-video"]) == 0
     assert "does not repeat itself" in capsys.readouterr().out
-    assert checkpoint.load(folder / "ckpt.pt")["step"] == 130
+    assert checkpoint.load(folder / "ckpt.pt").record.step == 130
 
 
 def test_extended_run_equals_a_longer_one(tmp_path: Path) -> None:
@@ -230,7 +232,7 @@ def test_a_run_goes_on_in_another_environment_of_the_same_contract(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "run"
-    run("--env", "sim:go2-walk", "--out", str(folder), steps=60)
+    run("--env", "sim:go2-walk", "--v-max", "140", "--out", str(folder), steps=60)
     resumed = ["--resume", str(folder), "--no-video"]
     monkeypatch.setattr(
         TrainingRun,
@@ -238,13 +240,11 @@ def test_a_run_goes_on_in_another_environment_of_the_same_contract(
         lambda self, episodes, mode: Evaluation((Episode(total=-1.0, length=1),) * episodes),
     )
     train.main([*resumed, "--env", "sim:go2-steer", "--steps", "120"])
-    state = checkpoint.load(folder / "ckpt.pt")
-    assert (state["config"]["env"], state["step"], state["replay_added"]) == (
-        "sim:go2-steer", 120, 120,
-    )  # fmt: skip
-    assert checkpoint.load(folder / "best.pt")["step"] == 100  # of this environment
+    record = checkpoint.load(folder / "ckpt.pt").record
+    assert (record.config.env, record.step, record.replay.added) == ("sim:go2-steer", 120, 120)
+    assert checkpoint.load(folder / "best.pt").record.step == 100  # of this environment
     train.main([*resumed, "--steps", "130"])
-    assert checkpoint.load(folder / "ckpt.pt")["config"]["env"] == "sim:go2-steer"
+    assert checkpoint.load(folder / "ckpt.pt").record.config.env == "sim:go2-steer"
     with pytest.raises(InputError, match="expected an environment of the same contract"):
         train.main([*resumed, "--env", "sim:cartpole", "--steps", "140"])
 
@@ -317,7 +317,7 @@ def test_overlap_learns_as_often_and_resumes_exactly(tmp_path: Path) -> None:
     assert run("--out", str(whole), "--overlap") == 0
     assert run("--out", str(halved), "--overlap", steps=80) == 0
     assert train.main(["--resume", str(halved), "--steps", "130", "--no-video"]) == 0
-    assert checkpoint.load(whole / "ckpt.pt")["updates"] == 2 * (130 - 50)
+    assert checkpoint.load(whole / "ckpt.pt").record.updates == 2 * (130 - 50)
     assert_equal_weights(whole, halved)
 
 

@@ -51,8 +51,9 @@ def test_nan_from_the_environment_stops_the_run(where: str, tmp_path: Path) -> N
     with pytest.raises(NonFiniteError, match=f"infinite {where} at step 119"):
         train.main(arguments)
     post_mortem = checkpoint.load(folder / "nan.pt")
-    assert where in post_mortem["reason"]
-    assert checkpoint.load(folder / "ckpt.pt")["step"] == 100
+    assert post_mortem.record.post_mortem is not None
+    assert where in post_mortem.record.post_mortem.reason
+    assert checkpoint.load(folder / "ckpt.pt").record.step == 100
 
 
 def test_nan_in_a_loss_stops_the_run_with_the_first_bad_update(
@@ -69,10 +70,12 @@ def test_nan_in_a_loss_stops_the_run_with_the_first_bad_update(
     monkeypatch.setattr(TrainingRun, "_environment_step", environment_step)
     with pytest.raises(NonFiniteError, match="update 111"):
         run("--out", str(folder), steps=200)
-    assert np.isnan(checkpoint.load(folder / "nan.pt")["metrics"]["critic/loss"])
+    post_mortem = checkpoint.load(folder / "nan.pt").record.post_mortem
+    assert post_mortem is not None
+    assert np.isnan(post_mortem.metrics["critic/loss"])
     good = checkpoint.load(folder / "ckpt.pt")
-    assert good["step"] == 100
-    assert all(torch.isfinite(value).all() for value in good["critic"].values())
+    assert good.record.step == 100
+    assert all(torch.isfinite(value).all() for value in good.learner.critic.values())
 
 
 def test_nan_in_a_parameter_never_reaches_the_checkpoint(
@@ -90,7 +93,7 @@ def test_nan_in_a_parameter_never_reaches_the_checkpoint(
     monkeypatch.setattr(TrainingRun, "_environment_step", environment_step)
     with pytest.raises(NonFiniteError, match=r"actor\.trunk\.0\.weight was NaN or infinite"):
         run("--out", str(folder), "--log-interval", "1000", steps=200)
-    assert checkpoint.load(folder / "ckpt.pt")["step"] == 100
+    assert checkpoint.load(folder / "ckpt.pt").record.step == 100
 
 
 def test_nan_at_the_first_reset_is_one_sentence(tmp_path: Path) -> None:
@@ -126,9 +129,9 @@ def test_terminate_leaves_a_resumable_checkpoint_and_the_last_lines(tmp_path: Pa
     out, _ = child.communicate(timeout=60)
     assert child.returncode == 0
     assert f"--resume {folder}" in out.splitlines()[-1]
-    state = checkpoint.load(folder / "ckpt.pt")
-    assert state["step"] >= 100
-    assert state["replay_added"] == state["step"]
+    record = checkpoint.load(folder / "ckpt.pt").record
+    assert record.step >= 100
+    assert record.replay.added == record.step
 
 
 def test_full_disk_is_one_sentence_and_loses_nothing(tmp_path: Path) -> None:

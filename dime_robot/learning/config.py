@@ -1,8 +1,7 @@
-"""TrainConfig: every knob of a training run, its presets, and what each task needs by itself."""
+"""TrainConfig: every setting of a training run; `dime_robot/presets.py` has the presets."""
 
 from __future__ import annotations
 
-from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
@@ -117,78 +116,19 @@ class TrainConfig(Frozen):
         return self
 
 
-PRESETS: dict[PresetName, dict[str, Any]] = {
-    # the paper's sizes; meant for a GPU
-    "official": {},
-    # learns light tasks on a CPU in an hour or two
-    "laptop": {
-        "threads": 1,
-        "steps": 100_000,
-        "actor_width": 128,
-        "critic_width": 256,
-        "checkpoint_interval": 1000,
-        "eval_interval": 2500,
-        "buffer_size": 300_000,
-    },
-    # minutes on one core. Half the steps with twice dt: the same total diffusion time.
-    "tiny": {
-        "device": "cpu",  # launching kernels for nets this small costs a GPU more than the work
-        "threads": 1,
-        "diffusion_steps": 8,
-        "dt_init": 0.2,
-        "actor_width": 64,
-        "actor_depth": 2,
-        "actor_lr": 1e-3,
-        "critic_width": 128,
-        "critic_lr": 1e-3,
-        "alpha_init": 0.05,
-        "alpha_lr": 3e-3,
-        "batch_size": 128,
-        "random_steps": 500,
-        "checkpoint_interval": 500,
-        "eval_interval": 1000,
-        "log_interval": 100,
-        "buffer_size": 300_000,
-        "steps": 15_000,
-    },
-}
-
-GAIT: dict[str, Any] = {"discount": 0.98, "v_min": -10.0, "eval_interval": 2000}
-# What a task needs by itself, first match wins: the atoms must contain its discounted soft
-# returns in units of the scaled reward.
-TASKS: tuple[tuple[str, dict[str, Any]], ...] = (
-    # rewards in [0, 1], so a discounted return of at most 100
-    ("sim:cartpole", {"v_min": -20.0, "v_max": 110.0}),
-    # rewards in [0, 2.25] and [0, 2.75], so discounted returns of at most 113 and 138; a second of
-    # foresight is enough for a gait, and is learned sooner than two
-    ("sim:go2-walk", {**GAIT, "v_max": 120.0, "steps": 26_000}),
-    ("sim:go2*", {**GAIT, "v_max": 140.0, "steps": 200_000}),
-    ("dm_control/*", {"v_min": -200.0, "v_max": 200.0}),
-    ("Pendulum-v1", {"reward_scale": 0.1, "v_min": -100.0, "v_max": 20.0}),
-    ("InvertedPendulum-v*", {"v_min": 0.0, "v_max": 120.0}),
-    ("*", {"v_min": -1600.0, "v_max": 1600.0}),
-)
-
-
-def task_settings(env: str) -> dict[str, Any]:
-    """The row of `TASKS` for this environment."""
-    return next(settings for pattern, settings in TASKS if fnmatchcase(env, pattern))
-
-
-def preset_config(preset: str, env: str) -> TrainConfig:
-    """Preset, overlaid by what the task needs.
-
-    Raises:
-        InputError: no such preset.
-    """
-    if preset not in PRESETS:
-        raise InputError(f"--preset: expected one of {', '.join(PRESETS)}, got {preset!r}")
-    return TrainConfig.model_validate(
-        {**PRESETS[preset], **task_settings(env), "env": env, "preset": preset}
-    )
-
-
 def differences(config: TrainConfig, other: TrainConfig) -> dict[str, tuple[Any, Any]]:
     """Field name -> (value in `config`, value in `other`) wherever the two differ."""
     ours, theirs = config.model_dump(), other.model_dump()
     return {name: (ours[name], theirs[name]) for name in ours if ours[name] != theirs[name]}
+
+
+def train_options(config: TrainConfig, base: TrainConfig) -> list[str]:
+    """The words of a command line that make `config` out of `base`."""
+    words = []
+    for name, (value, _) in differences(config, base).items():
+        option = name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{option}" if value else f"--no-{option}")
+        else:
+            words += [f"--{option}", str(value)]
+    return words

@@ -11,8 +11,7 @@ nothing in it waits for the device: `learn` is one program per phase of the poli
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +21,7 @@ from torch import Tensor
 from dime_robot.learning.config import TrainConfig
 from dime_robot.learning.critic import BatchStatistics, DistributionalCritic
 from dime_robot.learning.diffusion import ActionSample
+from dime_robot.learning.learner_state import LearnerState, require_alike
 from dime_robot.learning.means import Means
 from dime_robot.learning.networks import make_actor
 from dime_robot.learning.program import Programs
@@ -235,9 +235,7 @@ class DIME:
         self._updates += 1
         with torch.no_grad():
             following = self.actor.sample(batch.next_obs, self.noise(len(batch.obs)))
-        loss, clipped_mass, statistics = self._critic_loss(
-            batch, following.action, following.bound
-        )
+        loss, clipped_mass, statistics = self._critic_loss(batch, following.action, following.bound)
         parameters = list(self.critic.parameters())
         for parameter, gradient in zip(
             parameters, torch.autograd.grad(loss, parameters), strict=True
@@ -288,41 +286,75 @@ class DIME:
 
     # -- state ---------------------------------------------------------------------------------
 
-    def state_dict(self) -> dict[str, Any]:
-        """Everything that the next update depends on, under stable names."""
-        return {
-            "actor": self.actor.state_dict(),
-            "critic": self.critic.state_dict(),
-            "log_alpha": self.log_alpha.detach(),
-            "actor_optimizer": self.actor_optimizer.state_dict(),
-            "critic_optimizer": self.critic_optimizer.state_dict(),
-            "temperature_optimizer": self.temperature_optimizer.state_dict(),
-            "generator": self.generator.get_state(),
-            "updates": self.updates,
-        }
+    def state_dict(self) -> LearnerState:
+        """Everything that the next update depends on."""
+        return LearnerState(
+            actor=self.actor.state_dict(),
+            critic=self.critic.state_dict(),
+            log_alpha=self.log_alpha.detach(),
+            generator=self.generator.get_state(),
+            optimizers={
+                name: optimizer.state_dict()["state"]
+                for name, (optimizer, _) in self._optimizers().items()
+            },
+            updates=self.updates,
+        )
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: LearnerState) -> None:
         """Restore what `state_dict` gave; before the first update, which graphs keep for ever.
 
         Raises:
-            InputError: it is from another kind of device, whose random numbers go on otherwise.
+            InputError: names, shapes or types differ, a value is NaN, or it is from another kind of
+                device, whose random numbers go on otherwise.
         """
-        if state["generator"].numel() != self.generator.get_state().numel():
+        if state.generator.numel() != self.generator.get_state().numel():
             raise InputError(
                 f"the run is from another kind of device than {self.device.type}: resume it there"
                 " (--device), or start a new run with --init ckpt.pt"
             )
         self.load_weights(state)
-        self.actor_optimizer.load_state_dict(state["actor_optimizer"])
-        self.critic_optimizer.load_state_dict(state["critic_optimizer"])
-        self.temperature_optimizer.load_state_dict(state["temperature_optimizer"])
-        self.generator.set_state(state["generator"].cpu())
-        self.updates = state["updates"]
+        for name, (optimizer, parameters) in self._optimizers().items():
+            moments = state.optimizers[name]
+            _require_moments(f"{name} optimizer", moments, parameters)
+            optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
+        try:
+            self.generator.set_state(state.generator.cpu())
+        except RuntimeError as error:
+            raise InputError(f"generator: {str(error).splitlines()[0]}") from None
+        self.updates = state.updates
         self._updates.fill_(self.updates)
 
-    def load_weights(self, state: dict[str, Any]) -> None:
-        """Only the networks and the temperature: a new run that starts from a trained one."""
-        self.actor.load_state_dict(state["actor"])
-        self.critic.load_state_dict(state["critic"])
+    def load_weights(self, state: LearnerState) -> None:
+        """Only the networks and the temperature: a new run that starts from a trained one.
+
+        Raises:
+            InputError: names, shapes or types differ, or a value is NaN.
+        """
+        require_alike("actor", state.actor, self.actor.state_dict())
+        require_alike("critic", state.critic, self.critic.state_dict())
+        require_alike("temperature", {"log": state.log_alpha}, {"log": self.log_alpha})
+        self.actor.load_state_dict(state.actor)
+        self.critic.load_state_dict(state.critic)
         with torch.no_grad():
-            self.log_alpha.copy_(state["log_alpha"])
+            self.log_alpha.copy_(state.log_alpha)
+
+    def _optimizers(self) -> dict[str, tuple[torch.optim.Adam, Sequence[Tensor]]]:
+        return {
+            "actor": (self.actor_optimizer, self.actor_parameters),
+            "critic": (self.critic_optimizer, list(self.critic.parameters())),
+            "temperature": (self.temperature_optimizer, [self.log_alpha]),
+        }
+
+
+def _require_moments(
+    where: str, given: Mapping[int, Mapping[str, Tensor]], parameters: Sequence[Tensor]
+) -> None:
+    """Adam's moments of every parameter, or none of any before the first update."""
+    if given and given.keys() != set(range(len(parameters))):
+        raise InputError(f"{where}: expected the moments of {len(parameters)} parameters")
+    for number, moments in given.items():
+        like = parameters[number].detach()
+        count = torch.zeros((), dtype=torch.float32)
+        require_alike(
+            f"{where}.{number}", moments, {"step": count, "exp_avg": like, "exp_avg_sq": like}
+        )

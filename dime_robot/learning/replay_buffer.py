@@ -1,6 +1,7 @@
 """Replay data as one packed ring of float32 rows, in memory for sampling and on disk for resuming.
 
-A row is [obs | action | next_obs | reward | terminated]; sampling is a single `index_select`.
+A row is [obs | action | next_obs | reward | terminated]; sampling is a single `index_select`. The
+format on disk is in `replay_file.py`.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dime_robot.learning.replay_file import CHUNK, ChunkDigests, ReplayRecord, pieces
 from dime_robot.runtime.errors import InputError
-from dime_robot.runtime.spec import PolicySpec
 
 
 class Batch(NamedTuple):
@@ -34,12 +35,20 @@ class ReplayBuffer:
         capacity: transitions kept.
         n_obs, n_act: vector lengths.
         device: where the rows live and batches appear.
-        margin: extra rows of the file's ring. As many transitions may be added after a flush
-            before rows that the flushed state still needs are overwritten on disk.
+        margin: as many transitions may be added after a flush before rows that the flushed state
+            still needs are overwritten on disk.
+        run: identity of the run, 32 hex digits, for the file's header.
     """
 
     def __init__(
-        self, capacity: int, n_obs: int, n_act: int, device: torch.device, *, margin: int
+        self,
+        capacity: int,
+        n_obs: int,
+        n_act: int,
+        device: torch.device,
+        *,
+        margin: int,
+        run: str = "0" * 32,
     ) -> None:
         self.capacity, self.margin = capacity, margin
         self._sizes = [n_obs, n_act, n_obs, 1, 1]
@@ -48,6 +57,8 @@ class ReplayBuffer:
         self._staged = torch.empty(sum(self._sizes), pin_memory=device.type == "cuda")  # one row
         self.added = 0  # transitions ever added
         self._flushed = 0  # of these, how many are on disk
+        self._run, self._file = run, "replay.bin"
+        self._digests = ChunkDigests()
 
     def __len__(self) -> int:
         return min(self.added, self.capacity)
@@ -93,62 +104,77 @@ class ReplayBuffer:
     def _slots(self, start: int, stop: int) -> Tensor:
         return torch.arange(start, stop, device=self._rows.device) % self.capacity
 
-    # -- on disk: transition number t lies at row t % (capacity + margin) ----------------------
+    # -- on disk -------------------------------------------------------------------------------
 
-    def flush(self, path: Path) -> None:
+    def record(self) -> ReplayRecord:
+        """What the file holds since the last flush."""
+        first, digests = self._digests.since(max(0, self._flushed - self.capacity))
+        return ReplayRecord(
+            file=self._file,
+            run=self._run,
+            width=sum(self._sizes),
+            ring=self.capacity
+            + self.margin
+            + CHUNK,  # so that the oldest chunk is there as a whole
+            added=self._flushed,
+            first=first,
+            digests=digests,
+        )
+
+    def flush(self, folder: Path) -> None:
         """Write the transitions added since the last flush and wait until they are on disk."""
-        ring = self.capacity + self.margin
         if self.added - self._flushed > self.margin:
             raise RuntimeError(
-                f"replay file {path}: expected a flush at least every {self.margin} transitions,"
-                f" got one after {self.added - self._flushed}"
+                f"replay file in {folder}: expected a flush at least every {self.margin}"
+                f" transitions, got one after {self.added - self._flushed}"
             )
-        rows = self._rows[self._slots(self._flushed, self.added)].cpu().numpy().astype("<f4")
-        row_bytes = rows.itemsize * sum(self._sizes)
-        until_wrap = min(len(rows), ring - self._flushed % ring)
-        with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o644), "r+b") as file:
-            for start, part in ((self._flushed, rows[:until_wrap]), (0, rows[until_wrap:])):
-                file.seek(start % ring * row_bytes)
-                file.write(part.tobytes())
+        self._write(folder, self._flushed)
+
+    def _write(self, folder: Path, first: int) -> None:
+        record, written = self.record(), []
+        begins = 0 if self._flushed else os.O_TRUNC  # of an earlier attempt nothing is left over
+        descriptor = os.open(folder / self._file, os.O_RDWR | os.O_CREAT | begins, 0o644)
+        with os.fdopen(descriptor, "r+b") as file:
+            file.write(record.header())
+            for start, stop in pieces(first, self.added, record.ring):
+                rows = self._rows[self._slots(start, stop)].cpu().numpy().astype("<f4", copy=False)
+                file.seek(len(record.header()) + start % record.ring * 4 * record.width)
+                file.write(rows.data)
+                written.append(rows)
             file.flush()
             os.fsync(file.fileno())
+        for rows in written:
+            self._digests.append(rows)
         self._flushed = self.added
 
-    def load(self, path: Path, added: int) -> None:
-        """Restore the state in which `added` transitions had been added.
+    def load(self, folder: Path, record: ReplayRecord) -> None:
+        """Restore the state that a checkpoint describes.
+
+        From version 1 the rows go on in a new file beside the old one, which the next checkpoint
+        names.
 
         Raises:
-            InputError: the file is missing or shorter than the checkpoint says.
+            InputError: the file is missing, short, changed, of another run, or holds NaN.
         """
-        width, ring = sum(self._sizes), self.capacity + self.margin
-        needed = np.arange(max(0, added - self.capacity), added)
-        expected = (min(added, ring)) * width * 4
-        found = path.stat().st_size if path.exists() else 0
-        if found < expected:
+        if record.version > 1:
+            self._run, self._file = record.run, record.file
+        own = self.record()
+        ring = own.ring if record.version > 1 else own.ring - CHUNK
+        needed = max(0, record.added - self.capacity)
+        if (record.width, record.ring) != (own.width, ring) or record.first > needed:
             raise InputError(
-                f"{path}: expected at least {expected} bytes of replay data ({added} transitions),"
-                f" got {found}; the run cannot be resumed, start it anew with --init ckpt.pt"
+                f"{folder / record.file}: expected rows of {own.width} numbers in a ring of {ring},"
+                f" got {record.width} in {record.ring}: its checkpoint does not fit its settings"
             )
-        if added == 0:  # nothing yet, and an empty file cannot be mapped
+        self._digests = ChunkDigests(record.first)
+        for start, rows in record.checked_rows(folder):
+            self._digests.append(rows)
+            kept = max(start, needed)
+            slots = self._slots(kept, start + len(rows))
+            self._rows[slots] = torch.from_numpy(rows[kept - start :].copy()).to(self._rows.device)
+        self._count(record.added)
+        if record.version > 1:
+            self._flushed = record.added
             return
-        data = np.memmap(
-            path, dtype="<f4", mode="r", shape=(min(found // (4 * width), ring), width)
-        )
-        for chunk in np.array_split(needed, max(1, len(needed) // 65536)):
-            self._rows[torch.as_tensor(chunk % self.capacity)] = torch.as_tensor(
-                np.array(data[chunk % ring]), device=self._rows.device
-            )
-        self._flushed = added
-        self._count(added)
-
-
-def read_observations(path: Path, added: int, spec: PolicySpec, count: int) -> np.ndarray:
-    """Some observations out of a replay file, shape (K, n_obs); K is 0 where there is none."""
-    width = 2 * spec.n_obs + spec.n_act + 2
-    rows = path.stat().st_size // (4 * width) if path.exists() else 0
-    rows = min(rows, added)
-    if rows == 0:
-        return np.empty((0, spec.n_obs), dtype=np.float32)
-    data = np.memmap(path, dtype="<f4", mode="r", shape=(rows, width))
-    chosen = np.random.default_rng(0).permutation(rows)[:count]
-    return np.array(data[np.sort(chosen), : spec.n_obs])
+        self._file, self._digests = "replay-2.bin", ChunkDigests(needed)
+        self._write(folder, needed)

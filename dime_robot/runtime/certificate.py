@@ -75,6 +75,9 @@ class Provenance(Frozen):
     env: str
     steps: int = Field(description="environment steps of training")
     seed: int
+    lineage: tuple[str, ...] = Field(
+        (), description="commands that repeat the training, oldest first; none: not recorded"
+    )
     git_commit: str
     versions: dict[str, str]
     diffusion_steps: int

@@ -111,6 +111,11 @@ class SwingUpConfig(Frozen):
     success_window: Seconds = Field(gt=0, description="judged at the end of an episode [s]")
     success_share: float = Field(gt=0, le=1, description="share of the window it has to stand")
 
+    @property
+    def largest_reward(self) -> float:
+        """Of one control step: a product of shares [reward]."""
+        return 1.0
+
     @model_validator(mode="after")
     def _window_fits(self) -> SwingUpConfig:
         if self.success_window > self.episode_seconds:
@@ -207,6 +212,12 @@ class VelocityTrackingConfig(Frozen):
         gt=0, description="an episode succeeds with no fall and a mean velocity this near [m/s]"
     )
 
+    @property
+    def largest_reward(self) -> float:
+        """Of one control step: perfect tracking, upright, without effort [reward]."""
+        weights = self.rewards
+        return weights.track_linear + weights.track_yaw + weights.alive
+
     @model_validator(mode="after")
     def _starts_above_the_lowest(self) -> VelocityTrackingConfig:
         if self.lowest >= self.start_height:
@@ -237,6 +248,29 @@ TaskConfig: TypeAlias = Annotated[
 ]
 
 
+class TrainingConfig(Frozen):
+    """How the task is learned. Atoms that are left out follow from reward and discount."""
+
+    discount: float = Field(0.99, ge=0, lt=1, description="gamma, per control step [1]")
+    reward_scale: float = Field(1.0, gt=0, description="factor on rewards inside the learner [1]")
+    v_min: float | None = Field(None, description="lowest atom [scaled return]")
+    v_max: float | None = Field(None, description="highest atom [scaled return]")
+    eval_interval: int | None = Field(None, gt=0, description="between evaluations [steps]")
+    steps: int | None = Field(None, gt=0, description="length of a run [steps]")
+
+    def settings(self, largest_reward: float) -> dict[str, Any]:
+        """Settings of a training run, atoms included.
+
+        Args:
+            largest_reward: of one control step, unscaled.
+        """
+        given = {name: value for name, value in self.model_dump().items() if value is not None}
+        # soft returns go a little above the largest return and below 0 (entropy)
+        largest = largest_reward * self.reward_scale / (1 - self.discount)
+        derived = {"v_min": round(-0.1 * largest, 1), "v_max": round(1.1 * largest, 1)}
+        return {**derived, **given}
+
+
 class SuiteConfig(Frozen):
     """What `python -m dime_robot.evaluate --suite` asks for, and what is good enough."""
 
@@ -260,6 +294,7 @@ class RobotTaskConfig(Frozen):
     task: TaskConfig | None = Field(
         None, description="what is learned; none: the robot can be checked and simulated only"
     )
+    training: TrainingConfig = TrainingConfig()
     randomization: tuple[RandomTerm, ...] = ()
     latency: LatencyConfig = LatencyConfig()
     suite: SuiteConfig | None = None
@@ -281,6 +316,14 @@ class RobotTaskConfig(Frozen):
             InputError: there is no task.
         """
         return round(self.episode_seconds * self.policy.rate)
+
+    def training_settings(self) -> dict[str, Any]:
+        """Settings of a training run that this task needs, by their names in `TrainConfig`.
+
+        Raises:
+            InputError: there is no task.
+        """
+        return self.training.settings(require_task(self).largest_reward)
 
     @model_validator(mode="after")
     def _rates_agree(self) -> RobotTaskConfig:

@@ -38,11 +38,11 @@ def test_contract_and_provenance_come_back_exactly(
 ) -> None:
     policy = OnnxPolicy(policy_path)
     state = checkpoint.load(checkpoint_path)
-    assert policy.spec == PolicySpec.model_validate_json(state["spec"])
+    assert policy.spec == state.spec
     made = policy.file.provenance
     assert (made.env, made.steps, made.seed) == ("sim:cartpole", 300, 0)
     assert made.evaluation is not None
-    assert made.evaluation["return_mean"] == state["final"]["fresh"]["return_mean"]
+    assert made.evaluation["return_mean"] == state.record.final["fresh"].return_mean
     assert set(made.noise) == {"fresh", "held", "zero"}
     assert made.parity.observations >= 1000
     assert made.parity.max_error <= made.parity.limit
@@ -65,7 +65,8 @@ def test_odd_floats_survive(policy_path: Path, tmp_path: Path) -> None:
 
 
 def test_actions_are_the_checkpoints(policy_path: Path, checkpoint_path: Path) -> None:
-    actor, spec, _, _ = checkpoint.load_actor(checkpoint_path)
+    actor, loaded = checkpoint.load_actor(checkpoint_path)
+    spec = loaded.spec
     policy = OnnxPolicy(policy_path)
     rng = np.random.default_rng(0)
     for _ in range(50):

@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dime_robot.learning.config import TrainConfig, preset_config
+from dime_robot.learning.config import TrainConfig
 from dime_robot.learning.dime import DIME, project
 from dime_robot.learning.metrics import metrics
 from dime_robot.learning.replay_buffer import Batch
+from dime_robot.presets import preset_config
 from dime_robot.runtime.errors import InputError
 from tests.learning.toy import flat_spec
 

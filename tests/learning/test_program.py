@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dime_robot.learning.config import preset_config
 from dime_robot.learning.dime import DIME
 from dime_robot.learning.means import Means
 from dime_robot.learning.program import WARM_UP, Programs
 from dime_robot.learning.replay_buffer import Batch, ReplayBuffer
+from dime_robot.presets import preset_config
 from tests.learning.toy import flat_spec
 
 OBS, ACT = 5, 2
