@@ -38,6 +38,7 @@ from dime_robot.runtime.noise import NOISE_MODES, NoiseMode
 
 _TRAIN, _EVAL = 0, 1  # first part of an episode's seed after the run's
 CLIPPED_MASS_WARNING = 0.05
+WIDE_ATOMS = 4.0  # times the returns that rewards seen so far can add up to
 
 
 class NonFiniteError(InputError):
@@ -91,7 +92,7 @@ class TrainingRun:
         self._saved_step = 0
         self._earlier_seconds = 0.0
         self._began = time.monotonic()
-        self._clipped_mass_warned = False
+        self._clipped_mass_warned = self._atoms_checked = False
         self._obs: npt.NDArray[np.float32]
         self._begin_episode()
 
@@ -288,6 +289,9 @@ class TrainingRun:
             return
         values["time/steps_per_second"] = self.step / max(self.wall_seconds, 1e-9)
         logger.scalars(self.step, values)
+        if not self._atoms_checked and self.step >= self.config.steps / 4:
+            self._atoms_checked = True
+            self._warn_of_wide_atoms(logger)
         clipped = values["critic/clipped_mass"]
         if clipped > CLIPPED_MASS_WARNING and not self._clipped_mass_warned:
             self._clipped_mass_warned = True
@@ -295,6 +299,20 @@ class TrainingRun:
                 f"warning: {clipped:.0%} of the target's mass is clipped at the atoms' ends"
                 f" [{self.config.v_min:g}, {self.config.v_max:g}]; widen --v-min/--v-max or lower"
                 " --reward-scale",
+                style="yellow",
+            )
+
+    def _warn_of_wide_atoms(self, logger: RunLogger) -> None:
+        """A critic whose atoms are far wider than any return tells returns apart badly."""
+        config, rewards = self.config, self.buffer.newest(len(self.buffer)).reward
+        low, high = min(0.0, float(rewards.min())), max(0.0, float(rewards.max()))
+        returns = (high - low) / (1 - config.discount)
+        if config.v_max - config.v_min > WIDE_ATOMS * returns:
+            logger.line(
+                f"warning: the atoms [{config.v_min:g}, {config.v_max:g}] are more than"
+                f" {WIDE_ATOMS:g} times wider than the returns that rewards in [{low:.3g},"
+                f" {high:.3g}] can add up to, [{low / (1 - config.discount):.4g},"
+                f" {high / (1 - config.discount):.4g}]; set --v-min and --v-max near them",
                 style="yellow",
             )
 

@@ -109,6 +109,15 @@ def test_clipped_mass_gives_a_warning(tmp_path: Path, capsys: pytest.CaptureFixt
     assert out.count("of the target's mass is clipped") == 1
 
 
+def test_atoms_far_wider_than_the_returns_give_a_warning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("--out", str(tmp_path / "wide"), "--v-min", "-1600", "--v-max", "1600", steps=200)
+    assert capsys.readouterr().out.count("times wider than the returns") == 1
+    run("--out", str(tmp_path / "own"), steps=200)
+    assert "times wider" not in capsys.readouterr().out
+
+
 # -- as a process --------------------------------------------------------------------------------
 
 
