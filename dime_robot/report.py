@@ -15,21 +15,24 @@ if __name__ == "__main__":
 import base64
 import html
 import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
-from matplotlib.axes import Axes
 
-from dime_robot import checkpoint
-from dime_robot.figures import figure_of_returns
+from dime_robot import command_line
+from dime_robot.eval_csv import EvalRow, read_eval_csv
 from dime_robot.learning.config import TrainConfig, differences, preset_config
-from dime_robot.logger import EvalRow, read_eval_csv
-from dime_robot.results import SUMMARY, write_results
 from dime_robot.runtime.command import run_command
+from dime_robot.runtime.errors import InputError
 from dime_robot.runtime.files import write_atomically
+from dime_robot.runtime.noise import NOISE_LEGEND
+
+if TYPE_CHECKING:  # matplotlib and torch take seconds to load
+    from matplotlib.axes import Axes
 
 MAX_VIDEO_BYTES = 500_000  # larger ones stay beside the report, which has to stay under 1 MB
 
@@ -51,6 +54,7 @@ code { overflow-wrap: anywhere }
 
 def learning_curve(rows: Sequence[EvalRow], title: str) -> str:
     """Return over steps with its spread over episodes, as an SVG element."""
+    from dime_robot.figures import figure_of_returns
 
     def draw(axes: Axes) -> None:
         steps = [row.step for row in rows]
@@ -125,6 +129,8 @@ def write_report(folder: Path) -> Path:
     Raises:
         InputError: not a run folder.
     """
+    from dime_robot import checkpoint
+
     state = checkpoint.load(folder / "ckpt.pt")
     config = checkpoint.config_of(state, folder / "ckpt.pt")
     rows = read_eval_csv(folder / "eval.csv") if (folder / "eval.csv").exists() else []
@@ -140,6 +146,7 @@ def write_report(folder: Path) -> Path:
         parts.append(f"<figure>{learning_curve(rows, title)}</figure>")
     if state["final"]:
         parts += ["<h2>Final evaluation</h2>", _final_table(state["final"])]
+        parts.append(f'<p class="soft">{"<br>".join(map(html.escape, NOISE_LEGEND))}</p>')
     parts.append(_video(folder / "video.mp4"))
     parts.append(f"<h2>Settings that differ from the preset {html.escape(config.preset)}</h2>")
     if changed:
@@ -171,11 +178,15 @@ class Arguments:
 
 def main() -> int:
     """See the module's docstring."""
-    arguments = tyro.cli(Arguments, prog="python -m dime_robot.report")
+    arguments = command_line.parse(Arguments, sys.argv[1:], "python -m dime_robot.report")
     folder = arguments.folder
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder}: expected a folder, got a file: {folder.parent}?")
     if (folder / "ckpt.pt").exists():
         print(write_report(folder))
         return 0
+    from dime_robot.results import SUMMARY, write_results
+
     written = write_results(folder, arguments.reference)
     for path in written:
         print(path)
