@@ -131,9 +131,8 @@ class PlainEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
     def __init__(self, env: gymnasium.Env[Any, Any], name: str) -> None:
         super().__init__(env)
         self._name, self._given = name, env.observation_space
-        flat = spaces.flatten_space(self._given)
-        assert isinstance(flat, spaces.Box) and env.action_space.shape is not None
-        self._size = int(np.prod(flat.shape))
+        assert env.action_space.shape is not None
+        self._size = spaces.flatdim(self._given)
         self._is_vector = isinstance(self._given, spaces.Box)
         self.observation_space = spaces.Box(-np.inf, np.inf, (self._size,), np.float32)
         self.action_space = spaces.Box(-1.0, 1.0, env.action_space.shape, np.float32)
@@ -288,7 +287,9 @@ def make_env(name: str, render_mode: str | None = None, startup_seed: int = 0) -
         _check_observations(name, env.observation_space)
         if (box.low == box.high).any() or box.dtype not in (np.float32, np.float64):
             env = BoundedActions(env)
-        return PlainEnv(RescaleAction(env, np.float32(-1.0), np.float32(1.0)), name)
+        assert env.action_space.dtype is not None
+        number = env.action_space.dtype.type  # another type than the bounds' would be warned of
+        return PlainEnv(RescaleAction(env, number(-1.0), number(1.0)), name)
     except BaseException:
         env.close()
         raise
@@ -344,8 +345,7 @@ def _check_observations(name: str, space: spaces.Space[Any], where: str = "") ->
 def _check_not_empty(name: str, space: spaces.Space[Any], where: str) -> None:
     if where:  # one part may be empty, if another is not
         return
-    flat = spaces.flatten_space(space)
-    if not isinstance(flat, spaces.Box) or not np.prod(flat.shape):
+    if spaces.flatdim(space) == 0:
         raise InputError(f"{name}: expected at least one observation, got {space!s:.80}")
 
 
