@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from dime_robot import checkpoint
-from dime_robot.logger import read_eval_csv
+from dime_robot.eval_csv import read_eval_csv
 
 COUNTERS = ("updates", "step", "episode", "episode_step", "episode_return")
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from dime_robot import checkpoint, train
-from dime_robot.logger import read_eval_csv
+from dime_robot.eval_csv import read_eval_csv
 from dime_robot.run import NonFiniteError, TrainingRun
 from tests.test_train import SMALL, run
 

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from dime_robot.runtime.binding import Binding, CpuBinding, GpuBinding, provider_options
 from dime_robot.runtime.errors import InputError
+from dime_robot.runtime.files import home_or_temporary
 from dime_robot.runtime.noise import NoiseMode, NoiseSource
 from dime_robot.runtime.policy_file import (
     POLICY_DIGEST,
@@ -22,7 +23,7 @@ from dime_robot.runtime.policy_file import (
 )
 from dime_robot.runtime.spec import PolicySpec
 
-ENGINE_CACHE = Path.home() / ".cache" / "dime_robot"  # of TensorRT, also for export.tensorrt
+ENGINE_CACHE = home_or_temporary() / ".cache" / "dime_robot"  # of TensorRT's engines
 Float32Array = npt.NDArray[np.float32]
 Provider = Literal["cpu", "cuda", "tensorrt", "auto"]
 PROVIDERS: dict[str, str] = {
