@@ -96,7 +96,7 @@ def _extended(path: Path, name: object, chain: list[Path]) -> Path:
     """
     if not isinstance(name, str) or not (path.parent / name).is_file():
         raise InputError(
-            f"{path}: extends: expected a file, relative to the one that says so, got {name!r:.60}"
+            f"{path}: extends: expected a file (relative to this one), got {name!r:.60}"
         )
     other = path.parent / name
     if any(other.samefile(seen) for seen in chain):
