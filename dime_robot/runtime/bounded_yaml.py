@@ -33,8 +33,8 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: Node | None, index: Any) -> Node | None:
         """Compose a value or key, and count it with all that it stands for."""
-        event = self.peek_event()
-        line = event.start_mark.line + 1
+        event: Event = self.peek_event()  # type: ignore[no-untyped-call]
+        line = _line(event)
         self._require_room(event, line)
         self._inside.append([1, 0])
         node = super().compose_node(parent, index)
@@ -78,7 +78,7 @@ class _Loader(yaml.SafeLoader):
         node = super().compose_scalar_node(anchor)
         if node.tag.endswith((":int", ":float")) and len(node.value) > MAX_NUMBER:
             raise InputError(
-                f"line {node.start_mark.line + 1}: expected a number of up to {MAX_NUMBER}"
+                f"line {_line(node)}: expected a number of up to {MAX_NUMBER}"
                 f" characters, got {len(node.value):,}"
             )
         return node
@@ -88,7 +88,7 @@ class _Loader(yaml.SafeLoader):
         node = super().compose_mapping_node(anchor)
         seen = set()
         for key, _ in node.value:
-            line = key.start_mark.line + 1
+            line = _line(key)
             if not isinstance(key, ScalarNode) or not key.tag.endswith((":str", ":merge")):
                 got = key.value if isinstance(key, ScalarNode) else "a list or a mapping"
                 raise InputError(f"line {line}: expected a word as a key, got {got!r:.60}")
@@ -101,6 +101,11 @@ class _Loader(yaml.SafeLoader):
                 raise InputError(f"line {line}: expected the key {key.value} once, got it twice")
             seen.add(key.value)
         return node
+
+
+def _line(where: Event | Node) -> int:
+    """The line that an event or a node begins in, as editors count."""
+    return where.start_mark.line + 1 if where.start_mark is not None else 0
 
 
 def _require_readable(text: str, line: int) -> None:

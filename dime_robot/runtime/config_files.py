@@ -126,6 +126,8 @@ def _overlaid(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     result = dict(below)
     for key, value in above.items():
         under = result.get(key)
-        both = isinstance(under, dict) and isinstance(value, dict)
-        result[key] = _overlaid(under, value) if both else value
+        if isinstance(under, dict) and isinstance(value, dict):
+            result[key] = _overlaid(under, value)
+        else:
+            result[key] = value
     return result

@@ -99,13 +99,9 @@ def _read_array(
             raise ValueError(
                 f"its array {name} would take {size:,} bytes, expected up to {max_bytes:,}"
             )
-        content = bytearray(size)
-        got = 0
-        while got < size:
-            read = member.readinto(memoryview(content)[got:])  # type: ignore[arg-type]
-            if not read:
-                raise ValueError(f"its array {name} is cut short")
-            got += read
+        content = bytearray(member.read(size))
+        if len(content) < size:
+            raise ValueError(f"its array {name} is cut short")
         if member.read(1):
             raise ValueError(f"its array {name} is longer than it says")
     return np.frombuffer(content, dtype, count).reshape(shape)
