@@ -9,6 +9,9 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 
+MAX_PHRASE = 500  # characters of what is said about one value
+
+
 class InputError(Exception):
     """Something handed to us (option, file, environment) cannot be used.
 
@@ -29,7 +32,12 @@ def first_problem(error: ValidationError) -> str:
 
 def all_problems(error: ValidationError) -> list[str]:
     """Everything pydantic found, one phrase each: field, what was expected, what came."""
-    return [_in_words(problem) for problem in error.errors(include_url=False)]
+    return [_shortened(_in_words(problem)) for problem in error.errors(include_url=False)]
+
+
+def _shortened(text: str) -> str:
+    """Names and lists in a message come from the input, which may be of any length."""
+    return text if len(text) <= MAX_PHRASE else f"{text[: MAX_PHRASE - 3]}..."
 
 
 def _in_words(problem: ErrorDetails) -> str:
