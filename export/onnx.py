@@ -48,6 +48,7 @@ from dime_robot.runtime.policy_file import (
     POLICY_DIGEST,
     PROVENANCE,
     SPEC,
+    policy_digest,
     zeroed_digest,
 )
 from dime_robot.runtime.spec import PolicySpec
@@ -58,19 +59,14 @@ REPLAYED = 500  # observations taken from the replay data, where it is there
 TORCH_CALLS = 200
 
 
-def policy_digest(model: onnx.ModelProto, spec: PolicySpec) -> str:
-    """SHA-256 over graph and contract: the policy's name, and the key of compiled engines."""
-    graph = model.graph.SerializeToString(deterministic=True)
-    return hashlib.sha256(graph + spec.model_dump_json().encode()).hexdigest()
-
-
 def seal(model: onnx.ModelProto, spec: PolicySpec, provenance: Provenance) -> bytes:
     """The file's bytes: graph, metadata, and the digest of everything."""
+    contract = spec.model_dump_json()
     entries = {
         FORMAT: FORMAT_VERSION,
-        SPEC: spec.model_dump_json(),
+        SPEC: contract,
         PROVENANCE: provenance.model_dump_json(),
-        POLICY_DIGEST: policy_digest(model, spec),
+        POLICY_DIGEST: policy_digest(model.graph.SerializeToString(deterministic=True), contract),
         FILE_DIGEST: NO_DIGEST,
     }
     del model.metadata_props[:]
