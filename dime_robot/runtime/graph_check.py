@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -21,7 +22,7 @@ MAX_NODES = 20_000
 MAX_ELEMENTS = 2**27  # of all arrays that the graph computes, together
 MAX_PRODUCTS = 10**11  # multiplications of one call
 FLOAT, INT64, STRING_ATTRIBUTE, INT_ATTRIBUTE = 1, 7, 3, 2
-_ITEM_TYPES = {FLOAT: np.dtype("<f4"), INT64: np.dtype("<i8")}
+_ITEM_TYPES: dict[int, np.dtype[Any]] = {FLOAT: np.dtype("<f4"), INT64: np.dtype("<i8")}
 Shape = tuple[int, ...]
 
 # Fields by number as in onnx.proto. Every field that is missing here is refused.
@@ -106,7 +107,10 @@ def split_model(content: bytes) -> ModelBytes:
                 raise GraphError(f"expected metadata {entry.text('key')!r:.40} once, got it twice")
             metadata[entry.text("key")] = entry.text("value")
         return ModelBytes(
-            model.bytes("graph"), metadata, opsets[0].int("version"), model.int("ir_version")
+            model.content("graph"),
+            metadata,
+            opsets[0].integer("version"),
+            model.integer("ir_version"),
         )
     except WireFormatError as error:
         raise GraphError(str(error)) from None
@@ -179,8 +183,12 @@ class _Checker:
             raise GraphError(f"its arrays hold more than {MAX_ELEMENTS} numbers")
 
     def _constant(self, tensor: Message) -> None:
-        name, kind, data = tensor.text("name"), tensor.int("data_type"), tensor.bytes("raw_data")
-        shape = tuple(tensor.ints("dims"))
+        name, kind, data = (
+            tensor.text("name"),
+            tensor.integer("data_type"),
+            tensor.content("raw_data"),
+        )
+        shape = tuple(tensor.integers("dims"))
         if kind not in _ITEM_TYPES:
             raise GraphError(f"constant {name!r:.40}: expected float32 or int64, got type {kind}")
         if math.prod(shape) * _ITEM_TYPES[kind].itemsize != len(data):
@@ -237,12 +245,14 @@ def _value(part: memoryview) -> tuple[str, Shape]:
     """Name and static shape of an input or output."""
     value = parse(part, _VALUE, "value")
     tensor = parse(
-        parse(value.bytes("type"), _TYPE, "type").bytes("tensor_type"), _TENSOR_TYPE, "tensor type"
+        parse(value.content("type"), _TYPE, "type").content("tensor_type"),
+        _TENSOR_TYPE,
+        "tensor type",
     )
-    dims = parse(tensor.bytes("shape"), _SHAPE, "shape").repeated("dim")
-    shape = tuple(parse(dim, _DIM, "dimension").int("dim_value") for dim in dims)
+    dims = parse(tensor.content("shape"), _SHAPE, "shape").repeated("dim")
+    shape = tuple(parse(dim, _DIM, "dimension").integer("dim_value") for dim in dims)
     name = value.text("name")
-    if tensor.int("elem_type") != FLOAT or not all(0 < size <= MAX_ELEMENTS for size in shape):
+    if tensor.integer("elem_type") != FLOAT or not all(0 < size <= MAX_ELEMENTS for size in shape):
         raise GraphError(f"{name!r:.40}: expected float32 of a static shape")
     return name, shape
 
@@ -252,14 +262,14 @@ def _attributes(node: Message, kind: str) -> dict[str, int]:
     found: dict[str, int] = {}
     for part in node.repeated("attribute"):
         attribute = parse(part, _ATTRIBUTE, f"attribute of {kind}")
-        name, type_ = attribute.text("name"), attribute.int("type")
-        text = as_text(attribute.bytes("s"), f"attribute of {kind}")
+        name, type_ = attribute.text("name"), attribute.integer("type")
+        text = as_text(attribute.content("s"), f"attribute of {kind}")
         good = (kind, name, type_, text) == ("Gelu", "approximate", STRING_ATTRIBUTE, "tanh") or (
             (kind, name, type_) == ("Split", "axis", INT_ATTRIBUTE) and "s" not in attribute
         )
         if not good or name in found:
             raise GraphError(f"{kind}: the attribute {name!r:.40} of {text!r:.40} is not allowed")
-        found[name] = attribute.int("i")
+        found[name] = attribute.integer("i")
     if kind == "Gelu" and not found:
         raise GraphError("Gelu: expected its tanh form")
     return found

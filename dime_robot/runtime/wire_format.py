@@ -57,17 +57,17 @@ class Message:
         else:
             values.append(value)
 
-    def int(self, name: str, default: int = 0) -> int:
-        """A singular integer, as unsigned 64 bits."""
-        (value,) = self._fields.get(name, [default])
+    def integer(self, name: str) -> int:
+        """A singular integer, as unsigned 64 bits; 0 where it is missing."""
+        (value,) = self._fields.get(name, [0])
         assert isinstance(value, int)
         return value
 
-    def ints(self, name: str) -> list[int]:
+    def integers(self, name: str) -> list[int]:
         """Repeated integers, as unsigned 64 bits."""
         return [value for value in self._fields.get(name, []) if isinstance(value, int)]
 
-    def bytes(self, name: str) -> memoryview:
+    def content(self, name: str) -> memoryview:
         """A singular bytes field, empty where it is missing."""
         return next(iter(self.repeated(name)), memoryview(b""))
 
@@ -81,7 +81,7 @@ class Message:
         Raises:
             WireFormatError: it is not UTF-8.
         """
-        return as_text(self.bytes(name), f"{self._what}: {name}")
+        return as_text(self.content(name), f"{self._what}: {name}")
 
     def texts(self, name: str) -> list[str]:
         """Repeated strings.

@@ -298,9 +298,7 @@ def test_every_operator_off_the_list_is_refused(name: onnx.defs.OpSchema) -> Non
 def test_an_absent_or_wrong_policy_digest_is_refused(
     version: str, digest: str | None, tmp_path: Path
 ) -> None:
-    error = refusal(
-        tmp_path / "p.onnx", resealed(shipped(), format=version, policy_digest=digest)
-    )
+    error = refusal(tmp_path / "p.onnx", resealed(shipped(), format=version, policy_digest=digest))
     assert "policy_digest" in str(error) or "policy digest" in str(error)
 
 
