@@ -28,9 +28,9 @@ from onnx import TensorProto, helper, numpy_helper
 from dime_robot.learning import diffusion
 from dime_robot.learning.networks import ScoreNetwork
 from dime_robot.runtime.errors import InputError
+from dime_robot.runtime.graph_check import IR_VERSION, OPSET
 from dime_robot.runtime.spec import PolicySpec
 
-OPSET = 20  # the last one that TensorRT 10 reads
 SMALLEST_FACTOR = 0.05  # below it, dividing by P_n would lose float32 digits
 
 Array = npt.NDArray[np.float64]
@@ -169,7 +169,7 @@ def build(folded: FoldedSampler, batch: int = 1) -> onnx.ModelProto:
         ),
         opset_imports=[helper.make_opsetid("", OPSET)],
         producer_name="dime_robot",
-        ir_version=10,
+        ir_version=IR_VERSION,
     )
     onnx.checker.check_model(model, full_check=True)
     return model

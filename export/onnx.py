@@ -1,7 +1,7 @@
 """Export a checkpoint as one file: `python -m export.onnx ckpt.pt` writes `policy.onnx`.
 
 The file holds the whole sampler, the contract and the proof that both are right. Where the proof
-fails nothing is written.
+fails nothing is written, and a policy.onnx that was there before stays as it is.
 """
 
 from __future__ import annotations
@@ -18,9 +18,15 @@ if __name__ == "__main__":
 import argparse
 import hashlib
 import json
+import os
 import shlex
+import signal
+import tempfile
+import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +35,7 @@ import onnx
 import torch
 
 from dime_robot import checkpoint
+from dime_robot.checkpoint import Checkpoint
 from dime_robot.learning.networks import ScoreNetwork
 from dime_robot.lineage import commands
 from dime_robot.provenance import git_commit, package_versions
@@ -48,29 +55,35 @@ from dime_robot.runtime.policy_file import (
     POLICY_DIGEST,
     PROVENANCE,
     SPEC,
+    policy_digest,
     zeroed_digest,
 )
 from dime_robot.runtime.spec import PolicySpec
 from export import certify
+from export.closed_loop import CertificateError, free_run
 from export.graph import build, fold
 
 REPLAYED = 500  # observations taken from the replay data, where it is there
 TORCH_CALLS = 200
+Say = Callable[[str], object]
 
 
-def policy_digest(model: onnx.ModelProto, spec: PolicySpec) -> str:
-    """SHA-256 over graph and contract: the policy's name, and the key of compiled engines."""
-    graph = model.graph.SerializeToString(deterministic=True)
-    return hashlib.sha256(graph + spec.model_dump_json().encode()).hexdigest()
+@dataclass(frozen=True)
+class Budget:
+    """Longest time that a call may take."""
+
+    milliseconds: float
+    percentile: float = 99
 
 
 def seal(model: onnx.ModelProto, spec: PolicySpec, provenance: Provenance) -> bytes:
     """The file's bytes: graph, metadata, and the digest of everything."""
+    contract = spec.model_dump_json()
     entries = {
         FORMAT: FORMAT_VERSION,
-        SPEC: spec.model_dump_json(),
+        SPEC: contract,
         PROVENANCE: provenance.model_dump_json(),
-        POLICY_DIGEST: policy_digest(model, spec),
+        POLICY_DIGEST: policy_digest(model.graph.SerializeToString(deterministic=True), contract),
         FILE_DIGEST: NO_DIGEST,
     }
     del model.metadata_props[:]
@@ -98,14 +111,29 @@ def graph_session(model: onnx.ModelProto) -> Policy:
     return in_batches(policy, batch)
 
 
-def certified_provenance(
-    path: Path, batch: int, asked_env: str | None, say: Callable[[str], None]
-) -> tuple[onnx.ModelProto, PolicySpec, Provenance, ScoreNetwork]:
-    """Build the graph of a checkpoint and prove it.
+@dataclass(frozen=True)
+class Built:
+    """A checkpoint and the graph made from it, not yet proven."""
+
+    path: Path
+    actor: ScoreNetwork
+    checkpoint: Checkpoint
+    env: str  # in which it is proven
+    model: onnx.ModelProto
+    policy: Policy  # the bare graph
+    batch: int
+
+    @property
+    def noise_shape(self) -> tuple[int, int]:
+        """(N+1, d)."""
+        return self.actor.steps + 1, self.checkpoint.spec.n_act
+
+
+def build_policy(path: Path, batch: int, asked_env: str | None, say: Say) -> Built:
+    """Load a checkpoint and fold its sampler into a graph.
 
     Raises:
         InputError: no usable checkpoint.
-        CertificateError: the graph is not the policy.
     """
     actor, loaded = checkpoint.load_actor(path)
     record, spec, config = loaded.record, loaded.spec, loaded.config
@@ -115,17 +143,26 @@ def certified_provenance(
             f"{path}: expected a diffusion policy, got --actor {config.actor}, which is there to"
             " compare with and cannot be exported"
         )
-    torch.set_num_threads(1)
-    shape = (actor.steps + 1, spec.n_act)
     say(
         f"policy     {env}, {record.step:,} steps, seed {config.seed}: {spec.n_obs}"
         f" observations, {spec.n_act} actions, {actor.steps} diffusion steps, {spec.rate:g} Hz"
     )
     model = build(fold(actor, spec), batch)
-    policy = graph_session(model)
+    return Built(path, actor, loaded, env, model, graph_session(model), batch)
 
-    loop = certify.free_run(env, actor.act_numpy, policy, shape)
-    replayed = record.replay.sample(path.parent, REPLAYED)[:, : spec.n_obs]
+
+def prove(built: Built, say: Say) -> Provenance:
+    """Prove that the graph is the policy, and write down what was measured.
+
+    Raises:
+        InputError: its environment cannot be used for a proof.
+        CertificateError: the graph is not the policy.
+    """
+    torch.set_num_threads(1)
+    actor, policy, shape = built.actor, built.policy, built.noise_shape
+    record, spec, config = built.checkpoint.record, built.checkpoint.spec, built.checkpoint.config
+    loop = free_run(built.env, actor.act_numpy, policy, shape)
+    replayed = record.replay.sample(built.path.parent, REPLAYED)[:, : spec.n_obs]
     obs, noise = certify.parity_inputs(loop, replayed, shape)
     parity = certify.parity_certificate(actor, policy, obs, noise)
     say(
@@ -135,28 +172,32 @@ def certified_provenance(
     )
     closed = certify.closed_loop_certificate(actor, policy, loop, parity.limit)
     low, high = closed.difference_interval_95
-    apart = (
-        "never apart"
-        if closed.first_divergence is None
-        else (f"apart from step {closed.first_divergence}")
-    )
+    step = closed.first_divergence
     say(
-        f"loop       torch {closed.return_torch:.2f}, graph {closed.return_onnx:.2f} over"
-        f" {closed.episodes} episodes, difference [{low:.2f}, {high:.2f}], {apart};"
-        f" {closed.max_error:.1e} on the {closed.visited_states:,} states visited"
+        f"loop       torch {closed.return_torch:.2f}, graph {closed.return_onnx:.2f}, random"
+        f" {closed.return_random:.2f} over {closed.episodes} episodes, difference [{low:.2f},"
+        f" {high:.2f}], allowed +-{closed.difference_allowed:.2f},"
+        f" {'never diverges' if step is None else f'diverges at step {step}'};"
+        f" {closed.max_error:.1e} on {closed.visited_states:,} states visited"
     )
-    noises = certify.noise_certificates(env, policy, shape, lambda text: say(f"noise      {text}"))
+    noises = certify.noise_certificates(
+        built.env,
+        policy,
+        shape,
+        float(np.mean(loop.returns_torch - loop.returns_random)),
+        lambda text: say(f"noise      {text}"),
+    )
     final = record.final.get("fresh")
-    provenance = Provenance(
-        checkpoint_digest=hashlib.sha256(path.read_bytes()).hexdigest(),
-        env=env,
+    return Provenance(
+        checkpoint_digest=hashlib.sha256(built.path.read_bytes()).hexdigest(),
+        env=built.env,
         lineage=tuple(commands(record.lineage)),
         steps=record.step,
         seed=config.seed,
         git_commit=git_commit(),
         versions=package_versions(),
         diffusion_steps=actor.steps,
-        batch=batch,
+        batch=built.batch,
         evaluation=final
         and {
             "return_mean": final.return_mean,
@@ -167,9 +208,8 @@ def certified_provenance(
         noise=noises,
         parity=parity,
         closed_loop=closed,
-        latency=NOT_MEASURED.model_copy(update={"batch": batch}),
+        latency=NOT_MEASURED.model_copy(update={"batch": built.batch}),
     )
-    return model, spec, provenance, actor
 
 
 NOT_MEASURED = LatencyCertificate(
@@ -178,16 +218,55 @@ NOT_MEASURED = LatencyCertificate(
 )  # fmt: skip
 
 
-def measured_latency(draft: Path, actor: ScoreNetwork) -> LatencyCertificate:
-    """Latency of the file as a robot would run it, and its ratio to torch eager."""
-    policy = OnnxPolicy(draft)
-    result = latency.measure_latency(policy)
-    rng = np.random.default_rng(0)
-    obs = rng.standard_normal((policy.batch, policy.spec.n_obs), dtype=np.float32)
-    noise = rng.standard_normal(policy.noise.values.shape, dtype=np.float32)
-    eager = latency.call_times(lambda: certify.plain_sampler(actor, obs, noise), TORCH_CALLS)
+def measure(built: Built, provenance: Provenance, budget: Budget | None, say: Say) -> Provenance:
+    """Measure the latency of the file as a robot would run it, and its ratio to torch eager.
+
+    Raises:
+        CertificateError: the latency budget is exceeded.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "policy.onnx"
+        write_atomically(file, seal(built.model, built.checkpoint.spec, provenance))
+        policy = OnnxPolicy(file)
+        result = latency.measure_latency(policy)
+        rng = np.random.default_rng(0)
+        obs = rng.standard_normal((policy.batch, policy.spec.n_obs), dtype=np.float32)
+        noise = rng.standard_normal(policy.noise.values.shape, dtype=np.float32)
+        eager = latency.call_times(
+            lambda: certify.plain_sampler(built.actor, obs, noise), TORCH_CALLS
+        )
     ratio = result.warm_p50 / float(np.median(eager))
-    return result.model_copy(update={"ratio_to_torch": ratio})
+    measured = result.model_copy(update={"ratio_to_torch": ratio})
+    for line in latency.describe(measured):
+        say(line)
+    if budget is not None:
+        problem = latency.budget_problem(
+            measured, budget.milliseconds, budget.percentile, built.actor.steps
+        )
+        if problem:
+            raise CertificateError(f"latency: {problem}")
+    return provenance.model_copy(update={"latency": measured})
+
+
+def write(built: Built, provenance: Provenance, out: Path) -> OnnxPolicy:
+    """Write the file, read it back, and only then put it in the place of an earlier one.
+
+    The earlier one is copied to `out`.previous first, so at no moment there is no file at `out`.
+
+    Raises:
+        InputError: it cannot be written or read back; what was at `out` is there still.
+    """
+    spec = built.checkpoint.spec
+    draft = out.with_name(f"{out.name}.{os.getpid()}.draft")
+    try:
+        write_atomically(draft, seal(built.model, spec, provenance))
+        OnnxPolicy(draft, expected=spec)  # what is on disk loads, unchanged
+        if out.exists():
+            write_atomically(previous(out), out.read_bytes())
+        draft.replace(out)
+    finally:
+        draft.unlink(missing_ok=True)
+    return OnnxPolicy(out, expected=spec)
 
 
 def export(
@@ -196,44 +275,73 @@ def export(
     *,
     batch: int = 1,
     env: str | None = None,
-    budget_ms: float | None = None,
-    percentile: float = 99,
-    say: Callable[[str], None] = print,
+    budget: Budget | None = None,
+    say: Say = print,
 ) -> OnnxPolicy:
     """Write `out` from the checkpoint at `path`; gives the policy read back from it.
 
-    `env` is the environment to prove it in, by default the one that it was trained in.
+    Args:
+        path: of the checkpoint.
+        out: where the file goes. One that is there already is copied to `out`.previous once the
+            new one is proven, and stays untouched where anything fails before.
+        batch: observations per call, fixed in the graph.
+        env: the environment to prove it in, by default the one that it was trained in.
+        budget: of a call's latency.
+        say: gets the lines for the screen.
 
     Raises:
-        InputError: no usable checkpoint, or `out` cannot be written.
-        CertificateError: a proof failed or the latency budget is exceeded. Nothing lies at `out`
-            then: a file that was there before is renamed to `out`.previous.
+        InputError: no usable checkpoint or environment, or `out` cannot be written.
+        CertificateError: a proof failed or the latency budget is exceeded.
     """
-    if out.exists():
-        out.replace(previous(out))
-    model, spec, provenance, actor = certified_provenance(path, batch, env, say)
-    draft = out.with_name(out.name + ".draft")
-    try:
-        write_atomically(draft, seal(model, spec, provenance))
-        measured = measured_latency(draft, actor)
-        for line in latency.describe(measured):
-            say(line)
-        if budget_ms is not None:
-            problem = latency.budget_problem(measured, budget_ms, percentile, actor.steps)
-            if problem:
-                raise certify.CertificateError(f"latency: {problem}")
-        sealed = seal(model, spec, provenance.model_copy(update={"latency": measured}))
-        write_atomically(draft, sealed)
-        OnnxPolicy(draft, expected=spec)  # what is on disk loads, unchanged
-        draft.replace(out)
-    finally:
-        draft.unlink(missing_ok=True)
-    return OnnxPolicy(out, expected=spec)
+    built = build_policy(path, batch, env, say)
+    provenance = prove(built, say)
+    provenance = measure(built, provenance, budget, say)
+    return write(built, provenance, out)
 
 
 def previous(out: Path) -> Path:
-    """Where the file of an earlier export goes, so that none is taken for the new one."""
+    """Where the file of an earlier export is kept once a new one has taken its place."""
     return out.with_name(out.name + ".previous")
+
+
+class Witness:
+    """Remembers which file lies at a path, to say truthfully what became of it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._before = path, self._identity()
+
+    def _identity(self) -> tuple[int, int, int] | None:
+        try:
+            found = self._path.stat()
+        except OSError:
+            return None
+        return found.st_ino, found.st_mtime_ns, found.st_size
+
+    def words(self) -> str:
+        """What lies at the path now, as a phrase."""
+        now = self._identity()
+        if now != self._before:
+            return f"the new {self._path} was written"
+        if now is None:
+            return f"{self._path} was not written"
+        return f"{self._path} is untouched, the file of an earlier export"
+
+
+@contextmanager
+def sigterm_as_interrupt() -> Iterator[None]:
+    """SIGTERM ends the export like Ctrl-C: drafts are removed and the outcome is said."""
+
+    def stop(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -255,26 +363,38 @@ def main(argv: Sequence[str] | None = None) -> int:
     out = options.out or options.checkpoint.with_name("policy.onnx")
     if not out.parent.is_dir():
         raise InputError(f"--out {out}: expected an existing folder, got {out.parent}")
+    if out.exists() and not out.is_file():
+        raise InputError(f"--out {out}: expected a file or a new name, got something else")
 
     def say(text: str) -> None:
         if not options.json:
             print(text, flush=True)
 
+    budget = options.budget_ms and Budget(options.budget_ms, options.percentile)
+    witness = Witness(out)
     try:
-        policy = export(
-            options.checkpoint,
-            out,
-            batch=options.batch,
-            env=options.env,
-            budget_ms=options.budget_ms,
-            percentile=options.percentile,
-            say=say,
-        )
-    except certify.CertificateError as error:
-        print(f"error: {error}; {out} was not written", file=sys.stderr)
-        if previous(out).exists():
-            print(f"the file of an earlier export is now {previous(out)}", file=sys.stderr)
+        with sigterm_as_interrupt():
+            policy = export(
+                options.checkpoint,
+                out,
+                batch=options.batch,
+                env=options.env,
+                budget=budget,
+                say=say,
+            )
+    except CertificateError as error:
+        print(f"error: {error}; {witness.words()}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print(f"interrupted; {witness.words()}", file=sys.stderr)
+        return 130
+    except InputError as error:
+        raise InputError(f"{error}; {witness.words()}", code=error.code) from None
+    except BrokenPipeError:
+        raise
+    except OSError as error:  # a full disk, most often
+        where = error.filename or "input/output"
+        raise InputError(f"{where}: {error.strerror}; {witness.words()}") from None
     if options.json:
         print(json.dumps(report(policy)))
     size = out.stat().st_size

@@ -22,13 +22,6 @@ from dime_robot.runtime.command import run_command
 from dime_robot.runtime.errors import InputError
 from dime_robot.runtime.policy import ENGINE_CACHE, OnnxPolicy
 
-# Operators of the exported graph, all of them in the support matrix of TensorRT 10's ONNX parser
-# (github.com/onnx/onnx-tensorrt, docs/operators.md, "TensorRT 10.0 supports operators in the
-# inclusive range of opset 9 to opset 20"). tests/export/test_graph.py holds the graph to it.
-OPERATORS = frozenset(
-    {"Add", "Gelu", "Gemm", "MatMul", "Max", "Min", "Mul", "Reshape", "Split", "Tanh"}
-)
-
 PARITY_ROWS = 1000
 LIMITS = {"fp32": 1e-4, "fp16": 2e-2}  # largest action difference to the ONNX file
 

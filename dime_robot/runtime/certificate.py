@@ -16,7 +16,7 @@ class NoiseCertificate(Frozen):
     """What the exported graph did in its training environment in one noise mode."""
 
     certified: bool = Field(
-        description="earned at least 90 % of the fresh noise's return and success; else refused"
+        description="lost at most 10 % of the gain and success of the fresh noise; else refused"
     )
     return_mean: float
     interval_95: tuple[float, float] = Field(description="of the mean return")
@@ -42,7 +42,15 @@ class ClosedLoopCertificate(Frozen):
     max_error: float = Field(description="largest action difference on states torch visited")
     return_torch: float
     return_onnx: float
-    difference_interval_95: tuple[float, float] = Field(description="of paired returns")
+    return_random: float | None = Field(
+        None, description="of uniformly random actions, same seeds; none: format version 1"
+    )
+    difference_interval_95: tuple[float, float] = Field(
+        description="of the mean paired difference, over all looks together"
+    )
+    difference_allowed: float | None = Field(
+        None, description="the interval lies inside +- this; none: format version 1"
+    )
     first_divergence: int | None = Field(
         description="earliest step at which actions differ by more than 1e-3; none: never"
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -14,16 +13,11 @@ from dime_robot.runtime.binding import Binding, CpuBinding, GpuBinding, provider
 from dime_robot.runtime.errors import InputError
 from dime_robot.runtime.files import home_or_temporary
 from dime_robot.runtime.noise import NoiseMode, NoiseSource
-from dime_robot.runtime.policy_file import (
-    POLICY_DIGEST,
-    PolicyFile,
-    digest_entries,
-    parse_metadata,
-    read_checked,
-)
+from dime_robot.runtime.policy_file import PolicyFile, load_policy_file
 from dime_robot.runtime.spec import PolicySpec
 
 ENGINE_CACHE = home_or_temporary() / ".cache" / "dime_robot"  # of TensorRT's engines
+LARGEST_ACTION = np.float32(1.0 + 1e-3)  # beyond rounding, also that of float16 engines
 Float32Array = npt.NDArray[np.float32]
 Provider = Literal["cpu", "cuda", "tensorrt", "auto"]
 PROVIDERS: dict[str, str] = {
@@ -102,16 +96,11 @@ class OnnxPolicy:
         expected: PolicySpec | None = None,
     ) -> None:
         self.path = Path(path)
-        content = read_checked(self.path)
-        ort = import_onnxruntime()
-        self._session, self.provider = _open(ort, self.path, content, provider)
-        entries = self._session.get_modelmeta().custom_metadata_map
-        self.file: PolicyFile = parse_metadata(self.path, entries)
+        content, self.file = load_policy_file(self.path)
         self.spec = self.file.spec
         if expected is not None:
             _require_equal(self.path, self.spec, expected)
         self.batch = self.file.batch
-        self._check_shapes()
         certified = self.file.certified
         if noise not in certified:
             raise InputError(
@@ -119,12 +108,16 @@ class OnnxPolicy:
                 f" {', '.join(certified)}",
                 code="noise",
             )
-        steps = self.file.diffusion_steps
-        self.noise = NoiseSource((self.batch, steps + 1, self.spec.n_act), seed, noise)
-        self._observation = np.zeros((self.batch, self.spec.n_obs), dtype=np.float32)
+        ort = import_onnxruntime()
+        self._session, self.provider = _open(ort, self.file, content, provider)
+        shapes = self.file.shapes()
+        self.noise = NoiseSource(shapes["noise"], seed, noise)
+        self._observation = np.zeros(shapes["observation"], dtype=np.float32)
         shape = self._observation.shape
         self._expected_shape = shape[1:] if self.batch == 1 else shape
-        self._action = np.zeros((self.batch, self.spec.n_act), dtype=np.float32)
+        self._action = np.zeros(shapes["action"], dtype=np.float32)
+        self._magnitude = np.zeros_like(self._action)
+        self._too_large = np.zeros(shapes["action"], dtype=np.bool_)
         inputs = {"observation": self._observation, "noise": self.noise.values}
         output = ("action", self._action)
         self._binding: Binding = (
@@ -140,7 +133,10 @@ class OnnxPolicy:
             observation: raw SI values, shape (n_obs,), or (B, n_obs) for an export with batch B.
 
         Returns:
-            Actions in [-1, 1], shape (n_act,), or (B, n_act).
+            Actions in [-1, 1], shape (n_act,), or (B, n_act). NaN where the graph gave NaN.
+
+        Raises:
+            InputError: the graph gave an action beyond [-1, 1]; see `_run`.
         """
         if observation.shape != self._expected_shape:
             raise ValueError(
@@ -148,7 +144,7 @@ class OnnxPolicy:
             )
         self._observation[:] = observation
         self.noise.draw()
-        self._binding.run()
+        self._run()
         return self._action[0] if self.batch == 1 else self._action
 
     def act_with(self, observation: Float32Array, noise: Float32Array) -> Float32Array:
@@ -156,35 +152,44 @@ class OnnxPolicy:
         held = self.noise.values.copy()
         self._observation[:] = observation
         self.noise.values[:] = noise
-        self._binding.run()
-        self.noise.values[:] = held  # a later `act` is none the wiser
+        try:
+            self._run()
+        finally:
+            self.noise.values[:] = held  # the next `act` continues as if this call had not been
         return self._action.copy()
 
     def reset(self, seed: int | None = None) -> None:
         """Begin an episode: held noise is drawn anew; a seed starts the noise over."""
         self.noise.reset(seed)
 
-    def _check_shapes(self) -> None:
-        spec, steps = self.spec, self.file.diffusion_steps
-        expected = {
-            "observation": [self.batch, spec.n_obs],
-            "noise": [self.batch, steps + 1, spec.n_act],
-            "action": [self.batch, spec.n_act],
-        }
-        nodes = [*self._session.get_inputs(), *self._session.get_outputs()]
-        for name, shape in expected.items():
-            got = next((node.shape for node in nodes if node.name == name), None)
-            if got != shape:
-                raise InputError(
-                    f"{self.path}: its contract says {name} {shape}, its graph has {got}"
-                )
+    def _run(self) -> None:
+        """Compute the action.
+
+        Its last operator is Tanh, so an action beyond [-1, 1] means that what runs is not the
+        graph that was checked (an engine of another policy, a broken provider or memory). It is an
+        error, not something to clip. NaN passes: the controller has its own answer to that.
+
+        Raises:
+            InputError: an action beyond [-1, 1].
+        """
+        self._binding.run()
+        np.abs(self._action, out=self._magnitude)  # `max` would allocate, and take twice as long
+        np.greater(self._magnitude, LARGEST_ACTION, out=self._too_large)
+        if np.count_nonzero(self._too_large):
+            largest = float(self._magnitude[self._too_large].max())
+            self._action[:] = np.nan
+            raise InputError(
+                f"{self.path}: expected actions in [-1, 1] from {self.provider}, got {largest:g};"
+                " it is not the policy that was exported: do not run it, export it again",
+                code="action",
+            )
 
 
-def _open(ort: Any, path: Path, content: bytes, asked: Provider) -> tuple[Any, str]:
+def _open(ort: Any, file: PolicyFile, content: bytes, asked: Provider) -> tuple[Any, str]:
     """A session on the provider asked for, and the name of the one in use."""
+    path = file.path
     choices = ("tensorrt", "cuda", "cpu") if asked == "auto" else (asked,)
     available = ort.get_available_providers()
-    digest = "".join(digest_entries(content, POLICY_DIGEST))
     reasons = []
     for choice in choices:
         wanted = PROVIDERS[choice]
@@ -194,10 +199,10 @@ def _open(ort: Any, path: Path, content: bytes, asked: Provider) -> tuple[Any, s
         options = ort.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.log_severity_level = 3
-        if _batch_of(content) == 1:
+        if file.batch == 1:
             # 18 % faster at batch 1; prepacked weights only pay for large batches
             options.add_session_config_entry("session.disable_prepacking", "1")
-        chosen = (wanted, provider_options(choice, digest, str(ENGINE_CACHE)))
+        chosen = (wanted, provider_options(choice, file.policy_digest, str(ENGINE_CACHE)))
         try:
             # without enable_fallback=0 a failure is retried on other providers, on stdout
             session = ort.InferenceSession(content, options, providers=[chosen], enable_fallback=0)
@@ -214,12 +219,6 @@ def _open(ort: Any, path: Path, content: bytes, asked: Provider) -> tuple[Any, s
         f" ({'; '.join(reasons)}); use cpu or auto",
         code="provider",
     )
-
-
-def _batch_of(content: bytes) -> int:
-    """The batch size its provenance states."""
-    found = re.search(rb'"batch":(\d+)', content)
-    return int(found[1]) if found else 1
 
 
 def _require_equal(path: Path, spec: PolicySpec, expected: PolicySpec) -> None:

@@ -5,29 +5,35 @@ export, and two digests:
 
     policy_digest  SHA-256 of graph and contract: names the policy, whatever was measured about it
     file_digest    SHA-256 of the whole file with these 64 hex characters themselves zeroed
+
+Both are recomputed at every load. Digests are no signature: whoever can write the file can write
+new ones. That is why the graph is checked too (`graph_check`), whatever the digests say.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import re
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dime_robot.runtime.errors import InputError, first_problem
+from dime_robot.runtime.graph_check import GraphError, check_graph, split_model
 from dime_robot.runtime.noise import NOISE_MODES, NoiseMode
 from dime_robot.runtime.spec import PolicySpec
 
 if TYPE_CHECKING:
     from dime_robot.runtime.certificate import Provenance
 
-FORMAT_VERSION = "1"
+FORMAT_VERSION = "2"  # 2: the closed-loop certificate states how it was decided
+READABLE_VERSIONS = ("1", "2")
+MAX_BYTES = 256 * 2**20  # of a file; the largest policy benchmarked has 1 MB
 FORMAT, SPEC, PROVENANCE = "dime.format", "dime.spec", "dime.provenance"
 POLICY_DIGEST, FILE_DIGEST = "dime.policy_digest", "dime.file_digest"
 NO_DIGEST = "0" * 64
@@ -45,6 +51,14 @@ class PolicyFile:
     batch: int  # observations per call
     certified: tuple[NoiseMode, ...]  # noise modes
     record: str  # the provenance as it stands in the file, JSON
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes that the graph has to have, by input or output name."""
+        return {
+            "observation": (self.batch, self.spec.n_obs),
+            "noise": (self.batch, self.diffusion_steps + 1, self.spec.n_act),
+            "action": (self.batch, self.spec.n_act),
+        }
 
     @cached_property
     def provenance(self) -> Provenance:
@@ -75,16 +89,60 @@ def digest_entries(content: bytes, key: str) -> list[str]:
     return [found.decode() for found in re.findall(pattern, content)]
 
 
+def policy_digest(graph: bytes | memoryview, spec_json: str) -> str:
+    """SHA-256 over graph and contract: the policy's name, and the key of compiled engines.
+
+    Args:
+        graph: the serialised GraphProto, as it stands in the file.
+        spec_json: the contract, as it stands in the metadata.
+    """
+    digest = hashlib.sha256(graph)
+    digest.update(spec_json.encode())
+    return digest.hexdigest()
+
+
+def load_policy_file(path: Path) -> tuple[bytes, PolicyFile]:
+    """The file's bytes and its metadata, after everything that can be checked was checked.
+
+    Raises:
+        InputError: no such file, changed since it was exported, of another version, or with a
+            graph, a contract or a provenance that does not fit.
+    """
+    content = read_checked(path)
+    try:
+        model = split_model(content)
+        file = parse_metadata(path, model.metadata)
+        actual = policy_digest(model.graph, model.metadata[SPEC])
+        if actual != file.policy_digest:
+            raise InputError(
+                f"{path}: its policy digest is {file.policy_digest[:12]!r}, expected {actual[:12]},"
+                " that of its graph and contract; export it again",
+                code="digest",
+            )
+        shapes = check_graph(model)
+    except GraphError as error:
+        raise InputError(
+            f"{path}: its graph is not one that python -m export.onnx writes: {error}; export it"
+            " again",
+            code="graph",
+        ) from None
+    for name, shape in file.shapes().items():
+        if shapes[name] != shape:
+            raise InputError(
+                f"{path}: its contract says {name} {list(shape)}, its graph has"
+                f" {list(shapes[name])}",
+                code="graph",
+            )
+    return content, file
+
+
 def read_checked(path: Path) -> bytes:
-    """The file's bytes, after its digest was checked.
+    """The file's bytes, after its file digest was checked.
 
     Raises:
         InputError: no such file, not one of ours, or changed since it was exported.
     """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: expected a policy.onnx, {error.strerror}", code="file") from None
+    content = _read_bounded(path)
     found = digest_entries(content, FILE_DIGEST)
     if len(found) != 1 or content.count(found[0].encode()) != 1:
         raise InputError(
@@ -103,6 +161,40 @@ def read_checked(path: Path) -> bytes:
     return content
 
 
+def _read_bounded(path: Path) -> bytes:
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):  # reading a FIFO or a terminal would wait for ever
+            raise InputError(f"{path}: expected a policy.onnx, got no regular file", code="file")
+        if status.st_size <= MAX_BYTES:
+            with path.open("rb") as file:
+                content = file.read(MAX_BYTES + 1)
+            if len(content) <= MAX_BYTES:
+                return content
+    except (OSError, ValueError) as error:  # a NUL in the name is a ValueError
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{path}: expected a policy.onnx, {reason}", code="file") from None
+    raise InputError(
+        f"{path}: expected a policy.onnx of at most {MAX_BYTES / 2**20:.0f} MiB, got"
+        f" {status.st_size / 2**20:.0f} MiB",
+        code="file",
+    )
+
+
+class _NoiseSummary(BaseModel):
+    model_config = ConfigDict(strict=True, extra="ignore")
+    certified: bool
+
+
+class _Summary(BaseModel):
+    """The part of the provenance that a robot needs."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+    diffusion_steps: int = Field(ge=1)
+    batch: int = Field(ge=1)
+    noise: dict[NoiseMode, _NoiseSummary]
+
+
 def parse_metadata(path: Path, metadata: Mapping[str, str]) -> PolicyFile:
     """Contract, provenance and digests out of the metadata.
 
@@ -114,10 +206,10 @@ def parse_metadata(path: Path, metadata: Mapping[str, str]) -> PolicyFile:
     ]
     if missing:
         raise InputError(f"{path}: expected the metadata {missing}, got {sorted(metadata)}")
-    if metadata[FORMAT] != FORMAT_VERSION:
+    if metadata[FORMAT] not in READABLE_VERSIONS:
         raise InputError(
-            f"{path}: expected format version {FORMAT_VERSION}, got {metadata[FORMAT]!r:.20}; use"
-            " the dime_robot release that exported it",
+            f"{path}: expected format version {' or '.join(READABLE_VERSIONS)}, got"
+            f" {metadata[FORMAT]!r:.20}; use the dime_robot release that exported it",
             code="version",
         )
     try:
@@ -126,19 +218,19 @@ def parse_metadata(path: Path, metadata: Mapping[str, str]) -> PolicyFile:
         code = "version" if error.errors()[0]["loc"] == ("version",) else "contract"
         raise InputError(f"{path}: {first_problem(error)}", code=code) from None
     try:
-        made = json.loads(metadata[PROVENANCE])
-        return PolicyFile(
-            path=path,
-            spec=spec,
-            policy_digest=metadata[POLICY_DIGEST],
-            file_digest=metadata[FILE_DIGEST],
-            diffusion_steps=int(made["diffusion_steps"]),
-            batch=int(made["batch"]),
-            certified=tuple(m for m in NOISE_MODES if made["noise"].get(m, {}).get("certified")),
-            record=metadata[PROVENANCE],
-        )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        made = _Summary.model_validate_json(metadata[PROVENANCE])
+    except ValidationError as error:
         raise InputError(
             f"{path}: expected a provenance with diffusion_steps, batch and noise, got one where"
-            f" {type(error).__name__}: {error}"
+            f" {first_problem(error)}"
         ) from None
+    return PolicyFile(
+        path=path,
+        spec=spec,
+        policy_digest=metadata[POLICY_DIGEST],
+        file_digest=metadata[FILE_DIGEST],
+        diffusion_steps=made.diffusion_steps,
+        batch=made.batch,
+        certified=tuple(m for m in NOISE_MODES if m in made.noise and made.noise[m].certified),
+        record=metadata[PROVENANCE],
+    )

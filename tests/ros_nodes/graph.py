@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -133,9 +133,16 @@ class Graph:
         self._executor.remove_node(node)
 
     def start(
-        self, name: str, *arguments: str, log: str = "", **parameters: object
+        self,
+        name: str,
+        *arguments: str,
+        log: str = "",
+        program: Sequence[str] = (),
+        **parameters: object,
     ) -> subprocess.Popen[str]:
         """A node of ours as a process, parameters given on its command line.
+
+        `program` replaces `-m ros_nodes.NAME` where it is given.
 
         `processes` and `log` know it as `log` where that is given, and one in a namespace
         (-r __ns:=/left) as left_NAME.
@@ -144,7 +151,8 @@ class Graph:
         for argument in arguments:
             if argument.startswith("__ns:=/"):
                 label = f"{argument.removeprefix('__ns:=/')}_{name}"
-        words = [sys.executable, "-m", f"ros_nodes.{name}", "--ros-args", *arguments]
+        program = program or ("-m", f"ros_nodes.{name}")
+        words = [sys.executable, *program, "--ros-args", *arguments]
         for key, value in parameters.items():
             text = str(value).lower() if isinstance(value, bool) else str(value)
             words += ["-p", f"{key}:={text}"]

@@ -23,9 +23,10 @@ from dime_robot.runtime.flight_recorder import read_recording
 from dime_robot.runtime.reasons import Reason
 from ros_nodes.conversions import stamp_of
 from tests.ros_nodes.graph import COMMANDS, Graph
-from tests.ros_nodes.policies import crashing_policy, nan_policy, slow_policy
+from tests.ros_nodes.policies import nan_policy
 
 pytestmark = pytest.mark.slow
+MISBEHAVING = str(Path(__file__).with_name("misbehaving_node.py"))
 PERIOD, MAX_AGE, HOLD = 0.02, 0.1, 0.08  # [s] more patient than the shipped robot: see `begin`
 ALLOWED = 5 * (MAX_AGE + 2 * PERIOD)  # [s] from injection to the stated command
 DAMPING, EFFORT = 5.0, 8.0  # [N s/m], [N]
@@ -200,19 +201,19 @@ def test_a_robot_that_dies_is_not_commanded_on(graph: Graph) -> None:
 
 
 @pytest.mark.parametrize(
-    ("make", "reason"),
+    ("given", "reason"),
     [
-        (nan_policy, Reason.ACTION_NAN),
-        (lambda path: slow_policy(path, 1.5 * PERIOD), Reason.OVERRUN),
+        (lambda folder: {"policy": nan_policy(folder / "bad.onnx")}, Reason.ACTION_NAN),
+        (lambda _: {"program": (MISBEHAVING, "slow", str(1.5 * PERIOD))}, Reason.OVERRUN),
     ],
     ids=["NaN action", "inference of 1.5 periods"],
 )
 def test_a_policy_that_fails_is_stopped(
-    make: Callable[[Path], Path], reason: Reason, graph: Graph
+    given: Callable[[Path], dict[str, object]], reason: Reason, graph: Graph
 ) -> None:
     config = with_imu(graph.folder)
     graph.start("sim_node", config=config)
-    graph.policy_node(policy=make(graph.folder / "bad.onnx"), robot=config)
+    graph.policy_node(robot=config, **given(graph.folder))
     graph.until(lambda: len(graph.commands) > 10, "commands")
     injected = graph.set_fault("spin:hinge:40")
     graph.until(lambda: reason_reported(graph, reason, ("damp", "stop")), reason.value)
@@ -225,7 +226,7 @@ def test_a_policy_that_fails_is_stopped(
 
 def test_an_exception_nobody_expected_ends_with_the_safe_command_and_exit_1(graph: Graph) -> None:
     graph.start("sim_node")
-    process = graph.policy_node(policy=crashing_policy(graph.folder / "bad.onnx"))
+    process = graph.policy_node(program=(MISBEHAVING, "crash"))
     graph.until(lambda: len(graph.commands) > 10, "commands")
     injected = graph.set_fault("spin:hinge:40")
     graph.until(lambda: process.poll() is not None, "the end of the process")

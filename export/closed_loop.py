@@ -1,0 +1,246 @@
+"""Proof that the graph earns what the torch actor earns where each drives the environment itself.
+
+Both run the same episodes: same seeds, same noise. Per episode, D is the graph's return minus
+torch's; G is torch's mean return minus that of uniformly random actions on the same seeds, which is
+what training has gained. The proof succeeds where
+
+- no action of any episode differs by more than 1e-3 in 20 episodes: the two loops are one; or
+- the confidence interval of the mean of D lies inside +-5 % of |G|.
+
+That is an equivalence test: where little is known the interval is wide and the proof fails. It is
+looked at twice, after 20 episodes and, if undecided, after 200. The error level of 5 % is split
+evenly between the looks (Bonferroni), so each takes Student's interval at 97.5 %, and both hold
+together with 95 %. An interval outside the bounds after 20 episodes ends in failure at once. G is
+an estimate from the same episodes and counted as exact; Student's interval assumes that means of 20
+or 200 differences are about normal.
+
+Where random actions earn the same (the 95 % interval of the paired difference holds 0 after 200
+episodes) the policy has gained nothing and 5 % of nothing would fail every graph. Its returns are
+then compared with their own spread: the interval has to lie inside half a standard deviation.
+That tolerance is never granted to a policy that has learned something.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+from scipy import special, stats
+
+from dime_robot.rollout import Evaluation, Evaluator, FloatArray, Policy
+from dime_robot.runtime.errors import InputError
+
+LOOKS = (20, 200)  # episodes after which the proof may end
+CONFIDENCE = 1 - 0.05 / len(LOOKS)
+TOLERANCE = 0.05  # of what the policy earns more than random actions
+UNTRAINED_TOLERANCE = 0.5  # standard deviations of the returns
+DIVERGED = 1e-3  # action difference at which two closed loops count as apart
+REPEATED_EPISODES = 3
+MAX_VISITED = 5000
+_SEED = 11
+Returns = npt.NDArray[np.float64]
+
+
+class CertificateError(Exception):
+    """The graph is not the policy: nothing is written. One sentence."""
+
+
+@dataclass(frozen=True)
+class Loop:
+    """Torch actor and graph in the same episodes."""
+
+    returns_torch: Returns  # Shape (episodes,)
+    returns_onnx: Returns
+    returns_random: Returns  # of uniformly random actions
+    visited: FloatArray  # observations torch saw, shape (K, n_obs)
+    noise: FloatArray  # and the noise it drew there, shape (K, N+1, d)
+    first_divergence: int | None  # earliest step [1 is the first], None: never
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a look at the returns says."""
+
+    interval: tuple[float, float]  # of the mean paired difference
+    allowed: float  # the interval has to lie inside +- this
+    gain: float  # mean return beyond that of random actions
+    passed: bool
+    failed: bool  # neither: undecided
+    reason: str = ""
+
+
+@dataclass
+class _Recorder:
+    """A policy that keeps what went in and out of it."""
+
+    policy: Policy
+    observations: list[FloatArray] = field(default_factory=list)
+    noises: list[FloatArray] = field(default_factory=list)
+    actions: list[FloatArray] = field(default_factory=list)
+    keep_inputs: bool = False
+
+    def __call__(self, obs: FloatArray, noise: FloatArray) -> FloatArray:
+        result = self.policy(obs, noise)
+        self.actions.append(result.copy())
+        if self.keep_inputs:
+            self.observations.append(obs.copy())
+            self.noises.append(noise.copy())
+        return result
+
+
+def random_policy(obs: FloatArray, noise: FloatArray) -> FloatArray:
+    """Uniform actions in [-1, 1], a function of the episode's noise so that they repeat too."""
+    uniform: FloatArray = (2 * special.ndtr(noise[:, 0]) - 1).astype(np.float32)
+    return uniform
+
+
+def actions_by_episode(calls: list[FloatArray], evaluation: Evaluation) -> list[FloatArray]:
+    """Sort recorded actions, one array of running episodes per call, by episode: (length, d)."""
+    lengths = np.array([episode.length for episode in evaluation.episodes])
+    sorted_: list[list[FloatArray]] = [[] for _ in lengths]
+    call = first = 0
+    while first < len(lengths):
+        side_by_side = len(calls[call])
+        for step in range(lengths[first : first + side_by_side].max()):
+            running = first + np.flatnonzero(lengths[first : first + side_by_side] > step)
+            for episode, action in zip(running, calls[call], strict=True):
+                sorted_[episode].append(action)
+            call += 1
+        first += side_by_side
+    return [np.stack(actions) for actions in sorted_]
+
+
+def first_divergence(first: list[FloatArray], second: list[FloatArray]) -> int | None:
+    """Earliest step of any episode at which actions differ by more than 1e-3 or only one acts."""
+    found = []
+    for a, b in zip(first, second, strict=True):
+        common = min(len(a), len(b))
+        apart = np.flatnonzero(~(np.abs(a[:common] - b[:common]).max(axis=1) <= DIVERGED))
+        if len(apart):
+            found.append(int(apart[0]) + 1)
+        elif len(a) != len(b):
+            found.append(common + 1)
+    return min(found, default=None)
+
+
+def require_repeatable(evaluator: Evaluator, env_name: str, policy: Policy) -> None:
+    """Run the same policy twice.
+
+    Raises:
+        InputError: the environment is another one under the same seed.
+    """
+    runs = []
+    for _ in range(2):
+        recorder = _Recorder(policy)
+        evaluation = evaluator.run(recorder, REPEATED_EPISODES, (_SEED, 0))
+        runs.append((evaluation, actions_by_episode(recorder.actions, evaluation)))
+    (first, first_actions), (second, second_actions) = runs
+    if first.returns != second.returns or first_divergence(first_actions, second_actions):
+        raise InputError(
+            f"{env_name} does not repeat itself under a seed: the same policy earned"
+            f" {first.returns[0]:.6g} and then {second.returns[0]:.6g} from the same one, so"
+            " nothing can be said about the graph; expected reset(seed=...) to decide everything"
+            " that is random"
+        )
+
+
+def free_run(env_name: str, torch: Policy, onnx: Policy, shape: tuple[int, int]) -> Loop:
+    """Let both policies act until their difference is decided.
+
+    Args:
+        env_name: the environment.
+        torch: the actor.
+        onnx: the graph.
+        shape: (N+1, d), the noise of one action.
+
+    Raises:
+        InputError: the environment does not repeat itself.
+    """
+    evaluator = Evaluator(env_name, shape)
+    try:
+        require_repeatable(evaluator, env_name, torch)
+        returns: list[list[float]] = [[], [], []]
+        visited: tuple[FloatArray, FloatArray] | None = None
+        divergences: list[int] = []
+        for until in LOOKS:
+            count, seed = until - len(returns[0]), (_SEED, until)
+            actor, graph = _Recorder(torch, keep_inputs=visited is None), _Recorder(onnx)
+            by_torch, by_graph, by_random = (
+                evaluator.run(policy, count, seed) for policy in (actor, graph, random_policy)
+            )
+            for kept, evaluation in zip(returns, (by_torch, by_graph, by_random), strict=True):
+                kept += evaluation.returns
+            apart = first_divergence(
+                actions_by_episode(actor.actions, by_torch),
+                actions_by_episode(graph.actions, by_graph),
+            )
+            divergences += [] if apart is None else [apart]
+            visited = visited or _some_of(actor)
+            by_torch_all, by_graph_all, by_random_all = (np.array(kept) for kept in returns)
+            loop = Loop(
+                returns_torch=by_torch_all,
+                returns_onnx=by_graph_all,
+                returns_random=by_random_all,
+                visited=visited[0],
+                noise=visited[1],
+                first_divergence=min(divergences, default=None),
+            )
+            verdict = judge(loop)
+            if verdict.passed or verdict.failed:
+                break
+        return loop
+    finally:
+        evaluator.close()
+
+
+def _some_of(actor: _Recorder) -> tuple[FloatArray, FloatArray]:
+    """At most 5,000 of the recorded inputs, evenly over all episodes."""
+    obs, noise = np.concatenate(actor.observations), np.concatenate(actor.noises)
+    rows = np.unique(np.linspace(0, len(obs) - 1, MAX_VISITED).astype(int))
+    return obs[rows], noise[rows]
+
+
+def paired_interval(difference: Returns, confidence: float) -> tuple[float, float]:
+    """Student's interval of the mean of paired differences; a point where all are equal."""
+    mean = float(difference.mean())
+    if np.ptp(difference) == 0:
+        return mean, mean
+    low, high = stats.t.interval(
+        confidence, len(difference) - 1, loc=mean, scale=stats.sem(difference)
+    )
+    return float(low), float(high)
+
+
+def judge(loop: Loop) -> Verdict:
+    """Look at the returns so far; see the module's docstring. After the last look it is decided."""
+    last = len(loop.returns_torch) >= LOOKS[-1]
+    low, high = paired_interval(loop.returns_onnx - loop.returns_torch, CONFIDENCE)
+    gain = loop.returns_torch - loop.returns_random
+    scale = abs(float(gain.mean()))
+    allowed, basis = TOLERANCE * scale, f"{TOLERANCE:.0%} of the {scale:.2f} that the policy"
+    basis += " earns more than random actions"
+    gain_low, gain_high = paired_interval(gain, 0.95)
+    if last and gain_low <= 0 <= gain_high:
+        spread = float(loop.returns_torch.std(ddof=1))
+        if UNTRAINED_TOLERANCE * spread > allowed:
+            allowed = UNTRAINED_TOLERANCE * spread
+            basis = "half the returns' standard deviation, as random actions earn the same"
+    inside = -allowed <= low and high <= allowed
+    passed = inside or loop.first_divergence is None
+    outside = high < -allowed or low > allowed
+    undecided = " (too wide to decide: the returns vary a lot; train further)" * (not outside)
+    reason = (
+        f"closed loop: over {len(loop.returns_torch)} episodes the graph's mean return is"
+        f" {loop.returns_onnx.mean():.2f}, torch's {loop.returns_torch.mean():.2f}, that of random"
+        f" actions {loop.returns_random.mean():.2f}; the difference has the 95 % interval"
+        f" [{low:.2f}, {high:.2f}]{undecided}, expected inside +-{allowed:.2f}, {basis}"
+    )
+    return Verdict(
+        interval=(low, high),
+        allowed=allowed,
+        gain=float(gain.mean()),
+        passed=passed,
+        failed=not passed and (outside or last),
+        reason=reason,
+    )
