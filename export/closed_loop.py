@@ -10,14 +10,14 @@ what training has gained. The proof succeeds where
 That is an equivalence test: where little is known the interval is wide and the proof fails. It is
 looked at twice, after 20 episodes and, if undecided, after 200. The error level of 5 % is split
 evenly between the looks (Bonferroni), so each takes Student's interval at 97.5 %, and both hold
-together with 95 %. An interval outside the bounds after 20 episodes ends in failure at once. G is
-an estimate from the same episodes and counted as exact; Student's interval assumes that means of 20
-or 200 differences are about normal.
+together with 95 %. An interval outside the bounds after 20 episodes ends in failure at once, where
+G is not 0 by chance. G is an estimate from the same episodes and counted as exact; Student's
+interval assumes that means of 20 or 200 differences are about normal.
 
 Where random actions earn the same (the 95 % interval of the paired difference holds 0 after 200
 episodes) the policy has gained nothing and 5 % of nothing would fail every graph. Its returns are
 then compared with their own spread: the interval has to lie inside half a standard deviation.
-That tolerance is never granted to a policy that has learned something.
+That tolerance is never granted to a policy that has shown a gain.
 """
 
 from __future__ import annotations
@@ -221,7 +221,8 @@ def judge(loop: Loop) -> Verdict:
     allowed, basis = TOLERANCE * scale, f"{TOLERANCE:.0%} of the {scale:.2f} that the policy"
     basis += " earns more than random actions"
     gain_low, gain_high = paired_interval(gain, 0.95)
-    if last and gain_low <= 0 <= gain_high:
+    untrained = gain_low <= 0 <= gain_high
+    if last and untrained:
         spread = float(loop.returns_torch.std(ddof=1))
         if UNTRAINED_TOLERANCE * spread > allowed:
             allowed = UNTRAINED_TOLERANCE * spread
@@ -229,7 +230,7 @@ def judge(loop: Loop) -> Verdict:
     inside = -allowed <= low and high <= allowed
     passed = inside or loop.first_divergence is None
     outside = high < -allowed or low > allowed
-    undecided = " (too wide to decide: the returns vary a lot; train further)" * (not outside)
+    undecided = "" if outside else " (too wide to decide: the returns vary a lot; train further)"
     reason = (
         f"closed loop: over {len(loop.returns_torch)} episodes the graph's mean return is"
         f" {loop.returns_onnx.mean():.2f}, torch's {loop.returns_torch.mean():.2f}, that of random"
@@ -241,6 +242,6 @@ def judge(loop: Loop) -> Verdict:
         allowed=allowed,
         gain=float(gain.mean()),
         passed=passed,
-        failed=not passed and (outside or last),
+        failed=not passed and (last or (outside and not untrained)),
         reason=reason,
     )

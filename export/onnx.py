@@ -308,7 +308,8 @@ class Witness:
     """Remembers which file lies at a path, to say truthfully what became of it."""
 
     def __init__(self, path: Path) -> None:
-        self._path, self._before = path, self._identity()
+        self._path = path
+        self._before = self._identity()
 
     def _identity(self) -> tuple[int, int, int] | None:
         try:

@@ -21,11 +21,11 @@ from tests.export.actors import redrawn_actor
 from tests.learning.toy import flat_spec
 
 SHAPE = (3, 1)
-LENGTH = 20
+LENGTH = 40
 
 
 class Chaos(gymnasium.Env[FloatArray, FloatArray]):
-    """A logistic map that the action disturbs: loops apart by one rounding part in 20 steps.
+    """A logistic map that the action disturbs: loops that differ by one rounding part in 30 steps.
 
     The reward is 1 for an action of 1, plus or minus up to `spread` for the chaotic state.
     """
@@ -34,6 +34,9 @@ class Chaos(gymnasium.Env[FloatArray, FloatArray]):
     action_space = spaces.Box(-1, 1, (1,), np.float32)
     spread = 1.0
     seeded = True
+
+    def __init__(self, render_mode: str | None = None) -> None:
+        self.render_mode = render_mode
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -115,7 +118,8 @@ def test_an_environment_that_ignores_its_seed_is_named() -> None:
 
 def test_an_untrained_policy_passes_in_a_chaotic_environment_unless_its_graph_is_wrong() -> None:
     def useless(obs: FloatArray, noise: FloatArray) -> FloatArray:
-        return 0.1 * np.sin(7 * obs).astype(np.float32)
+        moves: FloatArray = 0.01 * np.sin(7 * obs).astype(np.float32)
+        return moves - random_policy(obs, noise)
 
     loop = free_run("Chaos-v0", useless, offset(useless, 1e-7), SHAPE)
     assert len(loop.returns_torch) == closed_loop.LOOKS[-1]
@@ -164,14 +168,14 @@ def decided(rng: np.random.Generator, mean: float, spread: float, worse: float) 
     ("spread", "worse", "fewest", "most"),
     [
         (10.0, 0.0, 0.97, 1.0),  # a chaotic environment, returns 100 +- 10: a fair chance
-        (10.0, 5.0, 0.0, 0.04),  # on the bound: 2.5 % by construction
+        (10.0, 5.0, 0.0, 0.06),  # on the bound: 2.5 % by construction
         (10.0, 22.0, 0.0, 0.001),
         (30.0, 22.0, 0.0, 0.001),  # cannot be shown either way: fails
     ],
 )
 def test_error_rates(spread: float, worse: float, fewest: float, most: float) -> None:
     rng = np.random.default_rng(0)
-    share = np.mean([decided(rng, 100.0, spread, worse) for _ in range(1000)])
+    share = np.mean([decided(rng, 100.0, spread, worse) for _ in range(200)])
     assert fewest <= share <= most
 
 

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -38,7 +39,7 @@ def assert_untouched(out: Path, before: os.stat_result) -> None:
 
 def test_a_misspelt_checkpoint_touches_nothing(out: Path) -> None:
     before = out.stat()
-    with pytest.raises(InputError, match="no such file.*policy.onnx is untouched"):
+    with pytest.raises(InputError, match=r"no such file.*policy\.onnx is untouched"):
         export_onnx.main([str(out.with_name("ckptt.pt"))])
     assert_untouched(out, before)
 
@@ -77,8 +78,6 @@ def test_whatever_fails_wherever_the_old_file_stays(
 
     def fails(*_: object, **__: object) -> None:
         raise error
-
-    from types import SimpleNamespace
 
     built = SimpleNamespace(model=None, checkpoint=SimpleNamespace(spec=None))
     for name in STEPS[:3]:

@@ -389,8 +389,7 @@ def test_a_mutated_graph_is_refused_or_has_another_digest(data: st.DataObject) -
     try:
         model = split_model(bytes(content))
         check_graph(model)
-    except GraphError as error:
-        assert "\n" not in str(error)
+    except GraphError:
         return
     original = split_model(SHIPPED.read_bytes())
     if bytes(model.graph) == bytes(original.graph):
@@ -402,14 +401,13 @@ def test_a_mutated_graph_is_refused_or_has_another_digest(data: st.DataObject) -
 @settings(deadline=None, max_examples=300)
 @given(data=st.binary(max_size=200))
 def test_the_reader_refuses_or_reads_any_bytes(data: bytes) -> None:
-    schema = graph_check._NODE
     try:
-        parse(memoryview(data), schema, "node").texts("input")
-    except WireFormatError as error:
-        assert str(error)
-    else:  # what we accept, protobuf accepts, and finds nothing unknown in it
-        read = onnx.NodeProto.FromString(data)
-        assert list(read.input) == parse(memoryview(data), schema, "node").texts("input")
+        inputs = parse(memoryview(data), graph_check._NODE, "node").texts("input")
+        domain = parse(memoryview(data), graph_check._NODE, "node").text("domain")
+    except WireFormatError:
+        return
+    read = onnx.NodeProto.FromString(data)  # what we accept, protobuf reads in the same way
+    assert (list(read.input), read.domain) == (inputs, domain)
 
 
 # -- actions -------------------------------------------------------------------------------------
