@@ -21,8 +21,15 @@ class InputError(Exception):
     """
 
     def __init__(self, message: str, code: str = "input") -> None:
-        super().__init__(message)
+        super().__init__(_printable(message))
         self.code = code
+
+
+def _printable(text: str) -> str:
+    """Escape what a file smuggles into a message: a terminal would obey it, or cannot print it."""
+    return "".join(
+        c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text
+    )
 
 
 def first_problem(error: ValidationError) -> str:
