@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dime_robot.runtime.config_files import read_config
@@ -84,7 +84,8 @@ def test_json_is_bounded(text: str) -> None:
     assert len(str(raised.value)) < 200
 
 
-@given(st.text())
+@settings(max_examples=50)
+@given(st.text(max_size=20))
 def test_a_message_is_printable_whatever_a_file_holds(text: str) -> None:
     said = str(InputError(f"x: {text}")).replace("\n", "")
     assert said.isprintable()

@@ -8,9 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from dime_robot.runtime.errors import InputError
-from dime_robot.sim.model import compile_model
+from dime_robot.sim.config import SimConfig
+from dime_robot.sim.model import compile_model, load_model
 from tests.malformed import within
 
 ROOT = Path(__file__).parents[2]
@@ -79,6 +81,26 @@ BEYOND = {
 def test_a_model_beyond_the_bounds_is_one_sentence(name: str, tmp_path: Path) -> None:
     text, words = BEYOND[name]
     assert words in refused(tmp_path / "x.xml", text)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (model('<option iterations="2000000000" tolerance="0"/>'), "iterations up to 10,000"),
+        (model('<option ls_iterations="2000000000"/>'), "expected ls_iterations up to 10,000"),
+        (world("<body><freejoint/><geom size='1'/></body>" * 350), "degrees of freedom, got 2,100"),
+    ],
+)
+def test_a_model_that_could_not_be_simulated_in_time(text: str, words: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.xml"
+    path.write_text(text)
+    with within(4.0), pytest.raises(InputError, match=words):
+        load_model(path, 0.002)
+
+
+def test_a_control_step_is_no_million_steps() -> None:
+    with pytest.raises(ValidationError, match="decimation"):
+        SimConfig(model="x.xml", timestep=2e-8, decimation=1_000_000)
 
 
 @pytest.mark.parametrize(
