@@ -317,7 +317,7 @@ def test_no_model_of_a_command_line_is_dropped(
 def test_a_model_that_does_not_fit_is_said_before_the_first_episode(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config, model = go2()
+    _, model = go2()
     copy = tmp_path / "copy.xml"
     copy.write_text(model.read_text())
     (tmp_path / "broken.xml").write_text("<mujoco/>")
