@@ -121,6 +121,40 @@ def test_another_file_is_refused_in_a_sentence(kind: str, tmp_path: Path) -> Non
     assert "unsafe" not in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("time", np.nan, "a time that is not finite"),
+        ("time", np.inf, "a time that is not finite"),
+        ("period", 1e300, "a time of no clock"),
+        ("missed", 255.0, "missed that is neither 0 nor 1"),
+        ("missed", np.nan, "missed that is neither 0 nor 1"),
+    ],
+)
+def test_samples_that_no_step_comes_to_are_refused(
+    field: str, value: float, words: str, tmp_path: Path
+) -> None:
+    samples = some_samples(5)
+    samples[2, FIELDS.index(field)] = value
+    path = write_record(record_of(samples), tmp_path / "latency.npz")
+    with pytest.raises(InputError, match=words):
+        read_record(path)
+
+
+def test_facts_of_any_number_or_type_are_refused(tmp_path: Path) -> None:
+    good = record_of(some_samples(3))
+    fault = {"time": 0.0, "text": "x"}
+    for change in ({"rate": -1.0}, {"lost": -1}, {"faults": [fault] * 1_001}, {"policy": 5}):
+        meta = np.array(json.dumps({**good.facts.model_dump(), **change}))
+        path = tmp_path / "latency.npz"
+        np.savez(path, samples=good.samples, meta=meta)
+        with pytest.raises(InputError, match=f"latency_monitor wrote, {next(iter(change))}: "):
+            read_record(path)
+    np.savez(path, samples=good.samples.astype("f4"), meta=np.array(good.facts.model_dump_json()))
+    with pytest.raises(InputError, match="of float64, got float32"):
+        read_record(path)
+
+
 def test_the_numbers_of_the_table_are_those_of_the_samples() -> None:
     samples = some_samples(2000)
     text = page(record_of(samples, lost=7))

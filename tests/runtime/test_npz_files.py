@@ -178,6 +178,12 @@ def test_an_array_is_as_long_as_it_says(extra: bytes, words: str, tmp_path: Path
         read_npz(path, {"a": 24}, "a thing")
 
 
+def test_the_directory_is_judged_even_where_the_header_is_small(tmp_path: Path) -> None:
+    path = packed(tmp_path / "x.npz", zipfile.ZIP_DEFLATED, a=plain(np.zeros(3)) + bytes(2**20))
+    with pytest.raises(InputError, match=r"its array a would take 1,048,\d+ bytes"):
+        read_npz(path, {"a": 24}, "a thing")
+
+
 def test_other_arrays_and_other_packing_are_refused(tmp_path: Path) -> None:
     path = packed(tmp_path / "x.npz", b=plain(np.zeros(3)))
     with pytest.raises(InputError, match=r"it holds \['b.npy'\] instead of \['a.npy'\]"):
