@@ -279,7 +279,9 @@ def _broadcast(shapes: Sequence[Shape]) -> Shape:
     rank = max(map(len, shapes))
     padded = [(1,) * (rank - len(shape)) + shape for shape in shapes]
     result = tuple(max(sizes) for sizes in zip(*padded, strict=True))
-    if any(size not in (1, full) for shape in padded for size, full in zip(shape, result, strict=True)):
+    if any(
+        size not in (1, full) for shape in padded for size, full in zip(shape, result, strict=True)
+    ):
         raise GraphError(f"shapes {' and '.join(str(list(s)) for s in shapes)} do not fit")
     return result
 
