@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from dime_robot import checkpoint
-from dime_robot.logger import read_eval_csv
+from dime_robot.eval_csv import read_eval_csv
 
 COUNTERS = ("updates", "step", "episode", "episode_step", "episode_return")
 
@@ -58,14 +58,24 @@ def digests(run: Path) -> dict[str, str]:
 
 
 def compare(
-    env: str, steps: int, kills: int, folder: Path, *, seed: int = 0, longest: float = 12.0
+    env: str,
+    steps: int,
+    kills: int,
+    folder: Path,
+    *,
+    seed: int = 0,
+    longest: float = 12.0,
+    interval: int | None = None,
 ) -> tuple[list[str], list[int]]:
-    """Names of the parts that differ, and the steps that were kept at each kill."""
+    """Names of the parts that differ, and the steps that were kept at each kill.
+
+    `interval` is the number of steps between checkpoints; at 1 most kills come while one is saved.
+    """
     rng = random.Random(seed)
     train = [sys.executable, "-m", "dime_robot.train", "--no-video"]
     new = [*train, "--env", env, "--preset", "tiny", "--steps", str(steps)]
     new += ["--eval-interval", str(max(1, steps // 4))]
-    new += ["--checkpoint-interval", str(max(10, steps // 50))]
+    new += ["--checkpoint-interval", str(interval or max(10, steps // 50))]
     alone, killed = folder / "alone", folder / "killed"
     subprocess.run([*new, "--out", str(alone)], check=True, stdout=subprocess.DEVNULL)
     kept = []
@@ -93,6 +103,7 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--longest", type=float, default=12.0, help="latest kill [s]")
+    parser.add_argument("--interval", type=int, help="steps between checkpoints")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -103,6 +114,7 @@ def main() -> int:
             Path(folder),
             seed=options.seed,
             longest=options.longest,
+            interval=options.interval,
         )
     print(f"{options.env}: checkpoints at the kills: {kept}")
     print(f"differs: {', '.join(differing)}" if differing else "equal bit for bit")

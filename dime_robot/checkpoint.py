@@ -15,6 +15,7 @@ import io
 import stat
 import sys
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -143,8 +144,10 @@ def save(path: Path, record: Record, learner: LearnerState) -> None:
     content = {"format": FORMAT, "version": VERSION, "record": record.model_dump_json()}
     torch.save({**content, "tensors": learner.tensors()}, buffer)
     payload = buffer.getbuffer()
-    trailer = _TRAILER + hashlib.sha256(payload).hexdigest().encode()
-    _parse(path, payload, trailer)
+    with ThreadPoolExecutor(max_workers=1) as pool:  # hashing leaves this thread free to read back
+        digest = pool.submit(hashlib.sha256, payload)
+        _contents(path, payload, sealed=True)
+        trailer = _TRAILER + digest.result().hexdigest().encode()
     payload.release()
     buffer.seek(0, io.SEEK_END)
     buffer.write(trailer)
@@ -194,6 +197,12 @@ def _parse(path: Path, payload: memoryview, trailer: bytes | None) -> Checkpoint
             f" {trailer[len(_TRAILER) :][:12].decode('ascii', 'replace')}); copy it again or use"
             " another"
         )
+    record, learner = _contents(path, payload, sealed=trailer is not None)
+    return Checkpoint(path, record, learner, digest)
+
+
+def _contents(path: Path, payload: memoryview, *, sealed: bool) -> tuple[Record, LearnerState]:
+    """Record and tensors of a payload; `sealed`: a digest was there."""
     content = _unpickled(path, payload)
     found = content.get("format") if isinstance(content, dict) else None
     if not isinstance(found, str) or found != FORMAT:
@@ -206,12 +215,12 @@ def _parse(path: Path, payload: memoryview, trailer: bytes | None) -> Checkpoint
         )
     try:
         if version == 1:
-            if trailer is not None:
+            if sealed:
                 raise InputError("version 1 has no digest")
             record, tensors = _migrated(content)
             _warn_once(path)
         else:
-            if trailer is None:
+            if not sealed:
                 raise InputError("its digest is missing (truncated, or something else)")
             if content.keys() != {"format", "version", "record", "tensors"}:
                 raise InputError(f"expected record and tensors, got {sorted(map(str, content))}")
@@ -223,7 +232,7 @@ def _parse(path: Path, payload: memoryview, trailer: bytes | None) -> Checkpoint
             parsed.replay.version == 1 or len(parsed.replay.digests) != len(parsed.replay.chunks())
         ):
             raise InputError("replay: expected a digest for every chunk")
-        return Checkpoint(path, parsed, LearnerState.of(tensors, parsed.updates), digest)
+        return parsed, LearnerState.of(tensors, parsed.updates)
     except ValidationError as error:
         raise InputError(f"{path}: {first_problem(error)}") from None
     except InputError as error:

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from scipy import integrate, stats
 
-from dime_robot.logger import EvalRow, read_eval_csv
-from dime_robot.rollout import iqm
+from dime_robot.eval_csv import EvalRow, read_eval_csv
 from dime_robot.runtime.errors import InputError
+from dime_robot.runtime.files import require_regular_file
+from dime_robot.statistics import bootstrap, iqm
 
 RESAMPLES = 2000  # of the bootstrap
 # for an interval: that of three seeds is always lowest to highest, and far from holding 95 %
@@ -35,18 +35,7 @@ def interval(returns: FloatArray) -> tuple[FloatArray, FloatArray]:
     Whole seeds are drawn again, so the points of a curve stay together. The draws are the same
     in every call.
     """
-    result = stats.bootstrap(
-        (returns,),
-        iqm,
-        n_resamples=RESAMPLES,
-        confidence_level=0.95,
-        method="percentile",
-        vectorized=True,
-        axis=0,
-        rng=np.random.default_rng(0),
-    )
-    low, high = result.confidence_interval
-    return np.asarray(low), np.asarray(high)
+    return bootstrap((returns,), iqm, resamples=RESAMPLES, vectorized=True, axis=0)
 
 
 def spread(returns: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -96,6 +85,8 @@ class Curves:
         steps, returns = self.steps, self.returns
         if len(steps) == 1:
             return returns[:, 0]
+        from scipy import integrate  # a second to load
+
         area = integrate.trapezoid(returns, steps, axis=1)
         return np.asarray(area / (steps[-1] - steps[0]))
 
@@ -130,6 +121,7 @@ def read_reference(path: Path) -> FloatArray:
     Raises:
         InputError: other columns, no row, or a value that is no finite number.
     """
+    require_regular_file(path)
     if not path.exists():
         return np.empty((0, len(REFERENCE_COLUMNS)))
     expected = f"{path}: expected the columns {','.join(REFERENCE_COLUMNS)} and finite numbers"

@@ -1,34 +1,40 @@
 """One `make_env` for Gymnasium ids, dm_control tasks and this project's robot tasks.
 
 Whatever the source, an environment leaves here with flat float32 observations, float32 actions in
-[-1, 1], its time limit as truncation, and a PolicySpec that describes it.
+[-1, 1], its time limit as truncation, and a PolicySpec that describes it. What it returns is plain
+Python: rewards are floats, ends are bools, and `info` holds only the entries that this project
+reads (`is_success`, `measures`, `effort_peak`).
 """
 
 from __future__ import annotations
 
+import math
 import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from traceback import extract_tb
 from typing import Any
 
 import gymnasium
 import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
-from gymnasium.wrappers import (
-    FlattenObservation,
-    RescaleAction,
-    TimeLimit,
-    TransformObservation,
-)
+from gymnasium.wrappers import RescaleAction, TimeLimit
 
+import dime_robot.sim  # noqa: F401  imports MuJoCo, before anything else does
 from dime_robot.runtime.errors import InputError
 from dime_robot.runtime.spec import PolicySpec
 
-Env = gymnasium.Env[npt.NDArray[np.float32], npt.NDArray[np.float32]]
+FloatArray = npt.NDArray[np.float32]
+Env = gymnasium.Env[FloatArray, FloatArray]
 
 DEFAULT_RATE = 50.0  # [Hz], where an environment does not say how fast it is controlled
+# of an episode of an environment that states no time limit, in evaluations and videos
+MAX_EPISODE_STEPS = 10_000
+NUMERIC_SPACES = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 
 
-class DmControlEnv(gymnasium.Env[npt.NDArray[np.float32], npt.NDArray[np.float32]]):
+class DmControlEnv(gymnasium.Env[FloatArray, FloatArray]):
     """A task of the DeepMind Control Suite: observation entries concatenated in sorted key order.
 
     Termination is a last step with discount 0; a last step with discount 1 is the time limit.
@@ -49,6 +55,8 @@ class DmControlEnv(gymnasium.Env[npt.NDArray[np.float32], npt.NDArray[np.float32
                 f" {', '.join(known)}"
             )
         self._env = suite.load(domain, task)
+        limit = getattr(self._env, "_step_limit", math.inf)
+        self.step_limit = round(limit) if math.isfinite(limit) else None
         self.render_mode = render_mode
         self.metadata = {**self.metadata, "render_fps": round(1 / self._env.control_timestep())}
         size = sum(int(np.prod(s.shape)) for s in self._env.observation_spec().values())
@@ -58,22 +66,20 @@ class DmControlEnv(gymnasium.Env[npt.NDArray[np.float32], npt.NDArray[np.float32
             action.minimum.astype(np.float32), action.maximum.astype(np.float32)
         )
 
-    def _flat(self, observation: dict[str, Any]) -> npt.NDArray[np.float32]:
+    def _flat(self, observation: dict[str, Any]) -> FloatArray:
         parts = [np.ravel(observation[key]) for key in sorted(observation)]
         return np.concatenate(parts).astype(np.float32)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[npt.NDArray[np.float32], dict[str, Any]]:
+    ) -> tuple[FloatArray, dict[str, Any]]:
         """Start an episode; a seed replaces the task's random state."""
         super().reset(seed=seed)
         if seed is not None:
             self._env.task._random = np.random.RandomState(seed)
         return self._flat(self._env.reset().observation), {}
 
-    def step(
-        self, action: npt.NDArray[np.float32]
-    ) -> tuple[npt.NDArray[np.float32], float, bool, bool, dict[str, Any]]:
+    def step(self, action: FloatArray) -> tuple[FloatArray, float, bool, bool, dict[str, Any]]:
         """One control step."""
         step = self._env.step(action)
         terminated = bool(step.last() and step.discount == 0)
@@ -88,36 +94,259 @@ class DmControlEnv(gymnasium.Env[npt.NDArray[np.float32], npt.NDArray[np.float32
         return frame
 
 
-def make_env(name: str, render_mode: str | None = None) -> Env:
+class BoundedActions(gymnasium.ActionWrapper[Any, Any, Any]):
+    """Actions in the environment's own type and within its bounds; fixed dimensions stay fixed.
+
+    A dimension whose bounds are equal has one possible value. The policy keeps a number for it, so
+    that the action vector has the environment's length and order, and that number has no effect.
+    """
+
+    def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
+        super().__init__(env)
+        box = env.action_space
+        assert isinstance(box, spaces.Box)
+        self._low, self._high, self._type = box.low, box.high, box.dtype
+        fixed = box.low == box.high
+        low, high = box.low.astype(np.float64), box.high.astype(np.float64)
+        self.action_space = spaces.Box(
+            np.where(fixed, low - 1, low), np.where(fixed, high + 1, high), dtype=np.float64
+        )
+
+    def action(self, action: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """The action inside the environment's bounds, in its type."""
+        bounded: npt.NDArray[Any] = np.clip(
+            np.asarray(action, self._type), self._low, self._high
+        ).astype(self._type)
+        return bounded
+
+
+class PlainEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """Turns whatever an environment returns into plain values; see the module's docstring.
+
+    Args:
+        env: with a Box of actions in [-1, 1] and observations of numeric spaces.
+        name: of the environment, for messages.
+    """
+
+    def __init__(self, env: gymnasium.Env[Any, Any], name: str) -> None:
+        super().__init__(env)
+        self._name, self._given = name, env.observation_space
+        assert env.action_space.shape is not None
+        self._size = spaces.flatdim(self._given)
+        self._is_vector = isinstance(self._given, spaces.Box)
+        self.observation_space = spaces.Box(-np.inf, np.inf, (self._size,), np.float32)
+        self.action_space = spaces.Box(-1.0, 1.0, env.action_space.shape, np.float32)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[FloatArray, dict[str, Any]]:
+        """Start an episode.
+
+        Raises:
+            InputError: the environment failed, or gave something else than numbers.
+        """
+        try:
+            given = self.env.reset(seed=seed, options=options)
+        except InputError:
+            raise
+        except Exception as error:
+            raise InputError(f"{self._name}: reset failed: {in_one_line(error)}") from error
+        if not isinstance(given, tuple) or len(given) != 2:
+            raise InputError(
+                f"{self._name}: reset: expected (observation, info), got {type(given).__name__};"
+                " is it written for the old Gym interface?"
+            )
+        return self._vector(given[0]), self._plain_info(given[1])
+
+    def step(self, action: FloatArray) -> tuple[FloatArray, float, bool, bool, dict[str, Any]]:
+        """One control step.
+
+        Raises:
+            InputError: the environment failed, or gave something else than numbers.
+        """
+        try:
+            obs, reward, terminated, truncated, info = self.env.step(action)
+        except InputError:
+            raise
+        except Exception as error:
+            raise InputError(f"{self._name}: step failed: {in_one_line(error)}") from error
+        return (
+            self._vector(obs),
+            self._number("reward", reward),
+            self._truth("terminated", terminated),
+            self._truth("truncated", truncated),
+            self._plain_info(info),
+        )
+
+    def _vector(self, given: Any) -> FloatArray:
+        """A copy: some environments write every observation into the same array."""
+        try:
+            flat = given if self._is_vector else spaces.flatten(self._given, given)
+            with np.errstate(over="ignore"):  # beyond float32: inf, which is refused by name
+                vector = np.array(flat, dtype=np.float32).reshape(-1)
+        except (TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
+            raise InputError(
+                f"{self._name}: observation: expected {self._given!s:.80}, got {given!r:.60}"
+                f" ({in_one_line(error)})"
+            ) from None
+        if len(vector) != self._size:
+            raise InputError(
+                f"{self._name}: observation: expected {self._size} numbers, as its"
+                f" observation_space says, got {len(vector)}"
+            )
+        return vector
+
+    def _number(self, what: str, given: Any) -> float:
+        if type(given) is float:
+            return given
+        number = plain_number(given)
+        if number is None:
+            raise InputError(f"{self._name}: {what}: expected one number, got {given!r:.60}")
+        return number
+
+    def _truth(self, what: str, given: Any) -> bool:
+        if type(given) is bool:
+            return given
+        number = plain_number(given)
+        if number is None or math.isnan(number):
+            raise InputError(f"{self._name}: {what}: expected true or false, got {given!r:.60}")
+        return bool(number)
+
+    def _plain_info(self, info: Any) -> dict[str, Any]:
+        if not isinstance(info, Mapping):  # None: it has nothing to say
+            return {}
+        plain: dict[str, Any] = {}
+        if info.get("is_success") is not None:
+            plain["is_success"] = self._truth('info["is_success"]', info["is_success"])
+        # another environment's "measures" may be anything: what is no number is not ours
+        measures = info.get("measures")
+        if isinstance(measures, Mapping):
+            numbers = {name: plain_number(value) for name, value in measures.items()}
+            plain["measures"] = {
+                name: value
+                for name, value in numbers.items()
+                if isinstance(name, str) and value is not None and math.isfinite(value)
+            }
+        peak = plain_number(info.get("effort_peak"))
+        if peak is not None and math.isfinite(peak):
+            plain["effort_peak"] = peak
+        return plain
+
+
+def plain_number(given: Any) -> float | None:
+    """A Python float of a number, a bool or an array of one; None where it is none of these."""
+    if type(given) is float:
+        return given
+    if given is None or isinstance(given, str | bytes):
+        return None
+    try:
+        array = np.asarray(given)
+    except Exception:  # foreign objects convert, or fail, in their own ways
+        return None
+    if array.size != 1 or array.dtype.kind not in "biuf":
+        return None
+    return float(array.reshape(-1)[0])
+
+
+def in_one_line(error: BaseException) -> str:
+    """What an exception says, and the file and line where it was raised."""
+    try:
+        words = str(error)
+    except Exception:  # PyOpenGL's have none where there is no display
+        words = "(no message)"
+    text = " ".join(f"{type(error).__name__}: {words}".split())[:200]
+    frames = extract_tb(error.__traceback__)
+    return f"{text} ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else text
+
+
+def make_env(name: str, render_mode: str | None = None, startup_seed: int = 0) -> Env:
     """Build an environment from its name; see the module's docstring for the form it has.
 
+    Args:
+        name: a Gymnasium id (MODULE:ID imports MODULE first), dm_control/DOMAIN-TASK-v0, or
+            sim:NAME.
+        render_mode: None or rgb_array.
+        startup_seed: of what a robot task draws once for the environment's life.
+
     Raises:
-        InputError: unknown name, missing package, or spaces a continuous policy cannot use.
+        InputError: unknown name, missing package, a constructor that failed, or spaces a
+            continuous policy cannot use.
     """
     if name.startswith("sim:"):
         from dime_robot.sim.env import RobotEnv
 
-        robot = RobotEnv(name.removeprefix("sim:"), render_mode)
-        return TimeLimit(robot, robot.config.episode_steps)
+        robot = RobotEnv(name.removeprefix("sim:"), render_mode, startup_seed=startup_seed)
+        return PlainEnv(TimeLimit(robot, robot.config.episode_steps), name)
     env = (
         _dm_control(name, render_mode)
         if name.startswith("dm_control/")
         else _gymnasium(name, render_mode)
     )
-    if isinstance(env.observation_space, (spaces.Dict, spaces.Tuple)) or (
-        env.observation_space.shape and len(env.observation_space.shape) > 1
-    ):
-        env = FlattenObservation(env)
-    actions = env.action_space
-    if not isinstance(actions, spaces.Box) or len(actions.shape) != 1:
-        raise InputError(f"{name}: expected a continuous action vector (Box), got {actions}")
-    if not (np.isfinite(actions.low).all() and np.isfinite(actions.high).all()):
-        raise InputError(f"{name}: expected actions with finite bounds, got {actions}")
-    if not isinstance(env.observation_space, spaces.Box):
-        raise InputError(f"{name}: expected a vector of observations, got {env.observation_space}")
-    plain = spaces.Box(-np.inf, np.inf, env.observation_space.shape, np.float32)
-    single = TransformObservation(env, lambda obs: obs.astype(np.float32), plain)
-    return RescaleAction(single, np.float32(-1.0), np.float32(1.0))
+    try:
+        box = _checked_actions(name, env.action_space)
+        _check_observations(name, env.observation_space)
+        if (box.low == box.high).any() or box.dtype not in (np.float32, np.float64):
+            env = BoundedActions(env)
+        assert env.action_space.dtype is not None
+        number = env.action_space.dtype.type  # another type than the bounds' would be warned of
+        return PlainEnv(RescaleAction(env, number(-1.0), number(1.0)), name)
+    except BaseException:
+        env.close()
+        raise
+
+
+def _checked_actions(name: str, space: spaces.Space[Any]) -> spaces.Box:
+    if not isinstance(space, spaces.Box) or len(space.shape) != 1:
+        raise InputError(f"{name}: expected a continuous action vector (Box), got {space}")
+    if not np.issubdtype(space.dtype, np.floating):
+        raise InputError(
+            f"{name}: expected a continuous action vector, got a Box of {space.dtype}: whole"
+            " numbers; give it a Box of float32"
+        )
+    if space.shape[0] == 0:
+        raise InputError(f"{name}: expected at least one action, got an empty Box")
+    if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
+        raise InputError(f"{name}: expected actions with finite bounds, got {space}")
+    wrong = np.flatnonzero(space.low > space.high)
+    if len(wrong):
+        i = int(wrong[0])
+        raise InputError(
+            f"{name}: expected action bounds with low < high, got low {space.low[i]:g} and high"
+            f" {space.high[i]:g} for action {i}"
+        )
+    if (space.low == space.high).all():
+        raise InputError(
+            f"{name}: expected at least one action that can change, got bounds with low = high for"
+            " all of them"
+        )
+    return space
+
+
+def _check_observations(name: str, space: spaces.Space[Any], where: str = "") -> None:
+    """Every part has to be made of numbers; what their bounds are does not matter."""
+    if isinstance(space, spaces.Dict):
+        parts = {str(key): part for key, part in space.spaces.items()}
+    elif isinstance(space, spaces.Tuple):
+        parts = {str(i): part for i, part in enumerate(space.spaces)}
+    else:
+        numeric = isinstance(space, NUMERIC_SPACES)
+        if not numeric or (isinstance(space, spaces.Box) and space.dtype.kind not in "biuf"):
+            place = f" in {where}" if where else ""
+            raise InputError(
+                f"{name}: expected a vector of observations, or parts of numbers, got"
+                f" {space!s:.80}{place}"
+            )
+        return _check_not_empty(name, space, where)
+    for key, part in parts.items():
+        _check_observations(name, part, f"{where}.{key}" if where else key)
+    return _check_not_empty(name, space, where)
+
+
+def _check_not_empty(name: str, space: spaces.Space[Any], where: str) -> None:
+    if where:  # one part may be empty, if another is not
+        return
+    if spaces.flatdim(space) == 0:
+        raise InputError(f"{name}: expected at least one observation, got {space!s:.80}")
 
 
 def _dm_control(name: str, render_mode: str | None) -> gymnasium.Env[Any, Any]:
@@ -135,12 +364,39 @@ def _dm_control(name: str, render_mode: str | None) -> gymnasium.Env[Any, Any]:
 
 def _gymnasium(name: str, render_mode: str | None) -> gymnasium.Env[Any, Any]:
     try:
-        return gymnasium.make(name, render_mode=render_mode, disable_env_checker=True)
+        return _constructed(name, render_mode)
+    except gymnasium.error.NameNotFound as error:
+        hint = "" if ":" in name else "; an id of your own needs its module: MODULE:ID"
+        raise InputError(f"{name}: {' '.join(str(error).split())}{hint}") from None
     except gymnasium.error.Error as error:
         raise InputError(f"{name}: {' '.join(str(error).split())}") from None
     except ModuleNotFoundError as error:
         what = f"the package {error.name}" if error.name else str(error)
         raise InputError(f"{name}: cannot be made here, missing: {what}") from None
+    except Exception as error:  # constructors fail in their own ways
+        raise InputError(f"{name}: cannot be made here: {in_one_line(error)}") from error
+
+
+def _constructed(name: str, render_mode: str | None) -> gymnasium.Env[Any, Any]:
+    try:
+        return gymnasium.make(name, render_mode=render_mode, disable_env_checker=True)
+    except TypeError as error:
+        # a constructor need not know the argument where nothing is rendered
+        if render_mode is not None or "'render_mode'" not in str(error):
+            raise
+        return gymnasium.make(name, disable_env_checker=True)
+
+
+def time_limit(env: gymnasium.Env[Any, Any]) -> int | None:
+    """Steps after which an episode is truncated; None where the environment states no limit."""
+    own = getattr(env.unwrapped, "step_limit", None)
+    if isinstance(own, int):
+        return own
+    while isinstance(env, gymnasium.Wrapper):
+        if isinstance(env, TimeLimit):
+            return int(env._max_episode_steps)
+        env = env.env
+    return None
 
 
 def sizes_of(env: Env) -> tuple[int, int]:
@@ -156,5 +412,19 @@ def spec_of(env: Env, name: str) -> PolicySpec:
     if isinstance(own, PolicySpec):
         return own
     n_obs, n_act = sizes_of(env)
-    rate = 1 / env.unwrapped.dt if hasattr(env.unwrapped, "dt") else env.metadata.get("render_fps")
-    return PolicySpec.flat(name, n_obs, n_act, float(rate or DEFAULT_RATE))
+    return PolicySpec.flat(name, n_obs, n_act, control_rate(env))
+
+
+def control_rate(env: gymnasium.Env[Any, Any]) -> float:
+    """How often it is controlled [Hz]: by its time step `dt` [s], its frame rate, or 50.
+
+    What is no positive number (a method, 0) says nothing.
+    """
+    try:
+        dt = plain_number(getattr(env.unwrapped, "dt", None))
+    except Exception:  # a property that fails
+        dt = None
+    if dt is not None and math.isfinite(dt) and dt > 0 and math.isfinite(1 / dt):
+        return 1 / dt
+    rate = plain_number((env.metadata or {}).get("render_fps"))
+    return rate if rate is not None and math.isfinite(rate) and rate > 0 else DEFAULT_RATE

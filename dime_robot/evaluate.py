@@ -13,29 +13,31 @@ if __name__ == "__main__":
     require_extras(eval=("gymnasium", "mujoco", "tyro", "scipy", "imageio"))
 
 import json
+import sys
+import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import tyro
-from scipy.special import ndtr
 
-from dime_robot import suite
-from dime_robot.envs import make_env, sizes_of, spec_of
-from dime_robot.rollout import Evaluator, Policy, in_batches, seed_of
+from dime_robot import command_line
 from dime_robot.runtime.command import run_command
 from dime_robot.runtime.env_name import require_file_may_name
 from dime_robot.runtime.errors import InputError
-from dime_robot.runtime.noise import NOISE_MODES, NoiseMode
-from dime_robot.runtime.places import differences
-from dime_robot.runtime.policy import OnnxPolicy
-from dime_robot.runtime.spec import PolicySpec
-from dime_robot.video import record_video
+from dime_robot.runtime.files import require_regular_file
+from dime_robot.runtime.noise import NOISE_LEGEND, NOISE_MODES, NoiseMode
+
+if TYPE_CHECKING:  # what takes seconds to load is imported by the functions that need it
+    from dime_robot.rollout import Policy, Watch
+    from dime_robot.runtime.spec import PolicySpec
 
 EPISODES = 20
+MOST_EPISODES = 100_000
+OTHER_FILES = (".yaml", ".yml", ".csv", ".json", ".html", ".xml", ".mp4", ".bin", ".npz")
 SHORT = 1  # exit code: the suite's thresholds are not met
 
 
@@ -49,22 +51,49 @@ class Loaded:
     noise_shape: tuple[int, int]  # (N+1, d)
 
 
+def policy_file(path: Path) -> Path:
+    """The file of a policy; of a run folder its best.pt, or else its ckpt.pt.
+
+    Raises:
+        InputError: neither is there, or it is a file of another kind.
+    """
+    if path.is_dir():
+        for name in ("best.pt", "ckpt.pt"):
+            if (path / name).exists():
+                return path / name
+        raise InputError(f"{path}: expected a run folder with best.pt or ckpt.pt, got neither")
+    require_regular_file(path)
+    if path.suffix.lower() in OTHER_FILES:
+        raise InputError(
+            f"{path}: expected a policy (ckpt.pt, best.pt or policy.onnx), got a {path.suffix} file"
+        )
+    return path
+
+
 def load_policy(path: Path) -> Loaded:
     """Read a checkpoint or an exported policy; the latter needs no torch.
 
     Raises:
-        InputError: the file cannot be used.
+        InputError: the file cannot be used, or holds NaN.
     """
+    from dime_robot.rollout import in_batches, require_finite_actions
+
     if path.suffix == ".onnx":
+        from dime_robot.runtime.policy import OnnxPolicy
+
         exported = OnnxPolicy(path)
         made = exported.file.provenance
         shape = (exported.file.diffusion_steps + 1, exported.spec.n_act)
-        return Loaded(in_batches(exported.act_with, exported.batch), exported.spec, made.env, shape)
-    from dime_robot import checkpoint  # needs torch
+        policy = in_batches(exported.act_with, exported.batch)
+        policy = require_finite_actions(policy, str(path))
+        return Loaded(policy, exported.spec, made.env, shape)
+
+    from dime_robot import checkpoint
 
     actor, loaded = checkpoint.load_actor(path)
-    spec, env = loaded.spec, loaded.config.env
-    return Loaded(actor.act_numpy, spec, env, (actor.steps + 1, spec.n_act))
+    policy = require_finite_actions(actor.act_numpy, str(path))
+    shape = (actor.steps + 1, loaded.spec.n_act)
+    return Loaded(policy, loaded.spec, loaded.config.env, shape)
 
 
 def load_agent(name: Literal["zero", "random"], env: str) -> Loaded:
@@ -73,6 +102,10 @@ def load_agent(name: Literal["zero", "random"], env: str) -> Loaded:
     Raises:
         InputError: no such environment.
     """
+    from scipy.special import ndtr
+
+    from dime_robot.envs import make_env, spec_of
+
     made = make_env(env)
     spec = spec_of(made, env)
     made.close()
@@ -88,7 +121,8 @@ class Arguments:
     """Evaluate a policy in the environment it was trained in."""
 
     file: tyro.conf.Positional[Path | None] = None
-    """A checkpoint (ckpt.pt) or an exported policy (policy.onnx)."""
+    """A checkpoint (ckpt.pt), an exported policy (policy.onnx), or a run folder: then its best.pt,
+    or else its ckpt.pt."""
     policy: Literal["zero", "random"] | None = None
     """An agent without a file, to see what doing nothing earns; needs --env."""
     episodes: int | None = None
@@ -115,53 +149,121 @@ class Arguments:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """See the module's docstring."""
-    arguments = tyro.cli(Arguments, args=argv, prog="python -m dime_robot.evaluate")
-    loaded = _load(arguments)
-    env = arguments.env or require_file_may_name(loaded.env, arguments.file)
+    words = sys.argv[1:] if argv is None else argv
+    arguments = command_line.parse(Arguments, words, "python -m dime_robot.evaluate")
+    _check(arguments)
+    loaded, env = _load(arguments)
     _check_spaces(env, loaded.spec)
     if arguments.suite:
         return _suite(arguments, loaded, env)
-    policy, shape = loaded.policy, loaded.noise_shape
-    episodes = EPISODES if arguments.episodes is None else arguments.episodes
-    results = {}
-    modes = NOISE_MODES if arguments.noise == "all" else (arguments.noise,)
-    if arguments.policy is not None:
-        modes = ("fresh",)  # there is no sampler to compare
-    for mode in modes if episodes else ():
-        evaluator = Evaluator(env, shape, parallel=min(20, episodes))
-        results[mode] = evaluator.run(policy, episodes, (arguments.seed, 2), mode)
-        evaluator.close()
-        if not arguments.json:
-            print(f"{mode:6s}{results[mode]}", flush=True)
+    results = _episodes(arguments, loaded, env)
     if arguments.json:
         report = {mode: result.summary() for mode, result in results.items()}
         print(json.dumps({"env": env, "seed": arguments.seed, "noise": report}))
+    elif len(results) > 1:
+        print("\n".join(f"  {text}" for text in NOISE_LEGEND), file=sys.stderr)
     if arguments.video is not None:
-        frames = record_video(env, policy, shape, seed_of(arguments.seed, 3), arguments.video)
-        if not arguments.json:
-            print(f"video  {arguments.video} ({frames} frames)")
+        _video(arguments, arguments.video, loaded, env)
     return 0
 
 
-def _load(arguments: Arguments) -> Loaded:
+def _episodes(arguments: Arguments, loaded: Loaded, env: str) -> dict[str, Any]:
+    """Noise mode -> its evaluation; each is printed when it is there."""
+    from dime_robot.rollout import Evaluator
+
+    episodes = EPISODES if arguments.episodes is None else arguments.episodes
+    modes = NOISE_MODES if arguments.noise == "all" else (arguments.noise,)
+    if arguments.policy is not None:
+        modes = ("fresh",)  # there is no sampler to compare
+    results: dict[str, Any] = {}
+    for mode in modes if episodes else ():
+        evaluator = Evaluator(env, loaded.noise_shape, min(20, episodes), seed=arguments.seed)
+        key = (arguments.seed, 2)
+        results[mode] = evaluator.run(loaded.policy, episodes, key, mode, _watch(mode))
+        evaluator.close()
+        if not arguments.json:
+            print(f"{mode:6s}{results[mode]}", flush=True)
+    return results
+
+
+def _watch(mode: str) -> Watch:
+    """Shows on a terminal how far the episodes are."""
+    interval = 0.25 if sys.stderr.isatty() else 15.0  # [s]
+    last = time.monotonic()
+
+    def show(ended: int, episodes: int, steps: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last < interval:
+            return
+        last = now
+        text = f"{mode}: {ended} of {episodes} episodes ended, {steps:,} steps"
+        end = "\r" if sys.stderr.isatty() else "\n"
+        print(f"{text:70s}" if end == "\r" else text, end=end, file=sys.stderr, flush=True)
+
+    return show
+
+
+def _video(arguments: Arguments, path: Path, loaded: Loaded, env: str) -> None:
+    from dime_robot.rollout import seed_of
+    from dime_robot.video import record_in_child, record_video, renders_in_this_process
+
+    if renders_in_this_process():
+        seed = seed_of(arguments.seed, 3)
+        frames = record_video(env, loaded.policy, loaded.noise_shape, seed, path)
+        text = f"video  {path} ({frames} frames)"
+    else:  # no display: which back end works is found out in processes of their own
+        options = ["--env", env]
+        options += ["--policy", arguments.policy] if arguments.policy is not None else []
+        reason = record_in_child(arguments.file, path, arguments.seed, options)
+        if reason is not None:
+            raise InputError(reason)
+        text = f"video  {path}"
+    if not arguments.json:
+        print(text)
+
+
+def _check(arguments: Arguments) -> None:
+    """Refuse what does not go together, before anything is loaded."""
     least = 0 if arguments.video is not None and not arguments.suite else 1
-    if arguments.episodes is not None and arguments.episodes < least:
-        raise InputError(f"--episodes: expected at least 1, got {arguments.episodes}")
+    if arguments.episodes is not None and not least <= arguments.episodes <= MOST_EPISODES:
+        raise InputError(
+            f"--episodes: expected at least {least} and at most {MOST_EPISODES:,}, got"
+            f" {arguments.episodes}"
+        )
     if arguments.seed < 0:
         raise InputError(f"--seed: expected 0 or more, got {arguments.seed}")
     if (arguments.file is None) == (arguments.policy is None):
         raise InputError("expected a file (ckpt.pt or policy.onnx) or --policy, one of both")
     if (arguments.model or arguments.only) and not arguments.suite:
         raise InputError("--model and --only: expected --suite with them")
+    if arguments.video is not None and arguments.suite:
+        raise InputError("--video: expected without --suite, which records none")
+    if arguments.policy is not None and arguments.env is None:
+        raise InputError(f"--policy {arguments.policy}: expected --env with it")
+    for model in arguments.model:
+        if not model.is_file():
+            raise InputError(f"--model {model}: expected a MJCF file, got no such file")
+
+
+def _load(arguments: Arguments) -> tuple[Loaded, str]:
+    """The policy, and the environment to try it in."""
     if arguments.policy is not None:
-        if arguments.env is None:
-            raise InputError(f"--policy {arguments.policy}: expected --env with it")
-        return load_agent(arguments.policy, arguments.env)
+        assert arguments.env is not None
+        return load_agent(arguments.policy, arguments.env), arguments.env
     assert arguments.file is not None
-    return load_policy(arguments.file)
+    path = policy_file(arguments.file)
+    if path != arguments.file and not arguments.json:
+        print(f"policy {path}", flush=True)
+    loaded = load_policy(path)
+    if arguments.env is None:
+        require_file_may_name(loaded.env, path)
+    return loaded, arguments.env or loaded.env
 
 
 def _suite(arguments: Arguments, loaded: Loaded, env: str) -> int:
+    from dime_robot import suite
+
     def say(text: str) -> None:
         if not arguments.json:
             print(text, flush=True)
@@ -183,6 +285,9 @@ def _suite(arguments: Arguments, loaded: Loaded, env: str) -> int:
 
 
 def _check_spaces(name: str, spec: PolicySpec) -> None:
+    from dime_robot.envs import make_env, sizes_of
+    from dime_robot.runtime.places import differences
+
     env = make_env(name)
     got = sizes_of(env)
     env.close()

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import StrMethodFormatter
 
 from dime_robot.curves import FEWEST_SEEDS, Curves, FloatArray, spread
-from dime_robot.rollout import iqm
+from dime_robot.statistics import iqm
 
 OURS, THEIRS = "#0072B2", "#D55E00"
 # Okabe and Ito's, which colour-blind readers can tell apart; with a marker each

@@ -1,13 +1,10 @@
-"""What a run says: the screen, `eval.csv`, TensorBoard."""
+"""What a run says: the screen and TensorBoard."""
 
 from __future__ import annotations
 
-import csv
-import io
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -15,87 +12,18 @@ from rich.live import Live
 from rich.text import Text
 from torch.utils.tensorboard import SummaryWriter
 
+from dime_robot.eval_csv import EvalRow
 from dime_robot.rollout import Evaluation
-from dime_robot.runtime.errors import InputError
-from dime_robot.runtime.files import RUN_AGAIN, write_atomically
 
 PLAIN_INTERVAL = 15.0  # [s] between progress lines where there is no terminal to redraw
 
 
-@dataclass(frozen=True)
-class EvalRow:
-    """One line of `eval.csv`; returns are unscaled."""
+class PipeConsole(Console):
+    """Where the reader of our output has gone, says so to `run_command`; rich would exit mutely."""
 
-    step: int
-    seed: int
-    return_mean: float
-    return_std: float
-    episodes: int
-    wall_seconds: float
-
-
-COLUMNS = tuple(EvalRow.__dataclass_fields__)
-
-
-def read_eval_csv(path: Path) -> list[EvalRow]:
-    """The rows of an `eval.csv`.
-
-    Raises:
-        InputError: no such file, other columns, or a row that cannot be right.
-    """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, strict=True)
-            if tuple(reader.fieldnames or ()) != COLUMNS:
-                raise InputError(
-                    f"{path}: expected the columns {','.join(COLUMNS)}, got"
-                    f" {','.join(reader.fieldnames or ())}"
-                )
-            return [_row(path, row) for row in reader]
-    except FileNotFoundError:
-        raise InputError(f"{path}: expected the evaluations of a run, got no such file") from None
-    except (TypeError, ValueError, csv.Error) as error:  # text that is no UTF-8 as well
-        raise InputError(f"{path}: expected rows of six numbers, got: {error}") from None
-
-
-def _row(path: Path, words: dict[str, str]) -> EvalRow:
-    row = EvalRow(
-        int(words["step"]),
-        int(words["seed"]),
-        float(words["return_mean"]),
-        float(words["return_std"]),
-        int(words["episodes"]),
-        float(words["wall_seconds"]),
-    )
-    if len(words) > len(COLUMNS):
-        raise ValueError(f"{len(words)} cells or more at step {row.step}")
-    for name, value, least in (
-        ("step", row.step, 0),
-        ("seed", row.seed, 0),
-        ("episodes", row.episodes, 1),
-    ):
-        if value < least:
-            raise InputError(f"{path}: expected {name} to be at least {least}, got {value}")
-    return row
-
-
-def write_eval_csv(path: Path, rows: Sequence[EvalRow]) -> None:
-    """Replace the file, atomically."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for row in rows:
-        writer.writerow(
-            [
-                row.step,
-                row.seed,
-                f"{row.return_mean:.6g}",
-                f"{row.return_std:.6g}",
-                row.episodes,
-                f"{row.wall_seconds:.1f}",
-            ]
-        )
-    write_atomically(path, text.getvalue().encode(), RUN_AGAIN)
+    def on_broken_pipe(self) -> None:
+        """Called while the BrokenPipeError is handled."""
+        raise BrokenPipeError
 
 
 class RunLogger:
@@ -105,7 +33,7 @@ class RunLogger:
     """
 
     def __init__(self, folder: Path, total_steps: int, start_step: int) -> None:
-        self.console = Console(highlight=False, soft_wrap=True)
+        self.console = PipeConsole(highlight=False, soft_wrap=True)
         self._writer = SummaryWriter(str(folder), purge_step=start_step + 1)
         self._total = total_steps
         self._live: Live | None = None
@@ -145,6 +73,18 @@ class RunLogger:
             f"step {step:>7,}/{self._total:,}  {speed:5.0f} steps/s  ETA {eta}"
             f"  last return {_number(self._last_return)}  best {_number(self._best)}"
         )
+        if self._live:
+            self._live.update(Text(text, style="cyan"))
+        else:
+            self.line(text)
+
+    def evaluating(self, step: int, ended: int, episodes: int, steps: int) -> None:
+        """An evaluation goes on; cheap enough for every step of it."""
+        now = time.monotonic()
+        if now - self._drawn < (0.25 if self._live else PLAIN_INTERVAL):
+            return
+        self._drawn = now
+        text = f"evaluating step {step:,}: {ended} of {episodes} episodes ended, {steps:,} steps"
         if self._live:
             self._live.update(Text(text, style="cyan"))
         else:

@@ -14,25 +14,27 @@ if __name__ == "__main__":
 
 import base64
 import html
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
-from matplotlib.axes import Axes
 
-from dime_robot import checkpoint
-from dime_robot.checkpoint import FinalEvaluation
-from dime_robot.figures import figure_of_returns
+from dime_robot import command_line
+from dime_robot.eval_csv import EvalRow, read_eval_csv
 from dime_robot.learning.config import differences
-from dime_robot.lineage import Lineage, commands
-from dime_robot.logger import EvalRow, read_eval_csv
-from dime_robot.presets import preset_config
-from dime_robot.results import SUMMARY, write_results
 from dime_robot.runtime.command import run_command
+from dime_robot.runtime.errors import InputError
 from dime_robot.runtime.files import write_atomically
-from dime_robot.runtime.noise import NoiseMode
+from dime_robot.runtime.noise import NOISE_LEGEND, NoiseMode
+
+if TYPE_CHECKING:  # matplotlib and torch take seconds to load
+    from matplotlib.axes import Axes
+
+    from dime_robot.checkpoint import FinalEvaluation
+    from dime_robot.lineage import Lineage
 
 MAX_VIDEO_BYTES = 500_000  # larger ones stay beside the report, which has to stay under 1 MB
 
@@ -54,6 +56,7 @@ code { overflow-wrap: anywhere }
 
 def learning_curve(rows: Sequence[EvalRow], title: str) -> str:
     """Return over steps with its spread over episodes, as an SVG element."""
+    from dime_robot.figures import figure_of_returns
 
     def draw(axes: Axes) -> None:
         steps = [row.step for row in rows]
@@ -76,6 +79,8 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 def _repetition(lineage: Lineage) -> str:
     """The commands behind the policy, and what is not known of it."""
+    from dime_robot.lineage import commands
+
     lines = "<br>".join(f"<code>{html.escape(line)}</code>" for line in commands(lineage))
     unknown = any(stage.begins == "unknown" for stage in lineage)
     note = "<p>An earlier release began it and did not record --init or earlier environments.</p>"
@@ -119,6 +124,9 @@ def write_report(folder: Path) -> Path:
     Raises:
         InputError: not a run folder.
     """
+    from dime_robot import checkpoint
+    from dime_robot.presets import preset_config
+
     record = checkpoint.load(folder / "ckpt.pt").record
     config = record.config
     rows = read_eval_csv(folder / "eval.csv") if (folder / "eval.csv").exists() else []
@@ -134,6 +142,7 @@ def write_report(folder: Path) -> Path:
         parts.append(f"<figure>{learning_curve(rows, title)}</figure>")
     if record.final:
         parts += ["<h2>Final evaluation</h2>", _final_table(record.final)]
+        parts.append(f'<p class="soft">{"<br>".join(map(html.escape, NOISE_LEGEND))}</p>')
     parts.append(_video(folder / "video.mp4"))
     parts.append(f"<h2>Settings that differ from the preset {html.escape(config.preset)}</h2>")
     if changed:
@@ -165,11 +174,15 @@ class Arguments:
 
 def main() -> int:
     """See the module's docstring."""
-    arguments = tyro.cli(Arguments, prog="python -m dime_robot.report")
+    arguments = command_line.parse(Arguments, sys.argv[1:], "python -m dime_robot.report")
     folder = arguments.folder
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder}: expected a folder, got a file: {folder.parent}?")
     if (folder / "ckpt.pt").exists():
         print(write_report(folder))
         return 0
+    from dime_robot.results import SUMMARY, write_results
+
     written = write_results(folder, arguments.reference)
     for path in written:
         print(path)

@@ -22,9 +22,9 @@ from dime_robot.curves import (
     spread,
 )
 from dime_robot.figures import ablation_figure, task_figure
-from dime_robot.rollout import iqm
 from dime_robot.runtime.errors import InputError
 from dime_robot.runtime.files import write_atomically
+from dime_robot.statistics import iqm
 
 SUMMARY = "summary.md"
 COMMAND = "python -m dime_robot.report"
@@ -75,7 +75,9 @@ def outcome(curves: Curves) -> list[str]:
 
 def _against(curves: Curves, reference: FloatArray) -> list[str]:
     """Two cells: the authors' IQM [lowest, highest] at our steps, and where ours lies."""
-    last = curves.steps[-1] if curves.steps else 0
+    if not curves.steps:  # the seeds share none: nothing of ours to compare
+        return ["-", "-"]
+    last = curves.steps[-1]
     near = reference[(reference[:, 0] <= last) & (reference[:, 0] >= NEAR * last)]
     if not len(near):
         return ["-", "-"]

@@ -21,27 +21,47 @@ import yaml
 
 from dime_robot import checkpoint
 from dime_robot.checkpoint import Checkpoint, FinalEvaluation, PostMortem, Record
-from dime_robot.envs import make_env, spec_of
+from dime_robot.envs import MAX_EPISODE_STEPS, Env, make_env, spec_of, time_limit
+from dime_robot.eval_csv import EvalRow, read_eval_csv, write_eval_csv
 from dime_robot.learning.config import TrainConfig
 from dime_robot.learning.dime import DIME
+from dime_robot.learning.memory import require_memory
 from dime_robot.learning.metrics import metrics
 from dime_robot.learning.program import set_up
 from dime_robot.learning.replay_buffer import ReplayBuffer
 from dime_robot.lineage import Lineage, Origin, Stage
-from dime_robot.logger import EvalRow, RunLogger, read_eval_csv, write_eval_csv
+from dime_robot.logger import RunLogger
 from dime_robot.provenance import provenance
-from dime_robot.rollout import Evaluation, Evaluator, seed_of
+from dime_robot.rollout import (
+    STARTUP,
+    Evaluation,
+    Evaluator,
+    NoEnvironmentError,
+    require_finite_actions,
+    seed_of,
+)
 from dime_robot.run_lock import RunLock
 from dime_robot.runtime.errors import InputError
 from dime_robot.runtime.files import RUN_AGAIN, write_atomically
-from dime_robot.runtime.noise import NOISE_MODES, NoiseMode
+from dime_robot.runtime.noise import NOISE_LEGEND, NOISE_MODES, NoiseMode
 
 _TRAIN, _EVAL = 0, 1  # first part of an episode's seed after the run's
 CLIPPED_MASS_WARNING = 0.05
+WIDE_ATOMS = 4.0  # times the returns that rewards seen so far can add up to
+MAX_PARALLEL = 100  # environments that evaluations keep
+FLOAT32_MAX = float(np.finfo(np.float32).max)
+# NaN entries of the actor's gradient are set to 0, as the authors do: right for a rare accident of
+# arithmetic. From one update in ten on, the policy learns from what is left of its gradient.
+NAN_GRADIENT_SHARE = 0.1  # of actor updates
+NAN_GRADIENT_WINDOW = 20  # actor updates that a share is taken over, at the least
 
 
 class NonFiniteError(InputError):
     """A NaN or infinity where a run cannot go on."""
+
+
+class StopRequestedError(Exception):
+    """Ends an evaluation that a stop request came in; the run saves and leaves."""
 
 
 class TrainingRun:
@@ -65,8 +85,9 @@ class TrainingRun:
     ) -> None:
         set_up(device, config.threads)
         self.config, self.folder, self._lock = config, folder, lock
-        self.env = make_env(config.env)
+        self.env = self._make_env()
         self.spec = spec_of(self.env, config.env)
+        require_memory(config, self.spec.n_obs, self.spec.n_act, device)
         self.agent = DIME(self.spec, config, device)
         self.buffer = ReplayBuffer(
             config.buffer_size,
@@ -77,7 +98,16 @@ class TrainingRun:
             run=secrets.token_hex(16),
         )
         noise_shape = (self.agent.actor.steps + 1, self.spec.n_act)
-        self.evaluator = Evaluator(config.env, noise_shape, parallel=config.final_episodes)
+        self.evaluator = Evaluator(
+            config.env,
+            noise_shape,
+            parallel=min(config.final_episodes, MAX_PARALLEL),
+            seed=config.seed,
+            say=lambda text: self._notes.append(text),
+        )
+        self._notes: list[str] = []  # for the logger, once there is one
+        self._one_environment = False  # the simulator allows only one instance at a time
+        self._gradients_seen = (0, 0)  # actor updates, and those with NaN, at the last look
         self.rows: list[EvalRow] = []
         self.final: dict[NoiseMode, FinalEvaluation] = {}  # of the last evaluation
         self.provenance = provenance()
@@ -88,12 +118,18 @@ class TrainingRun:
             self._lineage = (*origin.lineage, own)
         self.best_mean = -np.inf  # mean return of the best evaluation since then
         self.stop_requested = False
+        self.stepping = False  # in the loop, where `stop_requested` is looked at
         self._saved_step = 0
         self._earlier_seconds = 0.0
         self._began = time.monotonic()
-        self._clipped_mass_warned = False
+        self._clipped_mass_warned = self._atoms_checked = False
+        self._logger: RunLogger | None = None
         self._obs: npt.NDArray[np.float32]
         self._begin_episode()
+
+    def _make_env(self) -> Env:
+        # what an environment draws once for its life: of this run's seed, and the same on resume
+        return make_env(self.config.env, startup_seed=seed_of(self.config.seed, STARTUP))
 
     # -- files -----------------------------------------------------------------------------------
 
@@ -226,8 +262,24 @@ class TrainingRun:
     def train(self, logger: RunLogger) -> None:
         """Run until the last step or until `stop_requested`, and leave a checkpoint."""
         self._began = time.monotonic()
+        self._logger = logger
         logger.remember(self.rows)
+        self._warn_of_endless_episodes(logger)
         logger.start_progress()
+        try:
+            self.stepping = True
+            self._loop(logger)
+        except StopRequestedError:  # the evaluation is made again by the run that goes on
+            pass
+        finally:
+            self.stepping = False
+            logger.stop_progress()
+        if self.stop_requested:
+            logger.line(f"stopping at step {self.step:,}: saving")
+        if self.step != self._saved_step or not self.finished:
+            self.save()
+
+    def _loop(self, logger: RunLogger) -> None:
         self._evaluate_if_due(logger)
         while self.step < self.config.steps and not self.stop_requested:
             self._environment_step(logger)
@@ -235,13 +287,25 @@ class TrainingRun:
                 self._log(logger)
             self._evaluate_if_due(logger)
             if self.step - self._saved_step >= self.config.checkpoint_interval:
-                self.save()
+                self._save_between_steps()
             logger.progress(self.step)
-        logger.stop_progress()
-        self.save()
         if not self.stop_requested and not self.finished:
+            self._save_between_steps()
             self._evaluate_finally(logger)
-            self.save()
+            self._save_between_steps()
+
+    def _save_between_steps(self) -> None:
+        self.stepping = False
+        self.save()
+        self.stepping = True
+
+    def _warn_of_endless_episodes(self, logger: RunLogger) -> None:
+        if time_limit(self.env) is None:
+            logger.line(
+                f"warning: {self.config.env} states no time limit (max_episode_steps): episodes of"
+                f" evaluations are cut at {MAX_EPISODE_STEPS:,} steps and count as truncated",
+                style="yellow",
+            )
 
     def _begin_episode(self) -> None:
         seed = seed_of(self.config.seed, _TRAIN, self.episode)
@@ -258,7 +322,13 @@ class TrainingRun:
         self._require_finite("reward", reward)
         self._require_finite("observation", next_obs)
         reward = float(reward)
-        self.buffer.add(self._obs, action, next_obs, reward * self.config.reward_scale, terminated)
+        scaled = reward * self.config.reward_scale
+        if abs(scaled) > FLOAT32_MAX:
+            self._stop_for(
+                f"{self.config.env} gave a reward of {reward:g} at step {self.step}: times"
+                f" --reward-scale {self.config.reward_scale:g} it is beyond float32"
+            )
+        self.buffer.add(self._obs, action, next_obs, scaled, terminated)
         self._obs = next_obs
         self.step += 1
         self._episode_step += 1
@@ -288,6 +358,9 @@ class TrainingRun:
             return
         values["time/steps_per_second"] = self.step / max(self.wall_seconds, 1e-9)
         logger.scalars(self.step, values)
+        if not self._atoms_checked and self.step >= self.config.steps / 4:
+            self._atoms_checked = True
+            self._warn_of_wide_atoms(logger)
         clipped = values["critic/clipped_mass"]
         if clipped > CLIPPED_MASS_WARNING and not self._clipped_mass_warned:
             self._clipped_mass_warned = True
@@ -298,23 +371,68 @@ class TrainingRun:
                 style="yellow",
             )
 
+    def _warn_of_wide_atoms(self, logger: RunLogger) -> None:
+        """A critic whose atoms are far wider than any return tells returns apart badly."""
+        config, rewards = self.config, self.buffer.newest(len(self.buffer)).reward
+        low, high = min(0.0, float(rewards.min())), max(0.0, float(rewards.max()))
+        returns = (high - low) / (1 - config.discount)
+        if config.v_max - config.v_min > WIDE_ATOMS * returns:
+            logger.line(
+                f"warning: the atoms [{config.v_min:g}, {config.v_max:g}] are more than"
+                f" {WIDE_ATOMS:g} times wider than the returns that rewards in [{low:.3g},"
+                f" {high:.3g}] can add up to, [{low / (1 - config.discount):.4g},"
+                f" {high / (1 - config.discount):.4g}]; set --v-min and --v-max near them",
+                style="yellow",
+            )
+
     # -- evaluation ------------------------------------------------------------------------------
 
     def _evaluate(self, episodes: int, mode: NoiseMode) -> Evaluation:
         seed = (self.config.seed, _EVAL, self.step)
-        return self.evaluator.run(self.agent.actor.act_numpy, episodes, seed, mode)
+        name = f"the policy of step {self.step:,}"
+        policy = require_finite_actions(self.agent.actor.act_numpy, name)
+
+        def run() -> Evaluation:
+            return self.evaluator.run(policy, episodes, seed, mode, self._watch)
+
+        if not self._one_environment:
+            try:
+                return run()
+            except NoEnvironmentError as error:
+                self._one_environment = True
+                self._notes.append(
+                    f"only one {self.config.env} can exist at a time ({error}): evaluations use it"
+                    " in place of the training episode, which then ends early"
+                )
+        self.env.close()
+        try:
+            return run()
+        finally:
+            self.evaluator.close()
+            self.env = self._make_env()
+            self.episode += 1
+            self._begin_episode()
+
+    def _watch(self, ended: int, episodes: int, steps: int) -> None:
+        """Between two steps of an evaluation: leave where asked to, show how far it is."""
+        if self.stop_requested:
+            raise StopRequestedError
+        if self._logger is not None:
+            self._logger.evaluating(self.step, ended, episodes, steps)
 
     def _evaluate_if_due(self, logger: RunLogger) -> None:
         due = self.step % self.config.eval_interval == 0 and self.step < self.config.steps
         if due and not any(row.step == self.step for row in self.rows):
             self.check_finite()
             result = self._evaluate(self.config.eval_episodes, "fresh")
+            self._say_notes(logger)
             self._add_row(result, logger)
             self._keep_if_best(result)
 
     def _evaluate_finally(self, logger: RunLogger) -> None:
         """The last row of `eval.csv`, and all noise modes for the report."""
         results = {mode: self._evaluate(self.config.final_episodes, mode) for mode in NOISE_MODES}
+        self._say_notes(logger)
         self._add_row(results["fresh"], logger)
         self._keep_if_best(results["fresh"])
         self.final = {
@@ -323,6 +441,12 @@ class TrainingRun:
         }
         for mode, result in results.items():
             logger.line(f"final, {mode:5s} noise  {result}")
+        for text in NOISE_LEGEND:
+            logger.line(f"  {text}")
+
+    def _say_notes(self, logger: RunLogger) -> None:
+        while self._notes:
+            logger.line(f"note: {self._notes.pop(0)}")
 
     def _keep_if_best(self, result: Evaluation) -> None:
         if self.step > self.env_since and result.mean > self.best_mean:
@@ -355,10 +479,24 @@ class TrainingRun:
         update = int(self.agent.first_bad_update)
         if update >= 0:
             self._stop_for(f"a loss (critic or actor) was NaN or infinite at update {update}")
+        self._check_gradients()
         name = self.agent.first_bad_parameter()
         if name is not None:
             self._stop_for(
                 f"{name} was NaN or infinite after update {self.agent.updates}, though no loss was"
+            )
+
+    def _check_gradients(self) -> None:
+        updates, with_nan = self.agent.actor_updates, int(self.agent.nan_gradients)
+        new = updates - self._gradients_seen[0]
+        if new < NAN_GRADIENT_WINDOW:
+            return
+        share = (with_nan - self._gradients_seen[1]) / new
+        self._gradients_seen = updates, with_nan
+        if share > NAN_GRADIENT_SHARE:
+            self._stop_for(
+                f"the actor's gradient held NaN in {share:.0%} of the last {new} actor updates"
+                f" (at most {NAN_GRADIENT_SHARE:.0%} can be left out), though its loss was finite"
             )
 
     def _require_finite(self, what: str, value: Any) -> None:

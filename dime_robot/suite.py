@@ -11,6 +11,7 @@ and late readings are shown only: the policy was not trained for them.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +19,8 @@ from typing import Any
 
 from gymnasium.wrappers import TimeLimit
 
-from dime_robot.envs import Env
-from dime_robot.rollout import Evaluation, Evaluator, Policy
+from dime_robot.envs import Env, PlainEnv
+from dime_robot.rollout import STARTUP, Evaluation, Evaluator, Policy, seed_of
 from dime_robot.runtime.errors import InputError
 from dime_robot.runtime.noise import NoiseMode
 from dime_robot.sim.comparison import model_differences
@@ -212,7 +213,7 @@ def run_suite(
     for condition in (c for c in found if c.name == NOMINAL or sampling.only in c.name):
         results = []
         for velocity in suite.commands:
-            make = _maker(name, condition, velocity)
+            make = _maker(name, condition, velocity, sampling.seed)
             evaluator = Evaluator(env, shape, min(20, sampling.episodes), make)
             seed = (sampling.seed, 4)
             results.append(evaluator.run(policy, sampling.episodes, seed, sampling.noise))
@@ -224,13 +225,17 @@ def run_suite(
     return rows, suite
 
 
-def _maker(name: str, condition: Condition, velocity: Velocity) -> Callable[[], Env]:
-    def make() -> Env:
-        robot = RobotEnv(name, variant=(condition.config, condition.model))
+def _maker(name: str, condition: Condition, velocity: Velocity, seed: int) -> Callable[[int], Env]:
+    def make(number: int) -> Env:
+        robot = RobotEnv(
+            name,
+            variant=(condition.config, condition.model),
+            startup_seed=seed_of(seed, STARTUP, number),
+        )
         if not isinstance(robot.task, VelocityTracking):
             raise InputError(f"--suite: expected a task that follows a velocity, got sim:{name}")
         robot.task.follow(velocity)
-        return TimeLimit(robot, condition.config.episode_steps)
+        return PlainEnv(TimeLimit(robot, condition.config.episode_steps), f"sim:{name}")
 
     return make
 
@@ -307,3 +312,8 @@ def report(rows: Sequence[Row], suite: SuiteConfig) -> dict[str, Any]:
         },
         "shortfalls": shortfalls(rows, suite),
     }
+
+
+if __name__ == "__main__":
+    print("the suite is part of evaluate: python -m dime_robot.evaluate FILE --suite")
+    sys.exit(0 if {"-h", "--help"} & set(sys.argv) else 2)

@@ -34,11 +34,9 @@ from typing import IO, Annotated, Any
 
 import tyro
 
-from dime_robot import checkpoint, train
-from dime_robot.curves import Curves
+from dime_robot import command_line, train
+from dime_robot.eval_csv import EvalRow, read_eval_csv, write_eval_csv
 from dime_robot.learning.config import TrainConfig, train_options
-from dime_robot.logger import EvalRow, read_eval_csv, write_eval_csv
-from dime_robot.results import LEGEND, OUTCOME, SUMMARY, outcome, table
 from dime_robot.runtime.command import run_command
 from dime_robot.runtime.errors import InputError
 from dime_robot.runtime.files import write_atomically
@@ -86,6 +84,8 @@ class Run:
 
     def rows(self) -> tuple[list[EvalRow], bool]:
         """Its evaluations, none unless it is what it shall be; and whether it is finished."""
+        from dime_robot import checkpoint  # torch takes seconds to load
+
         path = self.folder / "ckpt.pt"
         try:
             record = checkpoint.load(path).record
@@ -100,6 +100,8 @@ class Run:
 
     def command(self, options: Sequence[str]) -> list[str]:
         """The command line that starts it or goes on with it."""
+        from dime_robot import checkpoint
+
         words = [sys.executable, "-m", "dime_robot.train", "--no-video"]
         path = self.folder / "ckpt.pt"
         if not path.exists():
@@ -272,6 +274,9 @@ class Sweep:
 
 def write_tables(out: Path, runs: Sequence[Run], failures: Mapping[int, str], command: str) -> str:
     """Write a CSV per task and `summary.md` of what there is; gives the table."""
+    from dime_robot.curves import Curves
+    from dime_robot.results import LEGEND, OUTCOME, SUMMARY, outcome, table
+
     lines = []
     for env in dict.fromkeys(run.config.env for run in runs):
         rows: list[EvalRow] = []
@@ -303,11 +308,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """See the module's docstring."""
     words = list(sys.argv[1:] if argv is None else argv)
     split = words.index("--") if "--" in words else len(words)
+    command_line.refuse_repeated(words, ("--envs",))
     arguments, strange = tyro.cli(
         Arguments, args=words[:split], prog=COMMAND, return_unknown_args=True
     )
     if strange:
         raise InputError(f"{strange[0]}: no option of a sweep; those of its runs go after --")
+    from dime_robot.results import SUMMARY
+
     options = words[split + 1 :]
     out, runs = plan(arguments, options)
     out.mkdir(parents=True, exist_ok=True)

@@ -16,40 +16,51 @@ import shutil
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, make_dataclass, replace
 from pathlib import Path
 from types import FrameType
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
-import torch
 import tyro
 
-from dime_robot import __version__, checkpoint
-from dime_robot.checkpoint import Checkpoint
-from dime_robot.learning.config import TrainConfig, differences
-from dime_robot.learning.networks import parameter_count
-from dime_robot.lineage import Origin
-from dime_robot.logger import RunLogger
+from dime_robot import __version__, command_line
+from dime_robot.learning.config import GROUP_HELP, GROUPS, TrainConfig, differences
 from dime_robot.presets import preset_config, task_settings
-from dime_robot.report import write_report
-from dime_robot.run import TrainingRun
 from dime_robot.run_lock import LOCK, RunLock
-from dime_robot.runtime.command import run_command
+from dime_robot.runtime.command import INTERRUPTED, run_command
 from dime_robot.runtime.config_files import read_config
 from dime_robot.runtime.env_name import env_options, require_file_may_name
 from dime_robot.runtime.errors import InputError
-from dime_robot.video import record_in_child
+
+if TYPE_CHECKING:  # torch takes seconds to load: functions import what stands on it
+    import torch
+
+    from dime_robot.checkpoint import Checkpoint
+    from dime_robot.logger import RunLogger
+    from dime_robot.run import TrainingRun
 
 DEFAULT_PRESET, DEFAULT_ENV = "tiny", "sim:cartpole"
+PROGRAM = "python -m dime_robot.train"
+PATIENCE = 2.0  # [s] from a stop request until a step that does not end is left
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """Train DIME in MuJoCo. Without arguments: the cart-pole swing-up, in a few minutes."""
+    """What was typed: the settings of the run, and where it begins and ends."""
 
-    config: tyro.conf.OmitArgPrefixes[TrainConfig] = field(default_factory=TrainConfig)
+    config: TrainConfig
+    out: Path | None = None
+    resume: Path | None = None
+    init: Path | None = None
+    video: bool = True
+
+
+@dataclass(frozen=True)
+class Folders:
+    """Where a run begins and what it leaves."""
+
     out: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """The run folder itself; by default a new one under runs/."""
     resume: Annotated[Path | None, tyro.conf.arg(metavar="RUN")] = None
@@ -59,6 +70,70 @@ class Arguments:
     """Start from the networks of this checkpoint (same sizes, new data, new optimisers)."""
     video: bool = True
     """Record a video of the trained policy where rendering works."""
+
+
+def _group(title: str, names: Sequence[str]) -> type[Any]:
+    """A dataclass of some settings, as `train --help` shows them together."""
+    fields = TrainConfig.model_fields
+    made = make_dataclass(
+        title.capitalize(),
+        [
+            (name, Annotated[fields[name].annotation, tyro.conf.arg(help=fields[name].description)])
+            for name in names
+        ],
+        frozen=True,
+    )
+    made.__doc__ = GROUP_HELP[title]
+    return made
+
+
+def _from_command_line(argv: Sequence[str], default: TrainConfig) -> Arguments:
+    groups = {title: _group(title, names) for title, names in GROUPS.items()}
+    line = make_dataclass(
+        "CommandLine",
+        [
+            ("folders", tyro.conf.OmitArgPrefixes[Folders], field(default_factory=Folders)),
+            *(
+                (title, Annotated[kind, tyro.conf.OmitArgPrefixes])
+                for title, kind in groups.items()
+            ),
+        ],
+        kw_only=True,
+    )
+    line.__doc__ = (
+        "Train DIME in MuJoCo. Without arguments: the cart-pole swing-up, in a few minutes.\n\n"
+        f"The defaults shown are those of --preset {default.preset} and --env {default.env};"
+        " --preset official has the paper's sizes."
+    )
+    values = default.model_dump()
+    shown = {
+        title: kind(**{name: values[name] for name in GROUPS[title]})
+        for title, kind in groups.items()
+    }
+    typed = command_line.parse(line, argv, PROGRAM, line(**shown))
+    settings = {
+        name: getattr(getattr(typed, title), name) for title in GROUPS for name in GROUPS[title]
+    }
+    folders = typed.folders
+    return Arguments(
+        TrainConfig(**settings), folders.out, folders.resume, folders.init, folders.video
+    )
+
+
+def run_folder(path: Path) -> Path:
+    """The run that `--resume` names, by its folder or its ckpt.pt.
+
+    Raises:
+        InputError: another file, which no run goes on from.
+    """
+    if path.name == "ckpt.pt":
+        return path.parent
+    if path.suffix == ".pt" and not path.is_dir():
+        raise InputError(
+            f"--resume {path}: a run goes on from its ckpt.pt: --resume {path.parent}; to start a"
+            f" new one from this file use --init {path}"
+        )
+    return path
 
 
 def parse(argv: Sequence[str]) -> Arguments:
@@ -76,17 +151,11 @@ def parse(argv: Sequence[str]) -> Arguments:
     except SystemExit:  # an option without its value: tyro says it better
         known = first.parse_known_args([])[0]
     if known.resume is None:
-        default = preset_config(known.preset, known.env or DEFAULT_ENV)
-    else:
-        default, saved = resumed_config(known.resume, known.env)
-    arguments = tyro.cli(
-        Arguments,
-        args=argv,
-        default=Arguments(config=default),
-        prog="python -m dime_robot.train",
-    )
-    if arguments.resume is not None:
-        _check_resumed(arguments, saved)
+        return _from_command_line(argv, preset_config(known.preset, known.env or DEFAULT_ENV))
+    folder = run_folder(known.resume)
+    default, saved = resumed_config(folder, known.env)
+    arguments = replace(_from_command_line(argv, default), resume=folder)
+    _check_resumed(arguments, saved)
     return arguments
 
 
@@ -103,6 +172,8 @@ def resumed_config(folder: Path, env: str | None) -> tuple[TrainConfig, TrainCon
         InputError: no usable run, a change that a run cannot take, or an environment that a file
             must not choose.
     """
+    from dime_robot import checkpoint
+
     path = folder / "ckpt.pt"
     saved = checkpoint.load(path).config
     config = _with_written(folder / "config.yaml", saved)
@@ -148,6 +219,8 @@ def choose_device(name: str) -> torch.device:
     Raises:
         InputError: no such device here.
     """
+    import torch
+
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -182,6 +255,10 @@ def new_folder(out: Path | None, config: TrainConfig) -> Path:
 
 def header(run: TrainingRun, device: torch.device) -> list[str]:
     """What the run is, in at most 8 lines."""
+    import torch
+
+    from dime_robot.learning.networks import parameter_count
+
     config, spec = run.config, run.spec
     task = "  ".join(f"{name} {value:g}" for name, value in task_settings(config.env).items())
     changed = differences(config, preset_config(config.preset, config.env))
@@ -263,6 +340,9 @@ def _locked(folder: Path) -> Iterator[RunLock]:
 
 
 def _resumed(arguments: Arguments, device: torch.device, lock: RunLock) -> TrainingRun:
+    from dime_robot import checkpoint
+    from dime_robot.run import TrainingRun
+
     config, folder = arguments.config, lock.folder
     run = TrainingRun(config, folder, device, lock=lock)
     state = checkpoint.load(run.checkpoint_path)
@@ -282,6 +362,10 @@ def _resumed(arguments: Arguments, device: torch.device, lock: RunLock) -> Train
 
 
 def _begun(arguments: Arguments, folder: Path, device: torch.device, lock: RunLock) -> TrainingRun:
+    from dime_robot import checkpoint
+    from dime_robot.lineage import Origin
+    from dime_robot.run import TrainingRun
+
     if arguments.init is None:
         run = TrainingRun(arguments.config, folder, device, lock=lock)
     else:
@@ -297,18 +381,95 @@ def _begun(arguments: Arguments, folder: Path, device: torch.device, lock: RunLo
     return run
 
 
+class StopSignals:
+    """SIGINT and SIGTERM: between two steps where the run is stepping, at once elsewhere.
+
+    The first one in the loop asks the run to stop, which then saves. A second one, or a step that
+    takes longer than `PATIENCE`, leaves at once: the last good checkpoint stays.
+    """
+
+    def __init__(self) -> None:
+        self.run: TrainingRun | None = None
+
+    def __call__(self, signum: int, frame: FrameType | None) -> None:
+        """The handler."""
+        run = self.run
+        late = signum == signal.SIGALRM
+        if run is not None and run.stepping and not run.stop_requested and not late:
+            run.stop_requested = True
+            signal.setitimer(signal.ITIMER_REAL, PATIENCE)
+        elif not late or (run is not None and run.stepping):
+            raise KeyboardInterrupt
+
+    @contextmanager
+    def handled(self) -> Iterator[None]:
+        """Handle the signals meanwhile."""
+        signals = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
+        previous = {each: signal.signal(each, self) for each in signals}
+        try:
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            for each, handler in previous.items():
+                signal.signal(each, handler)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """See the module's docstring."""
-    arguments = parse(sys.argv[1:] if argv is None else argv)
+    signals = StopSignals()
+    arguments: Arguments | None = None
+    with signals.handled():
+        try:
+            arguments = parse(sys.argv[1:] if argv is None else argv)
+            return _train(arguments, signals)
+        except KeyboardInterrupt:
+            folder = _resumable(arguments, signals)
+            if folder is None:
+                raise
+            print(
+                f"interrupted; the last good checkpoint is {folder / 'ckpt.pt'}:"
+                f" {_resume_command(folder, arguments)}",
+                file=sys.stderr,
+            )
+            return INTERRUPTED
+        except BrokenPipeError:
+            folder = _resumable(arguments, signals)
+            if folder is not None:
+                print(
+                    "stopped: nobody reads the output any more;"
+                    f" {_resume_command(folder, arguments)}",
+                    file=sys.stderr,
+                )
+            raise
+
+
+def _resumable(arguments: Arguments | None, signals: StopSignals) -> Path | None:
+    """The folder of the run that was interrupted, where it has a checkpoint."""
+    folder = arguments.resume if arguments is not None else None
+    if signals.run is not None:
+        folder = signals.run.folder
+    return folder if folder is not None and (folder / "ckpt.pt").exists() else None
+
+
+def _resume_command(folder: Path, arguments: Arguments | None) -> str:
+    """What to type to go on."""
+    options = [] if arguments is None else env_options(arguments.config.env)
+    return f"{PROGRAM} --resume {shlex.join([str(folder), *options])}"
+
+
+def _train(arguments: Arguments, signals: StopSignals) -> int:
+    print(f"dime_robot {__version__}: loading PyTorch and the environment", flush=True)
+    from dime_robot.logger import RunLogger
+    from dime_robot.report import write_report
+
     device = choose_device(arguments.config.device)
-    run = start_run(arguments, device)
+    signals.run = run = start_run(arguments, device)
     if run.finished:
         run.close()
         if not (run.folder / "report.html").exists():  # killed between the two
             write_report(run.folder)
         print(f"{run.folder} is finished ({run.step:,} steps); --steps N extends it")
         return 0
-    previous = {sig: signal.signal(sig, _stopper(run)) for sig in (signal.SIGINT, signal.SIGTERM)}
     logger = RunLogger(run.folder, run.config.steps, run.step)
     try:
         for line in header(run, device):
@@ -319,26 +480,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     finally:
         logger.close()
         run.close()
-        for sig, handler in previous.items():
-            signal.signal(sig, handler)
-    _last_lines(run, logger, arguments.video)
+    _last_lines(run, logger, arguments)
     return 0
 
 
-def _stopper(run: TrainingRun) -> Callable[[int, FrameType | None], None]:
-    def stop(signum: int, frame: FrameType | None) -> None:
-        if run.stop_requested and signum == signal.SIGINT:  # asked twice: now
-            raise KeyboardInterrupt
-        run.stop_requested = True
+def _last_lines(run: TrainingRun, logger: RunLogger, arguments: Arguments) -> None:
+    from dime_robot.report import write_report
+    from dime_robot.video import record_in_child
 
-    return stop
-
-
-def _last_lines(run: TrainingRun, logger: RunLogger, with_video: bool) -> None:
     report = write_report(run.folder)  # before the video, which may take a while
     video = run.folder / "video.mp4"
-    if run.finished and with_video:
-        reason = record_in_child(run.checkpoint_path, run.config.env, video, run.config.seed)
+    if run.finished and arguments.video:
+        reason = record_in_child(
+            run.checkpoint_path, video, run.config.seed, env_options(run.config.env)
+        )
         if reason:
             logger.line(reason)
         else:
@@ -355,8 +510,7 @@ def _last_lines(run: TrainingRun, logger: RunLogger, with_video: bool) -> None:
         logger.line(f"next       python -m dime_robot.evaluate {words}")
     else:
         logger.line(f"stopped at step {run.step:,} of {run.config.steps:,}")
-        words = shlex.join([str(run.folder), *env_options(run.config.env)])
-        logger.line(f"next       python -m dime_robot.train --resume {words}")
+        logger.line(f"next       {_resume_command(run.folder, arguments)}")
 
 
 if __name__ == "__main__":

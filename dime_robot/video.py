@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
-from dime_robot.envs import make_env
-from dime_robot.rollout import Policy, episode_noise
+from dime_robot.envs import MAX_EPISODE_STEPS, in_one_line, make_env, time_limit
+from dime_robot.rollout import STARTUP, Policy, episode_noise, seed_of
 from dime_robot.runtime.errors import InputError
 
 FRAME_RATE = 25  # [1/s], roughly: every so many control steps become a frame
@@ -28,58 +28,66 @@ def record_video(
     import imageio.v2 as imageio
 
     try:
-        env = make_env(env_name, render_mode="rgb_array")
+        env = make_env(env_name, render_mode="rgb_array", startup_seed=seed_of(seed, STARTUP))
         noise = episode_noise(shape, seed, "fresh")
         obs, _ = env.reset(seed=seed)
-        frames, steps, done = [env.render()], 0, False
+        first = np.asarray(env.render())
     except InputError:
         raise
     except Exception as error:  # every GL back end fails in its own way
-        raise InputError(f"no video: rendering does not work here ({_one_line(error)})") from None
+        raise InputError(f"no video: rendering does not work here ({in_one_line(error)})") from None
+    if first.ndim != 3:
+        raise InputError(f"no video: {env_name} gives no picture (render_mode rgb_array)")
     rate = env.metadata.get("render_fps") or 50
     every = max(1, round(rate / FRAME_RATE))
-    while not done:
-        action = policy(obs[None], noise.draw()[None])[0]
-        obs, _, terminated, truncated, _ = env.step(action)
-        done = terminated or truncated
-        steps += 1
-        if steps % every == 0:
-            frames.append(env.render())
-    env.close()
-    pictures: list[npt.ArrayLike] = [np.asarray(frame) for frame in frames]
+    limit = time_limit(env) or MAX_EPISODE_STEPS
     path.parent.mkdir(parents=True, exist_ok=True)
-    imageio.mimwrite(
-        path, pictures, fps=rate / every, codec="libx264", macro_block_size=2, quality=6
+    writer = imageio.get_writer(
+        path, fps=rate / every, codec="libx264", macro_block_size=2, quality=6
     )
-    return len(pictures)
+    count, steps, done = 0, 0, False
+    with writer:  # frame by frame: an episode of pictures would fill the memory
+        writer.append_data(first)
+        count += 1
+        while not done:
+            action = policy(obs[None], noise.draw()[None])[0]
+            obs, _, terminated, truncated, _ = env.step(action)
+            steps += 1
+            done = terminated or truncated or steps >= limit
+            if steps % every == 0:
+                writer.append_data(np.asarray(env.render()))
+                count += 1
+    env.close()
+    return count
 
 
-def _one_line(error: BaseException) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
+def renders_in_this_process() -> bool:
+    """Is the GL back end chosen already, by MUJOCO_GL or by a display?"""
+    return bool(os.environ.get("MUJOCO_GL") or os.environ.get("DISPLAY"))
 
 
-def record_in_child(checkpoint_path: Path, env: str, video_path: Path, seed: int) -> str | None:
+def record_in_child(
+    file: Path | None, video_path: Path, seed: int, options: Sequence[str] = ()
+) -> str | None:
     """Record a video in a process of its own, where a broken GL library can do no harm.
 
     Without a display the back ends egl and osmesa are tried in turn. Gives None when the video
     was written, else the sentence that says why not.
+
+    Args:
+        file: a checkpoint or an exported policy; None where `options` name the policy.
+        video_path: what is written.
+        seed: of the episode.
+        options: more of `python -m dime_robot.evaluate`.
     """
     own = os.environ.get("MUJOCO_GL")
     choices = [own] if own else ([None] if os.environ.get("DISPLAY") else ["egl", "osmesa"])
     reason = ""
     for choice in choices:
         environment = {**os.environ, **({"MUJOCO_GL": choice} if choice else {})}
-        command = [sys.executable, "-m", "dime_robot.evaluate", str(checkpoint_path)]
-        command += [
-            "--env",
-            env,
-            "--episodes",
-            "0",
-            "--seed",
-            str(seed),
-            "--video",
-            str(video_path),
-        ]
+        command = [sys.executable, "-m", "dime_robot.evaluate", *options]
+        command += [str(file)] if file is not None else []
+        command += ["--episodes", "0", "--seed", str(seed), "--video", str(video_path)]
         try:
             child = subprocess.run(
                 command, env=environment, capture_output=True, text=True, timeout=300

@@ -20,9 +20,14 @@ from pathlib import Path
 import numpy as np
 
 from dime_robot.runtime.command import run_command
-from dime_robot.runtime.engine_cache import cache_folder
 from dime_robot.runtime.errors import InputError
-from dime_robot.runtime.policy import PROVIDERS, OnnxPolicy, engine_key, import_onnxruntime
+from dime_robot.runtime.policy import (
+    ENGINE_CACHE,
+    PROVIDERS,
+    OnnxPolicy,
+    engine_key,
+    import_onnxruntime,
+)
 
 PARITY_ROWS = 1000
 LIMIT = 1e-4  # largest action difference to the CPU, as the export allows to torch
@@ -81,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     reference = OnnxPolicy(options.policy)
     require_provider()
     key = engine_key(import_onnxruntime(), reference.file)
-    folder = key.folder(cache_folder())
+    folder = key.folder(ENGINE_CACHE)
     began = time.perf_counter()
     policy = OnnxPolicy(options.policy, provider="tensorrt")
     error = largest_difference(reference, policy)  # the first call may still build

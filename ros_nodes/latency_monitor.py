@@ -37,6 +37,8 @@ from dime_robot.runtime.machine import cpu_model
 from ros_nodes import diagnostics
 from ros_nodes.latency_page import write_page
 from ros_nodes.latency_record import (
+    MAX_FAULTS,
+    MAX_NUMBERS,
     LatencyRecord,
     RecordFacts,
     Samples,
@@ -57,9 +59,7 @@ from ros_nodes.parameters import (
 )
 from ros_nodes.process import LONGEST_WAIT, run_node
 
-LARGEST_RECORD = 20_000_000  # numbers: 160 MB, 47 minutes at 1 kHz
 CHUNK = 20_000  # samples: about a megabyte
-MOST_FAULTS = 1_000
 NO_SAMPLE = 1  # exit code
 UNKNOWN = "unknown"
 
@@ -71,7 +71,7 @@ class SampleStore:
         largest: how many samples are taken at most.
     """
 
-    def __init__(self, largest: int = LARGEST_RECORD // len(LatencySample._fields)) -> None:
+    def __init__(self, largest: int = MAX_NUMBERS // len(LatencySample._fields)) -> None:
         self.count = 0
         self._largest = largest
         self._chunks: list[Samples] = []
@@ -130,7 +130,7 @@ class FaultLog:
             self._now.pop(entry.name, None)
         elif self._now.get(entry.name) != entry.message:
             self._now[entry.name] = entry.message
-            if len(self._seen) < MOST_FAULTS:
+            if len(self._seen) < MAX_FAULTS:
                 self._seen.append((now, ahead, f"{entry.name}: {entry.message}"))
 
     def faults(self, ahead: float) -> tuple[SeenFault, ...]:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import json
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from dime_robot.runtime.errors import InputError, first_problem
 from dime_robot.runtime.files import write_atomically
 from dime_robot.runtime.latency import TIMES, LatencyDistribution, LatencySample
+from dime_robot.runtime.npz_files import MAX_META, parse_text, read_npz
 from dime_robot.runtime.spec import Frozen
 
 PERCENTILES = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p99.9": 99.9, "max": 100.0}
+MAX_NUMBERS = 20_000_000  # in the samples of one record: 160 MB, 47 minutes at 1 kHz
+MAX_FAULTS = 1_000  # in one record
+LARGEST_TIME = 1e12  # of any field [s]
 Samples = npt.NDArray[np.float64]
 
 
@@ -37,10 +39,10 @@ class RecordFacts(Frozen):
     policy_digest: str
     robot: str
     cpu: str
-    rate: float  # measured control rate [Hz]; 0: too little to tell
-    lost: int  # samples that were published and did not arrive
+    rate: float = Field(ge=0, le=1e9, description="measured control [Hz]; 0: too little to tell")
+    lost: int = Field(ge=0, description="samples that were published and did not arrive")
     cut_short: bool  # the memory for samples was full before the end
-    faults: tuple[SeenFault, ...]
+    faults: tuple[SeenFault, ...] = Field(max_length=MAX_FAULTS)
 
 
 @dataclass(frozen=True)
@@ -174,28 +176,40 @@ def read_record(path: Path) -> LatencyRecord:
         InputError: it is none, or from another version.
     """
     expected = f"{path}: expected a latency.npz that latency_monitor wrote"
+    arrays = read_npz(
+        path,
+        {"samples": 8 * MAX_NUMBERS, "meta": MAX_META},
+        "a latency.npz that latency_monitor wrote",
+    )
+    samples = arrays["samples"]
     try:
-        with np.load(path, allow_pickle=False) as file:
-            samples, meta = np.asarray(file["samples"], dtype=np.float64), str(file["meta"])
-        facts = RecordFacts.model_validate(json.loads(meta))
+        facts = RecordFacts.model_validate(parse_text(arrays["meta"]))
     except ValidationError as error:
         raise InputError(f"{expected}, {first_problem(error)}") from None
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        EOFError,
-        TypeError,
-        AttributeError,
-        zipfile.BadZipFile,
-    ) as error:  # numpy's own words would advise to unpickle a file that is none of ours
-        reason = getattr(error, "strerror", None) or "it is something else"
-        raise InputError(f"{expected}, {reason}") from None
-    if facts.fields != LatencySample._fields or samples.shape[1:] != (len(facts.fields),):
+    except ValueError as error:
+        raise InputError(f"{expected}, {error!s:.300}") from None
+    shape = (len(samples), len(facts.fields)) if samples.ndim else None
+    if facts.fields != LatencySample._fields or samples.shape != shape:
         raise InputError(
             f"{expected} with the fields {', '.join(LatencySample._fields)}, got"
-            f" {', '.join(facts.fields)} for an array of shape {samples.shape}"
+            f" {', '.join(facts.fields):.200} for an array of shape {samples.shape}"
         )
+    if samples.dtype != np.float64:
+        raise InputError(f"{expected} of float64, got {samples.dtype!s:.60}")
     if not len(samples):
         raise InputError(f"{expected}, it holds no sample")
+    _require_times(samples, expected)
     return LatencyRecord(samples, facts)
+
+
+def _require_times(samples: Samples, expected: str) -> None:
+    """Refuse what no step can have come to; an age before the first reading is infinite."""
+    times = samples[:, LatencySample._fields.index("time")]
+    missed = samples[:, LatencySample._fields.index("missed")]
+    for wrong, what in (
+        (not np.isfinite(times).all(), "a time that is not finite"),
+        ((np.abs(samples[np.isfinite(samples)]) > LARGEST_TIME).any(), "a time of no clock"),
+        (((missed != 0) & (missed != 1)).any(), "a field missed that is neither 0 nor 1"),
+    ):
+        if wrong:
+            raise InputError(f"{expected}, it holds {what}")

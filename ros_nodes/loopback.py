@@ -29,6 +29,7 @@ import numpy as np
 
 from dime_robot.runtime.certify import measure_latency
 from dime_robot.runtime.command import run_command
+from dime_robot.runtime.config_files import read_config
 from dime_robot.runtime.errors import InputError
 from dime_robot.runtime.latency import TIMES, LatencySample, percentiles_of
 from dime_robot.runtime.machine import cpu_model
@@ -109,6 +110,7 @@ def run(options: argparse.Namespace, policy: OnnxPolicy, log_folder: Path) -> di
     certificate = policy.file.provenance.noise[policy.noise.mode]
     return {
         "policy": policy.file.policy_digest,
+        "config": options.config,
         "cpu": cpu_model(),
         "mode": options.mode,
         "noise": policy.noise.mode,
@@ -147,36 +149,52 @@ def _episode_seconds(name: str, task: TaskConfig | None) -> float:
     return task.episode_seconds
 
 
-def configuration(given: str | None, policy: OnnxPolicy) -> str:
+def configuration(given: str | None, policy: OnnxPolicy, robot: Path | None = None) -> str:
     """Name or absolute path of the configuration that is simulated.
+
+    Args:
+        given: what the user named; none: the robot's file where it says how it is simulated, else
+            the shipped configuration of the policy's name.
+        policy: whose contract the configuration has to have.
+        robot: file of the robot, if the user named one.
 
     Raises:
         InputError: there is none, or its contract is not the policy's.
     """
     name = given or policy.spec.name
+    if given is None and robot is not None and _is_simulated(robot):
+        name = str(robot)
     if is_file(name):
         name = str(Path(name).expanduser().resolve())
     try:
         config, _ = load_robot_task(name)
     except InputError as error:
-        if given:
+        if is_file(name) or given:
             raise
         raise InputError(
-            f"{error}, or what policy {name} was trained with: --config FILE"
+            f"{error}, or what policy {name} was trained with: --config FILE (a --robot FILE with"
+            " the sections policy and sim does as well)"
         ) from None
     found = [item for item in differences(policy.spec, config.policy) if item[0] != "name"]
     if found:
         place, trained, got = found[0]
         raise InputError(
-            f"--config {name}: policy.{place}: expected {trained}, as policy {policy.spec.name} was"
+            f"{'--config' if given or not robot else '--robot'} {name}: policy.{place}: expected"
+            f" {trained}, as policy {policy.spec.name} was"
             f" trained with, got {got}: name the file that it was trained with",
             code="contract",
         )
     return name
 
 
+def _is_simulated(robot: Path) -> bool:
+    """Does a robot's file say too how it is simulated, and by which contract?"""
+    return is_file(str(robot)) and {"policy", "sim"} <= read_config(robot.expanduser()).keys()
+
+
 def describe(result: dict[str, Any]) -> None:
     """The result on the screen."""
+    print(f"simulated    {result['config']}")
     for number, episode in enumerate(result["episodes"], 1):
         success = "success" if episode["success"] else "no success"
         success = "fell" if episode.get("fallen") else success
@@ -216,7 +234,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--config",
         metavar="NAME|FILE",
-        help="what is simulated: a name in sim_configs/ or a file; default: the policy's own name",
+        help="what is simulated: a name in sim_configs/ or a file; default: --robot's file where it"
+        " has a section sim, else the policy's own name",
     )
     parser.add_argument(
         "--robot", type=Path, help="other facts of the robot for policy_node; default: config's"
@@ -240,7 +259,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.episodes < 1 or (options.seconds is not None and options.seconds <= 0):
         raise InputError("--episodes, --seconds: expected a number above 0")
     policy = OnnxPolicy(options.policy, noise=options.noise)
-    options.config = configuration(options.config, policy)
+    options.config = configuration(options.config, policy, options.robot)
     private_domain()
     with tempfile.TemporaryDirectory(prefix="dime_robot-") as folder:
         result = run(options, policy, Path(folder))

@@ -355,8 +355,12 @@ class SimNode(Node):
             executor = make_executor()
             executor.add_node(self)
         try:
-            while time.monotonic() < min(until, self._heard + QUIET):
+            looked = (
+                self._heard
+            )  # quiet counts from the last look at the messages, not from a stall
+            while time.monotonic() < until and looked < self._heard + QUIET:
                 executor.spin_once(timeout_sec=min(LONGEST_WAIT, max(0.0, self.wait())))
+                looked += min(time.monotonic() - looked, QUIET / 4)
                 self.tick()
         except Exception:  # the very one, perhaps, that has ended the process
             traceback.print_exc()

@@ -9,7 +9,7 @@ import pytest
 
 from dime_robot.curves import Curves, interval, read_curves, read_reference, spread
 from dime_robot.results import estimate
-from dime_robot.rollout import iqm
+from dime_robot.statistics import iqm
 from tests.test_results import HEAD, ROOT, write
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.kill_and_resume import compare
 from dime_robot import checkpoint, evaluate, train
-from dime_robot.logger import read_eval_csv
+from dime_robot.eval_csv import read_eval_csv
 
 pytestmark = pytest.mark.slow
 

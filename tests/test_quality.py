@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from dime_robot.eval_csv import read_eval_csv
 from dime_robot.learning.dime import DIME
 from dime_robot.learning.metrics import metrics
 from dime_robot.learning.replay_buffer import Batch
-from dime_robot.logger import read_eval_csv
 from dime_robot.presets import preset_config
 from dime_robot.runtime.reasons import Reason
 from tests.learning.toy import flat_spec

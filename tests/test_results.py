@@ -270,3 +270,13 @@ def test_a_folder_without_results_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="expected a run folder"):
         write_results(tmp_path / "nowhere")
     assert not (tmp_path / "nowhere").exists()
+
+
+def test_seeds_that_share_no_step_have_nothing_to_compare(tmp_path: Path) -> None:
+    """Also where the reference has a row at step 0, which any share of no steps would reach."""
+    head = "step,seed,return_mean,return_std,episodes,wall_seconds\n"
+    (tmp_path / "Task.csv").write_text(f"{head}10,0,1,0,20,1\n20,1,2,0,20,1\n")
+    (tmp_path / "reference").mkdir()
+    (tmp_path / "reference/Task.csv").write_text("step,iqm,mean,min,max\n0,1,1,1,1\n")
+    summary = write_results(tmp_path)[-1].read_text()
+    assert "none in common, up to 20" in summary

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
@@ -110,6 +111,27 @@ def test_another_change_in_config_yaml_is_refused_by_name(
     with pytest.raises(InputError, match=words):
         train.main(["--resume", str(folder), "--no-video"])
     assert (path.read_bytes(), (folder / "ckpt.pt").read_bytes()) == before
+
+
+# -- broken files --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["ckpt.pt", "replay.bin"])
+def test_twenty_flipped_bits_are_refused_and_the_folder_is_free(
+    name: str, finished: Path, tmp_path: Path
+) -> None:
+    folder = copy(finished, tmp_path / "run")
+    path = folder / name
+    content, rng = path.read_bytes(), np.random.default_rng(0)
+    for place in rng.integers(len(content), size=20).tolist():
+        changed = bytearray(content)
+        changed[place] ^= 1 << int(rng.integers(8))
+        path.write_bytes(changed)
+        with pytest.raises(InputError, match=name):
+            train.main(["--resume", str(folder), "--steps", "55", "--no-video"])
+        assert not (folder / LOCK).exists()
+    path.write_bytes(content)
+    assert train.main(["--resume", str(folder), "--steps", "55", "--no-video"]) == 0
 
 
 # -- a file does not choose code -----------------------------------------------------------------

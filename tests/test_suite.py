@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from dime_robot import evaluate, suite
-from dime_robot.rollout import Episode, Evaluation
+from dime_robot import command_line, evaluate, suite
+from dime_robot.rollout import Episode, Evaluation, Evaluator
 from dime_robot.runtime.errors import InputError
 from dime_robot.sim.comparison import model_differences
 from dime_robot.sim.config import RobotTaskConfig, SuiteConfig, load_robot_task
@@ -295,3 +297,33 @@ def test_the_shipped_policy_on_late_readings_and_a_model_with_other_feet(
     slipped = said["conditions"]["model slippery.xml"]
     assert all(result["survival"] == 1.0 for result in slipped)
     assert slipped != said["conditions"]["nominal"]
+
+
+@given(
+    st.lists(st.sampled_from(["a.xml", "b.xml", "c.xml"]), min_size=1, max_size=3, unique=True),
+    st.booleans(),
+    st.booleans(),
+)
+def test_no_model_of_a_command_line_is_dropped(
+    models: list[str], joined: bool, file_first: bool
+) -> None:
+    words = [word for m in models for word in ([f"--model={m}"] if joined else ["--model", m])]
+    words = ["p.onnx", "--suite", *words] if file_first else [*words, "--suite", "p.onnx"]
+    typed = command_line.parse(evaluate.Arguments, words, "evaluate")
+    assert typed.model == tuple(map(Path, models))
+    assert typed.file == Path("p.onnx")
+
+
+def test_a_model_that_does_not_fit_is_said_before_the_first_episode(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, model = go2()
+    copy = tmp_path / "copy.xml"
+    copy.write_text(model.read_text())
+    (tmp_path / "broken.xml").write_text("<mujoco/>")
+    monkeypatch.setattr(Evaluator, "run", lambda *_, **__: pytest.fail("an episode began"))
+    words = ["--policy", "zero", "--env", "sim:go2-walk", "--suite", "--model", str(copy)]
+    with pytest.raises(InputError, match="broken"):
+        evaluate.main([*words, "--model", str(tmp_path / "broken.xml")])
+    with pytest.raises(InputError, match="no such file"):
+        evaluate.main([*words, "--model", str(tmp_path / "nowhere.xml")])

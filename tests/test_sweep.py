@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from dime_robot import checkpoint, report, sweep
-from dime_robot.logger import read_eval_csv
+from dime_robot.eval_csv import read_eval_csv
 from dime_robot.runtime.errors import InputError
 from tests.test_train import SMALL
 

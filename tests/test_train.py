@@ -16,8 +16,8 @@ import torch
 import yaml
 
 from dime_robot import checkpoint, evaluate, train
+from dime_robot.eval_csv import read_eval_csv
 from dime_robot.learning.config import TrainConfig
-from dime_robot.logger import read_eval_csv
 from dime_robot.presets import preset_config
 from dime_robot.rollout import Episode, Evaluation
 from dime_robot.run import TrainingRun

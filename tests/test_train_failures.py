@@ -15,7 +15,8 @@ import pytest
 import torch
 
 from dime_robot import checkpoint, train
-from dime_robot.logger import read_eval_csv
+from dime_robot.eval_csv import read_eval_csv
+from dime_robot.learning.dime import DIME
 from dime_robot.run import NonFiniteError, TrainingRun
 from tests.test_train import SMALL, run
 
@@ -96,6 +97,37 @@ def test_nan_in_a_parameter_never_reaches_the_checkpoint(
     assert checkpoint.load(folder / "ckpt.pt").record.step == 100
 
 
+@pytest.mark.parametrize(("every", "stops"), [(2, True), (40, False)])
+def test_nan_in_too_many_gradients_stops_the_run(
+    every: int, stops: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rare ones are set to 0 and logged; from a share on, there is little left to learn from."""
+    folder, count = tmp_path / "run", [0]
+    step, original = DIME.actor_step, torch.autograd.grad
+
+    def actor_step(self: DIME, obs: torch.Tensor) -> None:
+        def one_nan(*args: Any, **kwargs: Any) -> Any:
+            gradients = original(*args, **kwargs)
+            gradients[0].view(-1)[0] = torch.nan
+            torch.autograd.grad = original  # the temperature's stays
+            return gradients
+
+        count[0] += 1
+        if count[0] % every == 0:
+            torch.autograd.grad = one_nan
+        step(self, obs)
+
+    monkeypatch.setattr(torch.autograd, "grad", original)
+    monkeypatch.setattr(DIME, "actor_step", actor_step)
+    if stops:
+        with pytest.raises(NonFiniteError, match=r"gradient held NaN in [45].% of the last"):
+            run("--out", str(folder))
+        assert checkpoint.load(folder / "nan.pt")["step"] > 50
+    else:
+        assert run("--out", str(folder)) == 0
+    assert count[0] >= 20
+
+
 def test_nan_at_the_first_reset_is_one_sentence(tmp_path: Path) -> None:
     options = ["--env", "Poisoned-reset-v0", "--steps", "200", "--out", str(tmp_path / "run")]
     with pytest.raises(NonFiniteError, match="observation after reset at step 0") as error:
@@ -107,6 +139,15 @@ def test_clipped_mass_gives_a_warning(tmp_path: Path, capsys: pytest.CaptureFixt
     run("--out", str(tmp_path / "run"), "--v-min", "-1", "--v-max", "1")
     out = capsys.readouterr().out
     assert out.count("of the target's mass is clipped") == 1
+
+
+def test_atoms_far_wider_than_the_returns_give_a_warning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("--out", str(tmp_path / "wide"), "--v-min", "-1600", "--v-max", "1600", steps=200)
+    assert capsys.readouterr().out.count("times wider than the returns") == 1
+    run("--out", str(tmp_path / "own"), steps=200)
+    assert "times wider" not in capsys.readouterr().out
 
 
 # -- as a process --------------------------------------------------------------------------------

@@ -9,11 +9,17 @@ from pydantic import Field, ValidationError, model_validator
 from dime_robot.runtime.errors import InputError, first_problem
 from dime_robot.runtime.spec import Frozen
 
+MAX_COUNT = 10**12  # of steps, updates and intervals
+MAX_THREADS = 1024
+MAX_WIDTH = 65_536
+MAX_BATCH = 1_000_000
+MAX_ROWS = 10**10  # of the replay; what the machine can hold is looked at with the sizes known
+MAX_RETURN = 1e12
 PresetName = Literal["official", "laptop", "tiny"]
 
 
 class TrainConfig(Frozen):
-    """A training run. Defaults are the paper's (preset `official`).
+    """Every setting of a training run. Without a preset: the paper's (`official`).
 
     Raises:
         InputError: an unknown key, or a value that does not fit.
@@ -25,10 +31,14 @@ class TrainConfig(Frozen):
         description="a Gymnasium id, dm_control/DOMAIN-TASK-v0, or sim:NAME from sim_configs/",
     )
     preset: PresetName = Field("official", description="sizes the other settings start from")
-    steps: int = Field(1_000_000, gt=0, description="length of the run [environment steps]")
+    steps: int = Field(
+        1_000_000, gt=0, le=MAX_COUNT, description="length of the run [environment steps]"
+    )
     seed: int = Field(0, ge=0, lt=2**63, description="seed of everything random in the run")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
-    threads: int = Field(0, ge=0, description="CPU threads of torch; 0: torch's own choice")
+    threads: int = Field(
+        0, ge=0, le=MAX_THREADS, description="CPU threads of torch; 0: torch's own choice"
+    )
     compile: bool = Field(
         False, description="compile the diffusion step and the losses: a minute first, then faster"
     )
@@ -41,67 +51,94 @@ class TrainConfig(Frozen):
 
     # task
     reward_scale: float = Field(
-        1.0, gt=0, description="factor on rewards inside the learner; returns are unscaled [1]"
+        1.0,
+        gt=0,
+        le=1e6,
+        description="factor on rewards inside the learner; returns are unscaled [1]",
     )
     discount: float = Field(0.99, ge=0, lt=1, description="gamma, per control step [1]")
-    v_min: float = Field(-200.0, description="lowest atom [scaled return]")
-    v_max: float = Field(200.0, description="highest atom [scaled return]")
+    v_min: float = Field(
+        -200.0, ge=-MAX_RETURN, le=MAX_RETURN, description="lowest atom [scaled return]"
+    )
+    v_max: float = Field(
+        200.0, ge=-MAX_RETURN, le=MAX_RETURN, description="highest atom [scaled return]"
+    )
 
     # policy
     actor: Literal["diffusion", "gaussian"] = Field(
         "diffusion", description="DIME's, or a tanh-squashed Gaussian to compare with"
     )
-    diffusion_steps: int = Field(16, gt=0, description="N, steps from prior to action")
-    dt_init: float = Field(0.1, gt=0, description="initial diffusion step size dt [1]")
+    diffusion_steps: int = Field(16, gt=0, le=1000, description="N, steps from prior to action")
+    dt_init: float = Field(0.1, gt=0, le=100, description="initial diffusion step size dt [1]")
     learn_step_size: bool = Field(
         True, description="learn dt and the friction phi with the actor, or leave them as they are"
     )
-    actor_width: int = Field(256, gt=0, description="units per hidden layer")
-    actor_depth: int = Field(3, gt=0, description="hidden layers of the trunk")
-    actor_lr: float = Field(3e-4, gt=0, description="Adam step size of the actor")
-    gradient_clip: float = Field(1.0, gt=0, description="elementwise bound on actor gradients")
-    policy_delay: int = Field(3, gt=0, description="critic updates per actor update")
+    actor_width: int = Field(256, gt=0, le=MAX_WIDTH, description="units per hidden layer")
+    actor_depth: int = Field(3, gt=0, le=100, description="hidden layers of the trunk")
+    actor_lr: float = Field(3e-4, gt=0, le=1, description="Adam step size of the actor")
+    gradient_clip: float = Field(
+        1.0, gt=0, le=1e6, description="elementwise bound on actor gradients"
+    )
+    policy_delay: int = Field(3, gt=0, le=MAX_COUNT, description="critic updates per actor update")
     actor_start: int = Field(
         0,
         ge=0,
+        le=MAX_COUNT,
         description="critic updates before the actor's first: with --init, so that it does not"
         " follow critics that know another task [updates]",
     )
 
     # temperature
-    alpha_init: float = Field(1.0, gt=0, description="initial temperature [scaled reward/nat]")
-    alpha_lr: float = Field(1e-3, ge=0, description="Adam step size of log alpha; 0: fixed")
+    alpha_init: float = Field(
+        1.0, gt=0, le=1e6, description="initial temperature [scaled reward/nat]"
+    )
+    alpha_lr: float = Field(1e-3, ge=0, le=1, description="Adam step size of log alpha; 0: fixed")
     path_cost_target: float = Field(
-        4.0, description="target of the mean path cost R per action dimension [nat]"
+        4.0,
+        ge=-1e6,
+        le=1e6,
+        description="target of the mean path cost R per action dimension [nat]",
     )
 
     # critic
-    critic_width: int = Field(2048, gt=0, description="units per hidden layer")
-    critic_depth: int = Field(2, gt=0, description="hidden layers")
-    atoms: int = Field(101, ge=2, description="atoms of the return distribution")
-    critic_lr: float = Field(3e-4, gt=0, description="Adam step size of the critics")
+    critic_width: int = Field(2048, gt=0, le=MAX_WIDTH, description="units per hidden layer")
+    critic_depth: int = Field(2, gt=0, le=100, description="hidden layers")
+    atoms: int = Field(101, ge=2, le=10_001, description="atoms of the return distribution")
+    critic_lr: float = Field(3e-4, gt=0, le=1, description="Adam step size of the critics")
     critic_entropy: float = Field(
-        0.005, ge=0, description="bonus on the entropy of the predicted distribution"
+        0.005, ge=0, le=1e3, description="bonus on the entropy of the predicted distribution"
     )
     renorm_warmup: int = Field(
-        100_000, ge=0, description="critic passes before batch renormalisation [updates]"
+        100_000,
+        ge=0,
+        le=MAX_COUNT,
+        description="critic passes before batch renormalisation [updates]",
     )
     adam_b1: float = Field(0.5, ge=0, lt=1, description="Adam's first decay, actor and critic")
 
     # data
-    batch_size: int = Field(256, ge=2, description="transitions per critic update")
-    update_to_data: int = Field(2, gt=0, description="critic updates per environment step (UTD)")
-    random_steps: int = Field(
-        5000, ge=1, description="uniformly random actions before learning starts [steps]"
+    batch_size: int = Field(256, ge=2, le=MAX_BATCH, description="transitions per critic update")
+    update_to_data: int = Field(
+        2, gt=0, le=1000, description="critic updates per environment step (UTD)"
     )
-    buffer_size: int = Field(1_000_000, gt=0, description="transitions kept for replay")
+    random_steps: int = Field(
+        5000,
+        ge=1,
+        le=MAX_COUNT,
+        description="uniformly random actions before learning starts [steps]",
+    )
+    buffer_size: int = Field(
+        1_000_000, gt=0, le=MAX_ROWS, description="transitions kept for replay"
+    )
 
     # evaluation, logging, safety of the run
-    eval_interval: int = Field(3000, gt=0, description="between evaluations [steps]")
-    eval_episodes: int = Field(5, gt=0, description="episodes of an evaluation")
-    final_episodes: int = Field(20, ge=20, description="episodes of the last evaluation")
-    log_interval: int = Field(250, gt=0, description="between logged metrics [steps]")
-    checkpoint_interval: int = Field(5000, gt=0, description="between checkpoints [steps]")
+    eval_interval: int = Field(3000, gt=0, le=MAX_COUNT, description="between evaluations [steps]")
+    eval_episodes: int = Field(5, gt=0, le=10_000, description="episodes of an evaluation")
+    final_episodes: int = Field(20, ge=20, le=10_000, description="episodes of the last evaluation")
+    log_interval: int = Field(250, gt=0, le=MAX_COUNT, description="between logged metrics [steps]")
+    checkpoint_interval: int = Field(
+        5000, gt=0, le=MAX_COUNT, description="between checkpoints [steps]"
+    )
 
     def __init__(self, **values: Any) -> None:
         try:
@@ -114,6 +151,40 @@ class TrainConfig(Frozen):
         if self.v_min >= self.v_max:
             raise ValueError(f"expected v_min < v_max, got {self.v_min} and {self.v_max}")
         return self
+
+
+# How the settings are shown together: title -> its settings
+GROUPS: dict[str, tuple[str, ...]] = {
+    "run": (
+        *("env", "preset", "steps", "seed", "device", "threads"),
+        *("compile", "graphs", "overlap"),
+    ),
+    "task": ("reward_scale", "discount", "v_min", "v_max"),
+    "policy": (
+        *("actor", "diffusion_steps", "dt_init", "learn_step_size", "actor_width", "actor_depth"),
+        *("actor_lr", "gradient_clip", "policy_delay", "actor_start"),
+    ),
+    "temperature": ("alpha_init", "alpha_lr", "path_cost_target"),
+    "critic": (
+        *("critic_width", "critic_depth", "atoms", "critic_lr", "critic_entropy"),
+        *("renorm_warmup", "adam_b1"),
+    ),
+    "data": ("batch_size", "update_to_data", "random_steps", "buffer_size"),
+    "evaluation": (
+        *("eval_interval", "eval_episodes", "final_episodes"),
+        *("log_interval", "checkpoint_interval"),
+    ),
+}
+
+GROUP_HELP = {
+    "run": "What is trained, how long, and on what.",
+    "task": "What the learner makes of rewards; every task has its own defaults.",
+    "policy": "The actor: networks, diffusion, updates.",
+    "temperature": "The weight of the policy's entropy.",
+    "critic": "The critics: networks, atoms, updates.",
+    "data": "Batches and replay.",
+    "evaluation": "Evaluations, logs and checkpoints.",
+}
 
 
 def differences(config: TrainConfig, other: TrainConfig) -> dict[str, tuple[Any, Any]]:

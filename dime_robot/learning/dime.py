@@ -33,6 +33,7 @@ SATURATED = 0.99  # |a| from here on counts as saturated
 ACTOR_MEANS = (
     "actor/loss",
     "actor/gradient_clipped_share",
+    "actor/gradient_nan_share",
     "actor/saturated_share",
     "temperature/path_cost",
     "temperature/prior_term",
@@ -94,6 +95,9 @@ class DIME:
 
         self.updates = 0  # critic updates done, and the same count on the device
         self._updates = torch.zeros((), dtype=torch.int64, device=device)
+        self.actor_updates = 0  # done since this object was made
+        # of these, how many gradients held NaN; counted on the device
+        self.nan_gradients = torch.zeros((), dtype=torch.int64, device=device)
         self.first_bad_update = torch.full((), -1, dtype=torch.int64, device=device)
         self.critic_means = Means(("critic/loss", "critic/clipped_mass"), device)
         self.actor_means = Means(ACTOR_MEANS, device)
@@ -209,12 +213,14 @@ class DIME:
 
         self._programs.run(due, body)
         self.updates += len(due)
+        self.actor_updates += sum(due)
 
     def update(self, batch: Batch) -> None:
         """The same on a given batch, UTD x B transitions."""
         due = self._actor_due()
         self._update(batch, due)
         self.updates += len(due)
+        self.actor_updates += sum(due)
 
     def _actor_due(self) -> tuple[bool, ...]:
         """Which of the next critic updates the actor's follows: every third, counted from one."""
@@ -251,7 +257,10 @@ class DIME:
         sample = self.actor.sample(obs, self.noise(len(obs)))
         loss, values = self._actor_loss(obs, sample)
         gradients = torch.autograd.grad(loss, self.actor_parameters)
-        flat = torch.cat([gradient.flatten() for gradient in gradients]).nan_to_num_(nan=0.0)
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        with_nan = flat.isnan().any()
+        self.nan_gradients += with_nan
+        flat.nan_to_num_(nan=0.0)
         limit = self.config.gradient_clip
         clipped_share = (flat.abs() >= limit).to(flat.dtype).mean()
         pieces = flat.clamp_(-limit, limit).split([p.numel() for p in self.actor_parameters])
@@ -268,7 +277,7 @@ class DIME:
         self.latent = sample.latent.detach()
         saturated = (sample.action.detach().abs() > SATURATED).to(flat.dtype).mean()
         costs = path_cost.mean(), sample.prior_term.mean()
-        self.actor_means.add(loss, clipped_share, saturated, *costs, *values)
+        self.actor_means.add(loss, clipped_share, with_nan, saturated, *costs, *values)
 
     def _flag(self, loss: Tensor) -> None:
         """Remember on the device the first update whose loss was not finite."""

@@ -8,31 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from yaml.nodes import MappingNode, Node, ScalarNode
 
+from dime_robot.runtime.bounded_yaml import parse_yaml
 from dime_robot.runtime.errors import InputError
+from dime_robot.runtime.untrusted_files import read_text
 
-
-class _Loader(yaml.SafeLoader):
-    """YAML that says what it seems to say: no key twice, and 1e-3 is a number."""
-
-    def compose_mapping_node(self, anchor: dict[Any, Node]) -> MappingNode:
-        """Refuse what PyYAML takes without a word: of a key that comes twice, the last."""
-        node = super().compose_mapping_node(anchor)
-        seen = set()
-        for key, _ in node.value:
-            if not isinstance(key, ScalarNode):
-                continue
-            if key.value in seen:
-                line = key.start_mark.line + 1
-                raise InputError(f"line {line}: expected the key {key.value} once, got it twice")
-            seen.add(key.value)
-        return node
-
-
-_Loader.add_implicit_resolver(  # YAML 1.1 wants a point and a sign, else 1e-3 is a word
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-)
+MAX_BYTES = 256 * 1024  # of one file; that of a humanoid has 30 kB
+MAX_CHAIN = 8  # files that extend one another
+# where a configuration names other files, relative to the file that the name is written in
+FILE_NAMES = (("sim", "model"), ("latency", "observation", "file"), ("latency", "action", "file"))
 
 
 def config_folder() -> Path:
@@ -43,45 +27,107 @@ def config_folder() -> Path:
 def read_yaml(path: Path) -> object:
     """A YAML file's content.
 
+    Args:
+        path: of a regular file of up to MAX_BYTES.
+
     Raises:
-        InputError: no such file, no YAML, or a key twice.
+        InputError: no such file, no YAML, a key twice, or beyond the bounds of `parse_yaml`.
     """
+    text = read_text(path, "a configuration", MAX_BYTES)
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        return parse_yaml(text)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
-    except OSError as error:
-        raise InputError(f"{path}: expected a configuration, {error.strerror}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # 2026-13-45 is a ValueError
-        raise InputError(f"{path}: expected YAML, got {' '.join(str(error).split())}") from None
+    except (yaml.YAMLError, ValueError) as error:  # 2026-13-45 is a ValueError
+        words = re.sub(r"\s+", " ", str(error))
+        raise InputError(f"{path}: expected YAML, got {words:.300}") from None
 
 
 def read_config(path: Path) -> dict[str, object]:
     """A configuration's content; `extends: FILE` is replaced by that file under what stands here.
 
+    The other file may extend a third one, up to MAX_CHAIN files. Names of files are relative to
+    the file that they are written in: where that lies in another folder than `path`, they come
+    back absolute.
+
+    Args:
+        path: of the configuration.
+
     Raises:
-        InputError: a file is missing or no YAML, is no mapping, or extends one that extends.
+        InputError: a file is missing or no YAML, is no mapping, or extends itself.
     """
+    contents: list[dict[str, Any]] = []
+    chain: list[Path] = []
+    current = path
+    while True:
+        content = _mapping(current)
+        chain.append(current)
+        if current.parent.resolve() != path.parent.resolve():
+            _make_absolute(content, current.parent.resolve())
+        contents.append(content)
+        if "extends" not in content:
+            break
+        current = _extended(current, content.pop("extends"), chain)
+    result = contents.pop()
+    while contents:
+        result = _overlaid(result, contents.pop())
+    return result
+
+
+def _mapping(path: Path) -> dict[str, Any]:
     content = read_yaml(path)
     if not isinstance(content, dict):
         raise InputError(
             f"{path}: expected a mapping, such as a section `robot:`, got {content!r:.40}"
         )
-    if "extends" not in content:
-        return content
-    name = content.pop("extends")
+    return content
+
+
+def _extended(path: Path, name: object, chain: list[Path]) -> Path:
+    """The file that `path` extends.
+
+    Args:
+        path: the file that says so.
+        name: what it says.
+        chain: the files read so far, `path` the last.
+
+    Raises:
+        InputError: there is no such file, it is in the chain already, or the chain is too long.
+    """
     if not isinstance(name, str) or not (path.parent / name).is_file():
-        raise InputError(f"{path}: extends: expected a file beside it, got {name!r:.60}")
-    other = read_yaml(path.parent / name)
-    if not isinstance(other, dict) or "extends" in other:
-        raise InputError(f"{path}: extends: expected a file that extends no other, got {name}")
-    return _overlaid(other, content)
+        raise InputError(
+            f"{path}: extends: expected a file (relative to this one), got {name!r:.60}"
+        )
+    other = path.parent / name
+    if any(other.samefile(seen) for seen in chain):
+        names = " -> ".join([*(seen.name for seen in chain), name])
+        raise InputError(
+            f"{path}: extends: expected a file that does not come back to itself, got {names:.300}"
+        )
+    if len(chain) >= MAX_CHAIN:
+        raise InputError(
+            f"{path}: extends: expected up to {MAX_CHAIN} files that extend one another, got more:"
+            " write them into one"
+        )
+    return other
 
 
-def _overlaid(below: dict[str, object], above: dict[str, object]) -> dict[str, object]:
+def _make_absolute(content: dict[str, Any], folder: Path) -> None:
+    """Make the names of other files absolute, in place."""
+    for *parents, last in FILE_NAMES:
+        node: Any = content
+        for key in parents:
+            node = node.get(key) if isinstance(node, dict) else None
+        if isinstance(node, dict) and isinstance(node.get(last), str):
+            node[last] = str(folder / node[last])
+
+
+def _overlaid(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     result = dict(below)
     for key, value in above.items():
         under = result.get(key)
-        both = isinstance(under, dict) and isinstance(value, dict)
-        result[key] = _overlaid(under, value) if both else value  # type: ignore[arg-type]
+        if isinstance(under, dict) and isinstance(value, dict):
+            result[key] = _overlaid(under, value)
+        else:
+            result[key] = value
     return result

@@ -12,8 +12,6 @@ import hashlib
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
-from dime_robot.runtime.errors import InputError
-
 UNKNOWN = "unknown"
 _TENSORRT_LIBRARY = "libnvinfer.so.10"  # the one that ONNX Runtime's provider loads
 _GPU_FILES = ("driver/nvidia/gpus/*/information",)  # below /proc, of a discrete GPU
@@ -33,20 +31,6 @@ class EngineKey:
         """The folder of its engines below `cache`."""
         digest = hashlib.sha256("\n".join(astuple(self)).encode()).hexdigest()
         return cache / "tensorrt" / f"{self.policy_digest[:12]}-{digest[:16]}"
-
-
-def cache_folder() -> Path:
-    """Where this user's engines are.
-
-    Raises:
-        InputError: the user has no home folder.
-    """
-    try:
-        return Path.home() / ".cache" / "dime_robot"
-    except RuntimeError:
-        raise InputError(
-            "TensorRT engines are kept in the home folder, and this user has none: set HOME"
-        ) from None
 
 
 def gpu_name(proc: Path = Path("/proc"), jetson: Path = _JETSON_FILE) -> str:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pydantic import ValidationError
-
 if TYPE_CHECKING:
+    from pydantic import ValidationError
     from pydantic_core import ErrorDetails
+
+
+MAX_PHRASE = 500  # characters of what is said about one value
 
 
 class InputError(Exception):
@@ -19,8 +21,15 @@ class InputError(Exception):
     """
 
     def __init__(self, message: str, code: str = "input") -> None:
-        super().__init__(message)
+        super().__init__(_printable(message))
         self.code = code
+
+
+def _printable(text: str) -> str:
+    """Escape what a file smuggles into a message: a terminal would obey it, or cannot print it."""
+    return "".join(
+        c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text
+    )
 
 
 def first_problem(error: ValidationError) -> str:
@@ -30,7 +39,12 @@ def first_problem(error: ValidationError) -> str:
 
 def all_problems(error: ValidationError) -> list[str]:
     """Everything pydantic found, one phrase each: field, what was expected, what came."""
-    return [_in_words(problem) for problem in error.errors(include_url=False)]
+    return [_shortened(_in_words(problem)) for problem in error.errors(include_url=False)]
+
+
+def _shortened(text: str) -> str:
+    """Names and lists in a message come from the input, which may be of any length."""
+    return text if len(text) <= MAX_PHRASE else f"{text[: MAX_PHRASE - 3]}..."
 
 
 def _in_words(problem: ErrorDetails) -> str:

@@ -1,8 +1,9 @@
-"""The one way a file is replaced: as a whole, or not at all."""
+"""How files are read and replaced: regular files only, and as a whole or not at all."""
 
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
@@ -10,6 +11,26 @@ from typing import BinaryIO
 from dime_robot.runtime.errors import InputError
 
 RUN_AGAIN = "make room and run it again with --resume"  # of a training run
+
+
+def home_or_temporary() -> Path:
+    """The user's home; a folder for temporary files where the user id has none (containers)."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        return Path(tempfile.gettempdir()) / f"dime_robot-{os.getuid()}"
+
+
+def require_regular_file(path: Path) -> None:
+    """Refuse a pipe, a socket or a device, which could be waited for without end.
+
+    What does not exist, and a folder, are left to whoever opens the path.
+
+    Raises:
+        InputError: it is none of these.
+    """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise InputError(f"{path}: expected a regular file, got a pipe, a socket or a device")
 
 
 def write_atomically(

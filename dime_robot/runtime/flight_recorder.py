@@ -6,21 +6,23 @@ import json
 import os
 import threading
 import time
-import zipfile
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import Field, ValidationError
 
-from dime_robot.runtime.errors import InputError
+from dime_robot.runtime.errors import InputError, first_problem
 from dime_robot.runtime.files import write_atomically
+from dime_robot.runtime.names import Name
+from dime_robot.runtime.npz_files import MAX_META, parse_text, read_npz
 from dime_robot.runtime.policy import Policy
 from dime_robot.runtime.reasons import Reason, Rung
 from dime_robot.runtime.robot import RobotConfig
 from dime_robot.runtime.safety import Decision
-from dime_robot.runtime.spec import FloatArray
+from dime_robot.runtime.spec import FloatArray, Frozen
 from dime_robot.runtime.state import RobotState
 
 SECONDS = 30.0
@@ -29,6 +31,38 @@ MOST_WRITERS = 2  # recordings being written, each of which is a copy in memory
 KEPT_FILES = 20  # older recordings of ours in the same folder are removed
 _REASONS = tuple(Reason)
 _BIT = {reason: 1 << i for i, reason in enumerate(_REASONS)}
+
+
+def record_type(n_joints: int, n_obs: int, noise: tuple[int, ...], n_act: int) -> np.dtype:
+    """The type of one step in a recording.
+
+    Args:
+        n_joints: of the policy's contract.
+        n_obs: length of its observation.
+        noise: shape of what it draws for one action.
+        n_act: length of its action.
+    """
+    return np.dtype(
+        [
+            ("time", "f8"),  # steady [s]
+            ("stamp", "f8"),  # on the robot's clock [s]
+            ("joint_position", "f8", (n_joints,)),
+            ("joint_velocity", "f8", (n_joints,)),
+            ("orientation", "f8", (4,)),
+            ("angular_velocity", "f8", (3,)),
+            ("command_velocity", "f8", (3,)),
+            ("inferred", "?"),  # was the policy asked? else the next three are NaN
+            ("observation", "f4", (n_obs,)),
+            ("noise", "f4", noise),
+            ("action", "f4", (n_act,)),
+            ("command", "f8", (n_act,)),
+            ("rung", "u1"),
+            ("reasons", "u8"),  # one bit per Reason, in their order
+        ]
+    )
+
+
+RECORD_FIELDS: tuple[str, ...] = record_type(1, 1, (1,), 1).names or ()
 
 
 class Dump:
@@ -52,24 +86,7 @@ class FlightRecorder:
     def __init__(self, policy: Policy, robot: RobotConfig, seconds: float = SECONDS) -> None:
         spec, noise = policy.spec, policy.noise.values[0]
         n_joints, n_act = len(spec.joints), spec.n_act
-        record = np.dtype(
-            [
-                ("time", "f8"),  # steady [s]
-                ("stamp", "f8"),  # on the robot's clock [s]
-                ("joint_position", "f8", (n_joints,)),
-                ("joint_velocity", "f8", (n_joints,)),
-                ("orientation", "f8", (4,)),
-                ("angular_velocity", "f8", (3,)),
-                ("command_velocity", "f8", (3,)),
-                ("inferred", "?"),  # was the policy asked? else the next three are NaN
-                ("observation", "f4", (spec.n_obs,)),
-                ("noise", "f4", noise.shape),
-                ("action", "f4", (n_act,)),
-                ("command", "f8", (n_act,)),
-                ("rung", "u1"),
-                ("reasons", "u8"),  # one bit per Reason, in their order
-            ]
-        )
+        record = record_type(n_joints, spec.n_obs, noise.shape, n_act)
         capacity = min(round(seconds * spec.rate), LARGEST // record.itemsize)
         self._ring = np.zeros(max(2, capacity), dtype=record)
         self._ring.view(np.uint8)[:] = 0  # the pages come now, not one by one while it runs
@@ -191,6 +208,18 @@ def _write(
     dump.done = True
 
 
+class RecordingMeta(Frozen):
+    """What a recording says of itself. `spec` and `robot` are kept as they were written."""
+
+    node: str = ""  # fully qualified name; recordings of earlier versions have none
+    spec: dict[str, Any]
+    robot: dict[str, Any]
+    policy_digest: Name
+    command_joints: tuple[Name, ...]
+    reasons: tuple[Name, ...] = Field(max_length=64, description="by the bits of a record")
+    why: Name
+
+
 @dataclass(frozen=True)
 class Recording:
     """What `dump` wrote."""
@@ -214,16 +243,55 @@ class Recording:
 def read_recording(path: Path) -> Recording:
     """Read a `.npz` file of the flight recorder.
 
+    Args:
+        path: a regular file; its sizes are checked before it is unpacked.
+
     Raises:
-        InputError: it is none.
+        InputError: it is none, or a value in it that no recording has.
     """
+    expected = "a recording of the flight recorder"
+    arrays = read_npz(path, {"records": LARGEST, "meta": MAX_META}, expected)
     try:
-        # not np.load, which leaves the file open where it is not a recording
-        with path.open("rb") as raw, np.lib.npyio.NpzFile(raw, allow_pickle=False) as file:
-            recording = Recording(file["records"], json.loads(str(file["meta"])))
-        if recording.records.dtype.names is None or "noise" not in recording.records.dtype.names:
-            raise ValueError("no records in it")
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise InputError(f"{path}: expected a recording of the flight recorder, {reason}") from None
-    return recording
+        meta = parse_text(arrays["meta"])
+        RecordingMeta.model_validate(meta)
+        _require_records(arrays["records"], len(meta["reasons"]))
+    except ValidationError as error:
+        raise InputError(f"{path}: expected {expected}, meta: {first_problem(error)}") from None
+    except ValueError as error:
+        raise InputError(f"{path}: expected {expected}, {error!s:.300}") from None
+    return Recording(arrays["records"], meta)
+
+
+def _require_records(records: np.ndarray, reasons: int) -> None:
+    """Refuse what `add` cannot have written.
+
+    Args:
+        records: as they were read.
+        reasons: how many the recording names.
+
+    Raises:
+        ValueError: other fields, no record, or a value out of its range.
+    """
+    dtype = records.dtype
+    if dtype.names is None or records.ndim != 1:
+        raise ValueError("no records in it")
+    fields = [field for field in RECORD_FIELDS if field not in dtype.names]
+    if fields:
+        raise ValueError(f"its records lack the fields {fields}")
+    shapes = [dtype[field].shape for field in ("joint_position", "observation", "noise", "action")]
+    (joints, observation, noise, action) = shapes
+    if not all(len(shape) == 1 for shape in (joints, observation, action)) or (
+        dtype != record_type(joints[0], observation[0], noise, action[0])
+    ):
+        raise ValueError("its records have fields of other types or sizes")
+    if not len(records):
+        raise ValueError("it holds no record")
+    if not np.isfinite(records["time"]).all():
+        raise ValueError("its field time holds a number that is not finite")
+    if (records["inferred"].view(np.uint8) > 1).any():
+        raise ValueError("its field inferred holds another value than 0 and 1")
+    worst = int(records["rung"].max())
+    if worst > max(Rung):
+        raise ValueError(f"its field rung holds {worst}, expected 0 to {int(max(Rung))}")
+    if int(records["reasons"].max()) >> reasons:
+        raise ValueError(f"its field reasons names more than the {reasons} reasons of its list")

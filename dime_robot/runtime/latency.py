@@ -14,9 +14,13 @@ import numpy.typing as npt
 from pydantic import Field, ValidationError, model_validator
 
 from dime_robot.runtime.errors import InputError, first_problem
+from dime_robot.runtime.names import Name
 from dime_robot.runtime.spec import Frozen
+from dime_robot.runtime.units import HIGHEST_RATE
+from dime_robot.runtime.untrusted_files import read_text
 
 WINDOW = 10.0  # [s]
+MAX_BYTES = 64 * 1024  # of a file with a distribution; one has 3 kB
 LARGEST_WINDOW = 5_000  # samples: sorting them takes well under a millisecond
 
 
@@ -107,11 +111,11 @@ class LatencyDistribution(Frozen):
     Draw with `np.interp(u, np.linspace(0, 1, 101), quantiles)` for u uniform in [0, 1).
     """
 
-    quantity: str
-    policy_digest: str
-    rate: float = Field(gt=0, description="control rate [Hz]")
+    quantity: Name
+    policy_digest: Name
+    rate: float = Field(gt=0, le=HIGHEST_RATE, description="control rate [Hz]")
     samples: int = Field(gt=0)
-    cpu: str
+    cpu: Name
     quantiles: tuple[float, ...] = Field(min_length=101, max_length=101)
 
     @model_validator(mode="after")
@@ -133,10 +137,8 @@ def read_distribution(path: Path) -> LatencyDistribution:
     Raises:
         InputError: no such file, or it does not fit.
     """
+    text = read_text(path, "a latency distribution", MAX_BYTES)
     try:
-        return LatencyDistribution.model_validate_json(path.read_text())
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "got no text"
-        raise InputError(f"{path}: expected a latency distribution, {reason}") from None
+        return LatencyDistribution.model_validate_json(text)
     except ValidationError as error:
         raise InputError(f"{path}: {first_problem(error)}") from None

@@ -15,6 +15,11 @@ import numpy.typing as npt
 
 NoiseMode = Literal["fresh", "held", "zero"]
 NOISE_MODES: tuple[NoiseMode, ...] = ("fresh", "held", "zero")
+NOISE_LEGEND = (  # wherever results of the modes are shown
+    "fresh: new noise for every action, as in training",
+    "held:  one draw of the noise for a whole episode",
+    "zero:  no noise, the sampler follows its mean",
+)
 
 
 class NoiseSource:

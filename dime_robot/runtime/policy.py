@@ -11,12 +11,14 @@ import numpy as np
 import numpy.typing as npt
 
 from dime_robot.runtime.binding import Binding, CpuBinding, GpuBinding, provider_options
-from dime_robot.runtime.engine_cache import EngineKey, cache_folder, gpu_name, tensorrt_version
+from dime_robot.runtime.engine_cache import EngineKey, gpu_name, tensorrt_version
 from dime_robot.runtime.errors import InputError
+from dime_robot.runtime.files import home_or_temporary
 from dime_robot.runtime.noise import NoiseMode, NoiseSource
 from dime_robot.runtime.policy_file import PolicyFile, load_policy_file
 from dime_robot.runtime.spec import PolicySpec
 
+ENGINE_CACHE = home_or_temporary() / ".cache" / "dime_robot"  # of TensorRT's engines
 LARGEST_ACTION = np.float32(1.0 + 1e-3)  # beyond rounding, also that of float16 engines
 Float32Array = npt.NDArray[np.float32]
 Provider = Literal["cpu", "cuda", "tensorrt", "auto"]
@@ -232,7 +234,7 @@ def _engines(ort: Any, file: PolicyFile, provider: str) -> str:
         return ""
     # TensorRT has no other switch for it in ONNX Runtime; its 10 bits are too few for the parity
     os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")
-    folder = engine_key(ort, file).folder(cache_folder())
+    folder = engine_key(ort, file).folder(ENGINE_CACHE)
     folder.mkdir(parents=True, exist_ok=True)
     return str(folder)
 

@@ -16,12 +16,23 @@ from pydantic import Field, ValidationError, model_validator
 
 from dime_robot.runtime.config_files import config_folder, read_config
 from dime_robot.runtime.errors import InputError, first_problem
+from dime_robot.runtime.names import MAX_NAME, Name
 from dime_robot.runtime.places import differences
 from dime_robot.runtime.robot_joint import RobotJoint, require_joint_fits
-from dime_robot.runtime.spec import IMU_TERMS, TWIST_AXES, Frozen, PolicySpec
-from dime_robot.runtime.units import FASTEST, at_least, at_most
+from dime_robot.runtime.spec import IMU_TERMS, MAX_JOINTS, TWIST_AXES, Frozen, PolicySpec
+from dime_robot.runtime.units import (
+    FASTEST,
+    FASTEST_FREE,
+    HIGHEST_RATE,
+    LARGEST_DISTANCE,
+    at_least,
+    at_most,
+)
 
-Topic = Annotated[str, Field(pattern=r"^(~/|/)?[A-Za-z]\w*(/[A-Za-z]\w*)*$")]
+Topic = Annotated[
+    str,
+    Field(max_length=MAX_NAME, pattern=r"^(~/|/)?[A-Za-z][A-Za-z0-9_]*(/[A-Za-z][A-Za-z0-9_]*)*$"),
+]
 Age = Annotated[float, at_most(5, "s", "ms")]
 Speed = Annotated[float, at_most(FASTEST, "m/s or rad/s", "mm/s or degrees/s")]
 TwistType = Literal["Twist", "TwistStamped"]  # the stamped one is all that newer ROS releases have
@@ -33,7 +44,7 @@ class StateInput(Frozen):
 
     topic: Topic = "joint_states"
     rate: Annotated[float, at_least(1, "Hz", "s")] = Field(
-        gt=0, description="how often the robot publishes [Hz]"
+        gt=0, le=HIGHEST_RATE, description="how often the robot publishes [Hz]"
     )
     max_age: Age = Field(gt=0, description="older readings are stale [s]")
     same_clock: bool = Field(
@@ -42,11 +53,13 @@ class StateInput(Frozen):
     resolution: float = Field(
         2 * math.pi / 4096,
         ge=0,
+        le=1,
         description="smallest step of a joint's encoder [rad or m]; for the check of frozen values",
     )
     dead_band: float = Field(
         0.02,
         ge=0,
+        le=10,
         description="how far a command may move before a joint has to follow: backlash, friction"
         " [rad or m]; for the check of frozen values",
     )
@@ -64,7 +77,10 @@ class ImuInput(Frozen):
     topic: Topic = "imu"
     max_age: Age = Field(gt=0, description="older readings are stale [s]")
     max_rate: Annotated[float, at_least(1, "rad/s", "rev/s")] = Field(
-        35.0, gt=0, description="largest angular velocity that the gyro can show [rad/s]"
+        35.0,
+        gt=0,
+        le=FASTEST_FREE,
+        description="largest angular velocity that the gyro can show [rad/s]",
     )
 
 
@@ -129,7 +145,8 @@ class CommandOutput(Frozen):
     )
     listener: str | None = Field(
         None,
-        pattern=r"^/?[A-Za-z_]\w*(/[A-Za-z_]\w*)*$",
+        max_length=MAX_NAME,
+        pattern=r"^/?[A-Za-z_][A-Za-z0-9_]*(/[A-Za-z_][A-Za-z0-9_]*)*$",
         description="node that takes the commands, fully qualified or in the policy node's"
         " namespace; none: every subscriber that is no known tool counts",
     )
@@ -137,7 +154,7 @@ class CommandOutput(Frozen):
         default_factory=dict, description="twist only: axis -> largest speed [m/s, rad/s]"
     )
     acceleration: float = Field(
-        1.0, gt=0, description="twist only: largest change of speed [m/s2, rad/s2]"
+        1.0, gt=0, le=1_000, description="twist only: largest change of speed [m/s2, rad/s2]"
     )
 
     @model_validator(mode="after")
@@ -184,9 +201,11 @@ class SafetyConfig(Frozen):
     tilt_limit: Annotated[float, at_least(2, "degrees", "rad")] | None = Field(
         None, gt=0, lt=180, description="[degrees]; needs an imu"
     )
-    consecutive_misses: int = Field(3, gt=0, description="late commands in a row that are too many")
+    consecutive_misses: int = Field(
+        3, gt=0, le=1_000, description="late commands in a row that are too many"
+    )
     consecutive_jumps: int = Field(
-        3, gt=0, description="implausible readings in a row that are no glitch any more"
+        3, gt=0, le=1_000, description="implausible readings in a row that are no glitch any more"
     )
     may_go_limp: bool | None = Field(
         None,
@@ -197,7 +216,10 @@ class SafetyConfig(Frozen):
         5.0, gt=0, le=60, description="longest time the way to rest is commanded at the end [s]"
     )
     rest_speed: float = Field(
-        0.05, gt=0, description="slower joints are at rest [rad/s or m/s]; effort interface"
+        0.05,
+        gt=0,
+        le=FASTEST,
+        description="slower joints are at rest [rad/s or m/s]; effort interface",
     )
     rest_fade: float = Field(
         0.3,
@@ -214,6 +236,7 @@ class ActivationConfig(Frozen):
     position_error: float | None = Field(
         None,
         gt=0,
+        le=LARGEST_DISTANCE,
         description="largest distance of a commanded joint from its default position, or of all"
         " from their safe positions [rad or m]; none: 0.3 rad (a tenth of a prismatic joint's"
         " range) for a position interface, anything for others",
@@ -224,6 +247,7 @@ class ActivationConfig(Frozen):
     speed: float | None = Field(
         None,
         gt=0,
+        le=FASTEST_FREE,
         description="largest of any joint [rad/s or m/s]; none: 1 for a position interface, any"
         " for others",
     )
@@ -235,8 +259,8 @@ class ActivationConfig(Frozen):
 class RobotConfig(Frozen):
     """One machine. `joints` in wire order: the order of a forward command's numbers."""
 
-    name: str
-    joints: tuple[RobotJoint, ...] = Field(min_length=1)
+    name: Name
+    joints: tuple[RobotJoint, ...] = Field(min_length=1, max_length=MAX_JOINTS)
     state: StateInput
     imu: ImuInput | None = None
     command_velocity: VelocityInput | None = None

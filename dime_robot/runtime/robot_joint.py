@@ -7,28 +7,53 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from dime_robot.runtime.errors import InputError
+from dime_robot.runtime.names import Name
 from dime_robot.runtime.spec import Action, Frozen, Joint
-from dime_robot.runtime.units import FASTEST, LARGEST_ANGLE, require_at_most
+from dime_robot.runtime.units import (
+    FASTEST,
+    FASTEST_FREE,
+    LARGEST_ANGLE,
+    LARGEST_DAMPING,
+    LARGEST_DISTANCE,
+    LARGEST_FORCE,
+    require_at_most,
+)
+
+LARGEST_OFFSET = 1e6  # of an encoder that counts many turns [rad or m]
 
 
 class RobotJoint(Frozen):
     """One joint of the machine. In policy terms: joint = sign * (wire - offset)."""
 
-    name: str = Field(description="as the policy's contract calls it")
-    wire_name: str | None = Field(None, description="as the robot's topics call it; none: the same")
+    name: Name = Field(description="as the policy's contract calls it")
+    wire_name: Name | None = Field(
+        None, description="as the robot's topics call it; none: the same"
+    )
     sign: Literal[1, -1] = 1
-    offset: float = Field(0.0, description="wire reading where the policy's position is 0 [rad, m]")
+    offset: float = Field(
+        0.0,
+        ge=-LARGEST_OFFSET,
+        le=LARGEST_OFFSET,
+        description="wire reading where the policy's position is 0 [rad, m]",
+    )
     position_limits: tuple[float, float] | None = Field(
         None, description="hard stops in the policy's terms [rad or m]; none: turns freely"
     )
     velocity_limit: float = Field(
-        gt=0, description="largest speed [rad/s or m/s]; bounds how fast a position target moves"
+        gt=0,
+        le=FASTEST_FREE,
+        description="largest speed [rad/s or m/s]; bounds how fast a position target moves",
     )
-    effort_limit: float | None = Field(None, gt=0, description="[N m or N]; none: not actuated")
-    effort_rate_limit: float | None = Field(None, gt=0, description="[N m/s or N/s]; none: any")
+    effort_limit: float | None = Field(
+        None, gt=0, le=LARGEST_FORCE, description="[N m or N]; none: not actuated"
+    )
+    effort_rate_limit: float | None = Field(
+        None, gt=0, le=1e3 * LARGEST_FORCE, description="[N m/s or N/s]; none: any"
+    )
     damping: float | None = Field(
         None,
         ge=0,
+        le=LARGEST_DAMPING,
         description="damp of an effort interface: -damping * velocity [N m s/rad or N s/m]; 0"
         " lets the joint coast",
     )
@@ -37,7 +62,12 @@ class RobotJoint(Frozen):
         description="effort that about carries the load, for the time without a velocity to damp"
         " [N m or N]; needed where safety.may_go_limp is false",
     )
-    safe_position: float | None = Field(None, description="damp of a position interface goes here")
+    safe_position: float | None = Field(
+        None,
+        ge=-LARGEST_DISTANCE,
+        le=LARGEST_DISTANCE,
+        description="damp of a position interface goes here [rad or m]",
+    )
 
     @property
     def wire(self) -> str:
@@ -55,6 +85,9 @@ class RobotJoint(Frozen):
         if self.position_limits is None:
             return self
         low, high = self.position_limits
+        for stop in (low, high):  # of a revolute joint, which the contract knows, they are smaller
+            what = f"joint {self.name}: position_limits: "
+            require_at_most(what, stop, LARGEST_DISTANCE, "rad or m", "degrees or mm")
         if low >= high:
             raise ValueError(
                 f"joint {self.name}: expected position_limits [lower, upper] with lower < upper,"

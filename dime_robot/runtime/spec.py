@@ -17,15 +17,31 @@ from pydantic import (
     Field,
     ModelWrapValidatorHandler,
     SerializerFunctionWrapHandler,
+    ValidationError,
     model_serializer,
     model_validator,
 )
 
-from dime_robot.runtime.units import LARGEST_ANGLE, LARGEST_TORQUE, require_at_most
+from dime_robot.runtime.errors import InputError, first_problem
+from dime_robot.runtime.names import Name, Unit
+from dime_robot.runtime.units import (
+    FASTEST,
+    HIGHEST_RATE,
+    LARGEST_ANGLE,
+    LARGEST_DAMPING,
+    LARGEST_DISTANCE,
+    LARGEST_FORCE,
+    LARGEST_STIFFNESS,
+    LARGEST_TORQUE,
+    require_at_most,
+)
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # in typing from Python 3.11 on
 
+MAX_JOINTS = 256  # of a robot, and of what one contract or one term names
+MAX_NUMBERS = 10_000_000  # in an observation, and in an action
+MAX_HISTORY = 1_000  # readings in one term
 FloatArray = npt.NDArray[np.floating]
 
 
@@ -59,20 +75,29 @@ def _refuse_words(where: str, given: Any, made: Any) -> None:
 class Joint(Frozen):
     """One joint as the policy was trained with it."""
 
-    name: str
+    name: Name
     type: Literal["revolute", "prismatic"]
     position_limits: tuple[float, float] | None = Field(
         None, description="lower and upper stop [rad or m]; none means unlimited"
     )
     effort_limit: float | None = Field(
-        None, gt=0, description="largest effort the actuator gives [N m or N]; none: not actuated"
+        None,
+        gt=0,
+        le=LARGEST_FORCE,
+        description="largest effort the actuator gives [N m or N]; none: not actuated",
     )
     default_position: float = Field(0.0, description="the pose that action 0 asks for [rad or m]")
     stiffness: float | None = Field(
-        None, gt=0, description="gain on the position error [N m/rad or N/m]; for position actions"
+        None,
+        gt=0,
+        le=LARGEST_STIFFNESS,
+        description="gain on the position error [N m/rad or N/m]; for position actions",
     )
     damping: float | None = Field(
-        None, ge=0, description="gain on the velocity [N m s/rad or N s/m]; for position actions"
+        None,
+        ge=0,
+        le=LARGEST_DAMPING,
+        description="gain on the velocity [N m s/rad or N s/m]; for position actions",
     )
 
     @model_validator(mode="after")
@@ -92,6 +117,12 @@ class Joint(Frozen):
                 require_at_most(what, stop, LARGEST_ANGLE, "rad", "degrees")
             what = f"joint {self.name}: effort_limit: "
             require_at_most(what, self.effort_limit or 0.0, LARGEST_TORQUE, "N m", "mN m")
+            what = f"joint {self.name}: default_position: "
+            require_at_most(what, self.default_position, LARGEST_ANGLE, "rad", "degrees")
+        else:
+            for position in (*(self.position_limits or ()), self.default_position):
+                what = f"joint {self.name}: position_limits and default_position: "
+                require_at_most(what, position, LARGEST_DISTANCE, "m", "mm")
         return self
 
 
@@ -121,14 +152,18 @@ class ObservationTerm(Frozen):
     an observation.
     """
 
-    name: str
+    name: Name
     kind: TermKind
-    unit: str = Field(description="unit of the raw values, e.g. rad/s; 1 for none")
-    size: int = Field(gt=0, description="how many numbers")
-    joints: tuple[str, ...] = Field((), description="joints in order, for joint terms")
-    scale: float = Field(1.0, gt=0, description="factor applied inside the network")
-    clip: float | None = Field(None, gt=0, description="bound on the raw magnitude [unit]")
-    history: int = Field(1, gt=0, description="readings stacked, oldest first; one per step")
+    unit: Unit = Field(description="unit of the raw values, e.g. rad/s; 1 for none")
+    size: int = Field(gt=0, le=MAX_NUMBERS, description="how many numbers")
+    joints: tuple[Name, ...] = Field(
+        (), max_length=MAX_JOINTS, description="joints in order, for joint terms"
+    )
+    scale: float = Field(1.0, gt=0, le=1e9, description="factor applied inside the network")
+    clip: float | None = Field(None, gt=0, le=1e9, description="bound on the raw magnitude [unit]")
+    history: int = Field(
+        1, gt=0, le=MAX_HISTORY, description="readings stacked, oldest first; one per step"
+    )
     history_fill: Literal["first", "zero"] = Field(
         "first", description="what stands for the readings before the first"
     )
@@ -170,9 +205,10 @@ class Action(Frozen):
         " m]; twist: scale * a, a velocity of the base [m/s, rad/s]; flat: mapped linearly onto"
         " the action space"
     )
-    size: int = Field(gt=0, description="how many numbers")
-    scale: dict[str, float] = Field(
+    size: int = Field(gt=0, le=MAX_NUMBERS, description="how many numbers")
+    scale: dict[Name, float] = Field(
         default_factory=dict,
+        max_length=MAX_JOINTS,
         description="joint (twist: one of linear_x, linear_y, angular_z) -> change at a = 1",
     )
     low_pass: float = Field(
@@ -188,13 +224,14 @@ class PolicySpec(Frozen):
     """What a policy sees, what it commands, and how often. See the module's docstring."""
 
     version: Literal[1] = 1
-    name: str
-    rate: float = Field(gt=0, description="control rate [Hz]")
-    joints: tuple[Joint, ...] = ()
-    observation: tuple[ObservationTerm, ...] = Field(min_length=1)
+    name: Name
+    rate: float = Field(gt=0, le=HIGHEST_RATE, description="control rate [Hz]")
+    joints: tuple[Joint, ...] = Field((), max_length=MAX_JOINTS)
+    observation: tuple[ObservationTerm, ...] = Field(min_length=1, max_length=MAX_JOINTS)
     action: Action
-    held_joints: dict[str, float] = Field(
+    held_joints: dict[Name, float] = Field(
         default_factory=dict,
+        max_length=MAX_JOINTS,
         description="joints of the robot that the policy neither moves nor sees, and the position"
         " each was held at in training [rad or m]; the robot has to hold them there too",
     )
@@ -231,6 +268,10 @@ class PolicySpec(Frozen):
             if twice:
                 raise ValueError(f"expected each {what} once, got {twice} more than once")
         known = {joint.name: joint for joint in self.joints}
+        if self.n_obs > MAX_NUMBERS:
+            raise ValueError(
+                f"observation: expected up to {MAX_NUMBERS:,} numbers, got {self.n_obs:,}"
+            )
         for term in self.observation:
             for name in term.joints:
                 if name not in known:
@@ -293,8 +334,13 @@ class PolicySpec(Frozen):
                     f"action.scale: expected one of the {'axes' if twist else 'joints'}"
                     f" {list(choices)}, got {name!r}"
                 )
+            what = f"action.scale.{name}: "
             if scale <= 0:
-                raise ValueError(f"action.scale.{name}: expected a scale above 0, got {scale}")
+                raise ValueError(f"{what}expected a scale above 0, got {scale}")
+            if twist:
+                require_at_most(what, scale, FASTEST, "m/s or rad/s", "mm/s or degrees/s")
+            elif self.action.kind == "position":
+                require_at_most(what, scale, LARGEST_DISTANCE, "rad or m", "degrees or mm")
             if self.action.kind == "position" and known[name].stiffness is None:
                 raise ValueError(
                     f"joint {name}: expected a stiffness, a position action was trained with one"
@@ -310,13 +356,25 @@ class PolicySpec(Frozen):
 
     @classmethod
     def flat(cls, name: str, n_obs: int, n_act: int, rate: float = 50.0) -> PolicySpec:
-        """The contract of an environment that names nothing: one vector in, one vector out."""
-        return cls(
-            name=name,
-            rate=rate,
-            observation=(ObservationTerm(name="observation", kind="flat", unit="1", size=n_obs),),
-            action=Action(kind="flat", size=n_act),
-        )
+        """The contract of an environment that names nothing: one vector in, one vector out.
+
+        Args:
+            name: of the environment.
+            n_obs: numbers in an observation.
+            n_act: numbers in an action.
+            rate: of control [Hz].
+
+        Raises:
+            InputError: beyond the bounds of a contract.
+        """
+        term = {"name": "observation", "kind": "flat", "unit": "1", "size": n_obs}
+        action = {"kind": "flat", "size": n_act}
+        try:
+            return cls.model_validate(
+                {"name": name, "rate": rate, "observation": (term,), "action": action}
+            )
+        except ValidationError as error:
+            raise InputError(f"environment {name:.100}: {first_problem(error)}") from None
 
     @property
     def n_obs(self) -> int:

@@ -8,6 +8,12 @@ from pydantic import AfterValidator
 
 LARGEST_ANGLE = 4 * math.pi  # of a stop of a revolute joint [rad]
 LARGEST_TORQUE = 1000.0  # of a revolute joint [N m]
+LARGEST_FORCE = 1e6  # of any joint [N m or N]
+LARGEST_DISTANCE = 1e3  # of a prismatic joint's positions [m]
+LARGEST_STIFFNESS = 1e6  # [N m/rad or N/m]
+LARGEST_DAMPING = 1e5  # [N m s/rad or N s/m]
+HIGHEST_RATE = 1e5  # of control and of readings [Hz]
+FASTEST_FREE = 1e4  # of a joint without stops: a spindle, a propeller [rad/s]
 FASTEST = 100.0  # of a joint that has stops, and of a base [rad/s or m/s]
 
 

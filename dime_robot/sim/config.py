@@ -18,6 +18,7 @@ Seconds = Annotated[float, at_most(3600, "s", "ms")]
 Metres = Annotated[float, at_most(5, "m", "cm")]
 Tilt = Annotated[float, at_least(2, "degrees", "rad")]
 Speed = Annotated[float, at_most(10, "m/s", "mm/s")]
+MAX_DECIMATION = 1_000  # more would simulate for hours what takes a second
 YawRate = Annotated[float, at_most(10, "rad/s", "degrees/s")]
 
 
@@ -38,7 +39,9 @@ class SimConfig(Frozen):
     timestep: Annotated[float, at_most(0.1, "s", "ms")] = Field(
         gt=0, description="simulation step [s]"
     )
-    decimation: int = Field(gt=0, description="simulation steps per control step")
+    decimation: int = Field(
+        gt=0, le=MAX_DECIMATION, description="simulation steps per control step"
+    )
     imu: str | None = Field(None, description="body that carries the imu; none: the robot has none")
     camera: str | None = Field(None, description="camera that renders; none: the free camera")
     full_torque_speed: float | None = Field(

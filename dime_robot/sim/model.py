@@ -11,6 +11,7 @@ import mujoco
 
 from dime_robot.runtime.errors import InputError
 from dime_robot.runtime.spec import PolicySpec
+from dime_robot.sim.mjcf_bounds import require_bounded
 from dime_robot.sim.soundness import unsound
 
 WORLD = 0  # MuJoCo's number of the body that everything stands on
@@ -38,12 +39,14 @@ def compile_model(path: Path) -> tuple[mujoco.MjModel, list[str]]:
         The model, and what MuJoCo warned of.
 
     Raises:
-        InputError: the file is missing or MuJoCo refuses it.
+        InputError: the file is missing, MuJoCo refuses it, or it is beyond the bounds of
+            `mjcf_bounds`.
     """
+    require_bounded(path)
     try:
         with mujoco_warnings() as said:
             model = mujoco.MjModel.from_xml_path(str(path))
-    except (ValueError, mujoco.FatalError, mujoco.UnexpectedError) as error:
+    except (ValueError, RuntimeError, mujoco.FatalError, mujoco.UnexpectedError) as error:
         raise InputError(f"{path}: MuJoCo cannot load it: {' '.join(str(error).split())}") from None
     return model, said
 

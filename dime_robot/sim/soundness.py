@@ -43,6 +43,8 @@ BOUNDS = (
     Bound("qpos0", "position", "rad or m", 1e4, -1e4),
     Bound("key_qpos", "position", "rad or m", 1e4, -1e4),
 )
+MAX_ITERATIONS = 10_000  # of a solver in one step
+MAX_FREEDOM = 2_000  # degrees of freedom of everything in the model
 GRAVITY = 100.0  # [m/s^2] of any planet a robot stands on
 DERIVED = (  # MuJoCo's own results, which show a fault that stands somewhere else
     "acc0",
@@ -138,6 +140,16 @@ def _out_of_bounds(model: mujoco.MjModel) -> list[str]:
                 f"option: expected {field} of {least:g} or more, got {getattr(model.opt, field):g}:"
                 " stops and contacts would not hold"
             )
+    said += [
+        f"option: expected {field} up to {MAX_ITERATIONS:,}, got {getattr(model.opt, field):,}: one"
+        " step could take for ever"
+        for field in ("iterations", "ls_iterations", "noslip_iterations", "ccd_iterations")
+        if getattr(model.opt, field) > MAX_ITERATIONS
+    ]
+    if model.nv > MAX_FREEDOM:
+        said.append(
+            f"expected a model of up to {MAX_FREEDOM:,} degrees of freedom, got {model.nv:,}"
+        )
     if np.isfinite(model.opt.timestep) and model.opt.timestep <= 0:
         said.append(f"option: expected a timestep above 0 s, got {model.opt.timestep:g}")
     return said

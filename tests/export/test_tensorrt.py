@@ -63,16 +63,6 @@ def test_gpu_names(tmp_path: Path) -> None:
     assert version_text(101303) == "10.13.3"
 
 
-def test_no_home_folder_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    def nowhere() -> Path:
-        raise RuntimeError("Could not determine home directory.")
-
-    monkeypatch.setattr(Path, "home", nowhere)
-    OnnxPolicy(SHIPPED)  # the CPU needs none
-    with pytest.raises(InputError, match="set HOME"):
-        engine_cache.cache_folder()
-
-
 # -- with a provider that acts as ONNX Runtime's does ---------------------------------------------
 
 
@@ -113,7 +103,7 @@ def pretended(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> PretendedOnnxR
     ort = PretendedOnnxRuntime()
     for module in (policy, tensorrt):
         monkeypatch.setattr(module, "import_onnxruntime", lambda: ort)
-        monkeypatch.setattr(module, "cache_folder", lambda: tmp_path)
+        monkeypatch.setattr(module, "ENGINE_CACHE", tmp_path)
     monkeypatch.setattr(
         policy, "GpuBinding", lambda _, session, inputs, output: CpuBinding(session, inputs, output)
     )

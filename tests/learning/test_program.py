@@ -72,6 +72,28 @@ def test_an_update_never_waits_for_the_device() -> None:
         agent.alpha.item()
 
 
+def test_nan_gradients_are_counted_without_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    agent, replay = make_agent(), make_replay()
+    original = torch.autograd.grad
+    poison = [False]
+
+    def grad(*args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
+        gradients = original(*args, **kwargs)
+        if poison[0] and len(gradients) == len(agent.actor_parameters):
+            gradients[0].view(-1)[0] = torch.nan
+        return gradients
+
+    monkeypatch.setattr(torch.autograd, "grad", grad)
+    for poisoned in (False, True):
+        poison[0] = poisoned
+        with NoWaiting():
+            for _ in range(3):
+                agent.learn(replay)
+    assert (agent.actor_updates, int(agent.nan_gradients)) == (4, 2)
+    assert agent.actor_means.read()["actor/gradient_nan_share"] == 0.5
+    assert agent.first_bad_parameter() is None
+
+
 def test_everything_stays_where_it_is() -> None:
     agent, replay = make_agent(), make_replay()
     for _ in range(3):

@@ -147,10 +147,14 @@ def test_in_real_time_it_walks_as_in_the_environment(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "ros_nodes.loopback", str(POLICY), "--seconds", "6"]
     # other tests load this machine
     command += ["--robot", str(write(tmp_path, patient)), "--budget", "5", "--json"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert done.stdout, done.stderr
-    result = json.loads(done.stdout)
-    (episode,) = result["episodes"]
+    for _ in range(3):
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+        assert done.stdout, done.stderr
+        result = json.loads(done.stdout)
+        (episode,) = result["episodes"]
+        # a fall is the machine's where its own stalls kept a tenth of the commands from their time
+        if not episode["fallen"] or result["missed_share"] < 0.1:
+            break
     tracking, answers = result["tracking"], result["answers"]
     assert tracking["velocity"] == list(VELOCITY)
     assert not episode["fallen"]

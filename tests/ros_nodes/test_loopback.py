@@ -204,6 +204,40 @@ def test_the_configuration_must_be_the_policys(tmp_path: Path) -> None:
         loopback.configuration("go2", loaded)
 
 
+def test_a_robots_file_that_says_how_it_is_simulated_is_simulated(tmp_path: Path) -> None:
+    path, policy = own(tmp_path)
+    loaded = OnnxPolicy(policy)
+    assert loopback.configuration(None, loaded, path) == str(path)
+    assert loopback.configuration("cartpole", loaded, path) == "cartpole"  # named: it is taken
+    facts = tmp_path / "facts.yaml"
+    facts.write_text(yaml.safe_dump({"robot": yaml.safe_load(path.read_text())["robot"]}))
+    with pytest.raises(InputError, match=r"--config FILE \(a --robot FILE with the sections"):
+        loopback.configuration(None, loaded, facts)
+    shipped = OnnxPolicy(POLICY)
+    assert loopback.configuration(None, shipped, facts) == "cartpole"
+    other = tmp_path / "go2.yaml"
+    other.write_text(f"extends: {config_folder() / 'go2.yaml'}")
+    with pytest.raises(InputError, match=r"--robot .*go2\.yaml: policy\."):
+        loopback.configuration(None, loaded, other)
+
+
+def test_a_policy_that_is_not_shipped_needs_only_its_robots_file(tmp_path: Path) -> None:
+    path, policy = own(tmp_path)
+    command = [sys.executable, "-m", "ros_nodes.loopback", str(policy), "--seconds", "1.5"]
+    done = subprocess.run(
+        [*command, "--robot", str(path), "--budget", "5", "--json"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.stdout, done.stderr
+    result = json.loads(done.stdout)
+    assert result["config"] == str(path)
+    assert result["answers"]["run"] > 0
+
+
 def test_only_its_own_node_is_judged_and_a_refusal_is_no_fault(tmp_path: Path) -> None:
     options = argparse.Namespace(config="cartpole", seconds=None)
     session = Session(options, OnnxPolicy(POLICY), tmp_path)

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
+import torch
+import yaml
 
+from dime_robot.learning.config import preset_config
+from dime_robot.run import TrainingRun
 from dime_robot.runtime.errors import InputError
 from dime_robot.runtime.spec import PolicySpec
 from dime_robot.sim.config import load_robot_task
@@ -223,3 +230,32 @@ def test_a_mass_that_could_vanish_and_a_robot_without_joints_are_refused() -> No
         Randomizer([one, less], SPEC, go2())
     with pytest.raises(InputError, match=r"^armature: expected a robot with at least one joint"):
         Randomizer([term("armature", "scale", (1, 2))], PolicySpec.flat("a", 3, 1), go2())
+
+
+def test_every_environment_of_every_seed_draws_for_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is drawn once for an environment's life follows from the run's seed, also on resume."""
+    model = load_robot_task("cartpole")[1]
+    content = yaml.safe_load((model.parents[1] / "cartpole.yaml").read_text())
+    content["sim"]["model"] = str(model)
+    content["randomization"] = [
+        {"kind": "armature", "operation": "add", "range": [0.1, 0.9], "mode": "startup"}
+    ]
+    path = tmp_path / "varied.yaml"
+    path.write_text(yaml.safe_dump(content))
+
+    def drawn(env: Any) -> tuple[float, ...]:
+        return tuple(row["value"] for row in env.unwrapped.randomizer.drawn())
+
+    def of(seed: int) -> list[tuple[float, ...]]:
+        config = preset_config("tiny", f"sim:{path}").model_copy(update={"seed": seed})
+        run = TrainingRun(config, tmp_path / "run", torch.device("cpu"))
+        run.evaluator._prepare(3)
+        found = [drawn(env) for env in (run.env, *run.evaluator._envs)]
+        run.close()
+        return found
+
+    first = of(1)
+    assert first == of(1)
+    assert len(set(first) | set(of(2))) == 8

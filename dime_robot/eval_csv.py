@@ -1,0 +1,89 @@
+"""`eval.csv`: the evaluations of a run, a row each."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dime_robot.runtime.errors import InputError
+from dime_robot.runtime.files import RUN_AGAIN, require_regular_file, write_atomically
+
+
+@dataclass(frozen=True)
+class EvalRow:
+    """One line of `eval.csv`; returns are unscaled."""
+
+    step: int
+    seed: int
+    return_mean: float
+    return_std: float
+    episodes: int
+    wall_seconds: float
+
+
+COLUMNS = tuple(EvalRow.__dataclass_fields__)
+
+
+def read_eval_csv(path: Path) -> list[EvalRow]:
+    """The rows of an `eval.csv`.
+
+    Raises:
+        InputError: no such file, other columns, or a row that cannot be right.
+    """
+    require_regular_file(path)
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, strict=True)
+            if tuple(reader.fieldnames or ()) != COLUMNS:
+                raise InputError(
+                    f"{path}: expected the columns {','.join(COLUMNS)}, got"
+                    f" {','.join(reader.fieldnames or ())}"
+                )
+            return [_row(path, row) for row in reader]
+    except FileNotFoundError:
+        raise InputError(f"{path}: expected the evaluations of a run, got no such file") from None
+    except (TypeError, ValueError, csv.Error) as error:  # text that is no UTF-8 as well
+        raise InputError(f"{path}: expected rows of six numbers, got: {error}") from None
+
+
+def _row(path: Path, words: dict[str, str]) -> EvalRow:
+    row = EvalRow(
+        int(words["step"]),
+        int(words["seed"]),
+        float(words["return_mean"]),
+        float(words["return_std"]),
+        int(words["episodes"]),
+        float(words["wall_seconds"]),
+    )
+    if len(words) > len(COLUMNS):
+        raise ValueError(f"{len(words)} cells or more at step {row.step}")
+    for name, value, least in (
+        ("step", row.step, 0),
+        ("seed", row.seed, 0),
+        ("episodes", row.episodes, 1),
+    ):
+        if value < least:
+            raise InputError(f"{path}: expected {name} to be at least {least}, got {value}")
+    return row
+
+
+def write_eval_csv(path: Path, rows: Sequence[EvalRow]) -> None:
+    """Replace the file, atomically."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for row in rows:
+        writer.writerow(
+            [
+                row.step,
+                row.seed,
+                f"{row.return_mean:.6g}",
+                f"{row.return_std:.6g}",
+                row.episodes,
+                f"{row.wall_seconds:.1f}",
+            ]
+        )
+    write_atomically(path, text.getvalue().encode(), RUN_AGAIN)

@@ -1,0 +1,93 @@
+"""How much memory a run needs at the least, compared with the machine's before anything is made."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+
+from dime_robot.learning.config import TrainConfig
+from dime_robot.runtime.errors import InputError
+
+FLOAT = 4  # [bytes]
+PER_WEIGHT = 4 * FLOAT  # the weight, its gradient, Adam's two moments
+CGROUP_LIMITS = (
+    Path("/sys/fs/cgroup/memory.max"),
+    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+)
+
+
+def memory_needed(config: TrainConfig, n_obs: int, n_act: int) -> dict[str, int]:
+    """Option -> bytes that it costs at the least, of what is kept for the whole run.
+
+    Args:
+        config: sizes.
+        n_obs: length of an observation.
+        n_act: length of an action.
+    """
+    row = 2 * n_obs + n_act + 2  # observation, action, next observation, reward, terminated
+
+    def weights(inputs: int, width: int, depth: int, outputs: int) -> int:
+        return inputs * width + (depth - 1) * width * width + width * outputs
+
+    critic = weights(n_obs + n_act, config.critic_width, config.critic_depth, config.atoms)
+    actor = weights(n_obs + n_act, config.actor_width, config.actor_depth, n_act)
+    # activations that the gradients need: both critics on (s, a) and (s', a'), every diffusion step
+    steps = config.diffusion_steps if config.actor == "diffusion" else 1
+    activations = config.batch_size * (
+        4 * config.critic_width * config.critic_depth
+        + steps * config.actor_width * config.actor_depth
+    )
+    sampled = config.update_to_data * config.batch_size * row
+    return {
+        "--buffer-size": config.buffer_size * row * FLOAT,
+        "--critic-width": 2 * critic * PER_WEIGHT,
+        "--actor-width": actor * PER_WEIGHT,
+        "--batch-size": (activations + sampled) * FLOAT,
+    }
+
+
+def memory_of(device: torch.device) -> int:
+    """All memory of a device, or that this process may use of the machine's [bytes]."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[1])
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return min([total, *(limit for path in CGROUP_LIMITS if (limit := _limit_in(path)))])
+
+
+def _limit_in(path: Path) -> int | None:
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):  # no such file, or "max"
+        return None
+
+
+def require_memory(config: TrainConfig, n_obs: int, n_act: int, device: torch.device) -> None:
+    """Refuse sizes that the device cannot hold.
+
+    Args:
+        config: sizes.
+        n_obs: length of an observation.
+        n_act: length of an action.
+        device: where the run shall be.
+
+    Raises:
+        InputError: with the option that costs most, what it asks for, and what there is.
+    """
+    needed, available = memory_needed(config, n_obs, n_act), memory_of(device)
+    total = sum(needed.values())
+    if total <= available:
+        return
+    option, most = max(needed.items(), key=lambda item: item[1])
+    where = "this machine" if device.type == "cpu" else str(device)
+    value = getattr(config, option.removeprefix("--").replace("-", "_"))
+    advice = "a smaller one"
+    if option == "--buffer-size":
+        rest = max(0, available - (total - most))
+        advice = f"{rest * value // most:,} or fewer"
+    raise InputError(
+        f"{option} {value}: with {n_obs:,} observations and {n_act:,} actions it needs"
+        f" {most / 1e9:,.1f} GB (the run {total / 1e9:,.1f} GB), {where} has"
+        f" {available / 1e9:,.1f} GB; expected {advice}"
+    )

@@ -1,0 +1,29 @@
+"""Names and units as a contract or a robot may write them: short, printable, on one line."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+
+MAX_NAME = 256  # characters; the longest are those of environments that are files
+
+
+def _printable(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError(f"expected printable characters on one line, got {text!r:.60}")
+    return text
+
+
+Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME), AfterValidator(_printable)]
+
+_SYMBOL = r"(rad|kg|Hz|Pa|m|s|N|J|W|A|V|K|T|1)(\^?-?[1-4]|²)?"
+_UNIT = rf"{_SYMBOL}([ *]{_SYMBOL})*(/{_SYMBOL}([ *]{_SYMBOL})*)?"
+Unit = Annotated[
+    str,
+    Field(
+        max_length=64,
+        pattern=rf"^(mixed|{_UNIT}((, | or | and ){_UNIT})*)$",
+        description="of SI, such as rad/s or m/s, rad/s; 1 for none; mixed where entries differ",
+    ),
+]

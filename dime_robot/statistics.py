@@ -1,0 +1,50 @@
+"""Statistics of returns. scipy, which takes a second to load, is loaded where it is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float64]
+
+
+def iqm(values: npt.ArrayLike, axis: int = 0) -> FloatArray:
+    """Interquartile mean along an axis; of three values or fewer, the mean."""
+    from scipy import stats
+
+    return np.asarray(stats.trim_mean(np.asarray(values, np.float64), 0.25, axis=axis))
+
+
+def bootstrap_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
+    """Percentile bootstrap interval of the mean; the draws are the same in every call."""
+    mean = float(np.mean(values))
+    if np.ptp(values) == 0:  # nothing to resample
+        return mean, mean
+    low, high = bootstrap((np.asarray(values),), np.mean, confidence)
+    return float(low), float(high)
+
+
+def bootstrap(
+    samples: Any,
+    statistic: Callable[..., Any],
+    confidence: float = 0.95,
+    resamples: int = 9999,
+    **options: Any,
+) -> tuple[FloatArray, FloatArray]:
+    """Both ends of scipy's percentile bootstrap interval, from a fixed generator."""
+    from scipy import stats
+
+    result = stats.bootstrap(
+        samples,
+        statistic,
+        n_resamples=resamples,
+        confidence_level=confidence,
+        method="percentile",
+        rng=np.random.default_rng(0),
+        **options,
+    )
+    low, high = result.confidence_interval
+    return np.asarray(low), np.asarray(high)

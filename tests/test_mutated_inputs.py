@@ -1,0 +1,150 @@
+"""Mutations of every kind of file that comes from elsewhere: refused in a sentence, or valid.
+
+Seeded, so each run throws the same ones. A policy.onnx and a checkpoint have tests of their own.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import warnings
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from pydantic import ValidationError
+
+from dime_robot.runtime.errors import InputError, first_problem
+from dime_robot.runtime.flight_recorder import FlightRecorder, read_recording
+from dime_robot.runtime.latency import LatencyDistribution, read_distribution
+from dime_robot.runtime.spec import PolicySpec
+from dime_robot.sim.config import RobotTaskConfig, read_robot_task
+from dime_robot.sim.model import load_model
+from ros_nodes.latency_record import distributions, read_record, write_record
+from tests.malformed import mutated, within
+from tests.ros_nodes.records import record_of, some_samples
+from tests.runtime.machines import ToldPolicy, make_robot, make_spec, robot_data, spec_data
+
+ROOT = Path(__file__).parents[1]
+LIMIT = 4.0  # [s] for one file; most take a millisecond
+SIM: dict[str, Any] = {"model": "arm.xml", "timestep": 1 / 512, "decimation": 4}
+
+
+def throw(
+    make: Callable[[np.random.Generator], bytes],
+    read: Callable[[Path], Any],
+    path: Path,
+    count: int,
+) -> list[Any]:
+    """Read `count` mutations; what was accepted. Anything but an InputError fails the test."""
+    accepted = []
+    for seed in range(count):
+        path.write_bytes(make(np.random.default_rng(seed)))
+        try:
+            with within(LIMIT):
+                accepted.append(read(path))
+        except InputError as error:
+            said = str(error)
+            assert "\n" not in said, (seed, said)
+            assert len(said) < 900, (seed, said)
+            assert said.isprintable(), (seed, said)
+        except Exception as error:
+            raise AssertionError(f"mutation {seed}: {type(error).__name__}: {error}") from error
+    return accepted
+
+
+def test_configurations(tmp_path: Path) -> None:
+    good = yaml.safe_dump({"policy": spec_data(), "robot": robot_data(), "sim": SIM}).encode()
+    read_robot_task_of(good, tmp_path / "good.yaml")
+    made = throw(
+        lambda rng: mutated(good, "yaml", rng),
+        lambda path: read_robot_task(path)[0],
+        tmp_path / "robot.yaml",
+        250,
+    )
+    for config in made:
+        assert RobotTaskConfig.model_validate(config.model_dump()) == config
+    assert 0 < len(made) < 125
+
+
+def read_robot_task_of(content: bytes, path: Path) -> RobotTaskConfig:
+    path.write_bytes(content)
+    return read_robot_task(path)[0]
+
+
+def test_contracts_in_json(tmp_path: Path) -> None:
+    good = make_spec("position").model_dump_json().encode()
+
+    def read(path: Path) -> PolicySpec:
+        try:
+            return PolicySpec.model_validate_json(path.read_bytes())
+        except ValidationError as error:
+            raise InputError(first_problem(error)) from None
+
+    made = throw(lambda rng: mutated(good, "json", rng), read, tmp_path / "spec.json", 400)
+    for spec in made:
+        assert PolicySpec.model_validate_json(spec.model_dump_json()) == spec
+
+
+def test_latency_distributions(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).gamma(4.0, 1e-3, 500)
+    facts = {"quantity": "end_to_end", "policy_digest": "ab", "rate": 50.0, "cpu": "some"}
+    good = LatencyDistribution.of(values, **facts).model_dump_json(indent=1).encode()
+    path = tmp_path / "latency.json"
+    throw(lambda rng: mutated(good, "json", rng), read_distribution, path, 200)
+
+
+def test_models(tmp_path: Path) -> None:
+    good = (ROOT / "tests/robots/arm.xml").read_bytes()
+
+    def read(path: Path) -> object:
+        return load_model(path, 0.002)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what MuJoCo warns of
+        throw(lambda rng: mutated(good, "xml", rng), read, tmp_path / "arm.xml", 250)
+
+
+def repacked(content: bytes, rng: np.random.Generator) -> bytes:
+    """A recording whose arrays were changed inside, under checksums that are right again."""
+    if rng.random() < 0.5:
+        return mutated(content, "binary", rng)
+    out = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(out, "w") as new:
+        names = old.namelist()
+        chosen = names[int(rng.integers(len(names)))]
+        for name in names:
+            inner = old.read(name)
+            if name == chosen:
+                # mostly its header, where a change means something
+                cut = 256 if rng.random() < 0.7 else len(inner)
+                inner = mutated(inner[:cut], "binary", rng) + inner[cut:]
+            new.writestr(name, inner)
+    return out.getvalue()
+
+
+def test_recordings(tmp_path: Path) -> None:
+    policy = ToldPolicy(make_spec())
+    recorder = FlightRecorder(policy, make_robot(), 0.1)  # type: ignore[arg-type]
+    for i in range(5):
+        recorder._ring["time"][i] = i
+    recorder._count = 5
+    path = tmp_path / "flight.npz"
+    np.savez(
+        path, records=recorder.records(), meta=np.array(json.dumps({**recorder.meta, "why": "x"}))
+    )
+    good = path.read_bytes()
+    assert len(read_recording(path).records) == 5
+    for recording in throw(lambda rng: repacked(good, rng), read_recording, path, 300):
+        assert all(rung <= 4 for _, rung, _ in recording.faults)
+
+
+def test_latency_records(tmp_path: Path) -> None:
+    path = tmp_path / "latency.npz"
+    good = write_record(record_of(some_samples(20)), path).read_bytes()
+    for record in throw(lambda rng: repacked(good, rng), read_record, path, 200):
+        record.summary()
+        distributions(record)
