@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,15 @@ from dime_robot.runtime.policy import OnnxPolicy
 from export import certify
 from export import onnx as export_onnx
 from export.closed_loop import free_run
+from tests.export.conftest import short_proofs
 
 ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def _short_proofs() -> Iterator[None]:
+    with short_proofs():
+        yield
 
 
 def test_one_screen(
