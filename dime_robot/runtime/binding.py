@@ -69,15 +69,22 @@ class GpuBinding:
         np.copyto(self._action, self._result.numpy())
 
 
-def provider_options(provider: str, policy_digest: str, cache: str) -> dict[str, str]:
-    """Options of an execution provider: CUDA graphs on, engines cached by policy."""
+def provider_options(provider: str, engines: str = "") -> dict[str, str]:
+    """Options of an execution provider, by name as ONNX Runtime documents them.
+
+    Args:
+        provider: cpu, cuda or tensorrt.
+        engines: folder of TensorRT's engines, which is read first and written where one is built.
+    """
     if provider == "cuda":
         return {"enable_cuda_graph": "1", "use_tf32": "0"}
     if provider == "tensorrt":
         return {
             "trt_cuda_graph_enable": "1",
             "trt_engine_cache_enable": "1",
-            "trt_engine_cache_path": cache,
-            "trt_engine_cache_prefix": policy_digest[:24],
+            "trt_engine_cache_path": engines,
+            "trt_engine_cache_prefix": "policy",
+            "trt_timing_cache_enable": "1",
+            "trt_timing_cache_path": engines,
         }
     return {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -10,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dime_robot.runtime.binding import Binding, CpuBinding, GpuBinding, provider_options
+from dime_robot.runtime.engine_cache import EngineKey, gpu_name, tensorrt_version
 from dime_robot.runtime.errors import InputError
 from dime_robot.runtime.files import home_or_temporary
 from dime_robot.runtime.noise import NoiseMode, NoiseSource
@@ -202,7 +204,7 @@ def _open(ort: Any, file: PolicyFile, content: bytes, asked: Provider) -> tuple[
         if file.batch == 1:
             # 18 % faster at batch 1; prepacked weights only pay for large batches
             options.add_session_config_entry("session.disable_prepacking", "1")
-        chosen = (wanted, provider_options(choice, file.policy_digest, str(ENGINE_CACHE)))
+        chosen = (wanted, provider_options(choice, _engines(ort, file, choice)))
         try:
             # without enable_fallback=0 a failure is retried on other providers, on stdout
             session = ort.InferenceSession(content, options, providers=[chosen], enable_fallback=0)
@@ -219,6 +221,22 @@ def _open(ort: Any, file: PolicyFile, content: bytes, asked: Provider) -> tuple[
         f" ({'; '.join(reasons)}); use cpu or auto",
         code="provider",
     )
+
+
+def engine_key(ort: Any, file: PolicyFile) -> EngineKey:
+    """What a TensorRT engine of this policy is valid for on this machine."""
+    return EngineKey(file.policy_digest, gpu_name(), tensorrt_version(), ort.__version__)
+
+
+def _engines(ort: Any, file: PolicyFile, provider: str) -> str:
+    """The folder of the policy's TensorRT engines, made where it is missing."""
+    if provider != "tensorrt":
+        return ""
+    # TensorRT has no other switch for it in ONNX Runtime; its 10 bits are too few for the parity
+    os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")
+    folder = engine_key(ort, file).folder(ENGINE_CACHE)
+    folder.mkdir(parents=True, exist_ok=True)
+    return str(folder)
 
 
 def _require_equal(path: Path, spec: PolicySpec, expected: PolicySpec) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import onnx
@@ -9,6 +11,7 @@ import pytest
 
 from dime_robot import train
 from dime_robot.runtime.policy import OnnxPolicy
+from export import certify, closed_loop
 from export import onnx as export_onnx
 
 
@@ -20,9 +23,20 @@ def checkpoint_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "ckpt.pt"
 
 
+@contextmanager
+def short_proofs() -> Iterator[None]:
+    """Proofs of few episodes, for tests of everything around them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(closed_loop, "LOOKS", (3, 30))
+        patch.setattr(closed_loop, "REPEATED_EPISODES", 1)
+        patch.setattr(certify, "NOISE_EPISODES", 3)
+        yield
+
+
 @pytest.fixture(scope="session")
 def policy_path(checkpoint_path: Path) -> Path:
-    assert export_onnx.main([str(checkpoint_path)]) == 0
+    with short_proofs():
+        assert export_onnx.main([str(checkpoint_path)]) == 0
     return checkpoint_path.with_name("policy.onnx")
 
 

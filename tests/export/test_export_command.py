@@ -5,22 +5,29 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from dime_robot import checkpoint, evaluate
 from dime_robot.rollout import Episode, Evaluation, FloatArray
 from dime_robot.runtime import certify as runtime_certify
 from dime_robot.runtime.errors import InputError
 from dime_robot.runtime.policy import OnnxPolicy
-from export import certify, tensorrt
+from export import certify
 from export import onnx as export_onnx
 from export.closed_loop import free_run
+from tests.export.conftest import short_proofs
 
 ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def _short_proofs() -> Iterator[None]:
+    with short_proofs():
+        yield
 
 
 def test_one_screen(
@@ -149,24 +156,6 @@ def test_as_a_script_it_says_how_to_run_it() -> None:
         failed = subprocess.run(command, capture_output=True, text=True)
         assert failed.returncode == 1
         assert f"python -m export.{name}" in failed.stderr
-
-
-def test_tensorrt_without_a_gpu_is_one_sentence(policy_path: Path) -> None:
-    if torch.cuda.is_available():
-        pytest.skip("there is a GPU")
-    with pytest.raises(InputError, match="NVIDIA GPU") as error:
-        tensorrt.main([str(policy_path)])
-    assert "\n" not in str(error.value)
-
-
-def test_engine_key_changes_with_everything_it_is_valid_for() -> None:
-    base = ("H200", "10.9", "fp32", "abc")
-    keys = {tensorrt.cache_key(*base)}
-    for i in range(4):
-        other = [*base]
-        other[i] += "x"
-        keys.add(tensorrt.cache_key(*other))
-    assert len(keys) == 5
 
 
 # -- without torch -------------------------------------------------------------------------------

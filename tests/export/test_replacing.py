@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,9 +18,16 @@ from dime_robot.runtime.errors import InputError
 from dime_robot.runtime.policy import OnnxPolicy
 from export import onnx as export_onnx
 from export.closed_loop import CertificateError
+from tests.export.conftest import short_proofs
 
 ROOT = Path(__file__).parents[2]
 OLD = b"the policy from before"
+
+
+@pytest.fixture(autouse=True)
+def _short_proofs() -> Iterator[None]:
+    with short_proofs():
+        yield
 
 
 @pytest.fixture
