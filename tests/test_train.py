@@ -260,7 +260,7 @@ def test_init_starts_from_trained_networks(finished: Path, tmp_path: Path) -> No
         run("--out", str(tmp_path / "b"), "--init", init, "--diffusion-steps", "4")
     with pytest.raises(InputError, match="observation terms differ"):
         train.main(["--init", str(finished / "ckpt.pt"), "--out", str(tmp_path / "b")])
-    with pytest.raises(InputError, match="its networks differ"):
+    with pytest.raises(InputError, match="its networks are not those"):
         run("--out", str(tmp_path / "b"), "--init", str(finished / "ckpt.pt"), "--actor-depth", "3")
     assert not (tmp_path / "b").exists()
 
