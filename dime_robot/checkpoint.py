@@ -277,15 +277,20 @@ def load_actor(path: Path) -> tuple[Actor, Checkpoint]:
     """
     loaded = load(path)
     config, spec = loaded.config, loaded.spec
-    with torch.device("meta"):  # sizes alone: a file must not ask for more memory than it fills
-        expected = make_actor(spec, config).state_dict()
-    try:
-        require_alike("actor", loaded.learner.actor, expected)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
+    width, layers = config.actor_width, config.actor_depth
+    least_bytes = 4 * width * (spec.n_obs + (layers - 1) * width)
+    if least_bytes > path.stat().st_size:  # a file must not ask for more memory than it fills
+        raise InputError(
+            f"{path}: its networks are not those its settings say: actor_width {width} and"
+            f" actor_depth {layers} need {least_bytes / 1e6:.1f} MB at least"
+        )
     if config.threads:
         torch.set_num_threads(config.threads)
     actor = make_actor(spec, config)
+    try:
+        require_alike("actor", loaded.learner.actor, actor.state_dict())
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
     actor.load_state_dict(loaded.learner.actor)
     return actor, loaded
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,13 +41,13 @@ def read_eval_csv(path: Path) -> list[EvalRow]:
             if tuple(reader.fieldnames or ()) != COLUMNS:
                 raise InputError(
                     f"{path}: expected the columns {','.join(COLUMNS)}, got"
-                    f" {','.join(reader.fieldnames or ())}"
+                    f" {','.join(reader.fieldnames or ())[:200]}"
                 )
             return [_row(path, row) for row in reader]
     except FileNotFoundError:
         raise InputError(f"{path}: expected the evaluations of a run, got no such file") from None
     except (TypeError, ValueError, csv.Error) as error:  # text that is no UTF-8 as well
-        raise InputError(f"{path}: expected rows of six numbers, got: {error}") from None
+        raise InputError(f"{path}: expected rows of six numbers, got: {str(error)[:200]}") from None
 
 
 def _row(path: Path, words: dict[str, str]) -> EvalRow:
@@ -65,8 +66,12 @@ def _row(path: Path, words: dict[str, str]) -> EvalRow:
         ("seed", row.seed, 0),
         ("episodes", row.episodes, 1),
     ):
-        if value < least:
-            raise InputError(f"{path}: expected {name} to be at least {least}, got {value}")
+        if not least <= value < 2**63:
+            raise InputError(
+                f"{path}: expected {name} to be at least {least} and below 2^63, got {value:.6g}"
+            )
+    if not all(map(math.isfinite, (row.return_mean, row.return_std, row.wall_seconds))):
+        raise InputError(f"{path}: expected finite returns and seconds at step {row.step}")
     return row
 
 

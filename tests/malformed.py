@@ -229,6 +229,7 @@ TOKENS = {
     "json": [b"[", b"{", b"]", b"}", b'"', b",", b":", b"null", b"true", b"\\ud800", b"\\u0000"],
     "xml": [b"<", b">", b"/>", b'"', b"<!--", b"-->", b"&lt;", b"&#0;", b"<body>", b"</body>",
             b"<!DOCTYPE x>", b'count="99999999"', b'file="/dev/zero"', b"<![CDATA["],
+    "csv": [b",", b"\n", b'"', b",,", b"nan", b"1e400", b"step,seed", b"-", b"\x00"],
     "binary": [b"\x93NUMPY", b"PK\x05\x06", b"PK\x01\x02", b"|O", b"<U4000000000", b"(", b"'"],
 }  # fmt: skip
 NUMBERS = [b"nan", b"inf", b"-inf", b".nan", b"1e999", b"-1", b"0", b"1e18", b"255", b"99999999999"]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import warnings
 import zipfile
 from collections.abc import Callable
@@ -14,9 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import yaml
 from pydantic import ValidationError
 
+from dime_robot import checkpoint
+from dime_robot.eval_csv import read_eval_csv
 from dime_robot.runtime.errors import InputError, first_problem
 from dime_robot.runtime.flight_recorder import FlightRecorder, read_recording
 from dime_robot.runtime.latency import LatencyDistribution, read_distribution
@@ -148,3 +152,28 @@ def test_latency_records(tmp_path: Path) -> None:
     for record in throw(lambda rng: repacked(good, rng), read_record, path, 200):
         record.summary()
         distributions(record)
+
+
+OLD_RUN = ROOT / "tests" / "data" / "run_of_release_0_1"
+
+
+def test_evaluations(tmp_path: Path) -> None:
+    good = (OLD_RUN / "eval.csv").read_bytes() + b"80,4,-1,2,20,1.5\n"
+    path = tmp_path / "eval.csv"
+    for rows in throw(lambda rng: mutated(good, "csv", rng), read_eval_csv, path, 300):
+        assert all(math.isfinite(row.return_mean) and row.episodes >= 1 for row in rows)
+
+
+def test_checkpoints_without_a_digest(tmp_path: Path) -> None:
+    """Those of the release before: nothing but a check of every part stands between."""
+    good = (OLD_RUN / "best.pt").read_bytes()
+
+    def changed(rng: np.random.Generator) -> bytes:
+        content = bytearray(good)
+        for place in rng.integers(len(content), size=rng.integers(1, 20)).tolist():
+            content[place] = int(rng.integers(256))
+        return bytes(content)
+
+    for actor, loaded in throw(changed, checkpoint.load_actor, tmp_path / "best.pt", 150):
+        assert all(torch.isfinite(value).all() for value in actor.state_dict().values())
+        assert loaded.record.step >= 0
