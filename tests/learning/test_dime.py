@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from typing import Any
 
 import pytest
@@ -308,6 +309,7 @@ def test_metrics_are_finite_and_the_prior_term_is_its_constant() -> None:
 
 def test_a_state_from_another_kind_of_device_is_one_sentence() -> None:
     agent = make_agent()
-    state = {**agent.state_dict(), "generator": torch.zeros(16, dtype=torch.uint8)}  # a GPU's
+    gpus = torch.zeros(16, dtype=torch.uint8)
+    state = dataclasses.replace(agent.state_dict(), generator=gpus)
     with pytest.raises(InputError, match="another kind of device than cpu: resume it there"):
         agent.load_state_dict(state)
