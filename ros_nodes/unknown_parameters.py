@@ -14,9 +14,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rclpy.node import Node
 
+from dime_robot.runtime.config_files import read_yaml
 from dime_robot.runtime.errors import InputError
 
 OF_ROS = ("use_sim_time", "start_type_description_service")
@@ -112,8 +112,8 @@ def _files(words: Sequence[str]) -> list[Path]:
 def _of_file(path: Path) -> Iterator[tuple[str, str]]:
     """Node, perhaps with wildcards, and name of every parameter in a file."""
     try:
-        content = yaml.safe_load(path.read_text())
-    except (OSError, ValueError, yaml.YAMLError):
+        content = read_yaml(path)
+    except InputError:
         return  # rclpy has read it already, and said what is wrong with it
     yield from _sections(content, "")
 

@@ -21,13 +21,15 @@ somebody who watches it says `ros2 lifecycle set /policy_node activate`. `ros2 s
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-import yaml
 from ament_index_python.packages import get_package_share_directory
 from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
+
+from dime_robot.runtime.config_files import read_config
 
 DEFAULTS = Path(get_package_share_directory("dime_robot")) / "config/policy_node.yaml"
 text = partial(ParameterValue, value_type=str)  # else "1" would become a number
@@ -60,7 +62,7 @@ def remappings(robot: Path, given: dict[str, str]) -> list[tuple[str, str]]:
 
     `joint_states` and `imu` have defaults there, which are their names.
     """
-    sections = yaml.safe_load(robot.read_text())["robot"]
+    sections: Any = read_config(robot).get("robot") or {}
     return [
         ((sections.get(section) or {}).get("topic", name), given[name])
         for name, section in TOPICS.items()
