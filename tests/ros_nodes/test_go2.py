@@ -41,6 +41,7 @@ Config = dict[str, Any]
 def write(folder: Path, change: Callable[[Config], None]) -> Path:
     """The shipped configuration with something changed."""
     config: Config = read_config(config_folder() / "go2.yaml")
+    config["sim"]["model"] = str(config_folder() / config["sim"]["model"])
     change(config)
     path = folder / "robot.yaml"
     path.write_text(yaml.safe_dump(config))
