@@ -173,4 +173,5 @@ def test_configuration_is_plain_yaml() -> None:
         "robot",
         "sim",
         "task",
+        "training",
     }
