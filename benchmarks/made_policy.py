@@ -132,7 +132,7 @@ def robot_file(path: Path, rate: float) -> Path:
             "topic": "commands",
             "timeout": 1.0,
         },
-        "safety": {"hold": 1.0, "damp": 60.0, "ramp": 0.0, "consecutive_misses": 10**9},
+        "safety": {"hold": 1.0, "damp": 60.0, "ramp": 0.0, "consecutive_misses": 1000},
     }
     path.write_text(json.dumps({"robot": robot}))  # JSON is YAML
     return path

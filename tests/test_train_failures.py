@@ -122,7 +122,7 @@ def test_nan_in_too_many_gradients_stops_the_run(
     if stops:
         with pytest.raises(NonFiniteError, match=r"gradient held NaN in [45].% of the last"):
             run("--out", str(folder))
-        assert checkpoint.load(folder / "nan.pt")["step"] > 50
+        assert checkpoint.load(folder / "nan.pt").record.step > 50
     else:
         assert run("--out", str(folder)) == 0
     assert count[0] >= 20
