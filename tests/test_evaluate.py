@@ -178,7 +178,7 @@ def test_missing_file_exits_with_2() -> None:
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_video_or_a_plain_sentence(trained: Path, tmp_path: Path) -> None:
     path = tmp_path / "video.mp4"
-    reason = record_in_child(trained, "sim:cartpole", path, seed=0)
+    reason = record_in_child(trained, path, seed=0)
     if reason is None:
         import imageio.v2 as imageio
 
@@ -195,7 +195,7 @@ def test_no_renderer_is_a_plain_sentence(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MUJOCO_GL", "disable")
-    reason = record_in_child(trained, "sim:cartpole", tmp_path / "video.mp4", seed=0)
+    reason = record_in_child(trained, tmp_path / "video.mp4", seed=0)
     assert reason is not None
     assert reason.startswith("no video: rendering does not work here")
     assert "apt install" in reason

@@ -256,12 +256,13 @@ def test_a_run_on_foreign_values_can_be_read_back(tmp_path: Path) -> None:
         info=info,
     )
     assert train.main(small(env, tmp_path / "run")) == 0
-    state = checkpoint.load(tmp_path / "run/ckpt.pt")
-    assert is_plain(state["final"]["held"] | {"interval_95": None})
-    assert state["final"]["fresh"]["return_mean"] == pytest.approx(5.0)
-    assert state["final"]["fresh"]["success_rate"] == 1.0
-    assert state["final"]["fresh"]["a"] == 1.0
-    json.dumps(state["final"])
+    final = checkpoint.load(tmp_path / "run/ckpt.pt").record.final
+    fresh = final["fresh"].model_dump()
+    assert is_plain(fresh | {"interval_95": None})
+    assert fresh["return_mean"] == pytest.approx(5.0)
+    assert fresh["success_rate"] == 1.0
+    assert fresh["a"] == 1.0
+    json.dumps(fresh)
 
 
 @pytest.mark.parametrize("most", [1, 3])
@@ -305,10 +306,10 @@ def test_a_policy_with_nan_weights_is_refused(tmp_path: Path) -> None:
     assert train.main(small(register("Plain-v0"), tmp_path / "run")) == 0
     path = tmp_path / "run/ckpt.pt"
     state = checkpoint.load(path)
-    name, value = next((k, v) for k, v in state["actor"].items() if v.numel() > 9)
+    name, value = next((k, v) for k, v in state.learner.actor.items() if v.numel() > 9)
     value.view(-1)[3] = torch.nan
-    checkpoint.save(tmp_path / "nan.pt", state)
-    with pytest.raises(InputError, match=rf"nan\.pt: expected finite weights.*actor\.{name}"):
+    checkpoint.save(tmp_path / "nan.pt", state.record, state.learner)
+    with pytest.raises(InputError, match=rf"nan\.pt: actor\.{name} holds NaN"):
         evaluate.main([str(tmp_path / "nan.pt"), "--episodes", "1"])
 
 
