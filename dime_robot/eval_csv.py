@@ -66,12 +66,16 @@ def _row(path: Path, words: dict[str, str]) -> EvalRow:
         ("seed", row.seed, 0),
         ("episodes", row.episodes, 1),
     ):
-        if not least <= value < 2**63:
+        if value < least:
+            raise InputError(f"{path}: expected {name} to be at least {least}, got {value}"[:300])
+        if value >= 2**63:
+            raise InputError(f"{path}: expected {name} to be below 2^63, got {value!s:.30}")
+    for name in ("return_mean", "return_std", "wall_seconds"):
+        number = getattr(row, name)
+        if not math.isfinite(number):
             raise InputError(
-                f"{path}: expected {name} to be at least {least} and below 2^63, got {value:.6g}"
+                f"{path}: seed {row.seed}, step {row.step}: expected a finite {name}, got {number}"
             )
-    if not all(map(math.isfinite, (row.return_mean, row.return_std, row.wall_seconds))):
-        raise InputError(f"{path}: expected finite returns and seconds at step {row.step}")
     return row
 
 
