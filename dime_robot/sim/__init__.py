@@ -4,7 +4,7 @@ import os
 import sys
 
 
-def _import_mujoco() -> None:
+def _import_mujoco(asked: str) -> None:
     """Import MuJoCo, without its renderer where the one that MUJOCO_GL names cannot be loaded.
 
     Importing it loads that renderer, which most commands never use. Those that do say so then.
@@ -15,9 +15,6 @@ def _import_mujoco() -> None:
         if error.name != "mujoco":
             raise
     except Exception:  # every GL back end fails in its own way
-        asked = os.environ.get("MUJOCO_GL")
-        if asked is None:
-            raise
         sys.modules.pop("mujoco.rendering.classic.gl_context", None)
         os.environ["MUJOCO_GL"] = "disable"
         try:
@@ -26,4 +23,5 @@ def _import_mujoco() -> None:
             os.environ["MUJOCO_GL"] = asked
 
 
-_import_mujoco()
+if "MUJOCO_GL" in os.environ:  # else the modules that need MuJoCo import it, and --help does not
+    _import_mujoco(os.environ["MUJOCO_GL"])
