@@ -62,7 +62,7 @@ class FinalEvaluation(Frozen):
 class PostMortem(Frozen):
     """Why a run stopped for a NaN, and what its metrics were."""
 
-    model_config = ConfigDict(allow_inf_nan=True)
+    model_config = ConfigDict(allow_inf_nan=True, ser_json_inf_nan="constants")
 
     reason: str
     metrics: dict[str, float]
