@@ -119,6 +119,7 @@ class TrainingRun:
         self.best_mean = -np.inf  # mean return of the best evaluation since then
         self.stop_requested = False
         self.stepping = False  # in the loop, where `stop_requested` is looked at
+        self.saving = False  # within a save between two steps
         self._saved_step = 0
         self._earlier_seconds = 0.0
         self._began = time.monotonic()
@@ -295,9 +296,11 @@ class TrainingRun:
             self._save_between_steps()
 
     def _save_between_steps(self) -> None:
-        self.stepping = False
-        self.save()
-        self.stepping = True
+        self.saving = True  # a stop is looked at after it, however long it takes
+        try:
+            self.save()
+        finally:
+            self.saving = False
 
     def _warn_of_endless_episodes(self, logger: RunLogger) -> None:
         if time_limit(self.env) is None:

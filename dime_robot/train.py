@@ -398,7 +398,7 @@ class StopSignals:
         if run is not None and run.stepping and not run.stop_requested and not late:
             run.stop_requested = True
             signal.setitimer(signal.ITIMER_REAL, PATIENCE)
-        elif not late or (run is not None and run.stepping):
+        elif not late or (run is not None and run.stepping and not run.saving):
             raise KeyboardInterrupt
 
     @contextmanager
