@@ -118,7 +118,7 @@ class TrainingRun:
             self._lineage = (*origin.lineage, own)
         self.best_mean = -np.inf  # mean return of the best evaluation since then
         self.stop_requested = False
-        self.stepping = False  # in the loop, where `stop_requested` is looked at
+        self.stepping = True  # until the loop ends, which looks at `stop_requested`
         self.saving = False  # within a save between two steps
         self._saved_step = 0
         self._earlier_seconds = 0.0
