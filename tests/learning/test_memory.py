@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from dime_robot import train
 from dime_robot.command_line import whole_number
 from dime_robot.learning import memory
-from dime_robot.learning.config import GROUP_HELP, GROUPS, TrainConfig, preset_config
+from dime_robot.learning.config import GROUP_HELP, GROUPS, TrainConfig
 from dime_robot.learning.memory import memory_needed, require_memory
+from dime_robot.presets import preset_config
 from dime_robot.runtime.errors import InputError
 
 NUMBERS = [

@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 
-from dime_robot.learning.config import preset_config
+from dime_robot.presets import preset_config
 from dime_robot.run import TrainingRun
 from dime_robot.runtime.errors import InputError
 from dime_robot.runtime.spec import PolicySpec
