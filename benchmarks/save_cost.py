@@ -44,7 +44,7 @@ def measure(env: str, preset: str, repeats: int, folder: Path) -> dict[str, list
     run = TrainingRun(config, folder, torch.device("cpu"))
     run.create_folder()
     spec, rng = run.spec, np.random.default_rng(0)
-    n, d, width = spec.n_obs, spec.n_act, 2 * spec.n_obs + spec.n_act + 2
+    n, d, width = spec.n_obs, spec.n_act, run.buffer.record().width
     found: dict[str, list[float]] = {"with": [], "without": []}
     for turn in range(2 * repeats):
         rows = rng.standard_normal((config.checkpoint_interval, width), dtype=np.float32)

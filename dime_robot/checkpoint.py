@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import stat
 import sys
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
@@ -27,12 +26,13 @@ from torch import Tensor
 from dime_robot.learning.config import TrainConfig
 from dime_robot.learning.learner_state import LearnerState, require_alike
 from dime_robot.learning.networks import Actor, make_actor
-from dime_robot.learning.replay_file import ReplayRecord
+from dime_robot.learning.replay_file import ReplayRecord, row_sizes
 from dime_robot.lineage import Lineage
 from dime_robot.runtime.errors import InputError, first_problem
 from dime_robot.runtime.files import RUN_AGAIN, write_atomically
 from dime_robot.runtime.noise import NoiseMode
 from dime_robot.runtime.spec import Frozen, PolicySpec
+from dime_robot.runtime.untrusted_files import read_bytes
 
 FORMAT, VERSION = "dime_robot checkpoint", 2
 _TRAILER = b"dime_robot sha256"
@@ -120,7 +120,7 @@ class Checkpoint:
     path: Path
     record: Record
     learner: LearnerState
-    digest: str  # SHA-256 of the payload; of the whole file for version 1
+    digest: str  # SHA-256 of the whole file, as sha256sum prints it
 
     @property
     def config(self) -> TrainConfig:
@@ -164,41 +164,31 @@ def load(path: Path) -> Checkpoint:
     """
     content = _read(path)
     trailer_at = len(content) - len(_TRAILER) - _DIGEST_CHARACTERS
-    has_trailer = trailer_at > 0 and content[trailer_at:].startswith(_TRAILER)
-    view = memoryview(content)
-    if has_trailer:
-        return _parse(path, view[:trailer_at], content[trailer_at:])
-    return _parse(path, view, None)
+    if trailer_at <= 0 or not content.startswith(_TRAILER, trailer_at):
+        trailer_at = len(content)
+    return _parse(path, memoryview(content)[:trailer_at], content[trailer_at:])
 
 
 def _read(path: Path) -> bytes:
-    try:
-        if path.is_dir():
-            raise InputError(
-                f"{path}: expected a checkpoint file, got a folder: {path / 'ckpt.pt'}?"
-            )
-        found = path.stat()
-        if not stat.S_ISREG(found.st_mode) or found.st_size > _MAX_BYTES:
-            raise InputError(
-                f"{path}: expected a checkpoint, a regular file of at most {_MAX_BYTES >> 30} GiB"
-            )
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise InputError(f"{path}: expected a checkpoint (ckpt.pt), got no such file") from None
-    except OSError as error:
-        raise InputError(f"{path}: expected a checkpoint, {error.strerror}") from None
+    if path.is_dir():
+        raise InputError(f"{path}: expected a checkpoint file, got a folder: {path / 'ckpt.pt'}?")
+    if not path.exists():
+        raise InputError(f"{path}: expected a checkpoint (ckpt.pt), got no such file")
+    return read_bytes(path, "a checkpoint", _MAX_BYTES)
 
 
-def _parse(path: Path, payload: memoryview, trailer: bytes | None) -> Checkpoint:
-    digest = hashlib.sha256(payload).hexdigest()
-    if trailer is not None and trailer != _TRAILER + digest.encode():
+def _parse(path: Path, payload: memoryview, trailer: bytes) -> Checkpoint:
+    hashed = hashlib.sha256(payload)
+    digest = hashed.hexdigest()
+    if trailer and trailer != _TRAILER + digest.encode():
         raise InputError(
             f"{path}: its bytes were changed since it was written (digest {digest[:12]}, expected"
             f" {trailer[len(_TRAILER) :][:12].decode('ascii', 'replace')}); copy it again or use"
             " another"
         )
-    record, learner = _contents(path, payload, sealed=trailer is not None)
-    return Checkpoint(path, record, learner, digest)
+    record, learner = _contents(path, payload, sealed=bool(trailer))
+    hashed.update(trailer)
+    return Checkpoint(path, record, learner, hashed.hexdigest())
 
 
 def _contents(path: Path, payload: memoryview, *, sealed: bool) -> tuple[Record, LearnerState]:
@@ -331,7 +321,7 @@ def _migrated(old: dict[str, Any]) -> tuple[str, dict[str, Any]]:
         raise InputError(f"replay_added: expected a number, got {added!r:.40}")
     kept = {"version": 1, "file": "replay.bin", "run": "0" * 32, "added": added}
     sizes = {
-        "width": 2 * spec.n_obs + spec.n_act + 2,
+        "width": sum(row_sizes(spec.n_obs, spec.n_act)),
         "ring": settings.buffer_size + settings.checkpoint_interval,
         "first": max(0, added - settings.buffer_size),
     }

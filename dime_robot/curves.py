@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from dime_robot.eval_csv import EvalRow, read_eval_csv
 from dime_robot.runtime.errors import InputError
-from dime_robot.runtime.files import require_regular_file
+from dime_robot.runtime.untrusted_files import require_regular_file
 from dime_robot.statistics import bootstrap, iqm
 
 RESAMPLES = 2000  # of the bootstrap

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dime_robot.runtime.errors import InputError
-from dime_robot.runtime.files import RUN_AGAIN, require_regular_file, write_atomically
+from dime_robot.runtime.files import RUN_AGAIN, write_atomically
+from dime_robot.runtime.untrusted_files import require_regular_file
 
 
 @dataclass(frozen=True)

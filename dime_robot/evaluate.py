@@ -28,8 +28,8 @@ from dime_robot import command_line
 from dime_robot.runtime.command import run_command
 from dime_robot.runtime.env_name import require_file_may_name
 from dime_robot.runtime.errors import InputError
-from dime_robot.runtime.files import require_regular_file
 from dime_robot.runtime.noise import NOISE_LEGEND, NOISE_MODES, NoiseMode
+from dime_robot.runtime.untrusted_files import require_regular_file
 
 if TYPE_CHECKING:  # what takes seconds to load is imported by the functions that need it
     from dime_robot.rollout import Policy, Watch

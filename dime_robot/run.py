@@ -268,7 +268,6 @@ class TrainingRun:
         self._warn_of_endless_episodes(logger)
         logger.start_progress()
         try:
-            self.stepping = True
             self._loop(logger)
         except StopRequestedError:  # the evaluation is made again by the run that goes on
             pass
@@ -376,7 +375,7 @@ class TrainingRun:
 
     def _warn_of_wide_atoms(self, logger: RunLogger) -> None:
         """A critic whose atoms are far wider than any return tells returns apart badly."""
-        config, rewards = self.config, self.buffer.newest(len(self.buffer)).reward
+        config, rewards = self.config, self.buffer.rewards()
         low, high = min(0.0, float(rewards.min())), max(0.0, float(rewards.max()))
         returns = (high - low) / (1 - config.discount)
         if config.v_max - config.v_min > WIDE_ATOMS * returns:

@@ -382,9 +382,9 @@ def _begun(arguments: Arguments, folder: Path, device: torch.device, lock: RunLo
 
 
 class StopSignals:
-    """SIGINT and SIGTERM: between two steps where the run is stepping, at once elsewhere.
+    """SIGINT and SIGTERM: between two steps from the run's making to its last one, else at once.
 
-    The first one in the loop asks the run to stop, which then saves. A second one, or a step that
+    The first one asks the run to stop, which then saves. A second one, or a step that
     takes longer than `PATIENCE`, leaves at once: the last good checkpoint stays.
     """
 

@@ -16,7 +16,6 @@ if __name__ == "__main__":
     require_extras(train=("torch", "gymnasium", "scipy", "onnx"), cpu=("onnxruntime",))
 
 import argparse
-import hashlib
 import json
 import os
 import shlex
@@ -189,7 +188,7 @@ def prove(built: Built, say: Say) -> Provenance:
     )
     final = record.final.get("fresh")
     return Provenance(
-        checkpoint_digest=hashlib.sha256(built.path.read_bytes()).hexdigest(),
+        checkpoint_digest=built.checkpoint.digest,
         env=built.env,
         lineage=tuple(commands(record.lineage)),
         steps=record.step,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import json
 import os
@@ -50,7 +51,7 @@ def seal(content: dict[str, Any], path: Path) -> None:
     """What an attacker can do too: any content, under a digest that fits."""
     buffer = io.BytesIO()
     torch.save(content, buffer)
-    digest = checkpoint.hashlib.sha256(buffer.getvalue()).hexdigest()
+    digest = hashlib.sha256(buffer.getvalue()).hexdigest()
     path.write_bytes(buffer.getvalue() + b"dime_robot sha256" + digest.encode())
 
 
@@ -60,6 +61,7 @@ def test_round_trip(written: Path, tmp_path: Path) -> None:
     checkpoint.save(path, first.record, first.learner)
     again = checkpoint.load(path)
     assert again.record == first.record
+    assert again.digest == hashlib.sha256(path.read_bytes()).hexdigest()
     for name, value in first.learner.critic.items():
         assert torch.equal(again.learner.critic[name], value)
     assert [file.name for file in tmp_path.iterdir()] == ["again.pt"]

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from dime_robot.learning.config import TrainConfig
+from dime_robot.learning.replay_file import row_sizes
 from dime_robot.runtime.errors import InputError
 
 FLOAT = 4  # [bytes]
@@ -26,7 +27,7 @@ def memory_needed(config: TrainConfig, n_obs: int, n_act: int) -> dict[str, int]
         n_obs: length of an observation.
         n_act: length of an action.
     """
-    row = 2 * n_obs + n_act + 2  # observation, action, next observation, reward, terminated
+    row = sum(row_sizes(n_obs, n_act))
 
     def weights(inputs: int, width: int, depth: int, outputs: int) -> int:
         return inputs * width + (depth - 1) * width * width + width * outputs

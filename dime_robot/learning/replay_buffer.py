@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dime_robot.learning.replay_file import CHUNK, ChunkDigests, ReplayRecord, pieces
+from dime_robot.learning.replay_file import CHUNK, ChunkDigests, ReplayRecord, pieces, row_sizes
 from dime_robot.runtime.errors import InputError
 
 
@@ -51,7 +51,7 @@ class ReplayBuffer:
         run: str = "0" * 32,
     ) -> None:
         self.capacity, self.margin = capacity, margin
-        self._sizes = [n_obs, n_act, n_obs, 1, 1]
+        self._sizes = row_sizes(n_obs, n_act)
         self._rows = torch.empty((capacity, sum(self._sizes)), device=device)
         self._filled = torch.zeros((), dtype=torch.int64, device=device)  # rows, for `sample`
         self._staged = torch.empty(sum(self._sizes), pin_memory=device.type == "cuda")  # one row
@@ -101,6 +101,10 @@ class ReplayBuffer:
         """The last `count` transitions, oldest first."""
         return self.split(self._rows[self._slots(self.added - count, self.added)])
 
+    def rewards(self) -> Tensor:
+        """The rewards of all transitions kept, scaled, in no order. Shape (K,), not a copy."""
+        return self._rows[: len(self), -2]
+
     def _slots(self, start: int, stop: int) -> Tensor:
         return torch.arange(start, stop, device=self._rows.device) % self.capacity
 
@@ -113,9 +117,8 @@ class ReplayBuffer:
             file=self._file,
             run=self._run,
             width=sum(self._sizes),
-            ring=self.capacity
-            + self.margin
-            + CHUNK,  # so that the oldest chunk is there as a whole
+            # a chunk more than is needed, so that the oldest one is there as a whole
+            ring=self.capacity + self.margin + CHUNK,
             added=self._flushed,
             first=first,
             digests=digests,

@@ -30,6 +30,11 @@ START_ANEW = "the run cannot be resumed, start it anew with --init ckpt.pt"
 Rows = npt.NDArray[np.float32]
 
 
+def row_sizes(n_obs: int, n_act: int) -> tuple[int, ...]:
+    """Numbers of a row's parts: observation, action, next observation, reward, terminated."""
+    return n_obs, n_act, n_obs, 1, 1
+
+
 class ReplayRecord(Frozen):
     """What a replay file holds, as its checkpoint knows it."""
 

@@ -21,18 +21,6 @@ def home_or_temporary() -> Path:
         return Path(tempfile.gettempdir()) / f"dime_robot-{os.getuid()}"
 
 
-def require_regular_file(path: Path) -> None:
-    """Refuse a pipe, a socket or a device, which could be waited for without end.
-
-    What does not exist, and a folder, are left to whoever opens the path.
-
-    Raises:
-        InputError: it is none of these.
-    """
-    if path.exists() and not path.is_file() and not path.is_dir():
-        raise InputError(f"{path}: expected a regular file, got a pipe, a socket or a device")
-
-
 def write_atomically(
     path: Path,
     content: bytes | Callable[[BinaryIO], object],

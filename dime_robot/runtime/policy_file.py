@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,6 +26,7 @@ from dime_robot.runtime.errors import InputError, first_problem
 from dime_robot.runtime.graph_check import GraphError, check_graph, split_model
 from dime_robot.runtime.noise import NOISE_MODES, NoiseMode
 from dime_robot.runtime.spec import PolicySpec
+from dime_robot.runtime.untrusted_files import read_bytes
 
 if TYPE_CHECKING:
     from dime_robot.runtime.certificate import Provenance
@@ -142,7 +142,10 @@ def read_checked(path: Path) -> bytes:
     Raises:
         InputError: no such file, not one of ours, or changed since it was exported.
     """
-    content = _read_bounded(path)
+    try:
+        content = read_bytes(path, "a policy.onnx", MAX_BYTES)
+    except InputError as error:
+        raise InputError(str(error), code="file") from None
     found = digest_entries(content, FILE_DIGEST)
     if len(found) != 1 or content.count(found[0].encode()) != 1:
         raise InputError(
@@ -159,26 +162,6 @@ def read_checked(path: Path) -> bytes:
             code="digest",
         )
     return content
-
-
-def _read_bounded(path: Path) -> bytes:
-    try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):  # reading a FIFO or a terminal would wait for ever
-            raise InputError(f"{path}: expected a policy.onnx, got no regular file", code="file")
-        if status.st_size <= MAX_BYTES:
-            with path.open("rb") as file:
-                content = file.read(MAX_BYTES + 1)
-            if len(content) <= MAX_BYTES:
-                return content
-    except (OSError, ValueError) as error:  # a NUL in the name is a ValueError
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{path}: expected a policy.onnx, {reason}", code="file") from None
-    raise InputError(
-        f"{path}: expected a policy.onnx of at most {MAX_BYTES / 2**20:.0f} MiB, got"
-        f" {status.st_size / 2**20:.0f} MiB",
-        code="file",
-    )
 
 
 class _NoiseSummary(BaseModel):

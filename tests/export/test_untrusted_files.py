@@ -346,10 +346,10 @@ def test_a_fifo_a_device_and_a_vast_file_are_refused_at_once(tmp_path: Path) -> 
     vast.touch()
     os.truncate(vast, policy_file.MAX_BYTES + 1)
     for path, words in (
-        (fifo, "no regular file"),
-        (Path("/dev/zero"), "no regular file"),
-        (tmp_path, "no regular file"),
-        (vast, "at most 256 MiB"),
+        (fifo, "name a regular file"),
+        (Path("/dev/zero"), "name a regular file"),
+        (tmp_path, "Is a directory"),
+        (vast, "up to 268,435,456 bytes"),
         (tmp_path / "a\0b", "null"),
     ):
         with pytest.raises(InputError, match=words):

@@ -173,19 +173,25 @@ def own(folder: Path) -> tuple[Path, Path]:
     return path, made_policy(folder / "mycart.onnx", spec, 32, 2, 4)
 
 
-def test_a_robot_that_is_not_shipped_is_named_by_its_file(tmp_path: Path) -> None:
-    path, policy = own(tmp_path)
+def run_beside(path: Path, policy: Path, option: str) -> dict[str, Any]:
+    """A short loopback from the folder of a robot's file, which `option` names."""
     command = [sys.executable, "-m", "ros_nodes.loopback", str(policy), "--seconds", "1.5"]
     done = subprocess.run(
-        [*command, "--config", str(path), "--budget", "5", "--json"],
-        cwd=tmp_path,
+        [*command, option, str(path), "--budget", "5", "--json"],
+        cwd=path.parent,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         timeout=100,
     )
     assert done.stdout, done.stderr
-    result = json.loads(done.stdout)
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
+
+
+def test_a_robot_that_is_not_shipped_is_named_by_its_file(tmp_path: Path) -> None:
+    path, policy = own(tmp_path)
+    result = run_beside(path, policy, "--config")
     assert result["steps"] > 50
     assert result["answers"]["run"] > 0
     # measured here and now: no machine is named in a certificate
@@ -223,17 +229,7 @@ def test_a_robots_file_that_says_how_it_is_simulated_is_simulated(tmp_path: Path
 
 def test_a_policy_that_is_not_shipped_needs_only_its_robots_file(tmp_path: Path) -> None:
     path, policy = own(tmp_path)
-    command = [sys.executable, "-m", "ros_nodes.loopback", str(policy), "--seconds", "1.5"]
-    done = subprocess.run(
-        [*command, "--robot", str(path), "--budget", "5", "--json"],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=100,
-    )
-    assert done.stdout, done.stderr
-    result = json.loads(done.stdout)
+    result = run_beside(path, policy, "--robot")
     assert result["config"] == str(path)
     assert result["answers"]["run"] > 0
 
