@@ -29,7 +29,7 @@ from dime_robot import __version__, command_line
 from dime_robot.learning.config import GROUP_HELP, GROUPS, TrainConfig, differences
 from dime_robot.presets import preset_config, task_settings
 from dime_robot.run_lock import LOCK, RunLock
-from dime_robot.runtime.command import INTERRUPTED, run_command
+from dime_robot.runtime.command import INTERRUPTED, interruption_as_itself, run_command
 from dime_robot.runtime.config_files import read_config
 from dime_robot.runtime.env_name import env_options, require_file_may_name
 from dime_robot.runtime.errors import InputError
@@ -420,8 +420,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments: Arguments | None = None
     with signals.handled():
         try:
-            arguments = parse(sys.argv[1:] if argv is None else argv)
-            return _train(arguments, signals)
+            with interruption_as_itself():
+                arguments = parse(sys.argv[1:] if argv is None else argv)
+                return _train(arguments, signals)
         except KeyboardInterrupt:
             folder = _resumable(arguments, signals)
             if folder is None:

@@ -41,7 +41,7 @@ from dime_robot.provenance import git_commit, package_versions
 from dime_robot.rollout import FloatArray, Policy, in_batches
 from dime_robot.runtime import certify as latency
 from dime_robot.runtime.certificate import LatencyCertificate, Provenance
-from dime_robot.runtime.command import run_command
+from dime_robot.runtime.command import interruption_as_itself, run_command
 from dime_robot.runtime.env_name import env_options, require_file_may_name
 from dime_robot.runtime.errors import InputError
 from dime_robot.runtime.files import write_atomically
@@ -373,7 +373,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     budget = options.budget_ms and Budget(options.budget_ms, options.percentile)
     witness = Witness(out)
     try:
-        with sigterm_as_interrupt():
+        with sigterm_as_interrupt(), interruption_as_itself():
             policy = export(
                 options.checkpoint,
                 out,

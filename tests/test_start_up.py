@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from dime_robot.runtime.command import READABLE
+from dime_robot.runtime.command import READABLE, interruption_as_itself
 
 ROOT = Path(__file__).parents[1]
 HEAVY = {"torch", "tensorboard", "gymnasium", "mujoco", "scipy", "matplotlib", "onnx", "rclpy"}
@@ -208,3 +208,13 @@ def test_a_signal_during_the_report_names_the_run(sig: int, tmp_path: Path) -> N
     assert time.monotonic() - began < 4
     assert child.returncode == 130
     assert err.startswith("interrupted") and f"--resume {tmp_path / 'run'}" in err
+
+
+def test_an_interruption_within_the_import_of_a_c_module_is_one() -> None:
+    with pytest.raises(KeyboardInterrupt), interruption_as_itself():
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt as error:
+            raise ImportError("initialization failed") from error
+    with pytest.raises(ImportError), interruption_as_itself():
+        raise ImportError("no such module")

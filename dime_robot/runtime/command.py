@@ -5,7 +5,8 @@ from __future__ import annotations
 import codecs
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from io import TextIOWrapper
 
 from dime_robot.runtime.errors import InputError
@@ -42,6 +43,23 @@ def print_in_any_encoding() -> None:
             stream.reconfigure(errors="readable")
 
 
+@contextmanager
+def interruption_as_itself() -> Iterator[None]:
+    """Raise KeyboardInterrupt where it arrives as the cause of another error.
+
+    A module in C that is interrupted while it is imported fails with an ImportError.
+    """
+    try:
+        yield
+    except Exception as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, KeyboardInterrupt):
+            cause = cause.__cause__ or cause.__context__
+        if cause is None:
+            raise
+        raise KeyboardInterrupt from error
+
+
 def run_command(main: Callable[[], int]) -> None:
     """Run `main` and exit with its code; wrong input is one sentence and exit code 2.
 
@@ -49,7 +67,8 @@ def run_command(main: Callable[[], int]) -> None:
     """
     print_in_any_encoding()
     try:
-        code = main()
+        with interruption_as_itself():
+            code = main()
         sys.stdout.flush()
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
