@@ -211,10 +211,11 @@ def test_a_signal_during_the_report_names_the_run(sig: int, tmp_path: Path) -> N
 
 
 def test_an_interruption_within_the_import_of_a_c_module_is_one() -> None:
-    with pytest.raises(KeyboardInterrupt), interruption_as_itself():
-        try:
-            raise KeyboardInterrupt
-        except KeyboardInterrupt as error:
-            raise ImportError("initialization failed") from error
-    with pytest.raises(ImportError), interruption_as_itself():
-        raise ImportError("no such module")
+    interrupted = ImportError("initialization failed")
+    interrupted.__cause__ = KeyboardInterrupt()
+    for error, expected in (
+        (interrupted, KeyboardInterrupt),
+        (ImportError("no such module"), ImportError),
+    ):
+        with pytest.raises(expected), interruption_as_itself():
+            raise error
