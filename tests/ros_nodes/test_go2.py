@@ -153,8 +153,8 @@ def test_in_real_time_it_walks_as_in_the_environment(tmp_path: Path) -> None:
         assert done.stdout, done.stderr
         result = json.loads(done.stdout)
         (episode,) = result["episodes"]
-        # a fall is the machine's where its own stalls kept a tenth of the commands from their time
-        if not episode["fallen"] or result["missed_share"] < 0.1:
+        # a machine that is busy elsewhere stalls now and then, a fault of ours is there each time
+        if not episode["fallen"] and not result["faults"]:
             break
     tracking, answers = result["tracking"], result["answers"]
     assert tracking["velocity"] == list(VELOCITY)
