@@ -339,7 +339,7 @@ def test_another_message_type_is_named(silent_graph: Graph) -> None:
         return message
 
     base.publish(TwistStamped, "cmd_vel", wish, 50.0)
-    process = graph.policy_node(policy=policy, robot=path, activate_timeout=2.0)
+    process = graph.policy_node(policy=policy, robot=path, activate_timeout=4.0)
     graph.until(lambda: process.poll() is not None, "its end")
     assert process.returncode == 3
     assert (

@@ -148,14 +148,10 @@ def test_in_real_time_it_walks_as_in_the_environment(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "ros_nodes.loopback", str(POLICY), "--seconds", "6"]
     # other tests load this machine
     command += ["--robot", str(write(tmp_path, patient)), "--budget", "5", "--json"]
-    for _ in range(3):
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
-        assert done.stdout, done.stderr
-        result = json.loads(done.stdout)
-        (episode,) = result["episodes"]
-        # a machine that is busy elsewhere stalls now and then, a fault of ours is there each time
-        if not episode["fallen"] and not result["faults"]:
-            break
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.stdout, done.stderr
+    result = json.loads(done.stdout)
+    (episode,) = result["episodes"]
     tracking, answers = result["tracking"], result["answers"]
     assert tracking["velocity"] == list(VELOCITY)
     assert not episode["fallen"]
