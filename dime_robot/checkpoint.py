@@ -1,11 +1,11 @@
 """Checkpoints: one file, checked byte by byte, replaced as a whole, and unable to run code.
 
-A file of version 2 is what `torch.save` writes, followed by 80 bytes:
+A file of version 2 is what `torch.save` writes of
 
-    payload      {"format", "version", "record": JSON of `Record`, "tensors": those of the learner}
-    trailer      "dime_robot sha256", then the SHA-256 of the payload as 64 hex digits
+    {"format", "version", "record": JSON of `Record`, "tensors": those of the learner}
 
-`torch.load` reads it too. Files of version 1 had neither digest nor record and are still read.
+with a seal behind it (`runtime/sealed_files.py`); `torch.load` reads it too. Files of version 1 had
+neither seal nor record and are still read.
 """
 
 from __future__ import annotations
@@ -31,12 +31,11 @@ from dime_robot.lineage import Lineage
 from dime_robot.runtime.errors import InputError, first_problem
 from dime_robot.runtime.files import RUN_AGAIN, write_atomically
 from dime_robot.runtime.noise import NoiseMode
+from dime_robot.runtime.sealed_files import check_seal, seal_of
 from dime_robot.runtime.spec import Frozen, PolicySpec
 from dime_robot.runtime.untrusted_files import read_bytes
 
 FORMAT, VERSION = "dime_robot checkpoint", 2
-_TRAILER = b"dime_robot sha256"
-_DIGEST_CHARACTERS = 64
 _MAX_BYTES = 16 << 30
 _MAX_PICKLE_BYTES = 32 << 20  # of the part that says how the tensors are arranged
 _warned: set[Path] = set()
@@ -147,10 +146,10 @@ def save(path: Path, record: Record, learner: LearnerState) -> None:
     with ThreadPoolExecutor(max_workers=1) as pool:  # hashing leaves this thread free to read back
         digest = pool.submit(hashlib.sha256, payload)
         _contents(path, payload, sealed=True)
-        trailer = _TRAILER + digest.result().hexdigest().encode()
+        seal = seal_of(digest.result().hexdigest())
     payload.release()
     buffer.seek(0, io.SEEK_END)
-    buffer.write(trailer)
+    buffer.write(seal)
     write_atomically(path, lambda file: file.write(buffer.getbuffer()), RUN_AGAIN)
 
 
@@ -163,10 +162,9 @@ def load(path: Path) -> Checkpoint:
         InputError: missing, truncated, changed, of another version, or no checkpoint of ours.
     """
     content = _read(path)
-    trailer_at = len(content) - len(_TRAILER) - _DIGEST_CHARACTERS
-    if trailer_at <= 0 or not content.startswith(_TRAILER, trailer_at):
-        trailer_at = len(content)
-    return _parse(path, memoryview(content)[:trailer_at], content[trailer_at:])
+    found = check_seal(path, io.BytesIO(content))
+    record, learner = _contents(path, memoryview(content)[: found.payload], sealed=found.sealed)
+    return Checkpoint(path, record, learner, found.digest)
 
 
 def _read(path: Path) -> bytes:
@@ -175,20 +173,6 @@ def _read(path: Path) -> bytes:
     if not path.exists():
         raise InputError(f"{path}: expected a checkpoint (ckpt.pt), got no such file")
     return read_bytes(path, "a checkpoint", _MAX_BYTES)
-
-
-def _parse(path: Path, payload: memoryview, trailer: bytes) -> Checkpoint:
-    hashed = hashlib.sha256(payload)
-    digest = hashed.hexdigest()
-    if trailer and trailer != _TRAILER + digest.encode():
-        raise InputError(
-            f"{path}: its bytes were changed since it was written (digest {digest[:12]}, expected"
-            f" {trailer[len(_TRAILER) :][:12].decode('ascii', 'replace')}); copy it again or use"
-            " another"
-        )
-    record, learner = _contents(path, payload, sealed=bool(trailer))
-    hashed.update(trailer)
-    return Checkpoint(path, record, learner, hashed.hexdigest())
 
 
 def _contents(path: Path, payload: memoryview, *, sealed: bool) -> tuple[Record, LearnerState]:

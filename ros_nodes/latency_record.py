@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError
 from dime_robot.runtime.errors import InputError, first_problem
 from dime_robot.runtime.files import write_atomically
 from dime_robot.runtime.latency import TIMES, LatencyDistribution, LatencySample
-from dime_robot.runtime.npz_files import MAX_META, parse_text, read_npz
+from dime_robot.runtime.npz_files import MAX_META, parse_text, read_npz, write_npz
 from dime_robot.runtime.spec import Frozen
 
 PERCENTILES = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p99.9": 99.9, "max": 100.0}
@@ -165,7 +165,7 @@ def write_record(record: LatencyRecord, path: Path) -> Path:
         InputError: it cannot be written.
     """
     meta = np.array(record.facts.model_dump_json())
-    write_atomically(path, lambda file: np.savez(file, samples=record.samples, meta=meta))
+    write_npz(path, {"samples": record.samples, "meta": meta})
     return path
 
 

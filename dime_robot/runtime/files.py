@@ -30,7 +30,7 @@ def write_atomically(
 
     Args:
         path: of the file.
-        content: what it shall hold, or a function that writes it to an open file.
+        content: what it shall hold, or a function that writes it to a file open for both.
         advice: what to do where it fails.
 
     Raises:
@@ -38,7 +38,7 @@ def write_atomically(
     """
     draft = path.with_name(path.name + ".tmp")
     try:
-        with draft.open("wb") as file:
+        with draft.open("w+b") as file:
             if isinstance(content, bytes):
                 file.write(content)
             else:

@@ -15,9 +15,8 @@ import numpy as np
 from pydantic import Field, ValidationError
 
 from dime_robot.runtime.errors import InputError, first_problem
-from dime_robot.runtime.files import write_atomically
 from dime_robot.runtime.names import Name
-from dime_robot.runtime.npz_files import MAX_META, parse_text, read_npz
+from dime_robot.runtime.npz_files import MAX_META, parse_text, read_npz, write_npz
 from dime_robot.runtime.policy import Policy
 from dime_robot.runtime.reasons import Reason, Rung
 from dime_robot.runtime.robot import RobotConfig
@@ -190,9 +189,9 @@ def _write(
     text, path = np.array(json.dumps(meta)), dump.path
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(
+        write_npz(
             path,
-            lambda file: np.savez(file, records=records, meta=text),
+            {"records": records, "meta": text},
             "make room or name another folder with -p recordings:=FOLDER",
         )
         # a clock that went back makes the newest look oldest: never that one

@@ -1,12 +1,12 @@
-"""Read a `.npz` file from elsewhere within bounds: its sizes are known before it is unpacked.
+"""`.npz` files: written with a seal, and read within bounds, known before anything is unpacked.
 
-numpy.load believes the file: a few megabytes unpack to gigabytes, and a header of 80 bytes asks
-for any amount of memory.
+numpy.load, which reads them too, believes the file: a few megabytes unpack to gigabytes, and a
+header of 80 bytes asks for any amount of memory. Since version 2 a file holds its `version` and a
+seal (`sealed_files.py`); one with neither is from an earlier release.
 """
 
 from __future__ import annotations
 
-import io
 import math
 import zipfile
 import zlib
@@ -17,8 +17,11 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from dime_robot.runtime.errors import InputError
+from dime_robot.runtime.files import write_atomically
+from dime_robot.runtime.sealed_files import append_seal, check_seal
 from dime_robot.runtime.untrusted_files import open_regular, parse_json
 
+VERSION = 2
 MAX_META = 4 * 2**20  # bytes of an array that holds text
 MAX_ARCHIVE_EXTRA = 64 * 1024  # bytes a file may have on top of its arrays
 MAX_HEADER = 64 * 1024  # bytes in front of an array's numbers
@@ -26,8 +29,29 @@ _END, _END_SIZE = b"PK\x05\x06", 22  # end of a zip file without a comment
 _LOCATOR, _LOCATOR_SIZE = b"PK\x06\x07", 20  # of another end, for files of more than 4 GB
 
 
+def write_npz(
+    path: Path, arrays: Mapping[str, Any], advice: str = "make room and run it again"
+) -> None:
+    """Write arrays as a sealed file that `read_npz` and numpy.load read.
+
+    Args:
+        path: of the file, replaced as a whole or not at all.
+        arrays: by name.
+        advice: what to do where it fails.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+
+    def content(file: BinaryIO) -> None:
+        np.savez(file, version=np.array(VERSION), **arrays)
+        append_seal(file)
+
+    write_atomically(path, content, advice)
+
+
 def read_npz(path: Path, max_bytes: Mapping[str, int], expected: str) -> dict[str, Any]:
-    """Arrays of a file that `numpy.savez` wrote, none of them of Python objects.
+    """Arrays of a file that `write_npz` wrote, or numpy.savez for an earlier release.
 
     Args:
         path: a regular file.
@@ -38,12 +62,15 @@ def read_npz(path: Path, max_bytes: Mapping[str, int], expected: str) -> dict[st
         The arrays by name; they can be written to.
 
     Raises:
-        InputError: another file, other arrays, or larger ones.
+        InputError: another file, other arrays, larger ones, or a file that was changed.
     """
     limit = sum(max_bytes.values()) + MAX_ARCHIVE_EXTRA
     with open_regular(path, expected, limit) as raw:
         try:
-            _require_small_directory(raw, len(max_bytes))
+            found = check_seal(path, raw)
+            if found.sealed:
+                max_bytes = {**max_bytes, "version": np.array(VERSION).nbytes}
+            _require_small_directory(raw, found.payload, len(max_bytes))
             with zipfile.ZipFile(raw) as archive:
                 entries = {entry.filename: entry for entry in archive.infolist()}
                 names = {f"{name}.npy" for name in max_bytes}
@@ -51,10 +78,15 @@ def read_npz(path: Path, max_bytes: Mapping[str, int], expected: str) -> dict[st
                     raise ValueError(
                         f"it holds {sorted(entries)!r:.100} instead of {sorted(names)}"
                     )
-                return {
+                arrays = {
                     name: _read_array(archive, entries[f"{name}.npy"], name, most)
                     for name, most in max_bytes.items()
                 }
+            if (version := arrays.pop("version", None)) is not None and version != VERSION:
+                raise ValueError(
+                    f"it is of version {version!s:.40}, this release reads up to {VERSION}"
+                )
+            return arrays
         except (
             OSError,
             ValueError,
@@ -67,11 +99,10 @@ def read_npz(path: Path, max_bytes: Mapping[str, int], expected: str) -> dict[st
             raise InputError(f"{path}: expected {expected}, {reason:.300}") from None
 
 
-def _require_small_directory(raw: BinaryIO, entries: int) -> None:
+def _require_small_directory(raw: BinaryIO, size: int, entries: int) -> None:
     """Refuse another zip than numpy's before zipfile builds an object for each of its entries."""
-    size = raw.seek(0, io.SEEK_END)
     raw.seek(max(0, size - _LOCATOR_SIZE - _END_SIZE))
-    tail = raw.read()
+    tail = raw.read(size - raw.tell())
     end = tail[-_END_SIZE:]
     if len(end) < _END_SIZE or not end.startswith(_END) or _LOCATOR in tail[:-_END_SIZE]:
         raise ValueError("it is cut short or something else")

@@ -18,7 +18,10 @@ import pytest
 from dime_robot.runtime import replay
 from dime_robot.runtime.errors import InputError
 from dime_robot.runtime.flight_recorder import FlightRecorder, read_recording
-from dime_robot.runtime.npz_files import read_npz
+from dime_robot.runtime.npz_files import read_npz, write_npz
+from dime_robot.runtime.sealed_files import append_seal
+from ros_nodes.latency_record import read_record, write_record
+from tests.ros_nodes.records import record_of, some_samples
 from tests.runtime.machines import ToldPolicy, make_robot, make_spec
 
 ROOT = Path(__file__).parents[2]
@@ -191,6 +194,59 @@ def test_other_arrays_and_other_packing_are_refused(tmp_path: Path) -> None:
     packed(path, zipfile.ZIP_LZMA, a=plain(np.zeros(3)))
     with pytest.raises(InputError, match="packed in another way"):
         read_npz(path, {"a": 24}, "a thing")
+
+
+# ---- the seal
+
+
+def test_a_written_file_is_read_by_numpy_too(tmp_path: Path) -> None:
+    path = tmp_path / "x.npz"
+    write_npz(path, {"a": np.arange(3.0)})
+    assert read_npz(path, {"a": 24}, "a thing")["a"].tolist() == [0, 1, 2]
+    with np.load(path) as loaded:
+        assert loaded["a"].tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("kind", ["recording", "latency record"])
+def test_no_changed_byte_is_accepted(kind: str, tmp_path: Path) -> None:
+    read: Callable[[Path], Any]
+    if kind == "recording":
+        recorder = FlightRecorder(ToldPolicy(make_spec()), make_robot(), 0.1)  # type: ignore[arg-type]
+        recorder._count = 2
+        path, read = recorder.dump(tmp_path, "test").path, read_recording
+        recorder.wait(10.0)
+    else:
+        path, read = write_record(record_of(some_samples(5)), tmp_path / "latency.npz"), read_record
+    whole = path.read_bytes()
+    read(path)
+    rng = np.random.default_rng(0)
+    for place in range(len(whole)):
+        changed = bytearray(whole)
+        changed[place] ^= 1 << int(rng.integers(8))
+        path.write_bytes(changed)
+        with pytest.raises(InputError):
+            read(path)
+    for size in rng.integers(len(whole), size=50).tolist():
+        path.write_bytes(whole[:size])
+        with pytest.raises(InputError):
+            read(path)
+
+
+def test_a_forged_version_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.npz"
+    for version, words in ((1, "version 1"), (3, "version 3, this release reads up to 2")):
+        packed(path, a=plain(np.zeros(3)), version=plain(np.array(version)))
+        with pytest.raises(InputError, match="it holds other than 1 arrays"):
+            read_npz(path, {"a": 24}, "a thing")  # of a version, and without a seal
+        with path.open("r+b") as file:
+            append_seal(file)
+        with pytest.raises(InputError, match=words):
+            read_npz(path, {"a": 24}, "a thing")
+    packed(path, a=plain(np.zeros(3)))
+    with path.open("r+b") as file:
+        append_seal(file)
+    with pytest.raises(InputError, match="it holds other than 2 arrays"):
+        read_npz(path, {"a": 24}, "a thing")  # sealed, and of none
 
 
 # ---- values of a recording
