@@ -8,6 +8,7 @@ themselves.
 from __future__ import annotations
 
 import csv
+import io
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,9 +17,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from dime_robot.eval_csv import EvalRow, read_eval_csv
+from dime_robot.eval_csv import MAX_BYTES, EvalRow, read_eval_csv
 from dime_robot.runtime.errors import InputError
-from dime_robot.runtime.untrusted_files import require_regular_file
+from dime_robot.runtime.untrusted_files import read_text
 from dime_robot.statistics import bootstrap, iqm
 
 RESAMPLES = 2000  # of the bootstrap
@@ -121,15 +122,14 @@ def read_reference(path: Path) -> FloatArray:
     Raises:
         InputError: other columns, no row, or a value that is no finite number.
     """
-    require_regular_file(path)
     if not path.exists():
         return np.empty((0, len(REFERENCE_COLUMNS)))
     expected = f"{path}: expected the columns {','.join(REFERENCE_COLUMNS)} and finite numbers"
+    text = read_text(path, "a table of others' results", MAX_BYTES).removeprefix("\ufeff")
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            head, *lines = list(csv.reader(file)) or [[]]
+        head, *lines = list(csv.reader(io.StringIO(text, newline=""))) or [[]]
         rows = np.array([[float(value) for value in line] for line in lines])
-    except ValueError as error:  # no number, or lines of different lengths
+    except (ValueError, csv.Error) as error:  # no number, or lines of different lengths
         raise InputError(f"{expected}, {error}") from None
     if tuple(head) != REFERENCE_COLUMNS or rows.shape[1:] != (len(head),):
         raise InputError(f"{expected}, got {','.join(head)} and {len(lines)} rows")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from dime_robot.runtime.errors import InputError
 from dime_robot.runtime.files import RUN_AGAIN, write_atomically
-from dime_robot.runtime.untrusted_files import require_regular_file
+from dime_robot.runtime.untrusted_files import read_text
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class EvalRow:
     wall_seconds: float
 
 
+MAX_BYTES = 64 * 2**20  # of a table of evaluations: a million rows
 COLUMNS = tuple(EvalRow.__dataclass_fields__)
 
 
@@ -35,19 +36,16 @@ def read_eval_csv(path: Path) -> list[EvalRow]:
     Raises:
         InputError: no such file, other columns, or a row that cannot be right.
     """
-    require_regular_file(path)
+    text = read_text(path, "the evaluations of a run (eval.csv)", MAX_BYTES).removeprefix("\ufeff")
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, strict=True)
-            if tuple(reader.fieldnames or ()) != COLUMNS:
-                raise InputError(
-                    f"{path}: expected the columns {','.join(COLUMNS)}, got"
-                    f" {','.join(reader.fieldnames or ())[:200]}"
-                )
-            return [_row(path, row) for row in reader]
-    except FileNotFoundError:
-        raise InputError(f"{path}: expected the evaluations of a run, got no such file") from None
-    except (TypeError, ValueError, csv.Error) as error:  # text that is no UTF-8 as well
+        reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+        if tuple(reader.fieldnames or ()) != COLUMNS:
+            raise InputError(
+                f"{path}: expected the columns {','.join(COLUMNS)}, got"
+                f" {','.join(reader.fieldnames or ())[:200]}"
+            )
+        return [_row(path, row) for row in reader]
+    except (TypeError, ValueError, csv.Error) as error:
         raise InputError(f"{path}: expected rows of six numbers, got: {str(error)[:200]}") from None
 
 

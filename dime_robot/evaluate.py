@@ -29,7 +29,6 @@ from dime_robot.runtime.command import run_command
 from dime_robot.runtime.env_name import require_file_may_name
 from dime_robot.runtime.errors import InputError
 from dime_robot.runtime.noise import NOISE_LEGEND, NOISE_MODES, NoiseMode
-from dime_robot.runtime.untrusted_files import require_regular_file
 
 if TYPE_CHECKING:  # what takes seconds to load is imported by the functions that need it
     from dime_robot.rollout import Policy, Watch
@@ -62,7 +61,6 @@ def policy_file(path: Path) -> Path:
             if (path / name).exists():
                 return path / name
         raise InputError(f"{path}: expected a run folder with best.pt or ckpt.pt, got neither")
-    require_regular_file(path)
     if path.suffix.lower() in OTHER_FILES:
         raise InputError(
             f"{path}: expected a policy (ckpt.pt, best.pt or policy.onnx), got a {path.suffix} file"

@@ -75,18 +75,6 @@ def _require_regular(path: Path, expected: str, max_bytes: int, found: os.stat_r
         )
 
 
-def require_regular_file(path: Path) -> None:
-    """Refuse a pipe, a socket or a device, which could be waited for without end.
-
-    What does not exist, and a folder, are left to whoever opens the path.
-
-    Raises:
-        InputError: it is none of these.
-    """
-    if path.exists() and not path.is_file() and not path.is_dir():
-        raise InputError(f"{path}: expected a regular file, got a pipe, a socket or a device")
-
-
 def read_bytes(path: Path, expected: str, max_bytes: int) -> bytes:
     """The content of a file.
 

@@ -306,7 +306,7 @@ def test_a_file_that_is_no_recording_is_one_sentence(flown: Path, tmp_path: Path
     path = broken(flown, tmp_path / "flight.npz", how)
     for read in (lambda: read_recording(path), lambda: replay.main([str(path), str(CARTPOLE)])):
         with pytest.raises(
-            InputError, match="expected a recording|its bytes were changed"
+            InputError, match=r"expected a recording|its bytes were changed"
         ) as caught:
             read()
         assert "\n" not in str(caught.value)
