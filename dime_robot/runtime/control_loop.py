@@ -498,7 +498,7 @@ class ControlLoop:
             self._late = 0.0
         state = None if self._defect else self.state
         age = self.watchdog.age_by_receipt(now)
-        decision = self.controller.step(now, state, problems, age)
+        decision = self.controller.step(now, state, problems, age, self._simulated)
         if decision.sent and self._publishes:
             self._check.commanded(decision.command.value)
         self._stepped_at, self.began, self._pending = now, now, None

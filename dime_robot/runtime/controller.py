@@ -57,6 +57,7 @@ class Controller:
         state: RobotState | None,
         problems: Sequence[Reason] = (),
         age: float = 0.0,
+        simulated: bool = False,
     ) -> Decision:
         """The command for this period.
 
@@ -65,6 +66,7 @@ class Controller:
             state: the newest reading, or None where there is none to act on.
             problems: what the caller knows to be wrong (staleness, conflicts).
             age: of the reading since it came [s].
+            simulated: is `now` a simulation's time? That stands still while we compute.
         """
         began = self._clock()
         self.inference = 0.0
@@ -83,7 +85,8 @@ class Controller:
             wanted = self._infer(observation)
             if self._late_in_a_row >= self.robot.safety.consecutive_misses:
                 found.append(Reason.OVERRUN)
-        spent = self._clock() - began  # the machine may have stopped us anywhere in between
+        # the machine may have stopped us anywhere in between
+        spent = 0.0 if simulated else self._clock() - began
         if wanted is not None and age + spent > self.robot.state.max_age:
             found += [Reason.OVERRUN, Reason.OBSERVATION_STALE]  # an answer to a state long gone
             wanted = None

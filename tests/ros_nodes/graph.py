@@ -33,6 +33,7 @@ from dime_robot.runtime.config_files import config_folder
 
 ROOT = Path(__file__).parents[2]
 POLICY = ROOT / "results/sim-cartpole.onnx"
+MISBEHAVING = str(Path(__file__).with_name("misbehaving_node.py"))
 COMMANDS = "effort_controller/commands"
 PATIENCE = 20.0  # [s] for anything that must happen at all
 DOMAINS = range(2, 60)  # the loopback, also started by tests, picks one from 60 on

@@ -1,25 +1,29 @@
-"""policy_node with a policy that is slow or raises where the pole spins fast.
+"""policy_node with a policy that is slow or raises where the pole spins fast, or hiccups.
 
 No policy file can do either: the graph check refuses loops and table look-ups.
 
     python misbehaving_node.py slow SECONDS --ros-args ...
     python misbehaving_node.py crash --ros-args ...
+    python misbehaving_node.py hiccup SECONDS --ros-args ...      at every fifth step
 """
 
 from __future__ import annotations
 
+import itertools
 import sys
 import time
 
 import numpy as np
 
-from dime_robot.runtime.policy import OnnxPolicy
+from dime_robot.runtime.controller import Controller
+from dime_robot.runtime.policy import Float32Array, OnnxPolicy
+from dime_robot.runtime.state import JointCommand
 from ros_nodes import policy_node
 
 FAST = 20.0  # [rad/s] of the pole, faster than ever in training
 POLE_VELOCITY = 4  # its place in the observation
 
-_act = OnnxPolicy.act
+_act, _infer = OnnxPolicy.act, Controller._infer
 
 
 def _slow(seconds: float) -> None:
@@ -40,9 +44,23 @@ def _crash() -> None:
     OnnxPolicy.act = act  # type: ignore[method-assign]
 
 
+def _hiccup(seconds: float) -> None:
+    calls = itertools.count()
+
+    def infer(self: Controller, observation: Float32Array) -> JointCommand:
+        if next(calls) % 5 == 0:
+            time.sleep(seconds)
+        return _infer(self, observation)
+
+    Controller._infer = infer  # type: ignore[method-assign]
+
+
 if __name__ == "__main__":
-    if sys.argv.pop(1) == "slow":
-        _slow(float(sys.argv.pop(1)))
-    else:
-        _crash()
+    match sys.argv.pop(1):
+        case "slow":
+            _slow(float(sys.argv.pop(1)))
+        case "hiccup":
+            _hiccup(float(sys.argv.pop(1)))
+        case _:
+            _crash()
     sys.exit(policy_node.main())

@@ -22,11 +22,10 @@ from dime_robot.runtime.config_files import config_folder
 from dime_robot.runtime.flight_recorder import read_recording
 from dime_robot.runtime.reasons import Reason
 from ros_nodes.conversions import stamp_of
-from tests.ros_nodes.graph import COMMANDS, Graph
+from tests.ros_nodes.graph import COMMANDS, MISBEHAVING, Graph
 from tests.ros_nodes.policies import nan_policy
 
 pytestmark = pytest.mark.slow
-MISBEHAVING = str(Path(__file__).with_name("misbehaving_node.py"))
 PERIOD, MAX_AGE, HOLD = 0.02, 0.1, 0.08  # [s] more patient than the shipped robot: see `begin`
 ALLOWED = 5 * (MAX_AGE + 2 * PERIOD)  # [s] from injection to the stated command
 DAMPING, EFFORT = 5.0, 8.0  # [N s/m], [N]

@@ -28,7 +28,7 @@ from dime_robot.sim.env import RobotEnv
 from ros_nodes import diagnostics, loopback
 from ros_nodes.loopback_session import Session
 from ros_nodes.loopback_tracking import velocity_to_ask
-from tests.ros_nodes.graph import POLICY, ROOT, Graph
+from tests.ros_nodes.graph import MISBEHAVING, POLICY, ROOT, Graph
 
 pytestmark = pytest.mark.slow
 STEPS = 200
@@ -49,7 +49,9 @@ def environment_commands(seed: int) -> list[float]:
 @pytest.mark.parametrize("seed", [0, 5])
 def test_in_lockstep_the_commands_are_the_environments_bit_for_bit(seed: int, graph: Graph) -> None:
     graph.start("sim_node", mode="lockstep", seed=seed)
-    graph.policy_node(seed=seed, use_sim_time=True, autostart="configure")
+    # simulated time stands still while a busy machine lets us wait
+    program = (MISBEHAVING, "hiccup", "0.15") if seed else ()
+    graph.policy_node(seed=seed, use_sim_time=True, autostart="configure", program=program)
     graph.until(lambda: "next: ros2 lifecycle" in graph.log(), "the node, configured")
     graph.until(lambda: graph.transition("activate"), "activation")
     graph.until(lambda: len(graph.commands) >= STEPS, "commands")

@@ -25,6 +25,8 @@ SPEED = {"position": np.array([8.0, 40.0, 2.0]), "twist": np.full(2, 4.0)}
 SAFE = np.array([1.0, 0.0, 0.25])
 DAMPING, EFFORT = np.array([2.0, 0.5, 20.0]), np.array([8.0, 4.0, 40.0])
 HOLDS = 3.5 * T + T  # `safety.hold`, and the step in which it ends
+ANSWERS = 3.5 * T + 8 * T + 5.5 * T + T  # `hold`, `damp` and `recover`, and the step that ends it
+BLIND = 0.25  # [s] `rest_timeout` of a robot that holds a load
 EXAMPLES, EVENTS = 34, 22
 counted = dict.fromkeys(KINDS, 0)
 
@@ -47,7 +49,7 @@ events = st.one_of(
     st.tuples(st.just("rival"), st.integers(0, 3)),
     st.tuples(st.just("unlistened"), several),
     st.tuples(st.just("conflict"), several),
-    st.tuples(st.just("policy"), st.sampled_from(["wild", "nan", "calm", "slow", "stuck"])),
+    st.tuples(st.just("policy"), st.sampled_from(["wild", "far", "nan", "calm", "slow", "stuck"])),
     st.tuples(st.sampled_from(["estop", "reset", "leave", "activate"])),
 )
 
@@ -58,17 +60,18 @@ class Story:
     def __init__(self, kind: str, by_reading: bool, limp: bool, seed: int) -> None:
         robot: dict[str, Any] = {"safety__recover": 5.5 * T}
         if kind == "effort" and not limp:
-            robot |= {**HOLDING, "safety__rest_timeout": 0.25}
-        if kind == "position":  # stiff enough that the reach bound acts
-            spec: dict[str, Any] = {"joints__0__stiffness": 400.0, "joints__2__stiffness": 2000.0}
-        else:
-            spec = {}
-        self.kind, self.limp = kind, limp
+            robot |= {**HOLDING, "safety__rest_timeout": BLIND}
+        spec: dict[str, Any] = {}
+        if kind == "position" and limp:  # so stiff that the reach bound acts long before the stops
+            spec = {"joints__0__stiffness": 400.0, "joints__2__stiffness": 2000.0}
+        self.kind, self.limp = kind, limp  # of a position robot: is it stiff?
         self.random = np.random.default_rng(seed)
-        self.mood = "wild"
+        self.mood, self.side = "wild", np.array([1.0, -1.0, -1.0])
         self.bench = LoopBench(kind, self.answer, by_reading, spec, **robot)
         self.before: tuple[float, np.ndarray] | None = None  # the last command that was sent
         self.held_since: float | None = None
+        self.answered_since: float | None = None
+        self.blind_since: float | None = None
         self.latched = False
         self.rung = Rung.RUN
         self.activations = 0
@@ -85,6 +88,8 @@ class Story:
                 self.bench.now += 0.2
             case "calm":
                 return np.zeros(n)
+            case "far":  # against the stops
+                return 1.5 * self.side[:n]
         return self.random.uniform(-1.5, 1.5, n)
 
     def do(self, event: tuple[Any, ...]) -> None:
@@ -92,7 +97,7 @@ class Story:
         steps = event[1] if len(event) > 1 and isinstance(event[1], int) else 1
         match name:
             case "policy":
-                self.mood = event[1]
+                self.mood, self.side = event[1], -self.side
             case "clock":
                 bench.offset += event[1]
             case "stall":
@@ -110,9 +115,12 @@ class Story:
             case "activate":
                 self.activate()
             case "rival":
-                self.check(bench.look(rivals=("/x",), rival_messages=event[1]))
-                self.wait()
-                self.check(bench.look(rival_messages=event[1]))
+                for _ in range(2):
+                    decision = bench.look(rivals=("/x",), rival_messages=event[1])
+                    self.check(decision)
+                    gave_way = event[1] and bench.loop.mode == Mode.INACTIVE
+                    assert not (gave_way and decision and decision.sent), "two command the robot"
+                    self.wait()
                 bench.look(rivals=())
             case "unlistened":
                 self.check(bench.look(listeners=()))
@@ -133,7 +141,8 @@ class Story:
             self.read()
         if self.bench.loop.mode == Mode.INACTIVE and not self.bench.loop.activation_problem():
             self.bench.loop.activate()
-            self.before, self.latched, self.held_since = None, False, None
+            self.before, self.latched = None, False
+            self.held_since = self.answered_since = self.blind_since = None
             self.activations += 1
 
     def wait(self, periods: float = 1.0) -> None:
@@ -219,6 +228,8 @@ class Story:
         if rung >= Rung.DAMP:
             self.check_is_rest(decision)
         self.check_hold(rung, now)
+        self.check_end(rung, now)
+        self.check_blind(value, now)
         self.before = (now, value)
 
     def trusted(self) -> np.ndarray:
@@ -264,9 +275,13 @@ class Story:
             nearer = after <= before + 1e-9
             if self.kind == "position":  # or as near as the joint's reach lets it be
                 measured = self.trusted()
-                reach = np.array([8 / 400, 2.0, 40 / 2000])
+                reach = np.array(
+                    [8 / 400, 2.0, 40 / 2000] if self.limp else [8 / 16, 2.0, 40 / 100]
+                )
                 nearer |= np.abs(value - measured) <= reach + np.abs(value - self.before[1])
                 nearer |= np.abs(self.before[1] - measured) > reach
+                held = np.maximum(reach, np.abs(self.before[1] - measured)) + 1e-9
+                assert (np.abs(value - measured) <= held).all(), "a blocked joint is forced"
             assert nearer.all(), (self.before[1], value)
 
     def check_hold(self, rung: Rung, now: float) -> None:
@@ -277,6 +292,23 @@ class Story:
         else:
             # of one fault; the policy may take its time in between
             assert now - self.held_since <= HOLDS + 2 * T, "a command is held too long"
+
+    def check_end(self, rung: Rung, now: float) -> None:
+        if rung not in (Rung.HOLD, Rung.DAMP):
+            self.answered_since = None
+        elif self.answered_since is None:
+            self.answered_since = now
+        else:
+            lasted = now - self.answered_since
+            assert lasted <= ANSWERS + 2 * T, "a trouble that lasts has to end in a stop"
+
+    def check_blind(self, value: np.ndarray, now: float) -> None:
+        if self.kind != "effort" or self.limp or not np.array_equal(value, [-3.0, 0.0, 12.0]):
+            self.blind_since = None
+        elif self.blind_since is None:
+            self.blind_since = now
+        else:
+            assert now - self.blind_since <= BLIND + T, "a load is held blindly for ever"
 
 
 def tell(kind: str, by_reading: bool, limp: bool, seed: int, story: list[Any]) -> list[Any]:

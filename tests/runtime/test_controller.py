@@ -163,6 +163,21 @@ def test_a_reading_that_aged_while_the_policy_computed_is_an_overrun() -> None:
     assert bench.step(make_state(), Reason.OBSERVATION_STALE) == Rung.HOLD  # it was not us
 
 
+def test_simulated_time_stands_still_while_we_compute() -> None:
+    """Else a command of a simulation in lockstep depends on how busy the machine is."""
+    stories = []
+    for slow in (0.0, 0.9 * T, 5.0):
+        bench = Bench(lambda _: np.full(3, 1.0), "position").start(wrist=0.0)
+        story = []
+        for k in range(2):
+            bench.slow = slow if k == 0 else 0.0
+            decision = bench.controller.step(k * T, make_state(wrist=0.0), simulated=True)
+            story.append((decision.rung, decision.reasons, decision.command.value.tobytes()))
+        stories.append(story)
+        assert Reason.VELOCITY_LIMIT in story[-1][1]  # the time since the last one matters here
+    assert stories[0] == stories[1] == stories[2]
+
+
 def test_an_action_exactly_in_time_is_not_late() -> None:
     bench = Bench().start()
     bench.slow = T
