@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +18,7 @@ from dime_robot.presets import preset_config
 from tests.learning.toy import flat_spec
 
 OBS, ACT = 5, 2
+SHORT = {"diffusion_steps": 2}  # compiling takes long: every step is unrolled
 CPU = torch.device("cpu")
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 
@@ -154,6 +154,14 @@ def test_means_are_of_what_was_added_since() -> None:
 # -- compiled, and as graphs ---------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module")
+def fresh_compiler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Nothing that was compiled before this run is used."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path_factory.mktemp("compiled")))
+        yield
+
+
 @pytest.fixture
 def float64() -> Iterator[None]:
     torch.set_default_dtype(torch.float64)
@@ -194,22 +202,16 @@ def learn_beside(ours: DIME, theirs: DIME, updates: int) -> None:
 @pytest.mark.slow  # compiling takes most of a minute
 @pytest.mark.filterwarnings("default")  # the compiler has its own
 @pytest.mark.parametrize("width", [64, 256])
-def test_compiled_update_is_the_eager_one(
-    width: int, float64: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_compiled_update_is_the_eager_one(width: int, float64: None, fresh_compiler: None) -> None:
     """Across the end of the warm-up: from there on a gradient reads the running statistics."""
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
-    settings = {"critic_width": width, "renorm_warmup": 20, "update_to_data": 1}
+    settings = {"critic_width": width, "renorm_warmup": 20, "update_to_data": 1, **SHORT}
     learn_beside(in_float64(compile=True, **settings), in_float64(**settings), updates=60)
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")  # the compiler has its own
-def test_compiled_gradient_is_the_eager_one_at_the_papers_width(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
-    settings = {"critic_width": 2048, "atoms": 101, "batch_size": 256, "renorm_warmup": 0}
+def test_compiled_gradient_is_the_eager_one_at_the_papers_width(fresh_compiler: None) -> None:
+    settings = {"critic_width": 2048, "atoms": 101, "batch_size": 256, "renorm_warmup": 0, **SHORT}
     eager, compiled = make_agent(**settings), make_agent(compile=True, **settings)
     batch = make_replay().sample(256, torch.Generator().manual_seed(4))
     leave_flat_start(eager)
