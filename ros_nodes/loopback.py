@@ -38,6 +38,7 @@ from dime_robot.runtime.places import differences
 from dime_robot.runtime.policy import OnnxPolicy
 from dime_robot.runtime.robot import load_robot
 from dime_robot.sim.config import TaskConfig, load_robot_task
+from ros_nodes.commissioning import COLD_CALLS, WARM_CALLS
 from ros_nodes.latency_record import measured_rate
 from ros_nodes.loopback_session import Session, is_file
 from ros_nodes.loopback_tracking import (
@@ -50,7 +51,6 @@ from ros_nodes.loopback_tracking import (
 
 RETURN_SHARE = 0.9  # of the certified mean return
 LARGEST_MISSED_SHARE = 0.01
-WARM_CALLS, COLD_CALLS = 500, 200  # by which the policy is measured alone
 SECONDS = "stop after so long, instead of by episodes; one episode where a velocity is followed"
 
 
