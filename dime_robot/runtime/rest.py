@@ -115,7 +115,10 @@ class Rest:
         """The safe command of a way out that ends; arguments as in `step`."""
         if self._began is None:
             self._began, self._slow_since = now, None
-            self._lost_since = None if state is not None else now
+            if state is not None:
+                self._lost_since = None
+            elif self._lost_since is None:  # else a load was held blindly before, too
+                self._lost_since = now
         late = now - self._began >= self.longest
         value = self.step(now, elapsed, previous, state, newest)
         match self._limits.kind:
@@ -141,7 +144,10 @@ class Rest:
                     return value, None
                 text = f"without a velocity to damp, held by holding_effort until now; {own}"
                 return value, RestReached(False, text)
-            lost = self._lost_since is not None and now - self._lost_since >= LOST_FOR
+            assert self._began is not None
+            lost = self._lost_since is not None and (
+                now - max(self._lost_since, self._began) >= LOST_FOR
+            )
             if lost or late:
                 return zero, RestReached(False, "no velocity can be trusted, effort 0")
             return zero, None

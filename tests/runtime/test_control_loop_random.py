@@ -64,7 +64,11 @@ class Story:
         spec: dict[str, Any] = {}
         if kind == "position" and limp:  # so stiff that the reach bound acts long before the stops
             spec = {"joints__0__stiffness": 400.0, "joints__2__stiffness": 2000.0}
-        self.kind, self.limp = kind, limp  # of a position robot: is it stiff?
+        self.kind, self.by_reading, self.limp = (
+            kind,
+            by_reading,
+            limp,
+        )  # of a position robot: is it stiff?
         self.random = np.random.default_rng(seed)
         self.mood, self.side = "wild", np.array([1.0, -1.0, -1.0])
         self.bench = LoopBench(kind, self.answer, by_reading, spec, **robot)
@@ -111,7 +115,10 @@ class Story:
             case "leave":
                 bench.loop.leave()
             case "reset":
-                self.latched &= bool(bench.loop.reset()) or bench.loop.mode != Mode.ACTIVE
+                refused = bool(bench.loop.reset())
+                self.latched &= refused or bench.loop.mode != Mode.ACTIVE
+                if not refused:
+                    self.blind_since = None
             case "activate":
                 self.activate()
             case "rival":
@@ -221,7 +228,7 @@ class Story:
             assert (change <= SPEED[self.kind] * elapsed + 1e-9).all(), (change, elapsed)
         if self.latched:
             assert rung == Rung.STOP, "only an operator leaves a stop"
-        if max(rung, self.rung) < Rung.HOLD and self.before is not None:
+        if max(rung, self.rung) < Rung.HOLD and self.before is not None and self.by_reading:
             assert now - self.before[0] >= T / 2 - 1e-9, "a burst is answered too soon"
         self.rung = rung
         self.latched |= rung == Rung.STOP and bench.loop.mode == Mode.ACTIVE
@@ -280,7 +287,10 @@ class Story:
                 )
                 nearer |= np.abs(value - measured) <= reach + np.abs(value - self.before[1])
                 nearer |= np.abs(self.before[1] - measured) > reach
-                held = np.maximum(reach, np.abs(self.before[1] - measured)) + 1e-9
+                ended = self.bench.controller.safety._newest is None  # by this very command
+                held = (
+                    np.inf if ended else np.maximum(reach, np.abs(self.before[1] - measured)) + 1e-9
+                )
                 assert (np.abs(value - measured) <= held).all(), "a blocked joint is forced"
             assert nearer.all(), (self.before[1], value)
 
