@@ -22,7 +22,6 @@ from dime_robot.runtime.command import run_command
 from dime_robot.runtime.errors import InputError
 from dime_robot.runtime.places import differences
 from dime_robot.sim.config import load_robot_task
-from dime_robot.sim.examination import examine
 
 OWNERS = {
     "policy": "policy: a change needs a new policy",
@@ -45,6 +44,8 @@ def check(name: str) -> int:
     Raises:
         InputError: there is one problem.
     """
+    from dime_robot.sim.examination import examine  # MuJoCo takes a second to come
+
     found = examine(name)
     if len(found.problems) == 1:
         raise InputError(found.problems[0])

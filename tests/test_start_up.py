@@ -48,10 +48,7 @@ def test_help_loads_nothing_heavy(command: str) -> None:
     )
     found = loaded(code)
     assert "argparse" in found
-    # a check of a simulated robot builds one: its help need not be without MuJoCo
-    assert not found & (
-        HEAVY - ({"mujoco", "gymnasium", "scipy"} if command == "config" else set())
-    )
+    assert not found & HEAVY
 
 
 @pytest.mark.parametrize(
