@@ -5,7 +5,8 @@
 
 Shipped policies on their nominal robots, whose sensors are exact, noisy, or encoders of 4,096
 counts a turn. Every answer of hold or above is a false alarm, unless this machine itself stood
-still: real time counts those apart, by the node's own word or by a stall that this process saw.
+still: real time counts those apart, by the node's own word or by a stall that this process saw. A
+latched stop is re-armed, so that the rest of the time is watched too.
 """
 
 from __future__ import annotations
@@ -200,6 +201,8 @@ def real_time(scenario: Scenario, sensors: str, seconds: float, busy: int) -> Ou
     from diagnostic_msgs.msg import DiagnosticArray
     from geometry_msgs.msg import Twist
     from rclpy.node import Node
+    from std_msgs.msg import String
+    from std_srvs.srv import Trigger
 
     from ros_nodes.diagnostics import is_fault
     from ros_nodes.loopback import private_domain
@@ -236,7 +239,10 @@ def real_time(scenario: Scenario, sensors: str, seconds: float, busy: int) -> Ou
         executor.add_node(node)
         faults: list[tuple[float, str]] = []
         totals: Counter[str] = Counter()
-        missed = [0]
+        missed, stopped = [0], [False]
+
+        def end(message: String) -> None:
+            outcome.falls += bool(json.loads(message.data).get("fallen"))
 
         def hear(message: DiagnosticArray) -> None:
             for entry in message.status:
@@ -250,9 +256,12 @@ def real_time(scenario: Scenario, sensors: str, seconds: float, busy: int) -> Ou
                 text = f"{entry.message}: {values.get('why', '')}"
                 if entry.name.endswith("control") and is_fault(entry):
                     faults.append((time.monotonic(), text))
+                    stopped[0] = entry.message.startswith("stop")
 
         node.create_subscription(DiagnosticArray, "/diagnostics", hear, 100)
+        node.create_subscription(String, "sim_node/episode", end, 10)
         operator = node.create_publisher(Twist, "cmd_vel", 10)
+        re_arm = node.create_client(Trigger, "policy_node/reset_estop")
         try:
             until, woken, asked = time.monotonic() + seconds + 8, time.monotonic(), 0.0
             while time.monotonic() < until and all(p.poll() is None for p in processes):
@@ -261,6 +270,10 @@ def real_time(scenario: Scenario, sensors: str, seconds: float, busy: int) -> Ou
                 if now - woken > STALL:
                     stalls.append(now)
                 woken = now
+                if stopped[0] and now - faults[-1][0] > 0.5:  # it has come to rest
+                    stopped[0] = False
+                    outcome.remarks["re-armed"] += 1
+                    re_arm.call_async(Trigger.Request())
                 if scenario.velocity is not None and now - asked > 0.1:
                     asked, wish = now, Twist()
                     wish.linear.x, wish.linear.y, wish.angular.z = scenario.velocity
