@@ -42,7 +42,7 @@ class ReadingCheck:
             ]
         )
         self._turns = bool(self._turning.any())
-        self._least = 0.5 / robot.state.rate  # [s]: stamps of a burst tell no speed
+        self._least = 1.0 / robot.state.rate  # [s]: stamps of a burst tell no speed
         self._many = robot.safety.consecutive_jumps
         self._gyro = SPEED_TOLERANCE * (robot.imu.max_rate if robot.imu else np.inf)
         self._frozen_after = robot.state.frozen_after

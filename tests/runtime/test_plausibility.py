@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dime_robot.runtime.plausibility import JUMP_SLACK, ReadingCheck
+from dime_robot.runtime.plausibility import JUMP_SLACK, TURN_SLACK, ReadingCheck
+from dime_robot.runtime.safety import SPEED_TOLERANCE
 from tests.runtime.machines import UPRIGHT, T, make_robot, make_spec
 
 POSE = np.array([0.5, 0.0, 0.25])  # wrist, wheel, rail
@@ -108,6 +109,17 @@ def test_the_imu_cannot_turn_faster_than_its_gyro_shows() -> None:
     assert not ours.turn(np.array([np.cos(0.1), np.sin(0.1), 0, 0]), 2 * T)
     why = ours.turn(np.array([np.cos(0.6), np.sin(0.6), 0, 0]), 3 * T)
     assert why.startswith("the imu turned by 1")
+
+
+def test_what_is_no_jump_in_a_period_is_none_in_a_burst() -> None:
+    """Two readings that come late together carry the noise of two periods."""
+    turned = SPEED_TOLERANCE * 10.0 * T + 0.9 * TURN_SLACK  # [rad]
+    ours = check(imu__max_rate=10.0)
+    for stamp in (0.0, 1e-4):
+        assert not ours.turn(np.array([np.cos(turned / 2), np.sin(turned / 2), 0, 0]), stamp)
+        turned = 0.0
+    ours.jump(POSE, MOVING, 0.0)
+    assert not ours.jump(POSE + np.array([8.0 * T + 0.9 * JUMP_SLACK, 0, 0]), MOVING, 1e-4)
 
 
 MOVED = 5 * (2 * np.pi / 4096 + 0.02)  # [rad]
