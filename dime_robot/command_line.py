@@ -6,8 +6,10 @@ usual; no part of a list is dropped.
 
 from __future__ import annotations
 
+import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr
 from typing import TypeVar
 
 import tyro
@@ -15,6 +17,8 @@ import tyro
 from dime_robot.runtime.errors import InputError
 
 T = TypeVar("T")
+# of the box that tyro draws where the terminal can show one: sides go, rulers stay
+FRAME = str.maketrans({"\u2500": "-"} | dict.fromkeys("\u2502\u256d\u2570\u256f"))
 WHOLE = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]{1,3})?")
 
 
@@ -72,6 +76,49 @@ def refuse_repeated(words: Sequence[str], lists: Sequence[str]) -> None:
             )
 
 
+def _sentence(text: str, prog: str) -> str:
+    """A complaint of tyro's as one sentence.
+
+    Args:
+        text: parts between rulers: a title, what is wrong, options that look alike, where help is.
+        prog: the program's name.
+    """
+    parts: list[list[str]] = [[]]
+    text = text.replace("\u256e", "\n---").translate(FRAME)
+    for line in filter(None, map(str.strip, text.splitlines())):
+        if set(line) == {"-"}:
+            parts.append([])
+        else:
+            parts[-1].append(line)
+    wrong = " ".join(parts[1] if len(parts) > 1 else parts[0]).rstrip(".")
+    alike = [
+        line.split()[0]
+        for part in parts[2:]
+        if part and part[0].startswith(("Perhaps you meant", "Arguments similar to"))
+        for line in part[1:]
+        if line.startswith("--")
+    ]
+    meant = f"; perhaps {' or '.join(alike)}" if alike else ""
+    return f"{wrong}{meant}; {prog} --help lists all options"
+
+
+@contextmanager
+def complaint_as_sentence(prog: str) -> Iterator[None]:
+    """Raise what tyro prints before it exits as an InputError of one sentence.
+
+    Args:
+        prog: the program's name.
+    """
+    complaint = io.StringIO()
+    try:
+        with redirect_stderr(complaint):
+            yield
+    except SystemExit as end:
+        if end.code in (0, None):  # --help
+            raise
+        raise InputError(_sentence(complaint.getvalue(), prog)) from None
+
+
 def parse(
     kind: type[T],
     words: Sequence[str],
@@ -89,10 +136,10 @@ def parse(
         lists: options that take several values at once; given twice, one list would be dropped.
 
     Raises:
-        InputError: a list given twice, or a value outside its bounds.
+        InputError: a list given twice, an unknown option, or a value that is none.
     """
     refuse_repeated(words, lists)
-    with _registry():
+    with _registry(), complaint_as_sentence(prog):
         if default is None:
             return tyro.cli(kind, args=words, prog=prog)
         return tyro.cli(kind, args=words, prog=prog, default=default)

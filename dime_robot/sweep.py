@@ -309,9 +309,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     split = words.index("--") if "--" in words else len(words)
     command_line.refuse_repeated(words, ("--envs",))
-    arguments, strange = tyro.cli(
-        Arguments, args=words[:split], prog=COMMAND, return_unknown_args=True
-    )
+    with command_line.complaint_as_sentence(COMMAND):
+        arguments, strange = tyro.cli(
+            Arguments, args=words[:split], prog=COMMAND, return_unknown_args=True
+        )
     if strange:
         raise InputError(f"{strange[0]}: no option of a sweep; those of its runs go after --")
     from dime_robot.results import SUMMARY

@@ -10,6 +10,8 @@ if __name__ == "__main__":
     )
 
 import argparse
+import contextlib
+import io
 import os
 import shlex
 import shutil
@@ -147,7 +149,8 @@ def parse(argv: Sequence[str]) -> Arguments:
     first.add_argument("--preset", default=DEFAULT_PRESET)
     first.add_argument("--resume", type=Path)
     try:
-        known = first.parse_known_args(argv)[0]
+        with contextlib.redirect_stderr(io.StringIO()):
+            known = first.parse_known_args(argv)[0]
     except SystemExit:  # an option without its value: tyro says it better
         known = first.parse_known_args([])[0]
     if known.resume is None:

@@ -165,6 +165,7 @@ def test_a_renderer_that_cannot_be_loaded_does_not_stop_what_renders_nothing(cho
         (["report", "{}/config.yaml"], "expected a folder"),
         (["train", "--resume", "{}/best.pt"], "--init"),
         (["train", "--steps", "1.5"], "whole number"),
+        (["sweep", "--seeds", "0"], "Missing from python -m dime_robot.sweep: --envs"),
         (["sweep", "--seeds", "0", "--envs", "a", "--envs", "b"], "once with all its values"),
     ],
 )

@@ -291,10 +291,17 @@ def test_a_used_folder_is_refused(finished: Path) -> None:
         run("--out", str(finished))
 
 
-def test_unknown_options_exit_with_2(tmp_path: Path) -> None:
-    with pytest.raises(SystemExit) as error:
-        run("--wings", "2", "--out", str(tmp_path / "x"))
-    assert error.value.code == 2
+def test_unknown_options_are_one_sentence(tmp_path: Path) -> None:
+    for words, message in (
+        (["--wings", "2"], "Unrecognized options: --wings, 2"),
+        (["--stpes", "2"], "Unrecognized options: --stpes, 2; perhaps --steps"),
+        (["--steps"], "Missing value for argument '--steps'"),
+        (["--env"], "Missing value for argument '--env'"),
+    ):
+        with pytest.raises(InputError, match=f"^{message}") as error:
+            train.main(["--out", str(tmp_path / "x"), *words])
+        assert str(error.value).endswith("; python -m dime_robot.train --help lists all options")
+        assert "\n" not in str(error.value)
 
 
 def test_a_gaussian_is_trained_resumed_and_evaluated_but_not_exported(
