@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import sys
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from pydantic import ConfigDict, Field, ValidationError, model_validator
@@ -143,14 +144,17 @@ def save(path: Path, record: Record, learner: LearnerState) -> None:
     content = {"format": FORMAT, "version": VERSION, "record": record.model_dump_json()}
     torch.save({**content, "tensors": learner.tensors()}, buffer)
     payload = buffer.getbuffer()
-    with ThreadPoolExecutor(max_workers=1) as pool:  # hashing leaves this thread free to read back
-        digest = pool.submit(hashlib.sha256, payload)
-        _contents(path, payload, sealed=True)
-        seal = seal_of(digest.result().hexdigest())
-    payload.release()
-    buffer.seek(0, io.SEEK_END)
-    buffer.write(seal)
-    write_atomically(path, lambda file: file.write(buffer.getbuffer()), RUN_AGAIN)
+    _contents(path, payload, sealed=True)
+
+    def write(file: BinaryIO) -> None:
+        file.write(payload)
+        file.flush()
+        with ThreadPoolExecutor(max_workers=1) as pool:  # hashing fills the time of the disk
+            digest = pool.submit(hashlib.sha256, payload)
+            os.fsync(file.fileno())
+            file.write(seal_of(digest.result().hexdigest()))
+
+    write_atomically(path, write, RUN_AGAIN)
 
 
 def load(path: Path) -> Checkpoint:
