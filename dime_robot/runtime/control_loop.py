@@ -96,7 +96,10 @@ class ControlLoop:
         spec, robot = controller.policy.spec, controller.robot
         self._spec, self._robot, self._period = spec, robot, spec.period
         self.watchdog = StreamWatchdog(
-            robot.state.max_age, robot.state.same_clock, None if simulated else robot.state.rate
+            robot.state.max_age,
+            robot.state.same_clock,
+            None if simulated else robot.state.rate,
+            lossy=not by_reading,
         )
         self._imu: StreamWatchdog | None = None
         if robot.imu is not None and (

@@ -15,6 +15,8 @@ CONSISTENT = 3  # such stamps in a row are a clock that was set, fewer are stray
 SEGMENT = 0.4  # [s] over which a mean rate is taken, but at least
 SEGMENT_READINGS = 8  # readings
 RATE_WARNING, RATE_SLACK = 0.1, 0.2  # relative error of a mean rate: remarked, and too much
+WHOLE = 0.25  # share of a period by which a gap of whole periods may be off
+SHOWN = 0.25  # share of the gaps that have to be one period before longer ones are losses
 SEGMENTS = 3  # in a row with too much, all to the same side, are a wrong rate and no hiccup
 
 
@@ -37,10 +39,20 @@ class StreamWatchdog:
         max_age: older readings are stale [s].
         same_clock: stamps and our wall clock agree, so an age can be read off a stamp.
         rate: expected of the stream [Hz]; None: any.
+        lossy: count what was published, even if it did not reach us. A busy machine loses readings
+            of a fast stream, of which only the newest is kept; where no step hangs on each of them
+            the age alone tells whether that matters.
     """
 
-    def __init__(self, max_age: float, same_clock: bool = True, rate: float | None = None) -> None:
+    def __init__(
+        self,
+        max_age: float,
+        same_clock: bool = True,
+        rate: float | None = None,
+        lossy: bool = False,
+    ) -> None:
         self._max_age, self._same_clock, self._expected = max_age, same_clock, rate
+        self._lossy = lossy
         self._segment = SEGMENT if rate is None else max(SEGMENT, SEGMENT_READINGS / rate)
         self.restart()
 
@@ -59,6 +71,7 @@ class StreamWatchdog:
         self.rate: float | None = None  # mean over the last segment [Hz]; None: not known yet
         self._segment_from: float | None = None  # the reading that the segment began with [s]
         self._segment_count = 0
+        self._single = self._lost = 0  # gaps of one period, and readings that longer ones lack
         self._off_side, self._off_count = 0, 0  # segments in a row that are too slow or too fast
 
     def arrive(self, stamp: float, received: float, robot_now: float) -> Arrival:
@@ -148,16 +161,21 @@ class StreamWatchdog:
 
     def _count(self, received: float) -> None:
         if self._segment_from is None:
-            self._segment_from, self._segment_count = received, 0
+            self._begin_segment(received)
             return
         self._segment_count += 1
+        if self._lossy and self._expected is not None:
+            periods = self.interval * self._expected
+            if abs(periods - round(periods)) < WHOLE:
+                self._single += round(periods) == 1
+                self._lost += max(0, round(periods) - 1)
         span = received - self._segment_from
         if span < self._segment:
             if self.rate is None and self._segment_count >= SEGMENT_READINGS:
-                self.rate = self._segment_count / span  # the best there is until the first ends
+                self.rate = self._published(span)  # the best there is until the first ends
             return
-        self.rate = self._segment_count / span
-        self._segment_from, self._segment_count = received, 0
+        self.rate = self._published(span)
+        self._begin_segment(received)
         if self._expected is None:
             return
         side = 0
@@ -165,3 +183,15 @@ class StreamWatchdog:
             side = 1 if self.rate > self._expected else -1
         self._off_count = self._off_count + 1 if side and side == self._off_side else abs(side)
         self._off_side = side
+
+    def _begin_segment(self, received: float) -> None:
+        self._segment_from, self._segment_count = received, 0
+        self._single = self._lost = 0
+
+    def _published(self, span: float) -> float:
+        """Mean rate over a segment of `span` [s], losses added where its gaps show them [Hz]."""
+        rate = self._segment_count / span
+        if self._expected is None or self._single < SHOWN * self._segment_count:
+            return rate
+        # no loss makes a stream faster than it should be
+        return max(rate, min(rate + self._lost / span, self._expected))

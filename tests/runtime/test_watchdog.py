@@ -104,8 +104,8 @@ def test_a_clock_that_went_back_is_told_from_a_message_out_of_order() -> None:
     assert fresh.arrive(0.1, 0.3, 0.1) == NEW
 
 
-def rates(intervals: list[float], expected: float) -> StreamWatchdog:
-    watchdog, now = StreamWatchdog(10.0, False, expected), 0.0
+def rates(intervals: list[float], expected: float, lossy: bool = False) -> StreamWatchdog:
+    watchdog, now = StreamWatchdog(10.0, False, expected, lossy), 0.0
     for interval in intervals:
         now += interval
         watchdog.arrive(now, now, now)
@@ -152,6 +152,36 @@ def test_bursts_at_the_right_mean_are_no_wrong_rate(bursts: list[int], rate: flo
     for burst in bursts:  # so many together, then the time that they should have taken
         intervals += [1e-4] * (burst - 1) + [burst / rate - 1e-4 * (burst - 1)]
     assert not rates(intervals, rate).rate_is_wrong
+    assert not rates(intervals, rate, lossy=True).rate_is_wrong
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.integers(0, 2**31), st.floats(0.0, 0.5), st.floats(0.0, 0.1))
+def test_losses_on_the_way_are_no_slow_robot_where_no_step_hangs_on_each_reading(
+    seed: int, lost: float, jitter: float
+) -> None:
+    random = np.random.default_rng(seed)
+    stamps = np.arange(1000) / 200 + random.uniform(-jitter, jitter, 1000) / 400
+    heard = np.diff(stamps[random.random(1000) >= lost]).tolist()
+    watchdog = rates(heard, 200.0, lossy=True)
+    assert not watchdog.rate_is_off
+    if lost > 0.35:
+        assert rates(heard, 200.0).rate_is_wrong
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    st.integers(0, 2**31),
+    st.one_of(st.floats(0.2, 0.75), st.floats(1.3, 3.0)),
+    st.floats(0.0, 0.1),
+)
+def test_a_robot_at_another_rate_is_noticed_though_readings_may_be_lost(
+    seed: int, factor: float, jitter: float
+) -> None:
+    random, rate = np.random.default_rng(seed), 200.0 * factor
+    count = int(5 * rate)
+    stamps = np.arange(count) / rate + random.uniform(-jitter, jitter, count) / (2 * rate)
+    assert rates(np.diff(stamps).tolist(), 200.0, lossy=True).rate_is_wrong
 
 
 def test_a_hiccup_is_no_wrong_rate() -> None:
