@@ -5,8 +5,9 @@
 
 Shipped policies on their nominal robots, whose sensors are exact, noisy, or encoders of 4,096
 counts a turn. Every answer of hold or above is a false alarm, unless this machine itself stood
-still: real time counts those apart, by the node's own word or by a stall that this process saw. A
-latched stop is re-armed, so that the rest of the time is watched too.
+still: real time counts those apart, by the node's own word, by a stall that this process saw, or
+where the kernel says that a thread of the robot or of the node waited for a core. A latched stop is
+re-armed, so that the rest of the time is watched too.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ SENSORS = ("exact", "noise", "4096 counts")
 COUNTS = 4096
 LOOK = 0.05  # [s] between two looks at the graph
 WAIT = 0.6  # [s] that the loop watches before it is activated
+WAITED, SAMPLE = 0.01, 0.05  # [s] that a thread waits for a core within a sample of this length
+EXPLAINS = 1.5  # [s]: a fault is reported once a second, a rate is a mean of half of one
 STALL = 0.03  # [s] between two wakings of a process that asks for one every 5 ms
 
 
@@ -210,7 +213,7 @@ def real_time(scenario: Scenario, sensors: str, seconds: float, busy: int) -> Ou
 
     private_domain()
     os.environ["OMP_NUM_THREADS"] = "1"
-    outcome, stalls = Outcome(), [0.0]
+    outcome, stalls, starved = Outcome(), [0.0], [0.0]
     with tempfile.TemporaryDirectory(prefix="dime_robot-") as folder:
         robot = _robot_file(load_robot_task(scenario.config)[0], scenario, Path(folder))
         a, b, c = scenario.noise if sensors == "noise" else (0.0, 0.0, 0.0)
@@ -237,6 +240,7 @@ def real_time(scenario: Scenario, sensors: str, seconds: float, busy: int) -> Ou
         rclpy.init(args=[])
         node, executor = Node("false_alarms"), make_executor()
         executor.add_node(node)
+        waits = [CoreWaits(process.pid) for process in processes]
         faults: list[tuple[float, str]] = []
         totals: Counter[str] = Counter()
         missed, stopped = [0], [False]
@@ -264,12 +268,17 @@ def real_time(scenario: Scenario, sensors: str, seconds: float, busy: int) -> Ou
         re_arm = node.create_client(Trigger, "policy_node/reset_estop")
         try:
             until, woken, asked = time.monotonic() + seconds + 8, time.monotonic(), 0.0
+            sample = woken
             while time.monotonic() < until and all(p.poll() is None for p in processes):
                 executor.spin_once(timeout_sec=0.005)
                 now = time.monotonic()
                 if now - woken > STALL:
                     stalls.append(now)
                 woken = now
+                if now >= sample:
+                    sample = now + SAMPLE
+                    if max(wait.longest() for wait in waits) > WAITED:
+                        starved.append(now)
                 if stopped[0] and now - faults[-1][0] > 0.5:  # it has come to rest
                     stopped[0] = False
                     outcome.remarks["re-armed"] += 1
@@ -289,14 +298,35 @@ def real_time(scenario: Scenario, sensors: str, seconds: float, busy: int) -> Ou
             rclpy.shutdown()
     for when, text in faults:
         ours = any(word in text for word in ("self_late", "self_stalled", "overrun"))
-        seen = any(abs(when - stall) < 1.0 for stall in stalls)
+        seen = any(-0.1 < when - stall < EXPLAINS for stall in (*stalls, *starved))
         (outcome.explained if ours or seen else outcome.alarms).append(text)
     for name, count in totals.items():
         (outcome.remarks if name.startswith("with ") else outcome.answers)[name] += count
     outcome.steps = sum(outcome.answers.values())
     outcome.remarks["stalls seen"] = len(stalls) - 1
+    outcome.remarks["waits for a core seen"] = len(starved) - 1
     outcome.remarks["deadlines missed"] = missed[0]
     return outcome
+
+
+class CoreWaits:
+    """How long threads of a process were ready to run and had no core (Linux)."""
+
+    def __init__(self, pid: int) -> None:
+        self._tasks = Path(f"/proc/{pid}/task")
+        self._before: dict[str, int] = {}
+
+    def longest(self) -> float:
+        """Of any thread since the last call [s]; 0 where the process has ended."""
+        try:
+            now = {
+                task.name: int((task / "schedstat").read_text().split()[1])
+                for task in self._tasks.iterdir()
+            }
+        except OSError:
+            return 0.0
+        before, self._before = self._before, now
+        return max((now[name] - before.get(name, now[name]) for name in now), default=0) / 1e9
 
 
 def _start(module: str, parameters: dict[str, object]) -> subprocess.Popen[bytes]:
