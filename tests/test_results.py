@@ -229,7 +229,7 @@ def test_the_words_of_a_command_make_the_configuration_again() -> None:
         (f"{HEAD}\n", "expected at least one evaluation, got none"),
         (f"{HEAD}\n0,0,1\n", "expected rows of six numbers"),
         (f"{HEAD}\n0,0,1,1,20,2,7,8\n", "expected rows of six numbers"),
-        (f"{HEAD}\n0,0,\xff,1,20,2\n", "expected rows of six numbers"),
+        (f"{HEAD}\n0,0,\xff,1,20,2\n", "expected the evaluations of a run (eval.csv) in UTF-8"),
         (f"{HEAD}\n-5,0,1,1,20,2\n", "expected step to be at least 0, got -5"),
         (f"{HEAD}\n0,-1,1,1,20,2\n", "expected seed to be at least 0, got -1"),
         (f"{HEAD}\n0,0,1,1,0,2\n", "expected episodes to be at least 1, got 0"),
