@@ -166,9 +166,10 @@ class StreamWatchdog:
         self._segment_count += 1
         if self._lossy and self._expected is not None:
             periods = self.interval * self._expected
-            if abs(periods - round(periods)) < WHOLE:
-                self._single += round(periods) == 1
-                self._lost += max(0, round(periods) - 1)
+            whole = round(periods) if periods < 1e9 else 0
+            if abs(periods - whole) < WHOLE:
+                self._single += whole == 1
+                self._lost += max(0, whole - 1)
         span = received - self._segment_from
         if span < self._segment:
             if self.rate is None and self._segment_count >= SEGMENT_READINGS:

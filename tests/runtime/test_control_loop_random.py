@@ -64,11 +64,8 @@ class Story:
         spec: dict[str, Any] = {}
         if kind == "position" and limp:  # so stiff that the reach bound acts long before the stops
             spec = {"joints__0__stiffness": 400.0, "joints__2__stiffness": 2000.0}
-        self.kind, self.by_reading, self.limp = (
-            kind,
-            by_reading,
-            limp,
-        )  # of a position robot: is it stiff?
+        self.kind, self.by_reading = kind, by_reading
+        self.limp = limp  # of a position robot: is it stiff?
         self.random = np.random.default_rng(seed)
         self.mood, self.side = "wild", np.array([1.0, -1.0, -1.0])
         self.bench = LoopBench(kind, self.answer, by_reading, spec, **robot)

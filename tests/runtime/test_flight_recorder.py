@@ -305,9 +305,8 @@ def broken(flown: Path, path: Path, how: str) -> Path:
 def test_a_file_that_is_no_recording_is_one_sentence(flown: Path, tmp_path: Path, how: str) -> None:
     path = broken(flown, tmp_path / "flight.npz", how)
     for read in (lambda: read_recording(path), lambda: replay.main([str(path), str(CARTPOLE)])):
-        with pytest.raises(
-            InputError, match=r"expected a recording|its bytes were changed"
-        ) as caught:
+        words = "its bytes were changed" if how == "flipped" else "expected a recording"
+        with pytest.raises(InputError, match=words) as caught:
             read()
         assert "\n" not in str(caught.value)
 
