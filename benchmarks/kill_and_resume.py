@@ -1,6 +1,10 @@
 """Kill a training run at random moments, resume it each time, compare with one left alone.
 
-    python benchmarks/kill_and_resume.py --env Pendulum-v1 --steps 2000 --kills 10
+    python -m benchmarks.kill_and_resume --env Pendulum-v1 --steps 2000 --kills 10
+    python -m benchmarks.kill_and_resume --env Pendulum-v1 --steps 3000 --kills 20 --while-saving
+
+With --while-saving a checkpoint follows every step, and a run is killed within a second after the
+first one that it has written itself: the draft that a save writes tells whether the kill met one.
 
 Both runs must end with bitwise equal networks, optimisers, temperature and random state, and with
 the same evaluations. Exit code 1 where they do not.
@@ -17,7 +21,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -25,6 +29,13 @@ from dime_robot import checkpoint
 from dime_robot.eval_csv import read_eval_csv
 
 COUNTERS = ("updates", "step", "episode", "episode_step", "episode_return")
+
+
+class Kill(NamedTuple):
+    """What was found after a kill."""
+
+    step: int  # of the checkpoint
+    while_saving: bool  # a half-written one lay beside it
 
 
 def digest(value: Any) -> str:
@@ -65,36 +76,50 @@ def compare(
     *,
     seed: int = 0,
     longest: float = 12.0,
-    interval: int | None = None,
-) -> tuple[list[str], list[int]]:
-    """Names of the parts that differ, and the steps that were kept at each kill.
+    while_saving: bool = False,
+) -> tuple[list[str], list[Kill]]:
+    """Names of the parts that differ, and what was found after each kill.
 
-    `interval` is the number of steps between checkpoints; at 1 most kills come while one is saved.
+    A kill comes up to `longest` seconds after the start, or with `while_saving` up to one second
+    after the first checkpoint that the process has written.
     """
     rng = random.Random(seed)
     train = [sys.executable, "-m", "dime_robot.train", "--no-video"]
     new = [*train, "--env", env, "--preset", "tiny", "--steps", str(steps)]
     new += ["--eval-interval", str(max(1, steps // 4))]
-    new += ["--checkpoint-interval", str(interval or max(10, steps // 50))]
+    new += ["--checkpoint-interval", str(1 if while_saving else max(10, steps // 50))]
     alone, killed = folder / "alone", folder / "killed"
+    kept_file, draft = killed / "ckpt.pt", killed / "ckpt.pt.tmp"
     subprocess.run([*new, "--out", str(alone)], check=True, stdout=subprocess.DEVNULL)
-    kept = []
+    found = []
     for _ in range(kills):
-        begun = (killed / "ckpt.pt").exists()
+        begun = kept_file.exists()
         command = [*train, "--resume", str(killed)] if begun else [*new, "--out", str(killed)]
+        before = _identity(kept_file) if while_saving or not begun else None
         child = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         # there has to be something to resume: on a slow machine the start alone takes a while
-        while not (killed / "ckpt.pt").exists() and child.poll() is None:
-            time.sleep(0.05)
+        while before is not None and _identity(kept_file) == before and child.poll() is None:
+            time.sleep(0.005)
         try:
-            child.wait(rng.uniform(0.5, longest))
+            child.wait(rng.uniform(0.0, 1.0) if while_saving else rng.uniform(0.5, longest))
         except subprocess.TimeoutExpired:
             child.send_signal(signal.SIGKILL)
             child.wait()
-        kept.append(checkpoint.load(killed / "ckpt.pt").record.step)
+        if while_saving and child.returncode != -signal.SIGKILL:
+            raise RuntimeError("the run ended before it was killed: ask for more --steps")
+        found.append(Kill(checkpoint.load(kept_file).record.step, draft.exists()))
     subprocess.run([*train, "--resume", str(killed)], check=True, stdout=subprocess.DEVNULL)
     ours, theirs = digests(killed), digests(alone)
-    return [name for name in ours if ours[name] != theirs[name]], kept
+    return [name for name in ours if ours[name] != theirs[name]], found
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    """Another one after the file was replaced; (0, 0) without a file."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return 0, 0
+    return status.st_ino, status.st_mtime_ns
 
 
 def main() -> int:
@@ -103,20 +128,22 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--longest", type=float, default=12.0, help="latest kill [s]")
-    parser.add_argument("--interval", type=int, help="steps between checkpoints")
+    parser.add_argument("--while-saving", action="store_true", help="a checkpoint every step")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        differing, kept = compare(
+        differing, found = compare(
             options.env,
             options.steps,
             options.kills,
             Path(folder),
             seed=options.seed,
             longest=options.longest,
-            interval=options.interval,
+            while_saving=options.while_saving,
         )
-    print(f"{options.env}: checkpoints at the kills: {kept}")
+    met = sum(kill.while_saving for kill in found)
+    print(f"{options.env}: checkpoints at the kills: {[kill.step for kill in found]}")
+    print(f"{met} of {len(found)} kills left a checkpoint half written")
     print(f"differs: {', '.join(differing)}" if differing else "equal bit for bit")
     return 1 if differing else 0
 

@@ -244,6 +244,20 @@ def test_a_robot_that_slows_down_is_remarked_then_damped_with_the_numbers() -> N
     assert "expected 128 Hz, got 7" in bench.why
 
 
+@pytest.mark.parametrize("by_reading", [True, False])
+def test_lost_readings_are_a_wrong_rate_only_where_each_begins_a_step(by_reading: bool) -> None:
+    bench = LoopBench(by_reading=by_reading, state__max_age=4 * T, safety__damp=60.0).activate()
+    for k in range(384):  # 3 s, of which every fourth and fifth reading never arrives
+        bench.now += T
+        bench.jiggle()
+        if k % 5 < 3:
+            bench.read()
+        bench.poll()
+    said = {reason for _, decision in bench.decisions for reason in decision.reasons}
+    assert (R.WRONG_RATE in said) == by_reading
+    assert (bench.last.rung == Rung.DAMP) == by_reading
+
+
 def test_one_impossible_reading_is_rejected_and_three_end_in_a_stop() -> None:
     bench = LoopBench().activate()
     before = len(bench.decisions)
