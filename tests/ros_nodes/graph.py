@@ -30,6 +30,7 @@ from std_msgs.msg import Float64MultiArray, String
 from std_srvs.srv import Trigger
 
 from dime_robot.runtime.config_files import config_folder
+from tests.ros_nodes.node_process import NodeProcess
 
 ROOT = Path(__file__).parents[2]
 POLICY = ROOT / "results/sim-cartpole.onnx"
@@ -85,7 +86,7 @@ class Graph:
         self.reports: list[tuple[float, str, bytes, str, dict[str, str]]] = []
         self.episodes: list[str] = []
         self.latencies: list[list[float]] = []  # LatencySample, one per step
-        self.processes: dict[str, subprocess.Popen[str]] = {}
+        self.processes: dict[str, subprocess.Popen[str] | NodeProcess] = {}
         os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
         self.context = Context()
         rclpy.init(context=self.context, domain_id=number)
@@ -140,7 +141,7 @@ class Graph:
         log: str = "",
         program: Sequence[str] = (),
         **parameters: object,
-    ) -> subprocess.Popen[str]:
+    ) -> subprocess.Popen[str] | NodeProcess:
         """A node of ours as a process, parameters given on its command line.
 
         `program` replaces `-m ros_nodes.NAME` where it is given.
@@ -152,19 +153,27 @@ class Graph:
         for argument in arguments:
             if argument.startswith("__ns:=/"):
                 label = f"{argument.removeprefix('__ns:=/')}_{name}"
-        program = program or ("-m", f"ros_nodes.{name}")
-        words = [sys.executable, *program, "--ros-args", *arguments]
+        words = ["--ros-args", *arguments]
         for key, value in parameters.items():
             text = str(value).lower() if isinstance(value, bool) else str(value)
             words += ["-p", f"{key}:={text}"]
-        with (self.folder / f"{label}.log").open("w") as log:
-            process = subprocess.Popen(
-                words, cwd=self.folder, env=self.environment, stdout=log, stderr=log, text=True
-            )
+        path = self.folder / f"{label}.log"
+        process: subprocess.Popen[str] | NodeProcess
+        if program:
+            words = [sys.executable, *program, *words]
+            with path.open("w") as log:
+                process = subprocess.Popen(
+                    words, cwd=self.folder, env=self.environment, stdout=log, stderr=log, text=True
+                )
+        else:
+            module = f"ros_nodes.{name}"
+            process = NodeProcess(module, words, self.folder, self.environment, path)
         self.processes[label] = process
         return process
 
-    def policy_node(self, *arguments: str, **parameters: object) -> subprocess.Popen[str]:
+    def policy_node(
+        self, *arguments: str, **parameters: object
+    ) -> subprocess.Popen[str] | NodeProcess:
         """policy_node with the shipped policy, activated by itself, unless said otherwise."""
         given: dict[str, object] = {
             "policy": POLICY,
