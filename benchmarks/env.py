@@ -20,8 +20,8 @@ from dime_robot.envs import Env, make_env, sizes_of, spec_of
 from dime_robot.learning.config import TrainConfig
 from dime_robot.learning.dime import DIME
 from dime_robot.learning.replay_buffer import Batch
-from dime_robot.presets import preset_config
-from dime_robot.provenance import provenance
+from dime_robot.training.presets import preset_config
+from dime_robot.training.provenance import provenance
 
 TASKS = ("sim:cartpole", "sim:go2-walk", "sim:go2")
 CHUNK = 200  # steps between two tasks' turns

@@ -27,15 +27,15 @@ from pathlib import Path
 
 import numpy as np
 
-from dime_robot.runtime.control_loop import ControlLoop, GraphView, Mode, Reading
-from dime_robot.runtime.controller import Controller
-from dime_robot.runtime.machine import cpu_model
-from dime_robot.runtime.policy import OnnxPolicy
-from dime_robot.runtime.reasons import Rung
-from dime_robot.runtime.safety import Decision
-from dime_robot.sim.config import RobotTaskConfig, load_robot_task
-from dime_robot.sim.plant import make_plant
-from dime_robot.sim.tasks import make_task
+from dime_robot.runtime.control.control_loop import ControlLoop, GraphView, Mode, Reading
+from dime_robot.runtime.control.controller import Controller
+from dime_robot.runtime.control.faults import SafetyLevel
+from dime_robot.runtime.control.safety_filter import Decision
+from dime_robot.runtime.policy.onnx_policy import OnnxPolicy
+from dime_robot.runtime.telemetry.machine import cpu_model
+from dime_robot.sim.config.robot_task import RobotTaskConfig, load_robot_task
+from dime_robot.sim.plant.plant import make_plant
+from dime_robot.sim.tasks.task import make_task
 
 ROOT = Path(__file__).parents[1]
 SENSORS = ("exact", "noise", "4096 counts")
@@ -193,11 +193,11 @@ class SimulatedRobot:
             self._plant.command(decision.command)
         outcome = self.outcome
         outcome.steps += 1
-        outcome.answers[decision.rung.name.lower()] += 1
+        outcome.answers[decision.level.name.lower()] += 1
         outcome.remarks.update(reason.value for reason in decision.reasons)
-        if decision.rung >= Rung.HOLD:
+        if decision.level >= SafetyLevel.HOLD:
             why = self._loop.explain(decision.reasons)
-            outcome.alarms.append(f"{self.now:.3f} s {decision.rung.name.lower()}: {why}")
+            outcome.alarms.append(f"{self.now:.3f} s {decision.level.name.lower()}: {why}")
 
 
 # ---- real time

@@ -31,9 +31,9 @@ from torch import Tensor, nn
 
 from dime_robot.learning import diffusion
 from dime_robot.learning.networks import ScoreNetwork
-from dime_robot.provenance import provenance
-from dime_robot.runtime.certify import EVICTED_BYTES
-from dime_robot.runtime.spec import PolicySpec
+from dime_robot.runtime.contract.policy_spec import PolicySpec
+from dime_robot.runtime.telemetry.measure_latency import EVICTED_BYTES
+from dime_robot.training.provenance import provenance
 from export.graph import build, fold
 
 SIZES = [(17, 6), (48, 12), (105, 8), (223, 38), (348, 17)]
@@ -155,7 +155,7 @@ def graph_nodes(n_obs: int, n_act: int) -> dict[str, int]:
 READY = {
     "policy": """
 import numpy as np
-from dime_robot.runtime.policy import OnnxPolicy
+from dime_robot.runtime.policy.onnx_policy import OnnxPolicy
 OnnxPolicy({path!r}).act(np.zeros({n_obs}, np.float32))
 """,
     "empty": """
@@ -170,7 +170,7 @@ print(next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmH
 
 def ready(policy: Path, repeats: int) -> dict[str, Any]:
     """Seconds until the first action in a new process, and its resident memory [MB]."""
-    from dime_robot.runtime.policy import OnnxPolicy
+    from dime_robot.runtime.policy.onnx_policy import OnnxPolicy
 
     n_obs = OnnxPolicy(policy).spec.n_obs
     value = onnx.helper.make_tensor_value_info("x", 1, [1])

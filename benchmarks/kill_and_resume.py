@@ -25,8 +25,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from dime_robot import checkpoint
-from dime_robot.eval_csv import read_eval_csv
+from dime_robot.results.eval_csv import read_eval_csv
+from dime_robot.training import checkpoint
 
 COUNTERS = ("updates", "step", "episode", "episode_step", "episode_return")
 

@@ -9,14 +9,14 @@ import torch
 from torch import nn
 
 from dime_robot.learning.networks import ScoreNetwork
-from dime_robot.runtime.certificate import (
+from dime_robot.runtime.contract.policy_spec import Action, Joint, ObservationTerm, PolicySpec
+from dime_robot.runtime.policy.certificate import (
     ClosedLoopCertificate,
     LatencyCertificate,
     NoiseCertificate,
     ParityCertificate,
     Provenance,
 )
-from dime_robot.runtime.spec import Action, Joint, ObservationTerm, PolicySpec
 from export.graph import build, fold
 from export.onnx import seal
 

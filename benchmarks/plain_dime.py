@@ -20,7 +20,7 @@ from dime_robot.learning.diffusion import ActionSample
 from dime_robot.learning.dime import DIME, project
 from dime_robot.learning.networks import ScoreNetwork
 from dime_robot.learning.replay_buffer import Batch
-from dime_robot.runtime.spec import PolicySpec
+from dime_robot.runtime.contract.policy_spec import PolicySpec
 
 
 class PlainBatchRenorm(nn.Module):

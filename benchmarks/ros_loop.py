@@ -32,7 +32,7 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64MultiArray
 
 from benchmarks.made_policy import NAMES, made_policy, robot_file, spec_of
-from dime_robot.provenance import provenance
+from dime_robot.training.provenance import provenance
 from ros_nodes.conversions import COMMAND_QOS, stamp_of
 from ros_nodes.loopback import private_domain
 from ros_nodes.process import make_executor

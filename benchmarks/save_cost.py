@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from dime_robot import checkpoint
 from dime_robot.learning import replay_file
-from dime_robot.presets import preset_config
-from dime_robot.run import TrainingRun
+from dime_robot.training import checkpoint
+from dime_robot.training.presets import preset_config
+from dime_robot.training.run import TrainingRun
 
 
 class NoDigest:

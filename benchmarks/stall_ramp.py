@@ -13,9 +13,9 @@ from collections.abc import Callable
 import numpy as np
 
 from benchmarks.false_alarms import SCENARIOS, SimulatedRobot
-from dime_robot.runtime.safety import SafetyFilter
-from dime_robot.runtime.spec import FloatArray
-from dime_robot.runtime.state import RobotState
+from dime_robot.runtime.contract.policy_spec import FloatArray
+from dime_robot.runtime.control.safety_filter import SafetyFilter
+from dime_robot.runtime.control.state import RobotState
 
 RUNS, SECONDS, FIRST = 10, 9.0, 2.0  # [s]
 GAPS = (0.05, 0.07, 0.09)  # [s], all below the robot's time-out

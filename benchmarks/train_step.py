@@ -37,12 +37,12 @@ import torch
 
 from benchmarks.plain_dime import PlainDIME
 from dime_robot.learning.config import TrainConfig
+from dime_robot.learning.cuda_graphs import keep_freed_memory, set_up
 from dime_robot.learning.dime import DIME
-from dime_robot.learning.program import keep_freed_memory, set_up
 from dime_robot.learning.replay_buffer import Batch, ReplayBuffer
-from dime_robot.presets import PRESETS, preset_config
-from dime_robot.provenance import provenance
-from dime_robot.runtime.spec import PolicySpec
+from dime_robot.runtime.contract.policy_spec import PolicySpec
+from dime_robot.training.presets import PRESETS, preset_config
+from dime_robot.training.provenance import provenance
 
 # the tasks each preset is meant for: (n_obs, n_act) of cart-pole, HalfCheetah-v5, Humanoid-v5
 SIZES = {"tiny": (5, 1), "laptop": (17, 6), "official": (348, 17)}

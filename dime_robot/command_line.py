@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import tyro
 
-from dime_robot.runtime.errors import InputError
+from dime_robot.runtime.io.errors import InputError
 
 T = TypeVar("T")
 # of the box that tyro draws where the terminal can show one: sides go, rulers stay

@@ -10,7 +10,7 @@ robot owns are facts of the machine.
 from __future__ import annotations
 
 if __name__ == "__main__":
-    from dime_robot.runtime.extras import require_extras
+    from dime_robot.runtime.io.extras import require_extras
 
     require_extras(eval=("mujoco", "gymnasium"))
 
@@ -18,10 +18,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from dime_robot.runtime.command import run_command
-from dime_robot.runtime.errors import InputError
-from dime_robot.runtime.places import differences
-from dime_robot.sim.config import load_robot_task
+from dime_robot.runtime.contract.config_diff import differences
+from dime_robot.runtime.io.command import run_command
+from dime_robot.runtime.io.errors import InputError
+from dime_robot.sim.config.robot_task import load_robot_task
 
 OWNERS = {
     "policy": "policy: a change needs a new policy",

@@ -22,8 +22,8 @@ from gymnasium import spaces
 from gymnasium.wrappers import RescaleAction, TimeLimit
 
 import dime_robot.sim  # noqa: F401  imports MuJoCo, before anything else does
-from dime_robot.runtime.errors import InputError
-from dime_robot.runtime.spec import PolicySpec
+from dime_robot.runtime.contract.policy_spec import PolicySpec
+from dime_robot.runtime.io.errors import InputError
 
 FloatArray = npt.NDArray[np.float32]
 Env = gymnasium.Env[FloatArray, FloatArray]
@@ -273,7 +273,7 @@ def make_env(name: str, render_mode: str | None = None, startup_seed: int = 0) -
             continuous policy cannot use.
     """
     if name.startswith("sim:"):
-        from dime_robot.sim.env import RobotEnv
+        from dime_robot.sim.robot_env import RobotEnv
 
         robot = RobotEnv(name.removeprefix("sim:"), render_mode, startup_seed=startup_seed)
         return PlainEnv(TimeLimit(robot, robot.config.episode_steps), name)

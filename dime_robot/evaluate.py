@@ -1,14 +1,14 @@
 """Evaluate a policy: `python -m dime_robot.evaluate ckpt.pt`, or `policy.onnx` without torch.
 
-Reports the sampler's three noise modes (see `runtime/noise.py`): on hardware fresh noise at every
-step shakes joints, so it matters what the others do. `--suite` tries a policy that follows a
+Reports the sampler's three noise modes (see `runtime/policy/noise.py`): on hardware fresh noise at
+every step shakes joints, so it matters what the others do. `--suite` tries a policy that follows a
 velocity on every robot its configuration knows; `--policy zero` and `--policy random` need no file.
 """
 
 from __future__ import annotations
 
 if __name__ == "__main__":
-    from dime_robot.runtime.extras import require_extras
+    from dime_robot.runtime.io.extras import require_extras
 
     require_extras(eval=("gymnasium", "mujoco", "tyro", "scipy", "imageio"))
 
@@ -25,14 +25,14 @@ import numpy as np
 import tyro
 
 from dime_robot import command_line
-from dime_robot.runtime.command import run_command
-from dime_robot.runtime.env_name import require_file_may_name
-from dime_robot.runtime.errors import InputError
-from dime_robot.runtime.noise import NOISE_LEGEND, NOISE_MODES, NoiseMode
+from dime_robot.runtime.io.command import run_command
+from dime_robot.runtime.io.errors import InputError
+from dime_robot.runtime.policy.env_name import require_file_may_name
+from dime_robot.runtime.policy.noise import NOISE_LEGEND, NOISE_MODES, NoiseMode
 
 if TYPE_CHECKING:  # what takes seconds to load is imported by the functions that need it
-    from dime_robot.rollout import Policy, Watch
-    from dime_robot.runtime.spec import PolicySpec
+    from dime_robot.evaluation.rollout import Policy, Watch
+    from dime_robot.runtime.contract.policy_spec import PolicySpec
 
 EPISODES = 20
 MOST_EPISODES = 100_000
@@ -74,10 +74,10 @@ def load_policy(path: Path) -> Loaded:
     Raises:
         InputError: the file cannot be used, or holds NaN.
     """
-    from dime_robot.rollout import in_batches, require_finite_actions
+    from dime_robot.evaluation.rollout import in_batches, require_finite_actions
 
     if path.suffix == ".onnx":
-        from dime_robot.runtime.policy import OnnxPolicy
+        from dime_robot.runtime.policy.onnx_policy import OnnxPolicy
 
         exported = OnnxPolicy(path)
         made = exported.file.provenance
@@ -86,7 +86,7 @@ def load_policy(path: Path) -> Loaded:
         policy = require_finite_actions(policy, str(path))
         return Loaded(policy, exported.spec, made.env, shape)
 
-    from dime_robot import checkpoint
+    from dime_robot.training import checkpoint
 
     actor, loaded = checkpoint.load_actor(path)
     policy = require_finite_actions(actor.act_numpy, str(path))
@@ -167,7 +167,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _episodes(arguments: Arguments, loaded: Loaded, env: str) -> dict[str, Any]:
     """Noise mode -> its evaluation; each is printed when it is there."""
-    from dime_robot.rollout import Evaluator
+    from dime_robot.evaluation.rollout import Evaluator
 
     episodes = EPISODES if arguments.episodes is None else arguments.episodes
     modes = NOISE_MODES if arguments.noise == "all" else (arguments.noise,)
@@ -203,8 +203,8 @@ def _watch(mode: str) -> Watch:
 
 
 def _video(arguments: Arguments, path: Path, loaded: Loaded, env: str) -> None:
-    from dime_robot.rollout import seed_of
-    from dime_robot.video import record_in_child, record_video, renders_in_this_process
+    from dime_robot.evaluation.rollout import seed_of
+    from dime_robot.evaluation.video import record_in_child, record_video, renders_in_this_process
 
     if renders_in_this_process():
         seed = seed_of(arguments.seed, 3)
@@ -260,7 +260,7 @@ def _load(arguments: Arguments) -> tuple[Loaded, str]:
 
 
 def _suite(arguments: Arguments, loaded: Loaded, env: str) -> int:
-    from dime_robot import suite
+    from dime_robot.evaluation import robustness_suite as suite
 
     def say(text: str) -> None:
         if not arguments.json:
@@ -284,7 +284,7 @@ def _suite(arguments: Arguments, loaded: Loaded, env: str) -> int:
 
 def _check_spaces(name: str, spec: PolicySpec) -> None:
     from dime_robot.envs import make_env, sizes_of
-    from dime_robot.runtime.places import differences
+    from dime_robot.runtime.contract.config_diff import differences
 
     env = make_env(name)
     got = sizes_of(env)

@@ -8,7 +8,7 @@ per task with the columns of `eval.csv`, several seeds each) gets figures and `s
 from __future__ import annotations
 
 if __name__ == "__main__":
-    from dime_robot.runtime.extras import require_extras
+    from dime_robot.runtime.io.extras import require_extras
 
     require_extras(train=("torch", "tyro", "matplotlib", "scipy"))
 
@@ -23,18 +23,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from dime_robot import command_line
-from dime_robot.eval_csv import EvalRow, read_eval_csv
 from dime_robot.learning.config import differences
-from dime_robot.runtime.command import run_command
-from dime_robot.runtime.errors import InputError
-from dime_robot.runtime.files import write_atomically
-from dime_robot.runtime.noise import NOISE_LEGEND, NoiseMode
+from dime_robot.results.eval_csv import EvalRow, read_eval_csv
+from dime_robot.runtime.io.command import run_command
+from dime_robot.runtime.io.errors import InputError
+from dime_robot.runtime.io.regular_files import write_atomically
+from dime_robot.runtime.policy.noise import NOISE_LEGEND, NoiseMode
 
 if TYPE_CHECKING:  # matplotlib and torch take seconds to load
     from matplotlib.axes import Axes
 
-    from dime_robot.checkpoint import FinalEvaluation
-    from dime_robot.lineage import Lineage
+    from dime_robot.training.checkpoint import FinalEvaluation
+    from dime_robot.training.lineage import Lineage
 
 MAX_VIDEO_BYTES = 500_000  # larger ones stay beside the report, which has to stay under 1 MB
 
@@ -56,7 +56,7 @@ code { overflow-wrap: anywhere }
 
 def learning_curve(rows: Sequence[EvalRow], title: str) -> str:
     """Return over steps with its spread over episodes, as an SVG element."""
-    from dime_robot.figures import figure_of_returns
+    from dime_robot.results.figures import figure_of_returns
 
     def draw(axes: Axes) -> None:
         steps = [row.step for row in rows]
@@ -79,7 +79,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 def _repetition(lineage: Lineage) -> str:
     """The commands behind the policy, and what is not known of it."""
-    from dime_robot.lineage import commands
+    from dime_robot.training.lineage import commands
 
     lines = "<br>".join(f"<code>{html.escape(line)}</code>" for line in commands(lineage))
     unknown = any(stage.begins == "unknown" for stage in lineage)
@@ -124,8 +124,8 @@ def write_report(folder: Path) -> Path:
     Raises:
         InputError: not a run folder.
     """
-    from dime_robot import checkpoint
-    from dime_robot.presets import preset_config
+    from dime_robot.training import checkpoint
+    from dime_robot.training.presets import preset_config
 
     record = checkpoint.load(folder / "ckpt.pt").record
     config = record.config
@@ -181,7 +181,7 @@ def main() -> int:
     if (folder / "ckpt.pt").exists():
         print(write_report(folder))
         return 0
-    from dime_robot.results import SUMMARY, write_results
+    from dime_robot.results.summary import SUMMARY, write_results
 
     written = write_results(folder, arguments.reference)
     for path in written:

@@ -9,7 +9,7 @@ draws, and `summary.md`: both are about the tasks and seeds asked for.
 from __future__ import annotations
 
 if __name__ == "__main__":
-    from dime_robot.runtime.extras import require_extras
+    from dime_robot.runtime.io.extras import require_extras
 
     require_extras(
         train=("torch", "gymnasium", "mujoco", "tyro", "rich", "scipy", "matplotlib", "tensorboard")
@@ -35,11 +35,11 @@ from typing import IO, Annotated, Any
 import tyro
 
 from dime_robot import command_line, train
-from dime_robot.eval_csv import EvalRow, read_eval_csv, write_eval_csv
 from dime_robot.learning.config import TrainConfig, train_options
-from dime_robot.runtime.command import run_command
-from dime_robot.runtime.errors import InputError
-from dime_robot.runtime.files import write_atomically
+from dime_robot.results.eval_csv import EvalRow, read_eval_csv, write_eval_csv
+from dime_robot.runtime.io.command import run_command
+from dime_robot.runtime.io.errors import InputError
+from dime_robot.runtime.io.regular_files import write_atomically
 
 COMMAND = "python -m dime_robot.sweep"
 UNFINISHED = 1  # exit code: a run failed, or was stopped
@@ -84,7 +84,7 @@ class Run:
 
     def rows(self) -> tuple[list[EvalRow], bool]:
         """Its evaluations, none unless it is what it shall be; and whether it is finished."""
-        from dime_robot import checkpoint  # torch takes seconds to load
+        from dime_robot.training import checkpoint  # torch takes seconds to load
 
         path = self.folder / "ckpt.pt"
         try:
@@ -100,7 +100,7 @@ class Run:
 
     def command(self, options: Sequence[str]) -> list[str]:
         """The command line that starts it or goes on with it."""
-        from dime_robot import checkpoint
+        from dime_robot.training import checkpoint
 
         words = [sys.executable, "-m", "dime_robot.train", "--no-video"]
         path = self.folder / "ckpt.pt"
@@ -274,8 +274,8 @@ class Sweep:
 
 def write_tables(out: Path, runs: Sequence[Run], failures: Mapping[int, str], command: str) -> str:
     """Write a CSV per task and `summary.md` of what there is; gives the table."""
-    from dime_robot.curves import Curves
-    from dime_robot.results import LEGEND, OUTCOME, SUMMARY, outcome, table
+    from dime_robot.results.curves import Curves
+    from dime_robot.results.summary import LEGEND, OUTCOME, SUMMARY, outcome, table
 
     lines = []
     for env in dict.fromkeys(run.config.env for run in runs):
@@ -315,7 +315,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     if strange:
         raise InputError(f"{strange[0]}: no option of a sweep; those of its runs go after --")
-    from dime_robot.results import SUMMARY
+    from dime_robot.results.summary import SUMMARY
 
     options = words[split + 1 :]
     out, runs = plan(arguments, options)

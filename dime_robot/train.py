@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 if __name__ == "__main__":
-    from dime_robot.runtime.extras import require_extras
+    from dime_robot.runtime.io.extras import require_extras
 
     require_extras(
         train=("torch", "gymnasium", "mujoco", "tyro", "rich", "scipy", "matplotlib", "tensorboard")
@@ -12,9 +12,7 @@ if __name__ == "__main__":
 import argparse
 import contextlib
 import io
-import os
 import shlex
-import shutil
 import signal
 import sys
 import warnings
@@ -29,34 +27,22 @@ import tyro
 
 from dime_robot import __version__, command_line
 from dime_robot.learning.config import GROUP_HELP, GROUPS, TrainConfig, differences
-from dime_robot.presets import preset_config, task_settings
-from dime_robot.run_lock import LOCK, RunLock
-from dime_robot.runtime.command import INTERRUPTED, interruption_as_itself, run_command
-from dime_robot.runtime.config_files import read_config
-from dime_robot.runtime.env_name import env_options, require_file_may_name
-from dime_robot.runtime.errors import InputError
+from dime_robot.runtime.contract.config_files import read_config
+from dime_robot.runtime.io.command import INTERRUPTED, interruption_as_itself, run_command
+from dime_robot.runtime.io.errors import InputError
+from dime_robot.runtime.policy.env_name import env_options, require_file_may_name
+from dime_robot.training.presets import preset_config, task_settings
+from dime_robot.training.run_request import RunRequest
 
 if TYPE_CHECKING:  # torch takes seconds to load: functions import what stands on it
     import torch
 
-    from dime_robot.checkpoint import Checkpoint
-    from dime_robot.logger import RunLogger
-    from dime_robot.run import TrainingRun
+    from dime_robot.training.logger import RunLogger
+    from dime_robot.training.run import TrainingRun
 
 DEFAULT_PRESET, DEFAULT_ENV = "tiny", "sim:cartpole"
 PROGRAM = "python -m dime_robot.train"
 PATIENCE = 2.0  # [s] from a stop request until a step that does not end is left
-
-
-@dataclass(frozen=True)
-class Arguments:
-    """What was typed: the settings of the run, and where it begins and ends."""
-
-    config: TrainConfig
-    out: Path | None = None
-    resume: Path | None = None
-    init: Path | None = None
-    video: bool = True
 
 
 @dataclass(frozen=True)
@@ -89,7 +75,7 @@ def _group(title: str, names: Sequence[str]) -> type[Any]:
     return made
 
 
-def _from_command_line(argv: Sequence[str], default: TrainConfig) -> Arguments:
+def _from_command_line(argv: Sequence[str], default: TrainConfig) -> RunRequest:
     groups = {title: _group(title, names) for title, names in GROUPS.items()}
     line = make_dataclass(
         "CommandLine",
@@ -117,7 +103,7 @@ def _from_command_line(argv: Sequence[str], default: TrainConfig) -> Arguments:
         name: getattr(getattr(typed, title), name) for title in GROUPS for name in GROUPS[title]
     }
     folders = typed.folders
-    return Arguments(
+    return RunRequest(
         TrainConfig(**settings), folders.out, folders.resume, folders.init, folders.video
     )
 
@@ -138,7 +124,7 @@ def run_folder(path: Path) -> Path:
     return path
 
 
-def parse(argv: Sequence[str]) -> Arguments:
+def parse(argv: Sequence[str]) -> RunRequest:
     """Options over what they start from: the preset and the task, or the run to resume.
 
     Raises:
@@ -175,7 +161,7 @@ def resumed_config(folder: Path, env: str | None) -> tuple[TrainConfig, TrainCon
         InputError: no usable run, a change that a run cannot take, or an environment that a file
             must not choose.
     """
-    from dime_robot import checkpoint
+    from dime_robot.training import checkpoint
 
     path = folder / "ckpt.pt"
     saved = checkpoint.load(path).config
@@ -210,50 +196,10 @@ def _require_resumable(config: TrainConfig, saved: TrainConfig, source: str = ""
         raise InputError(f"{where} {asked}: the resumed run has {had}; expected {hint}")
 
 
-def _check_resumed(arguments: Arguments, saved: TrainConfig) -> None:
+def _check_resumed(arguments: RunRequest, saved: TrainConfig) -> None:
     if arguments.out is not None or arguments.init is not None:
         raise InputError("--resume goes on in its own folder: leave out --out and --init")
     _require_resumable(arguments.config, saved)
-
-
-def choose_device(name: str) -> torch.device:
-    """`auto` is the GPU where there is one.
-
-    Raises:
-        InputError: no such device here.
-    """
-    import torch
-
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"--device {name}: not to be had here ({reason}); try auto") from None
-    return device
-
-
-def new_folder(out: Path | None, config: TrainConfig) -> Path:
-    """The run folder: `out`, or a free name under runs/.
-
-    Raises:
-        InputError: `out` already holds something.
-    """
-    if out is not None:
-        if out.exists() and (not out.is_dir() or any(path.name != LOCK for path in out.iterdir())):
-            raise InputError(
-                f"--out {out}: expected a new or empty folder; to go on with the run in it use"
-                f" --resume {out}"
-            )
-        return out
-    name = f"{config.env.replace(':', '-').replace('/', '-')}-{config.preset}-seed{config.seed}"
-    folder, number = Path("runs") / name, 1
-    while folder.exists():
-        number += 1
-        folder = Path("runs") / f"{name}-{number}"
-    return folder
 
 
 def header(run: TrainingRun, device: torch.device) -> list[str]:
@@ -287,101 +233,6 @@ def header(run: TrainingRun, device: torch.device) -> list[str]:
         text = "  ".join(f"{name} {value}" for name, (value, _) in changed.items())
         lines.append(f"changed {text}")
     return lines
-
-
-def require_compiler(device: torch.device) -> None:
-    """`--compile` needs a C++ compiler; say so before anything is started."""
-    compiler = os.environ.get("CXX", "g++")
-    if shutil.which(compiler) is None:
-        raise InputError(
-            f"--compile: needs the C++ compiler {compiler}, which is not installed (Debian: apt"
-            f" install g++); without --compile the run works on {device} as it is"
-        )
-
-
-def _check_init(state: Checkpoint, run: TrainingRun) -> None:
-    """The networks may only go on under the same contract, sampler and atoms."""
-    path, ours = state.path, run.config
-    for name in ("observation", "action"):
-        if getattr(state.spec, name) != getattr(run.spec, name):
-            raise InputError(
-                f"--init {path}: its policy's {name} terms differ from those of {ours.env}"
-            )
-    for name in ("diffusion_steps", "v_min", "v_max", "atoms", "reward_scale"):
-        had, asked = getattr(state.config, name), getattr(ours, name)
-        if had != asked:
-            option = "--" + name.replace("_", "-")
-            why = "" if name == "diffusion_steps" else ": its critics would mean other returns"
-            raise InputError(
-                f"--init {path}: it was trained with {option} {had}, this run has {asked}{why};"
-                f" give {option} {had}, or train it again with {option} {asked}"
-            )
-
-
-def start_run(arguments: Arguments, device: torch.device) -> TrainingRun:
-    """Build a new run or the resumed one, its folder in place and locked."""
-    if arguments.config.compile:
-        require_compiler(device)
-    if arguments.resume is not None:
-        with _locked(arguments.resume) as lock:
-            return _resumed(arguments, device, lock)
-    folder = new_folder(arguments.out, arguments.config)
-    with _locked(folder) as lock:
-        new_folder(folder, arguments.config)  # nobody was faster
-        return _begun(arguments, folder, device, lock)
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[RunLock]:
-    """A lock that is given back where the run cannot be built."""
-    lock = RunLock(folder)
-    try:
-        yield lock
-    except BaseException:
-        lock.release()
-        raise
-
-
-def _resumed(arguments: Arguments, device: torch.device, lock: RunLock) -> TrainingRun:
-    from dime_robot import checkpoint
-    from dime_robot.run import TrainingRun
-
-    config, folder = arguments.config, lock.folder
-    run = TrainingRun(config, folder, device, lock=lock)
-    state = checkpoint.load(run.checkpoint_path)
-    if state.spec != run.spec:
-        raise InputError(
-            f"--resume {folder}: its contract ({state.spec.name}) is not that of"
-            f" {config.env} ({run.spec.name}); expected an environment of the same contract"
-        )
-    run.load(state)
-    moved = run.env_since == run.step > 0
-    if moved and run.step >= config.steps:
-        raise InputError(f"--env {config.env}: expected --steps above {run.step:,} with it")
-    run.write_config()
-    if moved:
-        run.save()  # a kill must not send it back to the environment before
-    return run
-
-
-def _begun(arguments: Arguments, folder: Path, device: torch.device, lock: RunLock) -> TrainingRun:
-    from dime_robot import checkpoint
-    from dime_robot.lineage import Origin
-    from dime_robot.run import TrainingRun
-
-    if arguments.init is None:
-        run = TrainingRun(arguments.config, folder, device, lock=lock)
-    else:
-        state = checkpoint.load(arguments.init)
-        origin = Origin(state.record.lineage, state.digest)
-        run = TrainingRun(arguments.config, folder, device, origin, lock=lock)
-        _check_init(state, run)
-        try:
-            run.agent.load_weights(state.learner)
-        except InputError as error:
-            raise InputError(f"--init {arguments.init}: {error}") from None
-    run.create_folder()
-    return run
 
 
 class StopSignals:
@@ -420,7 +271,7 @@ class StopSignals:
 def main(argv: Sequence[str] | None = None) -> int:
     """See the module's docstring."""
     signals = StopSignals()
-    arguments: Arguments | None = None
+    arguments: RunRequest | None = None
     with signals.handled():
         try:
             with interruption_as_itself():
@@ -447,7 +298,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
 
 
-def _resumable(arguments: Arguments | None, signals: StopSignals) -> Path | None:
+def _resumable(arguments: RunRequest | None, signals: StopSignals) -> Path | None:
     """The folder of the run that was interrupted, where it has a checkpoint."""
     folder = arguments.resume if arguments is not None else None
     if signals.run is not None:
@@ -455,16 +306,17 @@ def _resumable(arguments: Arguments | None, signals: StopSignals) -> Path | None
     return folder if folder is not None and (folder / "ckpt.pt").exists() else None
 
 
-def _resume_command(folder: Path, arguments: Arguments | None) -> str:
+def _resume_command(folder: Path, arguments: RunRequest | None) -> str:
     """What to type to go on."""
     options = [] if arguments is None else env_options(arguments.config.env)
     return f"{PROGRAM} --resume {shlex.join([str(folder), *options])}"
 
 
-def _train(arguments: Arguments, signals: StopSignals) -> int:
+def _train(arguments: RunRequest, signals: StopSignals) -> int:
     print(f"dime_robot {__version__}: loading PyTorch and the environment", flush=True)
-    from dime_robot.logger import RunLogger
     from dime_robot.report import write_report
+    from dime_robot.training.logger import RunLogger
+    from dime_robot.training.start import choose_device, start_run
 
     device = choose_device(arguments.config.device)
     signals.run = run = start_run(arguments, device)
@@ -488,9 +340,9 @@ def _train(arguments: Arguments, signals: StopSignals) -> int:
     return 0
 
 
-def _last_lines(run: TrainingRun, logger: RunLogger, arguments: Arguments) -> None:
+def _last_lines(run: TrainingRun, logger: RunLogger, arguments: RunRequest) -> None:
+    from dime_robot.evaluation.video import record_in_child
     from dime_robot.report import write_report
-    from dime_robot.video import record_in_child
 
     report = write_report(run.folder)  # before the video, which may take a while
     video = run.folder / "video.mp4"

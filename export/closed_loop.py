@@ -28,8 +28,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import special, stats
 
-from dime_robot.rollout import Evaluation, Evaluator, FloatArray, Policy
-from dime_robot.runtime.errors import InputError
+from dime_robot.evaluation.rollout import Evaluation, Evaluator, FloatArray, Policy
+from dime_robot.runtime.io.errors import InputError
 
 LOOKS = (20, 200)  # episodes after which the proof may end
 CONFIDENCE = 1 - 0.05 / len(LOOKS)

@@ -27,9 +27,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from dime_robot.learning import diffusion
 from dime_robot.learning.networks import ScoreNetwork
-from dime_robot.runtime.errors import InputError
-from dime_robot.runtime.graph_check import IR_VERSION, OPSET
-from dime_robot.runtime.spec import PolicySpec
+from dime_robot.runtime.contract.policy_spec import PolicySpec
+from dime_robot.runtime.io.errors import InputError
+from dime_robot.runtime.policy.graph_check import IR_VERSION, OPSET
 
 SMALLEST_FACTOR = 0.05  # below it, dividing by P_n would lose float32 digits
 

@@ -11,7 +11,7 @@ import sys
 if __name__ == "__main__":
     if not __package__:  # run as a script this file would be found as the package `onnx`
         sys.exit("error: run it as a module: python -m export.onnx ckpt.pt")
-    from dime_robot.runtime.extras import require_extras
+    from dime_robot.runtime.io.extras import require_extras
 
     require_extras(train=("torch", "gymnasium", "scipy", "onnx"), cpu=("onnxruntime",))
 
@@ -33,20 +33,16 @@ import numpy as np
 import onnx
 import torch
 
-from dime_robot import checkpoint
-from dime_robot.checkpoint import Checkpoint
+from dime_robot.evaluation.rollout import FloatArray, Policy, in_batches
 from dime_robot.learning.networks import ScoreNetwork
-from dime_robot.lineage import commands
-from dime_robot.provenance import git_commit, package_versions
-from dime_robot.rollout import FloatArray, Policy, in_batches
-from dime_robot.runtime import certify as latency
-from dime_robot.runtime.certificate import LatencyCertificate, Provenance
-from dime_robot.runtime.command import interruption_as_itself, run_command
-from dime_robot.runtime.env_name import env_options, require_file_may_name
-from dime_robot.runtime.errors import InputError
-from dime_robot.runtime.files import write_atomically
-from dime_robot.runtime.policy import OnnxPolicy, import_onnxruntime
-from dime_robot.runtime.policy_file import (
+from dime_robot.runtime.contract.policy_spec import PolicySpec
+from dime_robot.runtime.io.command import interruption_as_itself, run_command
+from dime_robot.runtime.io.errors import InputError
+from dime_robot.runtime.io.regular_files import write_atomically
+from dime_robot.runtime.policy.certificate import LatencyCertificate, Provenance
+from dime_robot.runtime.policy.env_name import env_options, require_file_may_name
+from dime_robot.runtime.policy.onnx_policy import OnnxPolicy, import_onnxruntime
+from dime_robot.runtime.policy.policy_file import (
     FILE_DIGEST,
     FORMAT,
     FORMAT_VERSION,
@@ -57,8 +53,12 @@ from dime_robot.runtime.policy_file import (
     policy_digest,
     zeroed_digest,
 )
-from dime_robot.runtime.spec import PolicySpec
-from export import certify
+from dime_robot.runtime.telemetry import measure_latency as latency
+from dime_robot.training import checkpoint
+from dime_robot.training.checkpoint import Checkpoint
+from dime_robot.training.lineage import commands
+from dime_robot.training.provenance import git_commit, package_versions
+from export import proofs as certify
 from export.closed_loop import CertificateError, free_run
 from export.graph import build, fold
 

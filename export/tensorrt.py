@@ -19,9 +19,9 @@ from pathlib import Path
 
 import numpy as np
 
-from dime_robot.runtime.command import run_command
-from dime_robot.runtime.errors import InputError
-from dime_robot.runtime.policy import (
+from dime_robot.runtime.io.command import run_command
+from dime_robot.runtime.io.errors import InputError
+from dime_robot.runtime.policy.onnx_policy import (
     ENGINE_CACHE,
     PROVIDERS,
     OnnxPolicy,

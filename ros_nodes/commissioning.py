@@ -6,21 +6,21 @@ from pathlib import Path
 
 import numpy as np
 
-from dime_robot.runtime.certificate import LatencyCertificate
-from dime_robot.runtime.certify import budget_problem, measure_latency
-from dime_robot.runtime.control_loop import steps_by_reading
-from dime_robot.runtime.controller import Controller
-from dime_robot.runtime.errors import InputError
-from dime_robot.runtime.policy import OnnxPolicy
-from dime_robot.runtime.robot import RobotConfig, load_robot
-from dime_robot.runtime.spec import PolicySpec
+from dime_robot.runtime.contract.policy_spec import PolicySpec
+from dime_robot.runtime.contract.robot_config import RobotConfig, load_robot
+from dime_robot.runtime.control.control_loop import steps_by_reading
+from dime_robot.runtime.control.controller import Controller
+from dime_robot.runtime.io.errors import InputError
+from dime_robot.runtime.policy.certificate import LatencyCertificate
+from dime_robot.runtime.policy.onnx_policy import OnnxPolicy
+from dime_robot.runtime.telemetry.measure_latency import budget_problem, measure_latency
 from ros_nodes.parameters import PolicyParameters, existing_path
 
 # fewer than `certify` makes: each cold call costs 10 ms of a start
 WARM_CALLS, COLD_CALLS = 500, 100
 
 
-def commission(given: PolicyParameters) -> tuple[Controller, LatencyCertificate]:
+def load_and_check(given: PolicyParameters) -> tuple[Controller, LatencyCertificate]:
     """Load policy and robot, see that they fit, warm up and measure on this machine.
 
     Raises:

@@ -14,10 +14,10 @@ from sensor_msgs.msg import Imu
 from std_msgs.msg import Float64MultiArray
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
-from dime_robot.runtime.robot import CommandOutput, TwistType
-from dime_robot.runtime.spec import TWIST_AXES, FloatArray
-from dime_robot.runtime.state import JointCommand
-from dime_robot.runtime.wiring import Wiring
+from dime_robot.runtime.contract.policy_spec import TWIST_AXES, FloatArray
+from dime_robot.runtime.contract.robot_config import CommandOutput, TwistType
+from dime_robot.runtime.control.joint_mapping import JointMapping
+from dime_robot.runtime.control.state import JointCommand
 
 TwistMessage: TypeAlias = Twist | TwistStamped
 CommandMessage: TypeAlias = Float64MultiArray | JointTrajectory | TwistMessage
@@ -110,11 +110,11 @@ def write_twist(message: TwistMessage, velocity: Mapping[str, float], now: float
 class CommandWriter:
     """JointCommand -> the one message of this robot, filled anew for every command."""
 
-    def __init__(self, output: CommandOutput, wiring: Wiring, period: float) -> None:
+    def __init__(self, output: CommandOutput, mapping: JointMapping, period: float) -> None:
         self.message: CommandMessage = command_type(output)()
-        self._wiring = wiring
+        self._mapping = mapping
         if isinstance(self.message, JointTrajectory):
-            self.message.joint_names = list(wiring.command_names)
+            self.message.joint_names = list(mapping.command_names)
             point = JointTrajectoryPoint()
             whole, part = divmod(round(period * 1e9), 10**9)
             point.time_from_start.sec, point.time_from_start.nanosec = whole, part
@@ -128,20 +128,20 @@ class CommandWriter:
             now: the stamp of a TwistStamped, on the robot's clock [s]; 0: controllers take the
                 time of its arrival.
         """
-        values = array("d", self._wiring.command(command).tolist())
+        values = array("d", self._mapping.command(command).tolist())
         if isinstance(self.message, Float64MultiArray):
             self.message.data = values
         elif isinstance(self.message, JointTrajectory):
             self.message.points[0].positions = values
         else:
-            given = dict(zip(self._wiring.command_names, values, strict=True))
+            given = dict(zip(self._mapping.command_names, values, strict=True))
             write_twist(self.message, given, now)
         return self.message
 
 
-def command_values(message: CommandMessage, wiring: Wiring) -> FloatArray | None:
-    """The numbers of a command in the order of `wiring.command_names`; None: not for this robot."""
-    names = wiring.command_names
+def command_values(message: CommandMessage, mapping: JointMapping) -> FloatArray | None:
+    """The numbers of a command in the order of `command_names`; None: not for this robot."""
+    names = mapping.command_names
     if isinstance(message, Twist | TwistStamped):
         given = dict(zip(TWIST_AXES, twist_values(message), strict=True))
         values = np.array([given[name] for name in names])

@@ -6,16 +6,16 @@ from collections.abc import Mapping
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 
-from dime_robot.runtime.latency import LatencyRecorder, Percentiles
-from dime_robot.runtime.reasons import Reason, Rung
-from dime_robot.runtime.safety import Decision
+from dime_robot.runtime.control.faults import Fault, SafetyLevel
+from dime_robot.runtime.control.safety_filter import Decision
+from dime_robot.runtime.telemetry.latency import LatencyRecorder, Percentiles
 
 TOPIC = "/diagnostics"
 MISSES_WORTH_A_WARNING = 0.01  # share of steps since the last report
 CONTROL, LATENCY = "control", "latency"  # what a node reports on
-ANSWER = "answer"  # value of the control entry: the rung of the last step, none where inactive
-TROUBLED = tuple(rung.name.lower() for rung in Rung if rung >= Rung.HOLD)
-_SILENT = (Reason.OBSERVATION_STALE, Reason.JOINT_MISSING, Reason.IMU_STALE)
+RESPONSE = "answer"  # value of the control entry: the level of the last step, none where inactive
+TROUBLED = tuple(level.name.lower() for level in SafetyLevel if level >= SafetyLevel.HOLD)
+_SILENT = (Fault.OBSERVATION_STALE, Fault.JOINT_MISSING, Fault.IMU_STALE)
 
 
 def entry_name(node: str, what: str) -> str:
@@ -33,9 +33,9 @@ def node_of(entry: DiagnosticStatus) -> str:
     return str(entry.name.partition(": ")[0])
 
 
-def answer_of(entry: DiagnosticStatus) -> str:
+def response_of(entry: DiagnosticStatus) -> str:
     """The control entry's answer; empty where the entry has none."""
-    return next((str(pair.value) for pair in entry.values if pair.key == ANSWER), "")
+    return next((str(pair.value) for pair in entry.values if pair.key == RESPONSE), "")
 
 
 def status(
@@ -52,25 +52,25 @@ def status(
 
 
 def control_level(
-    decision: Decision | None, rungs: Mapping[Rung, int], reasons: Mapping[Reason, int]
+    decision: Decision | None, levels: Mapping[SafetyLevel, int], reasons: Mapping[Fault, int]
 ) -> tuple[bytes, str]:
     """Level and message of the control loop.
 
-    `rungs` and `reasons`: in how many steps since the last report each was seen.
+    `levels` and `reasons`: in how many steps since the last report each was seen.
     """
     if decision is None:
         return DiagnosticStatus.OK, "not active"
     why = ", ".join(reason.value for reason in decision.reasons)
-    if decision.rung >= Rung.DAMP:
+    if decision.level >= SafetyLevel.DAMP:
         # a robot that fell silent and one that was stopped look different on a monitor
         silent = any(reason in _SILENT for reason in decision.reasons)
         level = DiagnosticStatus.STALE if silent else DiagnosticStatus.ERROR
-        return level, f"{decision.rung.name.lower()}: {why}"
-    if decision.rung == Rung.HOLD:
+        return level, f"{decision.level.name.lower()}: {why}"
+    if decision.level == SafetyLevel.HOLD:
         return DiagnosticStatus.WARN, f"hold: {why}"
     if not reasons:
         return DiagnosticStatus.OK, "running"
-    troubled = sum(count for rung, count in rungs.items() if rung >= Rung.HOLD)
+    troubled = sum(count for level, count in levels.items() if level >= SafetyLevel.HOLD)
     seen = ", ".join(f"{reason.value} in {count} steps" for reason, count in reasons.items())
     text = f"running; since the last report {seen}"
     return DiagnosticStatus.WARN, text + (f", {troubled} held or damped" if troubled else "")
@@ -79,13 +79,13 @@ def control_level(
 def is_fault(entry: DiagnosticStatus) -> bool:
     """Does an entry of policy_node tell of a hold, an error or a silence? By its fields alone."""
     severe = entry.level in (DiagnosticStatus.ERROR, DiagnosticStatus.STALE)
-    return severe or answer_of(entry) in TROUBLED
+    return severe or response_of(entry) in TROUBLED
 
 
 def is_refusal(entry: DiagnosticStatus) -> bool:
     """Does an entry tell why a node that does not run would not go on?"""
     control = entry.name.endswith(f": {CONTROL}")
-    return control and entry.level == DiagnosticStatus.ERROR and answer_of(entry) not in TROUBLED
+    return control and entry.level == DiagnosticStatus.ERROR and response_of(entry) not in TROUBLED
 
 
 def latency_level(

@@ -8,7 +8,7 @@ training draws from.
 from __future__ import annotations
 
 if __name__ == "__main__":
-    from dime_robot.runtime.extras import require_extras
+    from dime_robot.runtime.io.extras import require_extras
 
     require_extras(ros=("rclpy",))
 
@@ -31,9 +31,9 @@ from rclpy.qos import QoSProfile
 from rclpy.validate_full_topic_name import validate_full_topic_name
 from std_msgs.msg import Float64MultiArray
 
-from dime_robot.runtime.errors import InputError
-from dime_robot.runtime.latency import SAMPLE_LABEL, LatencySample
-from dime_robot.runtime.machine import cpu_model
+from dime_robot.runtime.io.errors import InputError
+from dime_robot.runtime.telemetry.latency import SAMPLE_LABEL, LatencySample
+from dime_robot.runtime.telemetry.machine import cpu_model
 from ros_nodes import diagnostics
 from ros_nodes.latency_page import write_page
 from ros_nodes.latency_record import (

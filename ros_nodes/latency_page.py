@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from dime_robot.runtime.command import run_command
-from dime_robot.runtime.files import write_atomically
-from dime_robot.runtime.latency import TIMES
+from dime_robot.runtime.io.command import run_command
+from dime_robot.runtime.io.regular_files import write_atomically
+from dime_robot.runtime.telemetry.latency import TIMES
 from ros_nodes.latency_record import (
     PERCENTILES,
     LatencyRecord,

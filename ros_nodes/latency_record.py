@@ -9,11 +9,11 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field, ValidationError
 
-from dime_robot.runtime.errors import InputError, first_problem
-from dime_robot.runtime.files import write_atomically
-from dime_robot.runtime.latency import TIMES, LatencyDistribution, LatencySample
-from dime_robot.runtime.npz_files import MAX_META, parse_text, read_npz, write_npz
-from dime_robot.runtime.spec import Frozen
+from dime_robot.runtime.contract.policy_spec import StrictModel
+from dime_robot.runtime.io.errors import InputError, first_problem
+from dime_robot.runtime.io.npz_files import MAX_META, parse_text, read_npz, write_npz
+from dime_robot.runtime.io.regular_files import write_atomically
+from dime_robot.runtime.telemetry.latency import TIMES, LatencyDistribution, LatencySample
 
 PERCENTILES = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p99.9": 99.9, "max": 100.0}
 MAX_NUMBERS = 20_000_000  # in the samples of one record: 160 MB, 47 minutes at 1 kHz
@@ -22,14 +22,14 @@ LARGEST_TIME = 1e12  # of any field [s]
 Samples = npt.NDArray[np.float64]
 
 
-class SeenFault(Frozen):
+class SeenFault(StrictModel):
     """A hold, an error or a silence that appeared on /diagnostics."""
 
     time: float  # on the clock of the samples [s]
     text: str  # the status' name and message
 
 
-class RecordFacts(Frozen):
+class RecordFacts(StrictModel):
     """What the samples alone do not say."""
 
     fields: tuple[str, ...]

@@ -11,7 +11,7 @@ certificate is of the one that exported it.
 from __future__ import annotations
 
 if __name__ == "__main__":
-    from dime_robot.runtime.extras import require_extras
+    from dime_robot.runtime.io.extras import require_extras
 
     require_extras(cpu=("onnxruntime",), eval=("mujoco", "gymnasium"), ros=("rclpy",))
 
@@ -27,17 +27,17 @@ from typing import Any
 
 import numpy as np
 
-from dime_robot.runtime.certify import measure_latency
-from dime_robot.runtime.command import run_command
-from dime_robot.runtime.config_files import read_config
-from dime_robot.runtime.errors import InputError
-from dime_robot.runtime.latency import TIMES, LatencySample, percentiles_of
-from dime_robot.runtime.machine import cpu_model
-from dime_robot.runtime.noise import NOISE_MODES
-from dime_robot.runtime.places import differences
-from dime_robot.runtime.policy import OnnxPolicy
-from dime_robot.runtime.robot import load_robot
-from dime_robot.sim.config import TaskConfig, load_robot_task
+from dime_robot.runtime.contract.config_diff import differences
+from dime_robot.runtime.contract.config_files import read_config
+from dime_robot.runtime.contract.robot_config import load_robot
+from dime_robot.runtime.io.command import run_command
+from dime_robot.runtime.io.errors import InputError
+from dime_robot.runtime.policy.noise import NOISE_MODES
+from dime_robot.runtime.policy.onnx_policy import OnnxPolicy
+from dime_robot.runtime.telemetry.latency import TIMES, LatencySample, percentiles_of
+from dime_robot.runtime.telemetry.machine import cpu_model
+from dime_robot.runtime.telemetry.measure_latency import measure_latency
+from dime_robot.sim.config.robot_task import TaskConfig, load_robot_task
 from ros_nodes.commissioning import COLD_CALLS, WARM_CALLS
 from ros_nodes.latency_record import measured_rate
 from ros_nodes.loopback_session import Session, is_file

@@ -22,11 +22,11 @@ from rclpy.qos import QoSProfile
 from std_msgs.msg import Float64MultiArray, String
 from std_srvs.srv import Trigger
 
-from dime_robot.runtime.errors import InputError
-from dime_robot.runtime.policy import OnnxPolicy
-from dime_robot.runtime.robot import load_robot
-from dime_robot.runtime.spec import TWIST_AXES
-from dime_robot.sim.config import load_robot_task
+from dime_robot.runtime.contract.policy_spec import TWIST_AXES
+from dime_robot.runtime.contract.robot_config import load_robot
+from dime_robot.runtime.io.errors import InputError
+from dime_robot.runtime.policy.onnx_policy import OnnxPolicy
+from dime_robot.sim.config.robot_task import load_robot_task
 from ros_nodes import diagnostics
 from ros_nodes.conversions import TWIST_TYPES, write_twist
 from ros_nodes.process import make_executor

@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from dime_robot.runtime.errors import InputError
-from dime_robot.runtime.policy import OnnxPolicy
-from dime_robot.runtime.robot import RobotConfig, require_compatible
-from dime_robot.runtime.spec import TWIST_AXES, PolicySpec
-from dime_robot.sim.config import load_robot_task
-from dime_robot.sim.env import RobotEnv
-from dime_robot.sim.variation import LatencyConfig
+from dime_robot.runtime.contract.policy_spec import TWIST_AXES, PolicySpec
+from dime_robot.runtime.contract.robot_config import RobotConfig, require_compatible
+from dime_robot.runtime.io.errors import InputError
+from dime_robot.runtime.policy.onnx_policy import OnnxPolicy
+from dime_robot.sim.config.randomization import LatencyConfig
+from dime_robot.sim.config.robot_task import load_robot_task
+from dime_robot.sim.robot_env import RobotEnv
 
 VELOCITY = (0.5, 0.0, 0.0)  # asked for where nothing is said [m/s, m/s, rad/s]
 ERRORS = {"velocity_error": "m/s", "yaw_rate_error": "rad/s"}  # mean magnitudes over the steps

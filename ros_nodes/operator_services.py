@@ -8,7 +8,7 @@ from rclpy.node import Node
 from rclpy.task import Future
 from std_srvs.srv import Trigger
 
-from dime_robot.runtime.flight_recorder import Dump
+from dime_robot.runtime.control.flight_recorder import Dump
 
 
 class Operated(Protocol):

@@ -15,9 +15,9 @@ from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValu
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from dime_robot.runtime.errors import InputError
-from dime_robot.runtime.noise import NOISE_MODES
-from dime_robot.runtime.policy import PROVIDERS
+from dime_robot.runtime.io.errors import InputError
+from dime_robot.runtime.policy.noise import NOISE_MODES
+from dime_robot.runtime.policy.onnx_policy import PROVIDERS
 from ros_nodes.sim_timeout import ON_TIMEOUT
 from ros_nodes.unknown_parameters import require_known_parameters as require_known_parameters
 from ros_nodes.unknown_parameters import unknown_parameters as unknown_parameters

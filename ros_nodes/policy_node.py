@@ -8,7 +8,7 @@ by `ControlLoop`; here messages become its calls, and its decisions messages. Se
 from __future__ import annotations
 
 if __name__ == "__main__":
-    from dime_robot.runtime.extras import require_extras
+    from dime_robot.runtime.io.extras import require_extras
 
     require_extras(cpu=("onnxruntime",), ros=("rclpy",))
 
@@ -23,14 +23,14 @@ from rcl_interfaces.msg import SetParametersResult
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 
-from dime_robot.runtime.control_loop import ControlLoop, Mode
-from dime_robot.runtime.controller import Controller
-from dime_robot.runtime.errors import InputError
-from dime_robot.runtime.flight_recorder import Dump
-from dime_robot.runtime.reasons import Reason, Rung
-from dime_robot.runtime.safety import Decision
+from dime_robot.runtime.control.control_loop import ControlLoop, Mode
+from dime_robot.runtime.control.controller import Controller
+from dime_robot.runtime.control.faults import Fault, SafetyLevel
+from dime_robot.runtime.control.flight_recorder import Dump
+from dime_robot.runtime.control.safety_filter import Decision
+from dime_robot.runtime.io.errors import InputError
 from ros_nodes.autostart import Autostart
-from ros_nodes.commissioning import commission, describe, drives_by_reading
+from ros_nodes.commissioning import describe, drives_by_reading, load_and_check
 from ros_nodes.operator_services import Operator
 from ros_nodes.parameters import (
     PolicyParameters,
@@ -87,7 +87,7 @@ class PolicyNode(LifecycleNode):
         self._reporter = Reporter(self, self._time)
         self._configured: Configured | None = None
         self._estopped = False  # also while there is no policy
-        self._rung = Rung.RUN
+        self._level = SafetyLevel.RUN
         self._active = False  # as the lifecycle has it
         self._next_look = self._next_report = self._next_dump = 0.0
         self._autostart = Autostart(
@@ -109,7 +109,7 @@ class PolicyNode(LifecycleNode):
         """Load the policy, refuse what does not fit, warm up, measure."""
         require_known_parameters(self)
         given = self.parameters = read_parameters(self, PolicyParameters)
-        controller, latency = commission(given)
+        controller, latency = load_and_check(given)
         controller.recorder.meta["node"] = self.get_fully_qualified_name()
         by_reading = drives_by_reading(given.drive, controller.policy.spec, controller.robot)
         self._time.restart()
@@ -155,7 +155,7 @@ class PolicyNode(LifecycleNode):
         _, loop, link = self._configured
         self._reporter.refusal = ""
         self._reporter.begin(loop)
-        self._rung, self._active = Rung.RUN, True
+        self._level, self._active = SafetyLevel.RUN, True
         self._autostart.cancel()
         if link.listeners_said:
             self.get_logger().warning(
@@ -249,23 +249,23 @@ class PolicyNode(LifecycleNode):
         self._reporter.miss(loop.take_missed())
         self._reporter.step(decision)
         loop.record(decision)
-        if decision.rung != self._rung:
-            self._on_rung(decision)
+        if decision.level != self._level:
+            self._on_level(decision)
 
-    def _on_rung(self, decision: Decision) -> None:
+    def _on_level(self, decision: Decision) -> None:
         """Another answer than before: a fault and its end are logged at once."""
-        before, self._rung = self._rung, decision.rung
-        if max(before, self._rung) < Rung.HOLD or self._configured is None:
+        before, self._level = self._level, decision.level
+        if max(before, self._level) < SafetyLevel.HOLD or self._configured is None:
             return
-        if self._rung < before:
-            self.get_logger().warning(f"{self._rung.name.lower()} after {before.name.lower()}")
+        if self._level < before:
+            self.get_logger().warning(f"{self._level.name.lower()} after {before.name.lower()}")
             return
         why = self._configured.loop.explain(decision.reasons)
-        self._reporter.last_fault = f"{self._rung.name.lower()}: {why}"
+        self._reporter.last_fault = f"{self._level.name.lower()}: {why}"
         self.get_logger().error(self._reporter.last_fault)
         self._reporter.publish()
         now = time.monotonic()
-        if self._rung == Rung.STOP or now >= self._next_dump:
+        if self._level == SafetyLevel.STOP or now >= self._next_dump:
             self._next_dump = now + DUMP_PAUSE
             self.dump(decision.reasons[0].value)
 
@@ -285,7 +285,7 @@ class PolicyNode(LifecycleNode):
         problem = loop.reset()
         self._estopped = loop.estopped
         if not problem and loop.mode == Mode.ACTIVE:
-            self._rung = Rung.RUN
+            self._level = SafetyLevel.RUN
         return problem
 
     @property
@@ -320,7 +320,7 @@ class PolicyNode(LifecycleNode):
             self._carry_out(lambda: loop.graph(link.look()))
             if not self._time.is_served:
                 gone = "nobody publishes /clock any more"
-                self._carry_out(lambda: loop.trip(Reason.OBSERVATION_STALE, gone))
+                self._carry_out(lambda: loop.trip(Fault.OBSERVATION_STALE, gone))
             if loop.clock_jumped:
                 loop.clock_jumped = False
                 self._time.restart()

@@ -23,7 +23,7 @@ from rclpy.executors import Executor, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
-from dime_robot.runtime.errors import InputError
+from dime_robot.runtime.io.errors import InputError
 
 LONGEST_WAIT = 0.1  # [s] between two looks at the signal flag
 MEMORY_LOCK_NOW_AND_LATER = 3  # MCL_CURRENT | MCL_FUTURE

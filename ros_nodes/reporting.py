@@ -9,12 +9,12 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.node import Node
 from std_msgs.msg import Float64MultiArray, MultiArrayDimension
 
-from dime_robot.runtime.control_loop import ControlLoop
-from dime_robot.runtime.controller import Controller
-from dime_robot.runtime.flight_recorder import Dump
-from dime_robot.runtime.latency import SAMPLE_LABEL, LatencyRecorder, LatencySample
-from dime_robot.runtime.reasons import Reason, Rung
-from dime_robot.runtime.safety import Decision
+from dime_robot.runtime.control.control_loop import ControlLoop
+from dime_robot.runtime.control.controller import Controller
+from dime_robot.runtime.control.faults import Fault, SafetyLevel
+from dime_robot.runtime.control.flight_recorder import Dump
+from dime_robot.runtime.control.safety_filter import Decision
+from dime_robot.runtime.telemetry.latency import SAMPLE_LABEL, LatencyRecorder, LatencySample
 from ros_nodes import diagnostics
 from ros_nodes.process import NodeClock
 
@@ -32,8 +32,8 @@ class Reporter:
         self._controller: Controller | None = None
         self._recorder: LatencyRecorder | None = None
         self._decision: Decision | None = None
-        self._rungs: Counter[Rung] = Counter()  # steps since the last report
-        self._reasons: Counter[Reason] = Counter()
+        self._levels: Counter[SafetyLevel] = Counter()  # steps since the last report
+        self._reasons: Counter[Fault] = Counter()
         self._reported_steps = self._reported_misses = 0
         self._published_at = 0.0
         self._listened = False
@@ -51,7 +51,7 @@ class Reporter:
         self._recorder = LatencyRecorder(controller.policy.spec.rate)
         self._reported_steps = self._reported_misses = 0
         self._published_at = 0.0
-        self._rungs.clear()
+        self._levels.clear()
         self._reasons.clear()
 
     def end(self) -> None:
@@ -73,7 +73,7 @@ class Reporter:
             return
         watchdog, began = self._loop.watchdog, self._loop.began
         self._decision = decision
-        self._rungs[decision.rung] += 1
+        self._levels[decision.level] += 1
         self._reasons.update(decision.reasons)
         now, period = self._clock.now(), self._controller.policy.spec.period
         sample = LatencySample(
@@ -118,15 +118,15 @@ class Reporter:
             recorder.misses - self._reported_misses,
         )
         self._reported_steps, self._reported_misses = recorder.steps, recorder.misses
-        level, message = diagnostics.control_level(self._decision, self._rungs, self._reasons)
+        level, message = diagnostics.control_level(self._decision, self._levels, self._reasons)
         if self._decision is None and self.refusal:
             level, message = DiagnosticStatus.ERROR, self.refusal
         control = {
-            "answer": "none" if self._decision is None else self._decision.rung.name.lower(),
+            "answer": "none" if self._decision is None else self._decision.level.name.lower(),
             "last fault": self.last_fault,
             "last recording": self._last_recording(),
             **self._state(),
-            **{f"steps {rung.name.lower()}": self._rungs[rung] for rung in Rung},
+            **{f"steps {level.name.lower()}": self._levels[level] for level in SafetyLevel},
             **{f"steps with {reason.value}": count for reason, count in self._reasons.items()},
             "policy": f"{policy.spec.name} {policy.file.policy_digest[:12]}",
             "rate [Hz]": policy.spec.rate,
@@ -134,7 +134,7 @@ class Reporter:
             "provider": policy.provider,
             "real-time": self.granted,
         }
-        self._rungs.clear()
+        self._levels.clear()
         self._reasons.clear()
         period, percentiles = policy.spec.period, recorder.percentiles()
         late, summary = diagnostics.latency_level(percentiles, steps, misses, period)

@@ -15,11 +15,11 @@ from rclpy.node import Node
 from rclpy.publisher import Publisher
 from sensor_msgs.msg import Imu, JointState
 
-from dime_robot.runtime.control_loop import ControlLoop, GraphView, Reading
-from dime_robot.runtime.errors import InputError
-from dime_robot.runtime.safety import Decision
-from dime_robot.runtime.state import JointCommand
-from dime_robot.runtime.wiring import Wiring
+from dime_robot.runtime.control.control_loop import ControlLoop, GraphView, Reading
+from dime_robot.runtime.control.joint_mapping import JointMapping
+from dime_robot.runtime.control.safety_filter import Decision
+from dime_robot.runtime.control.state import JointCommand
+from dime_robot.runtime.io.errors import InputError
 from ros_nodes import conversions
 from ros_nodes.conversions import COMMAND_QOS, STATE_QOS, CommandMessage, CommandWriter
 from ros_nodes.process import NodeClock
@@ -62,8 +62,8 @@ class RobotLink:
         self._node, self._loop, self._robot = node, loop, robot
         self._carry_out = carry_out
         self._clock = clock
-        self._wiring = Wiring(spec, robot)
-        self._writer = CommandWriter(robot.command, self._wiring, spec.period)
+        self._mapping = JointMapping(spec, robot)
+        self._writer = CommandWriter(robot.command, self._mapping, spec.period)
         self._command_type = conversions.command_type(robot.command)
         self.command_topic = node.resolve_topic_name(robot.command.topic)
         loop.command_topic = self.command_topic
@@ -299,11 +299,11 @@ class RobotLink:
             self._node.destroy_subscription(subscription)
 
     def _on_joint_state(self, message: JointState) -> None:
-        wiring, size = self._wiring, len(message.name)
-        if not wiring.concerns(message.name):
+        mapping, size = self._mapping, len(message.name)
+        if not mapping.concerns(message.name):
             return  # joints of something else, such as a gripper
         try:
-            reordered = wiring.follow(message.name)
+            reordered = mapping.follow(message.name)
         except InputError as error:
             defect = str(error)
             self._carry_out(lambda: self._loop.unusable(defect))
@@ -312,10 +312,10 @@ class RobotLink:
         velocity = conversions.joint_values(message.velocity, size)
         reading = Reading(
             conversions.seconds(message.header.stamp),
-            wiring.positions(position),
-            wiring.velocities(velocity),
+            mapping.positions(position),
+            mapping.velocities(velocity),
             reordered,
-            wiring.held(position),
+            mapping.held(position),
         )
         self._clock.overtaken(reading.stamp)
         self._carry_out(lambda: self._loop.joint_state(reading))

@@ -49,8 +49,8 @@ from typing import NamedTuple
 import numpy as np
 from sensor_msgs.msg import Imu, JointState
 
-from dime_robot.runtime.errors import InputError
-from dime_robot.runtime.spec import FloatArray
+from dime_robot.runtime.contract.policy_spec import FloatArray
+from dime_robot.runtime.io.errors import InputError
 from ros_nodes.conversions import seconds
 
 BURST_SPACING = 0.002  # [s] between two states of a burst
@@ -97,7 +97,7 @@ SHAPES = {
 }
 
 
-class Fault:
+class InjectedFault:
     """One fault, parsed.
 
     Args:

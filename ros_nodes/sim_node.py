@@ -13,7 +13,7 @@ it is commanded, so that a policy_node that was told the same can lead the robot
 from __future__ import annotations
 
 if __name__ == "__main__":
-    from dime_robot.runtime.extras import require_extras
+    from dime_robot.runtime.io.extras import require_extras
 
     require_extras(eval=("mujoco", "gymnasium"), ros=("rclpy",))
 
@@ -34,13 +34,13 @@ from sensor_msgs.msg import Imu, JointState
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
-from dime_robot.runtime.errors import InputError
-from dime_robot.runtime.state import JointCommand
-from dime_robot.runtime.velocity_command import VelocityCommand
-from dime_robot.runtime.wiring import Wiring
-from dime_robot.sim.config import TaskConfig, load_robot_task
-from dime_robot.sim.plant import make_plant
-from dime_robot.sim.tasks import Task, make_task
+from dime_robot.runtime.control.joint_mapping import JointMapping
+from dime_robot.runtime.control.state import JointCommand
+from dime_robot.runtime.control.velocity_command import VelocityCommand
+from dime_robot.runtime.io.errors import InputError
+from dime_robot.sim.config.robot_task import TaskConfig, load_robot_task
+from dime_robot.sim.plant.plant import make_plant
+from dime_robot.sim.tasks.task import Task, make_task
 from ros_nodes.conversions import (
     COMMAND_QOS,
     STATE_QOS,
@@ -59,10 +59,10 @@ from ros_nodes.parameters import (
     require_known_parameters,
 )
 from ros_nodes.process import LONGEST_WAIT, make_executor, run_node
-from ros_nodes.sim_faults import Fault
+from ros_nodes.sim_faults import InjectedFault
 from ros_nodes.sim_sensors import Sensors
 from ros_nodes.sim_states import StateTopics
-from ros_nodes.sim_timeout import CommandTimeout, OnTimeout, TimeoutAnswer
+from ros_nodes.sim_timeout import CommandTimeout, OnTimeout, TimeoutResponse
 from ros_nodes.topic_types import type_mismatches
 
 REPEAT_AFTER = 0.5  # [s] a state without an answer in lockstep is sent again
@@ -87,7 +87,7 @@ class SimNode(Node):
         self._task: Task | None = None
         if config.task is not None:  # a robot can be simulated without one
             self._task = make_task(config, self._plant)
-        self._wiring = Wiring(config.policy, config.robot)
+        self._mapping = JointMapping(config.policy, config.robot)
         self._random = np.random.default_rng(given.seed)
         self._episode_steps = _episode_steps(config.task, given, config.policy.rate)
         rate = given.state_rate or config.robot.state.rate
@@ -101,7 +101,7 @@ class SimNode(Node):
         self._timeout = CommandTimeout(robot.command.timeout)
         # `read_parameters` has checked the choice
         on_timeout = cast(OnTimeout, given.on_timeout)
-        self._answer = TimeoutAnswer(config.policy, robot, on_timeout)
+        self._answer = TimeoutResponse(config.policy, robot, on_timeout)
         sensors = Sensors(
             config.policy,
             given.encoder_counts,
@@ -115,7 +115,7 @@ class SimNode(Node):
         self._states = StateTopics(
             self,
             robot,
-            self._wiring,
+            self._mapping,
             sensors,
             fault,
             not self._lockstep,
@@ -165,10 +165,10 @@ class SimNode(Node):
         self.create_subscription(kind, operator.topic, self._on_velocity, STATE_QOS)
         return VelocityCommand(operator)
 
-    def _fault(self, text: str) -> Fault:
+    def _fault(self, text: str) -> InjectedFault:
         robot = self._config.robot
         has_imu = robot.imu is not None and self._config.sim.imu is not None
-        return Fault(text, [joint.wire for joint in robot.joints], has_imu)
+        return InjectedFault(text, [joint.wire for joint in robot.joints], has_imu)
 
     def _begin(self) -> None:
         """A new episode: at rest in a start pose, waiting for the first command."""
@@ -191,14 +191,14 @@ class SimNode(Node):
     # ---- messages
 
     def _on_command(self, message: CommandMessage) -> None:
-        values = command_values(message, self._wiring)
+        values = command_values(message, self._mapping)
         if values is None:
             self.get_logger().warning(
                 "a command that is not for this robot was ignored", throttle_duration_sec=5.0
             )
             return
         self._heard = time.monotonic()
-        self._command = command = self._wiring.commanded(values)
+        self._command = command = self._mapping.commanded(values)
         self._plant.command(command)
         if self._timeout.command(self._motor_time()):
             self.get_logger().info("commands come again, followed")

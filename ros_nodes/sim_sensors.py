@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 
-from dime_robot.runtime.spec import FloatArray, PolicySpec
-from dime_robot.runtime.state import RobotState
+from dime_robot.runtime.contract.policy_spec import FloatArray, PolicySpec
+from dime_robot.runtime.control.state import RobotState
 
 
 class Sensors:

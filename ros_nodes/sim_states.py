@@ -14,12 +14,12 @@ from rclpy.node import Node
 from rclpy.publisher import Publisher
 from sensor_msgs.msg import Imu, JointState
 
-from dime_robot.runtime.robot import RobotConfig
-from dime_robot.runtime.spec import FloatArray
-from dime_robot.runtime.state import RobotState
-from dime_robot.runtime.wiring import Wiring
+from dime_robot.runtime.contract.policy_spec import FloatArray
+from dime_robot.runtime.contract.robot_config import RobotConfig
+from dime_robot.runtime.control.joint_mapping import JointMapping
+from dime_robot.runtime.control.state import RobotState
 from ros_nodes.conversions import stamp_of
-from ros_nodes.sim_faults import BURST_SPACING, Fault, imu_message
+from ros_nodes.sim_faults import BURST_SPACING, InjectedFault, imu_message
 from ros_nodes.sim_sensors import Sensors
 
 Outgoing: TypeAlias = tuple[Publisher[Any], Any]  # a message and where it is published
@@ -31,7 +31,7 @@ class StateTopics:
     Args:
         node: owner of the topics.
         robot: names them.
-        wiring: of the joints.
+        mapping: of the joints.
         sensors: through which states are read.
         fault: what is wrong from the start on.
         in_bursts: False in lockstep, where each state waits for its command.
@@ -42,14 +42,14 @@ class StateTopics:
         self,
         node: Node,
         robot: RobotConfig,
-        wiring: Wiring,
+        mapping: JointMapping,
         sensors: Sensors,
-        fault: Fault,
+        fault: InjectedFault,
         in_bursts: bool,
         held: Callable[[], FloatArray],
     ) -> None:
         self.fault, self._held = fault, held
-        self._wiring, self._sensors, self._in_bursts = wiring, sensors, in_bursts
+        self._mapping, self._sensors, self._in_bursts = mapping, sensors, in_bursts
         self._joint_states = node.create_publisher(JointState, robot.state.topic, 10)
         self._imus: Publisher[Imu] | None = None
         if robot.imu is not None:
@@ -94,8 +94,8 @@ class StateTopics:
             imu = imu_message(state.orientation, state.angular_velocity)
             imu.header.stamp = stamp_of(stamp)
             found.append((self._imus, self.fault.imu(imu)))
-        names, position, velocity = self._wiring.readings(state)
-        held_names, held = self._wiring.held_readings(self._held())
+        names, position, velocity = self._mapping.readings(state)
+        held_names, held = self._mapping.held_readings(self._held())
         message = JointState(name=[*names, *held_names])
         message.header.stamp = stamp_of(stamp)
         message.position = array("d", [*position, *held])

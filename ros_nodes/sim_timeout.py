@@ -16,9 +16,9 @@ from typing import Literal
 
 import numpy as np
 
-from dime_robot.runtime.robot import RobotConfig
-from dime_robot.runtime.spec import FloatArray, PolicySpec
-from dime_robot.runtime.state import JointCommand
+from dime_robot.runtime.contract.policy_spec import FloatArray, PolicySpec
+from dime_robot.runtime.contract.robot_config import RobotConfig
+from dime_robot.runtime.control.state import JointCommand
 
 OnTimeout = Literal["damp", "hold", "zero"]
 ON_TIMEOUT: tuple[OnTimeout, ...] = ("damp", "hold", "zero")
@@ -49,7 +49,7 @@ class CommandTimeout:
         return True
 
 
-class TimeoutAnswer:
+class TimeoutResponse:
     """What the motors follow after the time-out, anew for every simulation step.
 
     Args:

@@ -15,8 +15,8 @@ import numpy as np
 from rclpy.node import Node
 from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
 
-from dime_robot.runtime.plausibility import JUMP_SLACK
-from dime_robot.runtime.safety import SPEED_TOLERANCE
+from dime_robot.runtime.control.plausibility import JUMP_SLACK
+from dime_robot.runtime.control.safety_filter import SPEED_TOLERANCE
 
 GID_BYTES = 16  # of a publisher's id that endpoints and messages both show
 WATCH_QOS = QoSProfile(

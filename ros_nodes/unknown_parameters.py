@@ -16,8 +16,8 @@ from typing import Any
 
 from rclpy.node import Node
 
-from dime_robot.runtime.config_files import read_yaml
-from dime_robot.runtime.errors import InputError
+from dime_robot.runtime.contract.config_files import read_yaml
+from dime_robot.runtime.io.errors import InputError
 
 OF_ROS = ("use_sim_time", "start_type_description_service")
 OF_ROS_PREFIX = "qos_overrides."

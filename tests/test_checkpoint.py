@@ -16,10 +16,11 @@ import numpy as np
 import pytest
 import torch
 
-from dime_robot import checkpoint, evaluate, train
-from dime_robot.checkpoint import Record
+from dime_robot import evaluate, train
 from dime_robot.learning.learner_state import LearnerState
-from dime_robot.runtime.errors import InputError
+from dime_robot.runtime.io.errors import InputError
+from dime_robot.training import checkpoint
+from dime_robot.training.checkpoint import Record
 
 OLD_RUN = Path(__file__).parent / "data" / "run_of_release_0_1"
 TRAILER_BYTES = 80

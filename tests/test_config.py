@@ -10,10 +10,10 @@ import pytest
 import yaml
 
 from dime_robot import config, evaluate
-from dime_robot.runtime.errors import InputError
-from dime_robot.runtime.places import differences
-from dime_robot.sim.config import load_robot_task
-from dime_robot.sim.env import RobotEnv
+from dime_robot.runtime.contract.config_diff import differences
+from dime_robot.runtime.io.errors import InputError
+from dime_robot.sim.config.robot_task import load_robot_task
+from dime_robot.sim.robot_env import RobotEnv
 from tests.sim.test_cartpole import variant
 
 ROBOTS = Path(__file__).parent / "robots"

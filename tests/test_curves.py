@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dime_robot.curves import Curves, interval, read_curves, read_reference, spread
-from dime_robot.results import estimate
-from dime_robot.statistics import iqm
+from dime_robot.evaluation.statistics import iqm
+from dime_robot.results.curves import Curves, interval, read_curves, read_reference, spread
+from dime_robot.results.summary import estimate
 from tests.test_results import HEAD, ROOT, write
 
 

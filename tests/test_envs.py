@@ -11,7 +11,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 from dime_robot.envs import DmControlEnv, make_env, spec_of
-from dime_robot.runtime.errors import InputError
+from dime_robot.runtime.io.errors import InputError
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from dime_robot import evaluate, train
-from dime_robot.rollout import (
+from dime_robot.evaluation.rollout import (
     Episode,
     Evaluation,
     Evaluator,
@@ -19,9 +19,9 @@ from dime_robot.rollout import (
     episode_noise,
     seed_of,
 )
-from dime_robot.runtime.errors import InputError
-from dime_robot.runtime.noise import NOISE_MODES, NoiseMode
-from dime_robot.video import record_in_child
+from dime_robot.evaluation.video import record_in_child
+from dime_robot.runtime.io.errors import InputError
+from dime_robot.runtime.policy.noise import NOISE_MODES, NoiseMode
 
 
 @pytest.fixture(scope="module")

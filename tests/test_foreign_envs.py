@@ -20,10 +20,12 @@ from gymnasium import spaces
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dime_robot import checkpoint, evaluate, rollout, train
+from dime_robot import evaluate, train
 from dime_robot.envs import PlainEnv, make_env, plain_number, spec_of, time_limit
-from dime_robot.rollout import Evaluator, FloatArray
-from dime_robot.runtime.errors import InputError
+from dime_robot.evaluation import rollout
+from dime_robot.evaluation.rollout import Evaluator, FloatArray
+from dime_robot.runtime.io.errors import InputError
+from dime_robot.training import checkpoint
 from tests.foreign import Foreign, Lonely, register, write_module
 from tests.test_train import SMALL
 

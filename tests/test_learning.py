@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks.kill_and_resume import compare
-from dime_robot import checkpoint, evaluate, train
-from dime_robot.eval_csv import read_eval_csv
+from dime_robot import evaluate, train
+from dime_robot.results.eval_csv import read_eval_csv
+from dime_robot.training import checkpoint
 
 pytestmark = pytest.mark.slow
 

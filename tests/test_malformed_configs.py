@@ -14,11 +14,11 @@ import pytest
 import yaml
 
 from dime_robot import config
-from dime_robot.runtime.command import run_command
-from dime_robot.runtime.config_files import config_folder, read_config
-from dime_robot.runtime.errors import InputError
-from dime_robot.runtime.robot import RobotConfig
-from dime_robot.runtime.spec import PolicySpec
+from dime_robot.runtime.contract.config_files import config_folder, read_config
+from dime_robot.runtime.contract.policy_spec import PolicySpec
+from dime_robot.runtime.contract.robot_config import RobotConfig
+from dime_robot.runtime.io.command import run_command
+from dime_robot.runtime.io.errors import InputError
 from tests.malformed import GONE, NAMES_AND_SIZES, NOT_A_NUMBER, OTHER_UNITS, OVERLAYS, ROWS, TEXTS
 from tests.runtime.machines import ROBOT, make_robot, make_spec, put
 

@@ -19,14 +19,14 @@ import torch
 import yaml
 from pydantic import ValidationError
 
-from dime_robot import checkpoint
-from dime_robot.eval_csv import read_eval_csv
-from dime_robot.runtime.errors import InputError, first_problem
-from dime_robot.runtime.flight_recorder import FlightRecorder, read_recording
-from dime_robot.runtime.latency import LatencyDistribution, read_distribution
-from dime_robot.runtime.spec import PolicySpec
-from dime_robot.sim.config import RobotTaskConfig, read_robot_task
-from dime_robot.sim.model import load_model
+from dime_robot.results.eval_csv import read_eval_csv
+from dime_robot.runtime.contract.policy_spec import PolicySpec
+from dime_robot.runtime.control.flight_recorder import FlightRecorder, read_recording
+from dime_robot.runtime.io.errors import InputError, first_problem
+from dime_robot.runtime.telemetry.latency import LatencyDistribution, read_distribution
+from dime_robot.sim.config.robot_task import RobotTaskConfig, read_robot_task
+from dime_robot.sim.model.loading import load_model
+from dime_robot.training import checkpoint
 from ros_nodes.latency_record import distributions, read_record, write_record
 from tests.malformed import mutated, within
 from tests.ros_nodes.records import record_of, some_samples
@@ -143,7 +143,7 @@ def test_recordings(tmp_path: Path) -> None:
     good = path.read_bytes()
     assert len(read_recording(path).records) == 5
     for recording in throw(lambda rng: repacked(good, rng), read_recording, path, 300):
-        assert all(rung <= 4 for _, rung, _ in recording.faults)
+        assert all(level <= 4 for _, level, _ in recording.faults)
 
 
 def test_latency_records(tmp_path: Path) -> None:

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from dime_robot.eval_csv import read_eval_csv
 from dime_robot.learning.dime import DIME
 from dime_robot.learning.metrics import metrics
 from dime_robot.learning.replay_buffer import Batch
-from dime_robot.presets import preset_config
-from dime_robot.runtime.reasons import Reason
+from dime_robot.results.eval_csv import read_eval_csv
+from dime_robot.runtime.control.faults import Fault
+from dime_robot.training.presets import preset_config
 from tests.learning.toy import flat_spec
 
 ROOT = Path(__file__).parents[1]
@@ -59,7 +59,7 @@ def test_wheel_holds_exactly_the_four_packages(tmp_path: Path) -> None:
 
 
 def test_importing_the_package_is_light() -> None:
-    code = "import sys, dime_robot, dime_robot.runtime.observation as o; print(*sys.modules)"
+    code = "import sys, dime_robot.runtime.control.observation; print(*sys.modules)"
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
     )
@@ -87,7 +87,8 @@ def test_every_logged_metric_is_explained_and_every_explained_one_logged() -> No
     for _ in range(2):
         agent.update(batch)
     logged = {re.sub(r"friction_\d+", "friction_{i}", key) for key in metrics(agent)}
-    source = (ROOT / "dime_robot/logger.py").read_text() + (ROOT / "dime_robot/run.py").read_text()
+    training = ROOT / "dime_robot/training"
+    source = (training / "logger.py").read_text() + (training / "run.py").read_text()
     logged |= set(re.findall(r'"((?:train|eval|time)/\w+)"', source))
     explained = set(
         re.findall(r"^\| `([\w/{}]+)` \|", (ROOT / "docs/metrics.md").read_text(), re.M)
@@ -137,7 +138,7 @@ def test_results_end_with_a_final_evaluation() -> None:
 def test_every_reason_and_every_code_stands_in_the_one_table() -> None:
     page = (ROOT / "docs/robot.md").read_text()
     explained = set(re.findall(r"`([a-z_-]+)`", page))
-    sources = [*(ROOT / "dime_robot/runtime").glob("*.py"), *(ROOT / "ros_nodes").glob("*.py")]
+    sources = [*(ROOT / "dime_robot/runtime").rglob("*.py"), *(ROOT / "ros_nodes").glob("*.py")]
     codes = {code for path in sources for code in re.findall(r'code="([\w-]+)"', path.read_text())}
     assert len(codes) > 10
-    assert {reason.value for reason in Reason} | codes | {"activation"} <= explained
+    assert {reason.value for reason in Fault} | codes | {"activation"} <= explained

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from dime_robot import report, train
-from dime_robot.curves import Curves, read_reference
-from dime_robot.figures import ablation_figure, task_figure
 from dime_robot.learning.config import train_options
-from dime_robot.presets import preset_config
-from dime_robot.results import write_results
-from dime_robot.runtime.errors import InputError
+from dime_robot.results.curves import Curves, read_reference
+from dime_robot.results.figures import ablation_figure, task_figure
+from dime_robot.results.summary import write_results
+from dime_robot.runtime.io.errors import InputError
+from dime_robot.training.presets import preset_config
 
 ROOT = Path(__file__).parents[1]
 HEAD = "step,seed,return_mean,return_std,episodes,wall_seconds"

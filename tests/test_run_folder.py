@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 import yaml
 
-from dime_robot import checkpoint, evaluate, lineage, train
-from dime_robot.run_lock import LOCK, RunLock
-from dime_robot.runtime.env_name import file_may_name
-from dime_robot.runtime.errors import InputError
+from dime_robot import evaluate, train
+from dime_robot.runtime.io.errors import InputError
+from dime_robot.runtime.policy.env_name import file_may_name
+from dime_robot.training import checkpoint, lineage
+from dime_robot.training.run_lock import LOCK, RunLock
 from export import onnx
 
 SMALL = [

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from dime_robot.runtime.command import READABLE, interruption_as_itself
+from dime_robot.runtime.io.command import READABLE, interruption_as_itself
 
 ROOT = Path(__file__).parents[1]
 HEAVY = {"torch", "tensorboard", "gymnasium", "mujoco", "scipy", "matplotlib", "onnx", "rclpy"}
@@ -53,12 +53,21 @@ def test_help_loads_nothing_heavy(command: str) -> None:
 
 @pytest.mark.parametrize(
     "module",
-    ["curves", "eval_csv", "statistics", "results", "report", "train", "evaluate", "sweep"],
+    [
+        "results.curves",
+        "results.eval_csv",
+        "results.summary",
+        "evaluation.statistics",
+        "report",
+        "train",
+        "evaluate",
+        "sweep",
+    ],
 )
 def test_importing_a_module_loads_only_what_it_is_about(module: str) -> None:
     found = loaded(f"import dime_robot.{module}")
     assert "dime_robot" in found
-    assert not found & (HEAVY - ({"matplotlib"} if module == "results" else set()))
+    assert not found & (HEAVY - ({"matplotlib"} if module == "results.summary" else set()))
 
 
 def test_the_package_lists_and_runs_its_commands() -> None:
@@ -126,7 +135,7 @@ def test_an_interruption_while_loading_is_one_word(command: str, tmp_path: Path)
         "            os.kill(os.getpid(), signal.SIGINT)\n"
         "sys.meta_path.insert(0, Late())\n"
         f"sys.argv = ['x', *{words!r}]\n"
-        "import dime_robot.runtime.extras as extras\n"
+        "import dime_robot.runtime.io.extras as extras\n"
         "extras.require_extras = lambda **_: None\n"
         f"runpy.run_module('dime_robot.{command}', run_name='__main__', alter_sys=True)\n"
     )
@@ -137,10 +146,11 @@ def test_an_interruption_while_loading_is_one_word(command: str, tmp_path: Path)
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only root can be another user")
 def test_a_user_without_a_home_can_load_a_policy() -> None:
     code = (
-        "import os, sys, tempfile, dime_robot.runtime.policy;"  # what it needs may be the root's
-        " del sys.modules['dime_robot.runtime.policy'];"
+        # what it needs may be the root's
+        "import os, sys, tempfile, dime_robot.runtime.policy.onnx_policy;"
+        " del sys.modules['dime_robot.runtime.policy.onnx_policy'];"
         " os.environ.pop('HOME', None); os.setuid(54321);"
-        " from dime_robot.runtime.policy import ENGINE_CACHE; print(ENGINE_CACHE)"
+        " from dime_robot.runtime.policy.onnx_policy import ENGINE_CACHE; print(ENGINE_CACHE)"
     )
     result = run("-c", code)
     assert result.returncode == 0, result.stderr
@@ -187,7 +197,7 @@ def test_a_signal_during_the_report_names_the_run(sig: int, tmp_path: Path) -> N
     code = (
         "import sys, time, dime_robot.report as report, dime_robot.train as train\n"
         "report.write_report = lambda folder: (print('reporting', flush=True), time.sleep(60))\n"
-        "from dime_robot.runtime.command import run_command\n"
+        "from dime_robot.runtime.io.command import run_command\n"
         f"run_command(lambda: train.main({[*SMALL[1:], '--out', str(tmp_path / 'run')]!r}))\n"
     )
     child = subprocess.Popen(

@@ -12,12 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dime_robot import command_line, evaluate, suite
-from dime_robot.rollout import Episode, Evaluation, Evaluator
-from dime_robot.runtime.errors import InputError
-from dime_robot.sim.comparison import model_differences
-from dime_robot.sim.config import RobotTaskConfig, SuiteConfig, load_robot_task
-from dime_robot.sim.variation import LatencyConfig
+from dime_robot import command_line, evaluate
+from dime_robot.evaluation import robustness_suite as suite
+from dime_robot.evaluation.rollout import Episode, Evaluation, Evaluator
+from dime_robot.runtime.io.errors import InputError
+from dime_robot.sim.config.randomization import LatencyConfig
+from dime_robot.sim.config.robot_task import RobotTaskConfig, SuiteConfig, load_robot_task
+from dime_robot.sim.model.comparison import model_differences
 from tests.sim.randomized import term
 
 LIMITS = SuiteConfig(

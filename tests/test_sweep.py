@@ -17,9 +17,10 @@ from pathlib import Path
 
 import pytest
 
-from dime_robot import checkpoint, report, sweep
-from dime_robot.eval_csv import read_eval_csv
-from dime_robot.runtime.errors import InputError
+from dime_robot import report, sweep
+from dime_robot.results.eval_csv import read_eval_csv
+from dime_robot.runtime.io.errors import InputError
+from dime_robot.training import checkpoint
 from tests.test_train import SMALL
 
 OPTIONS = [word for word in SMALL[2:] if word != "--no-video"]  # without its task

@@ -15,13 +15,14 @@ import pytest
 import torch
 import yaml
 
-from dime_robot import checkpoint, evaluate, train
-from dime_robot.eval_csv import read_eval_csv
+from dime_robot import evaluate, train
+from dime_robot.evaluation.rollout import Episode, Evaluation
 from dime_robot.learning.config import TrainConfig
-from dime_robot.presets import preset_config
-from dime_robot.rollout import Episode, Evaluation
-from dime_robot.run import TrainingRun
-from dime_robot.runtime.errors import InputError
+from dime_robot.results.eval_csv import read_eval_csv
+from dime_robot.runtime.io.errors import InputError
+from dime_robot.training import checkpoint
+from dime_robot.training.presets import preset_config
+from dime_robot.training.run import TrainingRun
 from export import onnx
 
 SMALL = [

@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 import torch
 
-from dime_robot import checkpoint, train
-from dime_robot.eval_csv import read_eval_csv
+from dime_robot import train
 from dime_robot.learning.dime import DIME
-from dime_robot.run import NonFiniteError, TrainingRun
+from dime_robot.results.eval_csv import read_eval_csv
+from dime_robot.training import checkpoint
+from dime_robot.training.run import NonFiniteError, TrainingRun
 from tests.test_train import SMALL, run
 
 

@@ -1,4 +1,4 @@
-"""TrainConfig: every setting of a training run; `dime_robot/presets.py` has the presets."""
+"""TrainConfig: every setting of a training run; `training/presets.py` has the presets."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from dime_robot.runtime.errors import InputError, first_problem
-from dime_robot.runtime.spec import Frozen
+from dime_robot.runtime.contract.policy_spec import StrictModel
+from dime_robot.runtime.io.errors import InputError, first_problem
 
 MAX_COUNT = 10**12  # of steps, updates and intervals
 MAX_THREADS = 1024
@@ -18,7 +18,7 @@ MAX_RETURN = 1e12
 PresetName = Literal["official", "laptop", "tiny"]
 
 
-class TrainConfig(Frozen):
+class TrainConfig(StrictModel):
     """Every setting of a training run. Without a preset: the paper's (`official`).
 
     Raises:

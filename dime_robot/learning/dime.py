@@ -20,14 +20,14 @@ from torch import Tensor
 
 from dime_robot.learning.config import TrainConfig
 from dime_robot.learning.critic import BatchStatistics, DistributionalCritic
+from dime_robot.learning.cuda_graphs import CudaGraphs
 from dime_robot.learning.diffusion import ActionSample
 from dime_robot.learning.learner_state import LearnerState, require_alike
-from dime_robot.learning.means import Means
+from dime_robot.learning.means import RunningMeans
 from dime_robot.learning.networks import make_actor
-from dime_robot.learning.program import Programs
 from dime_robot.learning.replay_buffer import Batch, ReplayBuffer
-from dime_robot.runtime.errors import InputError
-from dime_robot.runtime.spec import PolicySpec
+from dime_robot.runtime.contract.policy_spec import PolicySpec
+from dime_robot.runtime.io.errors import InputError
 
 SATURATED = 0.99  # |a| from here on counts as saturated
 ACTOR_MEANS = (
@@ -99,12 +99,12 @@ class DIME:
         # of these, how many gradients held NaN; counted on the device
         self.nan_gradients = torch.zeros((), dtype=torch.int64, device=device)
         self.first_bad_update = torch.full((), -1, dtype=torch.int64, device=device)
-        self.critic_means = Means(("critic/loss", "critic/clipped_mass"), device)
-        self.actor_means = Means(ACTOR_MEANS, device)
+        self.critic_means = RunningMeans(("critic/loss", "critic/clipped_mass"), device)
+        self.actor_means = RunningMeans(ACTOR_MEANS, device)
         self.latent: Tensor | None = None  # x_N of the last actor update, shape (B, d)
         self._obs = torch.zeros((1, spec.n_obs), device=device)
         self._action = torch.zeros((1, spec.n_act), device=device)
-        self._programs = Programs(self.generator, device.type == "cuda" and config.graphs)
+        self._programs = CudaGraphs(self.generator, device.type == "cuda" and config.graphs)
         self._critic_loss, self._actor_loss = self.critic_loss, self.actor_loss
         if config.compile:
             self.actor.compile_sample()

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dime_robot.runtime.errors import InputError
+from dime_robot.runtime.io.errors import InputError
 
 OPTIMIZERS = ("actor", "critic", "temperature")
 Tensors = dict[str, Tensor]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 
-class Means:
+class RunningMeans:
     """Running sums of named scalars. Adding never waits for the device; reading does."""
 
     def __init__(self, names: tuple[str, ...], device: torch.device) -> None:

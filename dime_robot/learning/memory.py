@@ -9,7 +9,7 @@ import torch
 
 from dime_robot.learning.config import TrainConfig
 from dime_robot.learning.replay_file import row_sizes
-from dime_robot.runtime.errors import InputError
+from dime_robot.runtime.io.errors import InputError
 
 FLOAT = 4  # [bytes]
 PER_WEIGHT = 4 * FLOAT  # the weight, its gradient, Adam's two moments

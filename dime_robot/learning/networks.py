@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from dime_robot.learning import diffusion
 from dime_robot.learning.config import TrainConfig
-from dime_robot.runtime.spec import PolicySpec
+from dime_robot.runtime.contract.policy_spec import PolicySpec
 
 # Standard deviation of a unit normal truncated to [-2, 2]; dividing by it restores variance 1.
 _TRUNCATED_STD = 0.87962566103423978

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from dime_robot.learning.replay_file import CHUNK, ChunkDigests, ReplayRecord, pieces, row_sizes
-from dime_robot.runtime.errors import InputError
+from dime_robot.runtime.io.errors import InputError
 
 
 class Batch(NamedTuple):

@@ -19,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from dime_robot.runtime.errors import InputError
-from dime_robot.runtime.spec import Frozen
+from dime_robot.runtime.contract.policy_spec import StrictModel
+from dime_robot.runtime.io.errors import InputError
 
 CHUNK = 1024  # transitions under one digest
 HEADER_BYTES = 512
@@ -35,7 +35,7 @@ def row_sizes(n_obs: int, n_act: int) -> tuple[int, ...]:
     return n_obs, n_act, n_obs, 1, 1
 
 
-class ReplayRecord(Frozen):
+class ReplayRecord(StrictModel):
     """What a replay file holds, as its checkpoint knows it."""
 
     version: Literal[1, 2] = 2

@@ -11,25 +11,25 @@ import mujoco
 import numpy as np
 from pydantic import BaseModel, ValidationError
 
-from dime_robot.runtime.config_files import read_config
-from dime_robot.runtime.errors import InputError, all_problems
-from dime_robot.runtime.robot import RobotConfig, require_compatible
-from dime_robot.runtime.spec import PolicySpec
-from dime_robot.sim.config import (
+from dime_robot.runtime.contract.config_files import read_config
+from dime_robot.runtime.contract.policy_spec import PolicySpec
+from dime_robot.runtime.contract.robot_config import RobotConfig, require_compatible
+from dime_robot.runtime.io.errors import InputError, all_problems
+from dime_robot.sim.config.robot_task import (
     RobotTaskConfig,
     SimConfig,
     VelocityTrackingConfig,
     robot_task_of,
     robot_task_path,
 )
-from dime_robot.sim.delays import DelayedPlant
-from dime_robot.sim.env import RobotEnv
-from dime_robot.sim.fit import Fit
-from dime_robot.sim.model import compile_model
-from dime_robot.sim.plant import Plant, make_plant
-from dime_robot.sim.pose import SECONDS, Held, hold_default_pose
-from dime_robot.sim.randomization import Randomizer
-from dime_robot.sim.soundness import unsound
+from dime_robot.sim.model.fit import Fit
+from dime_robot.sim.model.loading import compile_model
+from dime_robot.sim.model.soundness import unsound
+from dime_robot.sim.plant.delays import DelayedPlant
+from dime_robot.sim.plant.plant import Plant, make_plant
+from dime_robot.sim.pose_check import SECONDS, Held, hold_default_pose
+from dime_robot.sim.randomization.randomizer import Randomizer
+from dime_robot.sim.robot_env import RobotEnv
 
 Section = TypeVar("Section", bound=BaseModel)
 SLOWEST = 1e-9  # [Hz]

@@ -29,7 +29,7 @@ from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
-from dime_robot.runtime.config_files import read_config
+from dime_robot.runtime.contract.config_files import read_config
 
 DEFAULTS = Path(get_package_share_directory("dime_robot")) / "config/policy_node.yaml"
 text = partial(ParameterValue, value_type=str)  # else "1" would become a number

@@ -9,7 +9,7 @@ import torch
 
 from dime_robot.learning.diffusion import inverse_softplus
 from dime_robot.learning.networks import ScoreNetwork
-from dime_robot.runtime.spec import PolicySpec
+from dime_robot.runtime.contract.policy_spec import PolicySpec
 
 SIZES = [(348, 17), (105, 8), (223, 38), (48, 12), (17, 6)]
 

@@ -10,9 +10,10 @@ import onnx
 import pytest
 
 from dime_robot import train
-from dime_robot.runtime.policy import OnnxPolicy
-from export import certify, closed_loop
+from dime_robot.runtime.policy.onnx_policy import OnnxPolicy
+from export import closed_loop
 from export import onnx as export_onnx
+from export import proofs as certify
 
 
 @pytest.fixture(scope="session")

@@ -12,11 +12,11 @@ from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dime_robot.rollout import Episode, Evaluation, FloatArray, Policy
-from dime_robot.runtime.errors import InputError
+from dime_robot.evaluation.rollout import Episode, Evaluation, FloatArray, Policy
+from dime_robot.runtime.io.errors import InputError
 from export import closed_loop
-from export.certify import closed_loop_certificate
 from export.closed_loop import CertificateError, Loop, free_run, judge, random_policy
+from export.proofs import closed_loop_certificate
 from tests.export.actors import redrawn_actor
 from tests.learning.toy import flat_spec
 

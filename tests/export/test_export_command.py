@@ -11,13 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dime_robot import checkpoint, evaluate
-from dime_robot.rollout import Episode, Evaluation, FloatArray
-from dime_robot.runtime import certify as runtime_certify
-from dime_robot.runtime.errors import InputError
-from dime_robot.runtime.policy import OnnxPolicy
-from export import certify
+from dime_robot import evaluate
+from dime_robot.evaluation.rollout import Episode, Evaluation, FloatArray
+from dime_robot.runtime.io.errors import InputError
+from dime_robot.runtime.policy.onnx_policy import OnnxPolicy
+from dime_robot.runtime.telemetry import measure_latency as runtime_certify
+from dime_robot.training import checkpoint
 from export import onnx as export_onnx
+from export import proofs as certify
 from export.closed_loop import free_run
 from tests.export.conftest import short_proofs
 

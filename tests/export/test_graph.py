@@ -11,12 +11,12 @@ import torch
 from onnx.reference import ReferenceEvaluator
 
 from dime_robot.learning.diffusion import inverse_softplus
-from dime_robot.runtime.errors import InputError
-from dime_robot.runtime.graph_check import OPERATORS
-from dime_robot.runtime.spec import Action, ObservationTerm, PolicySpec
-from export.certify import CertificateError, parity_certificate, plain_sampler
+from dime_robot.runtime.contract.policy_spec import Action, ObservationTerm, PolicySpec
+from dime_robot.runtime.io.errors import InputError
+from dime_robot.runtime.policy.graph_check import OPERATORS
 from export.graph import FoldedSampler, build, fold
 from export.onnx import graph_session
+from export.proofs import CertificateError, parity_certificate, plain_sampler
 from tests.export.actors import SIZES, random_inputs, redrawn_actor
 from tests.learning.toy import flat_spec
 

@@ -12,14 +12,14 @@ import numpy as np
 import onnx
 import pytest
 
-from dime_robot import checkpoint
-from dime_robot.runtime.certificate import Provenance
-from dime_robot.runtime.errors import InputError
-from dime_robot.runtime.policy import OnnxPolicy
-from dime_robot.runtime.policy_file import PROVENANCE, SPEC, policy_digest, read_checked
-from dime_robot.runtime.spec import PolicySpec
-from export.certify import plain_sampler
+from dime_robot.runtime.contract.policy_spec import PolicySpec
+from dime_robot.runtime.io.errors import InputError
+from dime_robot.runtime.policy.certificate import Provenance
+from dime_robot.runtime.policy.onnx_policy import OnnxPolicy
+from dime_robot.runtime.policy.policy_file import PROVENANCE, SPEC, policy_digest, read_checked
+from dime_robot.training import checkpoint
 from export.onnx import seal
+from export.proofs import plain_sampler
 
 
 def reseal(path: Path, out: Path, change: Callable[[onnx.ModelProto], None]) -> Path:
@@ -269,7 +269,7 @@ def test_another_contract_is_refused_by_name(policy_path: Path) -> None:
 
 
 def test_a_missing_entry_or_another_version_is_refused(policy_path: Path, tmp_path: Path) -> None:
-    from dime_robot.runtime.policy_file import parse_metadata
+    from dime_robot.runtime.policy.policy_file import parse_metadata
 
     entries = {e.key: e.value for e in onnx.load(policy_path).metadata_props}
     parse_metadata(policy_path, entries)

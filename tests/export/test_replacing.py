@@ -14,8 +14,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from dime_robot.runtime.errors import InputError
-from dime_robot.runtime.policy import OnnxPolicy
+from dime_robot.runtime.io.errors import InputError
+from dime_robot.runtime.policy.onnx_policy import OnnxPolicy
 from export import onnx as export_onnx
 from export.closed_loop import CertificateError
 from tests.export.conftest import short_proofs

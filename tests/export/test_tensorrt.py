@@ -12,11 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dime_robot.runtime import engine_cache, policy
-from dime_robot.runtime.binding import CpuBinding, provider_options
-from dime_robot.runtime.engine_cache import EngineKey, gpu_name, version_text
-from dime_robot.runtime.errors import InputError
-from dime_robot.runtime.policy import OnnxPolicy
+from dime_robot.runtime.io.errors import InputError
+from dime_robot.runtime.policy import engine_cache
+from dime_robot.runtime.policy import onnx_policy as policy
+from dime_robot.runtime.policy.binding import CpuBinding, provider_options
+from dime_robot.runtime.policy.engine_cache import EngineKey, gpu_name, version_text
+from dime_robot.runtime.policy.onnx_policy import OnnxPolicy
 from export import tensorrt
 
 SHIPPED = Path(__file__).parents[2] / "results" / "sim-cartpole.onnx"

@@ -14,11 +14,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from dime_robot.runtime import graph_check, policy_file
-from dime_robot.runtime.errors import InputError
-from dime_robot.runtime.graph_check import GraphError, check_graph, split_model
-from dime_robot.runtime.policy import OnnxPolicy
-from dime_robot.runtime.policy_file import (
+from dime_robot.runtime.io.errors import InputError
+from dime_robot.runtime.io.wire_format import WireFormatError, parse
+from dime_robot.runtime.policy import graph_check, policy_file
+from dime_robot.runtime.policy.graph_check import GraphError, check_graph, split_model
+from dime_robot.runtime.policy.onnx_policy import OnnxPolicy
+from dime_robot.runtime.policy.policy_file import (
     FILE_DIGEST,
     FORMAT,
     NO_DIGEST,
@@ -29,7 +30,6 @@ from dime_robot.runtime.policy_file import (
     policy_digest,
     zeroed_digest,
 )
-from dime_robot.runtime.wire_format import WireFormatError, parse
 
 RESULTS = Path(__file__).parents[2] / "results"
 SHIPPED = RESULTS / "sim-cartpole.onnx"

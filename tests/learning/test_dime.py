@@ -16,8 +16,8 @@ from dime_robot.learning.config import TrainConfig
 from dime_robot.learning.dime import DIME, project
 from dime_robot.learning.metrics import metrics
 from dime_robot.learning.replay_buffer import Batch
-from dime_robot.presets import preset_config
-from dime_robot.runtime.errors import InputError
+from dime_robot.runtime.io.errors import InputError
+from dime_robot.training.presets import preset_config
 from tests.learning.toy import flat_spec
 
 OBS, ACT, B = 5, 2, 32

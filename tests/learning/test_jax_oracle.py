@@ -12,7 +12,7 @@ import torch
 from dime_robot.learning.diffusion import cosine_weights
 from dime_robot.learning.dime import DIME
 from dime_robot.learning.replay_buffer import Batch
-from dime_robot.presets import preset_config
+from dime_robot.training.presets import preset_config
 from tests.learning.toy import flat_spec
 
 jax = pytest.importorskip("jax", reason="needs the extra `bench`")

@@ -15,8 +15,8 @@ from dime_robot.command_line import whole_number
 from dime_robot.learning import memory
 from dime_robot.learning.config import GROUP_HELP, GROUPS, TrainConfig
 from dime_robot.learning.memory import memory_needed, require_memory
-from dime_robot.presets import preset_config
-from dime_robot.runtime.errors import InputError
+from dime_robot.runtime.io.errors import InputError
+from dime_robot.training.presets import preset_config
 
 NUMBERS = [
     name for name, field in TrainConfig.model_fields.items() if field.annotation in (int, float)

@@ -18,7 +18,7 @@ from dime_robot.learning.networks import (
     make_actor,
     parameter_count,
 )
-from dime_robot.runtime.spec import Action, ObservationTerm, PolicySpec
+from dime_robot.runtime.contract.policy_spec import Action, ObservationTerm, PolicySpec
 from tests.learning.toy import flat_spec
 
 A = TypeVar("A", bound=Actor)

@@ -10,7 +10,7 @@ import torch
 
 from dime_robot.learning import replay_buffer, replay_file
 from dime_robot.learning.replay_buffer import ReplayBuffer
-from dime_robot.runtime.errors import InputError
+from dime_robot.runtime.io.errors import InputError
 
 CAPACITY, MARGIN = 50, 20
 

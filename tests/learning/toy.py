@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dime_robot.learning.networks import ScoreNetwork
-from dime_robot.runtime.spec import PolicySpec
+from dime_robot.runtime.contract.policy_spec import PolicySpec
 
 LogDensity = Callable[[Tensor], Tensor]
 

@@ -29,7 +29,7 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64MultiArray, String
 from std_srvs.srv import Trigger
 
-from dime_robot.runtime.config_files import config_folder
+from dime_robot.runtime.contract.config_files import config_folder
 from tests.ros_nodes.node_process import NodeProcess
 
 ROOT = Path(__file__).parents[2]

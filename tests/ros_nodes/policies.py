@@ -8,9 +8,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from dime_robot.runtime.graph_check import IR_VERSION, OPSET
-from dime_robot.runtime.policy import OnnxPolicy
-from dime_robot.runtime.spec import PolicySpec
+from dime_robot.runtime.contract.policy_spec import PolicySpec
+from dime_robot.runtime.policy.graph_check import IR_VERSION, OPSET
+from dime_robot.runtime.policy.onnx_policy import OnnxPolicy
 from export.onnx import seal
 from tests.ros_nodes.graph import POLICY
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from dime_robot.runtime.latency import LatencySample
+from dime_robot.runtime.telemetry.latency import LatencySample
 from ros_nodes.latency_record import LatencyRecord, RecordFacts, Samples, measured_rate
 
 FIELDS = LatencySample._fields

@@ -15,9 +15,9 @@ from sensor_msgs.msg import JointState
 from trajectory_msgs.msg import JointTrajectory
 
 from benchmarks.made_policy import made_policy
-from dime_robot.runtime.config_files import config_folder
-from dime_robot.runtime.reasons import Reason
-from dime_robot.runtime.spec import PolicySpec
+from dime_robot.runtime.contract.config_files import config_folder
+from dime_robot.runtime.contract.policy_spec import PolicySpec
+from dime_robot.runtime.control.faults import Fault
 from ros_nodes.conversions import stamp_of
 from tests.ros_nodes.graph import Graph
 
@@ -140,13 +140,13 @@ def test_a_twist_keeps_its_limits_slows_down_to_zero_and_survives_a_silent_opera
 
     timer = graph.node.create_timer(0.02, drive)
 
-    def said(reason: Reason) -> bool:
+    def said(reason: Fault) -> bool:
         return any(reason.value in message for _, _, _, message, _ in graph.reports)
 
     graph.until(lambda: len(got) > 100, "commands")
     steering = False
     graph.reports.clear()
-    graph.until(lambda: said(Reason.COMMAND_VELOCITY_LOST), "the loss of the operator")
+    graph.until(lambda: said(Fault.COMMAND_VELOCITY_LOST), "the loss of the operator")
     count = len(got)
     graph.spin(0.5)
     assert len(got) > count + 10  # it goes on: the policy was asked to stand still

@@ -11,12 +11,12 @@ from geometry_msgs.msg import Twist, TwistStamped
 from pydantic import ValidationError
 from std_msgs.msg import Float64MultiArray
 
-from dime_robot.runtime.robot import CommandOutput, RobotConfig, VelocityInput
-from dime_robot.runtime.spec import Action
-from dime_robot.runtime.state import JointCommand
-from dime_robot.runtime.velocity_command import VelocityCommand
-from dime_robot.runtime.wiring import Wiring
-from dime_robot.sim.config import load_robot_task
+from dime_robot.runtime.contract.policy_spec import Action
+from dime_robot.runtime.contract.robot_config import CommandOutput, RobotConfig, VelocityInput
+from dime_robot.runtime.control.joint_mapping import JointMapping
+from dime_robot.runtime.control.state import JointCommand
+from dime_robot.runtime.control.velocity_command import VelocityCommand
+from dime_robot.sim.config.robot_task import load_robot_task
 from ros_nodes import diagnostics
 from ros_nodes.conversions import (
     TWIST_FRAME,
@@ -37,15 +37,15 @@ def output(**given: Any) -> CommandOutput:
     return CommandOutput.model_validate({**BASE, **given})
 
 
-def wiring() -> Wiring:
+def mapping() -> JointMapping:
     config, _ = load_robot_task("cartpole")
     action = Action(kind="twist", size=2, scale={"linear_x": 1.0, "angular_z": 1.0})
-    return Wiring(config.policy.model_copy(update={"action": action}), config.robot)
+    return JointMapping(config.policy.model_copy(update={"action": action}), config.robot)
 
 
 @pytest.mark.parametrize(("name", "kind"), [("Twist", Twist), ("TwistStamped", TwistStamped)])
 def test_a_velocity_is_written_and_read_as_either_type(name: str, kind: type) -> None:
-    wired = wiring()
+    wired = mapping()
     writer = CommandWriter(output(type=name), wired, 0.02)
     command = JointCommand(("linear_x", "angular_z"), np.array([0.3, -0.2]), "twist")
     message = writer.write(command, 12.5)
@@ -77,7 +77,7 @@ def test_the_operators_velocity_is_followed_as_either_type(message: TwistMessage
 def test_a_velocity_that_is_no_number_is_no_command() -> None:
     message = Twist()
     message.linear.x = float("inf")
-    assert command_values(message, wiring()) is None
+    assert command_values(message, mapping()) is None
 
 
 def test_a_type_is_said_where_there_is_a_choice() -> None:

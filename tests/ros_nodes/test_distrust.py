@@ -20,8 +20,8 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64MultiArray
 
 from benchmarks.made_policy import made_policy
-from dime_robot.runtime.config_files import config_folder
-from dime_robot.runtime.spec import PolicySpec
+from dime_robot.runtime.contract.config_files import config_folder
+from dime_robot.runtime.contract.policy_spec import PolicySpec
 from ros_nodes.conversions import COMMAND_QOS, stamp_of
 from tests.ros_nodes.graph import COMMANDS, POLICY, ROOT, Graph
 

@@ -18,9 +18,9 @@ import yaml
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64MultiArray
 
-from dime_robot.runtime.config_files import config_folder
-from dime_robot.runtime.flight_recorder import read_recording
-from dime_robot.runtime.reasons import Reason
+from dime_robot.runtime.contract.config_files import config_folder
+from dime_robot.runtime.control.faults import Fault
+from dime_robot.runtime.control.flight_recorder import read_recording
 from ros_nodes.conversions import stamp_of
 from tests.ros_nodes.graph import COMMANDS, MISBEHAVING, Graph
 from tests.ros_nodes.policies import nan_policy
@@ -63,7 +63,7 @@ def assert_rest_in_time(graph: Graph, since: float, allowed: float) -> None:
     assert rest_began(graph) - since < allowed
 
 
-def reason_reported(graph: Graph, reason: Reason, answer: str | tuple[str, ...]) -> bool:
+def reason_reported(graph: Graph, reason: Fault, answer: str | tuple[str, ...]) -> bool:
     return any(
         name == "/policy_node: control" and reason.value in message and message.startswith(answer)
         for _, name, _, message, _ in graph.reports
@@ -123,7 +123,7 @@ def begin(graph: Graph, max_age: float = MAX_AGE, damp: float = 0.3) -> None:
     graph.running()
 
 
-def stated_answer(graph: Graph, injected: float, reason: Reason, answer: str) -> None:
+def stated_answer(graph: Graph, injected: float, reason: Fault, answer: str) -> None:
     """The robot is at rest in time and for good; the reason is everywhere."""
     graph.until(
         lambda: (
@@ -147,21 +147,21 @@ def end_at_rest(graph: Graph) -> None:
 
 
 SIM_FAULTS = {
-    "freeze_stamp": (Reason.OBSERVATION_STALE, "not newer than"),
-    "drop:1.0": (Reason.OBSERVATION_STALE, "no new reading for"),
-    "nan:slider": (Reason.OBSERVATION_NAN, "no finite position of slider"),
-    "no_velocity": (Reason.OBSERVATION_NAN, "no finite velocity of slider, hinge"),
-    "missing:hinge": (Reason.JOINT_MISSING, "hinge came 0 times"),
-    "jump:slider:0.9": (Reason.OBSERVATION_JUMP, "slider jumped by"),
-    "tilt:60": (Reason.TILT, "tilted by 60 degrees"),
-    "quaternion": (Reason.OBSERVATION_NAN, "orientation has a norm of 0"),
-    "no_orientation": (Reason.OBSERVATION_NAN, "orientation_covariance[0] is -1"),
-    "no_imu": (Reason.IMU_STALE, "no new reading for"),
-    "rate:2": (Reason.WRONG_RATE, "expected 50 Hz, got"),
-    "rate:0.6": (Reason.WRONG_RATE, "expected 50 Hz, got"),
+    "freeze_stamp": (Fault.OBSERVATION_STALE, "not newer than"),
+    "drop:1.0": (Fault.OBSERVATION_STALE, "no new reading for"),
+    "nan:slider": (Fault.OBSERVATION_NAN, "no finite position of slider"),
+    "no_velocity": (Fault.OBSERVATION_NAN, "no finite velocity of slider, hinge"),
+    "missing:hinge": (Fault.JOINT_MISSING, "hinge came 0 times"),
+    "jump:slider:0.9": (Fault.OBSERVATION_JUMP, "slider jumped by"),
+    "tilt:60": (Fault.TILT, "tilted by 60 degrees"),
+    "quaternion": (Fault.OBSERVATION_NAN, "orientation has a norm of 0"),
+    "no_orientation": (Fault.OBSERVATION_NAN, "orientation_covariance[0] is -1"),
+    "no_imu": (Fault.IMU_STALE, "no new reading for"),
+    "rate:2": (Fault.WRONG_RATE, "expected 50 Hz, got"),
+    "rate:0.6": (Fault.WRONG_RATE, "expected 50 Hz, got"),
 }
 # what is only known after a while [s]
-LATER = {Reason.WRONG_RATE: 2.0}
+LATER = {Fault.WRONG_RATE: 2.0}
 
 
 def test_each_broken_sensor_or_driver_ends_in_a_stop_that_only_an_operator_leaves(
@@ -173,7 +173,7 @@ def test_each_broken_sensor_or_driver_ends_in_a_stop_that_only_an_operator_leave
         stated_answer(graph, graph.set_fault(fault), reason, "stop")
         lines = [line for line in graph.log().splitlines() if f"{reason.value} (" in line]
         assert words in lines[-1], (fault, lines[-1])
-        if reason != Reason.OBSERVATION_JUMP:  # an operator may take what follows a jump for good
+        if reason != Fault.OBSERVATION_JUMP:  # an operator may take what follows a jump for good
             assert not graph.trigger("policy_node/reset_estop").success, fault
         graph.set_fault("")
         graph.until(lambda: graph.trigger("policy_node/reset_estop").success, f"rest of {fault}")
@@ -195,20 +195,20 @@ def test_a_robot_that_dies_is_not_commanded_on(graph: Graph) -> None:
     begin(graph)
     injected = time.monotonic()
     graph.end("sim_node", signal.SIGKILL)
-    stated_answer(graph, injected, Reason.OBSERVATION_STALE, "stop")
+    stated_answer(graph, injected, Fault.OBSERVATION_STALE, "stop")
     end_at_rest(graph)
 
 
 @pytest.mark.parametrize(
     ("given", "reason"),
     [
-        (lambda folder: {"policy": nan_policy(folder / "bad.onnx")}, Reason.ACTION_NAN),
-        (lambda _: {"program": (MISBEHAVING, "slow", str(1.5 * PERIOD))}, Reason.OVERRUN),
+        (lambda folder: {"policy": nan_policy(folder / "bad.onnx")}, Fault.ACTION_NAN),
+        (lambda _: {"program": (MISBEHAVING, "slow", str(1.5 * PERIOD))}, Fault.OVERRUN),
     ],
     ids=["NaN action", "inference of 1.5 periods"],
 )
 def test_a_policy_that_fails_is_stopped(
-    given: Callable[[Path], dict[str, object]], reason: Reason, graph: Graph
+    given: Callable[[Path], dict[str, object]], reason: Fault, graph: Graph
 ) -> None:
     config = with_imu(graph.folder)
     graph.start("sim_node", config=config)
@@ -261,7 +261,7 @@ def test_losing_the_only_listener_stops_the_robot(silent_graph: Graph) -> None:
     graph.policy_node(robot=with_imu(graph.folder, tilt_limit=None))
     graph.until(lambda: "[policy_node]: active" in graph.log(), "active")
     graph.node.destroy_subscription(controller)
-    graph.until(lambda: reason_reported(graph, Reason.LISTENER_LOST, "stop"), "a stop")
+    graph.until(lambda: reason_reported(graph, Fault.LISTENER_LOST, "stop"), "a stop")
     graph.listen()
     graph.spin(0.5)
     assert graph.commands  # it goes on with the safe command
@@ -274,9 +274,9 @@ def test_estop_latches_until_the_operator_re_arms(graph: Graph) -> None:
     begin(graph)
     assert graph.trigger("policy_node/estop").success
     injected = time.monotonic()  # it had stopped before it answered; finding it may take long
-    graph.until(lambda: reason_reported(graph, Reason.ESTOP, "stop"), "a report of it")
+    graph.until(lambda: reason_reported(graph, Fault.ESTOP, "stop"), "a report of it")
     graph.spin(1.0)
     assert_rest_in_time(graph, injected, ALLOWED)
     assert graph.trigger("policy_node/reset_estop").message == "armed"
     graph.until(lambda: abs(graph.commands[-1][1][0]) > 1 and not at_rest(graph, -1), "motion")
-    assert Reason.ESTOP.value in recorded_reasons(graph)
+    assert Fault.ESTOP.value in recorded_reasons(graph)

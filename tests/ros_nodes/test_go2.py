@@ -18,12 +18,12 @@ from geometry_msgs.msg import Twist
 from rclpy.publisher import Publisher
 from std_msgs.msg import Float64MultiArray
 
-from dime_robot.runtime.config_files import config_folder, read_config
-from dime_robot.runtime.flight_recorder import read_recording
-from dime_robot.runtime.limits import CommandLimits
-from dime_robot.runtime.observation import ActionDecoder
-from dime_robot.runtime.policy import OnnxPolicy
-from dime_robot.runtime.robot import load_robot
+from dime_robot.runtime.contract.config_files import config_folder, read_config
+from dime_robot.runtime.contract.robot_config import load_robot
+from dime_robot.runtime.control.command_limits import CommandLimits
+from dime_robot.runtime.control.flight_recorder import read_recording
+from dime_robot.runtime.control.observation import ActionDecoder
+from dime_robot.runtime.policy.onnx_policy import OnnxPolicy
 from ros_nodes.conversions import COMMAND_QOS
 from ros_nodes.loopback_tracking import nominal_environment
 from tests.ros_nodes.graph import ROOT, Graph

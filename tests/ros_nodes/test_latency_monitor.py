@@ -16,8 +16,8 @@ from rclpy.qos import QoSProfile
 from std_msgs.msg import Float64MultiArray, MultiArrayDimension
 
 from benchmarks.made_policy import made_policy
-from dime_robot.runtime.latency import SAMPLE_LABEL, read_distribution
-from dime_robot.runtime.policy import OnnxPolicy
+from dime_robot.runtime.policy.onnx_policy import OnnxPolicy
+from dime_robot.runtime.telemetry.latency import SAMPLE_LABEL, read_distribution
 from ros_nodes import diagnostics
 from ros_nodes.latency_monitor import CHUNK, FaultLog, SampleStore
 from ros_nodes.latency_record import read_record

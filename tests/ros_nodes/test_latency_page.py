@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 import yaml
 
-from dime_robot.runtime.errors import InputError
-from dime_robot.runtime.files import write_atomically
-from dime_robot.runtime.latency import read_distribution
+from dime_robot.runtime.io.errors import InputError
+from dime_robot.runtime.io.regular_files import write_atomically
+from dime_robot.runtime.telemetry.latency import read_distribution
 from ros_nodes import diagnostics
 from ros_nodes.latency_page import MOST_FAULTS, page
 from ros_nodes.latency_record import (

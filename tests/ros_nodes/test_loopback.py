@@ -17,14 +17,14 @@ import yaml
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 
 from benchmarks.made_policy import made_policy
-from dime_robot.runtime.config_files import config_folder
-from dime_robot.runtime.errors import InputError
-from dime_robot.runtime.observation import ActionDecoder
-from dime_robot.runtime.policy import OnnxPolicy
-from dime_robot.runtime.robot import VelocityInput
-from dime_robot.runtime.spec import PolicySpec
-from dime_robot.sim.config import load_robot_task
-from dime_robot.sim.env import RobotEnv
+from dime_robot.runtime.contract.config_files import config_folder
+from dime_robot.runtime.contract.policy_spec import PolicySpec
+from dime_robot.runtime.contract.robot_config import VelocityInput
+from dime_robot.runtime.control.observation import ActionDecoder
+from dime_robot.runtime.io.errors import InputError
+from dime_robot.runtime.policy.onnx_policy import OnnxPolicy
+from dime_robot.sim.config.robot_task import load_robot_task
+from dime_robot.sim.robot_env import RobotEnv
 from ros_nodes import diagnostics, loopback
 from ros_nodes.loopback_session import Session
 from ros_nodes.loopback_tracking import velocity_to_ask

@@ -13,7 +13,7 @@ from rclpy.context import Context
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from dime_robot.runtime.errors import InputError
+from dime_robot.runtime.io.errors import InputError
 from ros_nodes.parameters import (
     MonitorParameters,
     PolicyParameters,

@@ -13,10 +13,10 @@ import pytest
 import yaml
 from std_msgs.msg import Float64MultiArray
 
-from dime_robot.runtime.config_files import config_folder
-from dime_robot.runtime.errors import InputError
-from dime_robot.runtime.policy import OnnxPolicy
-from ros_nodes.commissioning import commission
+from dime_robot.runtime.contract.config_files import config_folder
+from dime_robot.runtime.io.errors import InputError
+from dime_robot.runtime.policy.onnx_policy import OnnxPolicy
+from ros_nodes.commissioning import load_and_check
 from ros_nodes.parameters import PolicyParameters
 from tests.ros_nodes.graph import COMMANDS, POLICY, Graph
 from tests.ros_nodes.policies import resealed
@@ -112,7 +112,7 @@ def test_a_mismatch_is_one_sentence_with_a_code(name: str, tmp_path: Path) -> No
     given = {key: str(value) if isinstance(value, Path) else value for key, value in given.items()}
     given["policy"] = "" if given["policy"] == "''" else given["policy"]
     with pytest.raises(InputError, match=re.escape(words)) as caught:
-        commission(replace(PolicyParameters(), **given))  # type: ignore[arg-type]
+        load_and_check(replace(PolicyParameters(), **given))  # type: ignore[arg-type]
     assert caught.value.code == code
     assert "\n" not in str(caught.value)
 

@@ -18,7 +18,7 @@ from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Imu, JointState
 from std_msgs.msg import Float64MultiArray
 
-from dime_robot.runtime.config_files import config_folder
+from dime_robot.runtime.contract.config_files import config_folder
 from ros_nodes.conversions import COMMAND_QOS, seconds
 from ros_nodes.sim_node import LONGEST_FAREWELL
 from ros_nodes.sim_timeout import ON_TIMEOUT

@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 from sensor_msgs.msg import Imu, JointState
 
-from dime_robot.runtime.errors import InputError
-from dime_robot.runtime.spec import Action
-from dime_robot.runtime.state import RobotState
-from dime_robot.sim.config import load_robot_task
-from dime_robot.sim.plant import make_plant
+from dime_robot.runtime.contract.policy_spec import Action
+from dime_robot.runtime.control.state import RobotState
+from dime_robot.runtime.io.errors import InputError
+from dime_robot.sim.config.robot_task import load_robot_task
+from dime_robot.sim.plant.plant import make_plant
 from ros_nodes import sim_faults
 from ros_nodes.conversions import seconds, stamp_of
-from ros_nodes.sim_faults import LAST_SECOND, SHAPES, Fault, imu_message
+from ros_nodes.sim_faults import LAST_SECOND, SHAPES, InjectedFault, imu_message
 from ros_nodes.sim_sensors import Sensors
-from ros_nodes.sim_timeout import CommandTimeout, TimeoutAnswer
+from ros_nodes.sim_timeout import CommandTimeout, TimeoutResponse
 
 JOINTS = ["slider", "hinge"]
 
@@ -49,8 +49,8 @@ def test_efforts_are_damped_let_go_or_kept() -> None:
     assert slider.damping == 5.0
     position, velocity = np.array([0.3, 1.0]), np.array([0.4, -9.0])
 
-    def answer(on_timeout: str) -> TimeoutAnswer:
-        return TimeoutAnswer(spec, config.robot, on_timeout)  # type: ignore[arg-type]
+    def answer(on_timeout: str) -> TimeoutResponse:
+        return TimeoutResponse(spec, config.robot, on_timeout)  # type: ignore[arg-type]
 
     damped = answer("damp").command(position, velocity)
     assert damped is not None
@@ -65,7 +65,7 @@ def test_efforts_are_damped_let_go_or_kept() -> None:
     coasting = config.robot.model_copy(
         update={"joints": (slider.model_copy(update={"damping": None}), hinge)}
     )
-    free = TimeoutAnswer(spec, coasting, "damp").command(position, velocity)
+    free = TimeoutResponse(spec, coasting, "damp").command(position, velocity)
     assert free is not None
     assert free.value.tolist() == [0.0]
 
@@ -75,7 +75,7 @@ def test_a_position_drive_is_damped_without_stiffness_or_limp() -> None:
     plant = make_plant(config, model)
     assert plant.drive is not None
     for on_timeout, damping in (("damp", plant.drive.damping), ("zero", 0.0)):
-        answer = TimeoutAnswer(config.policy, config.robot, on_timeout)  # type: ignore[arg-type]
+        answer = TimeoutResponse(config.policy, config.robot, on_timeout)  # type: ignore[arg-type]
         plant.reset({joint.name: joint.default_position + 0.1 for joint in config.policy.joints})
         velocities = np.linspace(-2, 2, len(plant.dofs))
         plant.data.qvel[plant.dofs] = velocities
@@ -92,7 +92,7 @@ def test_a_base_that_nobody_commands_stands(on_timeout: str) -> None:
     config, _ = load_robot_task("cartpole")
     action = Action(kind="twist", size=2, scale={"linear_x": 1.0, "angular_z": 1.0})
     spec = config.policy.model_copy(update={"action": action})
-    answer = TimeoutAnswer(spec, config.robot, on_timeout)  # type: ignore[arg-type]
+    answer = TimeoutResponse(spec, config.robot, on_timeout)  # type: ignore[arg-type]
     command = answer.command(np.ones(2), np.ones(2))
     assert command is not None
     assert (command.kind, command.value.tolist()) == ("twist", [0.0, 0.0])
@@ -159,7 +159,7 @@ def joint_state(time: float, value: float) -> JointState:
 
 def stream(text: str, period: float = 0.02, count: int = 200) -> list[JointState]:
     """The states that a robot with a fault sends in place of `joint_state(time, time)`."""
-    fault, sent = Fault(text, JOINTS), []
+    fault, sent = InjectedFault(text, JOINTS), []
     for i in range(count):
         time = 100.0 + period * i
         seen = fault.joint_state(joint_state(fault.stamp(fault.time(time)), time))
@@ -176,7 +176,7 @@ def test_a_frozen_robot_repeats_its_values_bit_for_bit_with_fresh_stamps() -> No
     sent = stream("frozen")
     assert {(*m.position, *m.velocity) for m in sent} == {(100.0, 1.0, 200.0, 3.0)}
     assert np.diff(times(sent)).min() > 0.019
-    fault = Fault("frozen", JOINTS)
+    fault = InjectedFault("frozen", JOINTS)
     imus = [fault.imu(imu_message(np.array([1.0, 0, 0, i]), np.ones(3) * i)) for i in range(3)]
     assert {(m.orientation.z, m.angular_velocity.x) for m in imus if m} == {(0.0, 0.0)}
 
@@ -219,7 +219,9 @@ def test_stamps_are_changed_as_stated() -> None:
 
 def test_the_imu_is_changed_as_stated() -> None:
     def shown(fault: str) -> Imu:
-        message = Fault(fault, JOINTS).imu(imu_message(np.array([1.0, 0, 0, 0]), np.ones(3)))
+        message = InjectedFault(fault, JOINTS).imu(
+            imu_message(np.array([1.0, 0, 0, 0]), np.ones(3))
+        )
         assert message is not None
         return message
 
@@ -228,16 +230,16 @@ def test_the_imu_is_changed_as_stated() -> None:
     assert shown("no_orientation").orientation_covariance[0] == -1
     assert shown("tilt:60").orientation.x == pytest.approx(0.5)
     assert shown("").orientation.w == 1
-    assert Fault("no_imu", JOINTS).imu(Imu()) is None
+    assert InjectedFault("no_imu", JOINTS).imu(Imu()) is None
 
 
 def test_the_stream_is_changed_as_stated() -> None:
     assert 20 < len(stream("drop:0.5")) < 180
     assert not stream("drop:1")
-    assert [Fault(text, JOINTS).rate for text in ("", "rate:0.6", "fast:2")] == [1, 0.6, 2]
-    assert [Fault(text, JOINTS).burst for text in ("", "bursts:4")] == [1, 4]
-    assert [Fault(text, JOINTS).delay for text in ("", "delay:0.04")] == [0, 0.04]
-    stall = Fault("stall:0.5", JOINTS)
+    assert [InjectedFault(text, JOINTS).rate for text in ("", "rate:0.6", "fast:2")] == [1, 0.6, 2]
+    assert [InjectedFault(text, JOINTS).burst for text in ("", "bursts:4")] == [1, 4]
+    assert [InjectedFault(text, JOINTS).delay for text in ("", "delay:0.04")] == [0, 0.04]
+    stall = InjectedFault("stall:0.5", JOINTS)
     assert [stall.stalls(now) for now in (7.0, 7.4, 7.51, 9.0)] == [True, True, False, False]
 
 
@@ -259,16 +261,16 @@ def test_the_stream_is_changed_as_stated() -> None:
 )
 def test_a_fault_that_cannot_be_is_one_sentence(text: str, words: str) -> None:
     with pytest.raises(InputError) as caught:
-        Fault(text, JOINTS)
+        InjectedFault(text, JOINTS)
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_a_fault_of_an_imu_that_is_not_there_is_refused() -> None:
     for kind in ("no_imu", "tilt:60", "quaternion", "no_orientation"):
-        Fault(kind, JOINTS)
+        InjectedFault(kind, JOINTS)
         with pytest.raises(InputError, match="a robot without imu can show"):
-            Fault(kind, JOINTS, has_imu=False)
+            InjectedFault(kind, JOINTS, has_imu=False)
 
 
 def test_every_fault_is_explained() -> None:

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from dime_robot.runtime.control_loop import ControlLoop, GraphView, Mode, Reading
-from dime_robot.runtime.controller import Controller
-from dime_robot.runtime.safety import Decision
-from dime_robot.runtime.spec import FloatArray
+from dime_robot.runtime.contract.policy_spec import FloatArray
+from dime_robot.runtime.control.control_loop import ControlLoop, GraphView, Mode, Reading
+from dime_robot.runtime.control.controller import Controller
+from dime_robot.runtime.control.safety_filter import Decision
 from tests.runtime.machines import UPRIGHT, T, ToldPolicy, make_robot, make_spec
 
 ALONE = GraphView(listeners=("/robot",))
@@ -121,8 +121,8 @@ class LoopBench:
     def sent(self) -> list[FloatArray]:
         return [d.command.value for _, d in self.decisions if d.sent]
 
-    def rungs(self, since: int = 0) -> list[str]:
-        return [d.rung.name for _, d in self.decisions[since:]]
+    def levels(self, since: int = 0) -> list[str]:
+        return [d.level.name for _, d in self.decisions[since:]]
 
     @property
     def why(self) -> str:

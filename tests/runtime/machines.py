@@ -12,12 +12,12 @@ from unittest.mock import Mock
 
 import numpy as np
 
-from dime_robot.runtime.noise import NoiseSource
-from dime_robot.runtime.reasons import Reason
-from dime_robot.runtime.robot import RobotConfig, require_compatible
-from dime_robot.runtime.safety import Decision, SafetyFilter
-from dime_robot.runtime.spec import FloatArray, PolicySpec
-from dime_robot.runtime.state import CommandKind, JointCommand, RobotState
+from dime_robot.runtime.contract.policy_spec import FloatArray, PolicySpec
+from dime_robot.runtime.contract.robot_config import RobotConfig, require_compatible
+from dime_robot.runtime.control.faults import Fault
+from dime_robot.runtime.control.safety_filter import Decision, SafetyFilter
+from dime_robot.runtime.control.state import CommandKind, JointCommand, RobotState
+from dime_robot.runtime.policy.noise import NoiseSource
 
 RATE, T = 128.0, 1 / 128
 JOINTS = ("wrist", "wheel", "rail")  # in policy order; the wire has another
@@ -143,7 +143,7 @@ class Run:
         return self
 
     def step(
-        self, value: list[float] | FloatArray | None = None, *problems: Reason, **fields: Any
+        self, value: list[float] | FloatArray | None = None, *problems: Fault, **fields: Any
     ) -> Decision:
         """`value` in SI units and policy order; None: the policy was not asked."""
         wanted = None
@@ -156,8 +156,8 @@ class Run:
         self.k += 1
         return decision
 
-    def rungs(self, steps: int, *problems: Reason) -> list[str]:
-        return [self.step(None, *problems).rung.name for _ in range(steps)]
+    def levels(self, steps: int, *problems: Fault) -> list[str]:
+        return [self.step(None, *problems).level.name for _ in range(steps)]
 
 
 class ToldPolicy:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dime_robot.runtime.activation import StartPose
+from dime_robot.runtime.control.activation import StartPose
 from tests.runtime.machines import UPRIGHT, make_robot, make_spec, make_state
 
 

@@ -12,10 +12,10 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dime_robot.runtime.bounded_yaml import MAX_DEPTH, MAX_NODES, parse_yaml
-from dime_robot.runtime.config_files import MAX_CHAIN, config_folder, read_config
-from dime_robot.runtime.errors import InputError
-from dime_robot.sim.config import read_robot_task
+from dime_robot.runtime.contract.config_files import MAX_CHAIN, config_folder, read_config
+from dime_robot.runtime.io.errors import InputError
+from dime_robot.runtime.io.yaml_files import MAX_DEPTH, MAX_NODES, parse_yaml
+from dime_robot.sim.config.robot_task import read_robot_task
 from tests.malformed import within
 
 ROOT = Path(__file__).parents[2]
@@ -94,7 +94,7 @@ def test_a_bomb_takes_no_memory(tmp_path: Path) -> None:
         "import resource, sys",
         "resource.setrlimit(resource.RLIMIT_AS, (4 * 2**30, 4 * 2**30))",
         "from dime_robot import config",
-        "from dime_robot.runtime.command import run_command",
+        "from dime_robot.runtime.io.command import run_command",
         "run_command(lambda: config.main(['check', sys.argv[1]]))",
     ]
     done = subprocess.run(

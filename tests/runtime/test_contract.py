@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import yaml
 
-from dime_robot.runtime.config_files import config_folder
-from dime_robot.runtime.errors import InputError
-from dime_robot.runtime.robot import load_robot, require_compatible
-from dime_robot.sim.config import load_robot_task
+from dime_robot.runtime.contract.config_files import config_folder
+from dime_robot.runtime.contract.robot_config import load_robot, require_compatible
+from dime_robot.runtime.io.errors import InputError
+from dime_robot.sim.config.robot_task import load_robot_task
 from tests.runtime.machines import make_robot, make_spec, put, robot_data, spec_data
 
 CHANGES: list[tuple[str, Any, str]] = [

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
-from dime_robot.runtime.config_files import config_folder, read_config
-from dime_robot.runtime.errors import InputError
-from dime_robot.runtime.robot import RobotConfig
-from dime_robot.runtime.spec import MAX_NUMBERS, PolicySpec
+from dime_robot.runtime.contract.config_files import config_folder, read_config
+from dime_robot.runtime.contract.policy_spec import MAX_NUMBERS, PolicySpec
+from dime_robot.runtime.contract.robot_config import RobotConfig
+from dime_robot.runtime.io.errors import InputError
 from tests.runtime.machines import make_robot, make_spec
 
 NAMES = [

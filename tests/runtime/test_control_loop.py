@@ -7,12 +7,12 @@ import math
 import numpy as np
 import pytest
 
-from dime_robot.runtime.control_loop import Mode
-from dime_robot.runtime.reasons import Reason, Rung
+from dime_robot.runtime.control.control_loop import Mode
+from dime_robot.runtime.control.faults import Fault, SafetyLevel
 from tests.runtime.loop_bench import ALONE, LoopBench
 from tests.runtime.machines import KINDS, T, make_robot
 
-R = Reason
+R = Fault
 SPEED = np.array([8.0, 40.0, 2.0])  # of wrist, wheel, rail [rad/s, rad/s, m/s]
 
 
@@ -38,7 +38,7 @@ def test_each_reading_is_answered_at_once() -> None:
         bench.jiggle()
         assert bench.read() is not None
         assert bench.loop.wait() > 0
-    assert bench.rungs(before) == ["RUN"] * 20
+    assert bench.levels(before) == ["RUN"] * 20
 
 
 @pytest.mark.parametrize("burst", [2, 4])
@@ -63,7 +63,7 @@ def test_readings_in_bursts_neither_step_too_soon_nor_move_too_far(burst: int) -
     most = SPEED * np.minimum(np.diff(times), 2 * T)[:, None]
     assert (np.abs(np.diff(values, axis=0)) <= most + 1e-12).all()
     assert np.abs(np.diff(values, axis=0)).max() > 0.05  # something was limited at all
-    assert not any(d.rung >= Rung.HOLD for _, d in steps)
+    assert not any(d.level >= SafetyLevel.HOLD for _, d in steps)
     assert len(steps) > 0.9 * (bench.now - start) / T / burst
 
 
@@ -87,11 +87,11 @@ def test_a_silent_robot_is_answered_after_its_age_and_then_at_every_period() -> 
     before = len(bench.decisions)
     bench.run(9, read=False)
     assert bench.decisions[before][0] - bench.decisions[before - 1][0] <= 2.75 * T
-    assert bench.rungs(before)[:5] == ["HOLD"] * 4 + ["DAMP"]
+    assert bench.levels(before)[:5] == ["HOLD"] * 4 + ["DAMP"]
     assert "no new reading for" in bench.why
     bench.run(5)
     assert bench.last.reasons == (R.OBSERVATION_STALE,)  # it recovers, and says from what
-    assert bench.last.rung == Rung.DAMP
+    assert bench.last.level == SafetyLevel.DAMP
 
 
 # ---- the clocks, and ourselves
@@ -109,22 +109,22 @@ def test_a_process_that_was_stopped_does_not_go_on_by_itself(
     bench.now += 0.5  # command.timeout is 0.1
     bench.read()
     bench.poll()
-    assert bench.rungs(before)[0] == "STOP"
+    assert bench.levels(before)[0] == "STOP"
     assert bench.last.reasons == (R.SELF_STALLED,)
     assert "did not run for 0.50" in bench.why
     assert bench.loop.take_missed() >= 60
     bench.run(100)
-    assert set(bench.rungs(before)) == {"STOP"}
+    assert set(bench.levels(before)) == {"STOP"}
     assert bench.loop.reset() == ""
     bench.run(4)
-    assert bench.last.rung <= Rung.CLAMP
+    assert bench.last.level <= SafetyLevel.CLAMP
 
 
 def test_after_a_stall_only_a_new_reading_re_arms() -> None:
     bench = LoopBench(state__max_age=3.0, safety__recover=5.0).activate()
     bench.now += 0.5
     bench.poll()
-    assert bench.last.rung == Rung.STOP
+    assert bench.last.level == SafetyLevel.STOP
     assert "expected readings" in bench.loop.reset()
     bench.run(20)
     assert bench.loop.reset() == ""
@@ -138,7 +138,7 @@ def test_a_short_stall_ramps_from_the_measured_pose() -> None:
     bench.position = np.array([0.7, 0.0, 0.25])
     bench.read()
     assert R.SELF_LATE in bench.last.reasons
-    assert bench.last.rung < Rung.HOLD
+    assert bench.last.level < SafetyLevel.HOLD
     assert bench.last.command.value[0] == pytest.approx(0.7)
     bench.run(3)
     assert bench.last.command.value[0] == pytest.approx(0.75)  # half way after half the gap
@@ -158,11 +158,11 @@ def test_a_stall_within_a_step_is_not_answered_with_what_was_computed() -> None:
     bench.policy.answer = slow
     bench.now += T
     bench.read()
-    assert bench.last.rung >= Rung.HOLD
+    assert bench.last.level >= SafetyLevel.HOLD
     assert R.OBSERVATION_STALE in bench.last.reasons
     bench_stall = 0.2  # longer than the robot waits
     bench.run(60)
-    assert bench.last.rung == Rung.STOP
+    assert bench.last.level == SafetyLevel.STOP
     assert R.SELF_STALLED in bench.last.reasons or R.OVERRUN in bench.last.reasons
 
 
@@ -173,7 +173,7 @@ def test_a_simulation_that_pauses_is_no_fault() -> None:
     for _ in range(500):  # its clock stands still, ours is its clock
         bench.poll()
     bench.run(10)
-    assert set(bench.rungs(before)) == {"RUN"}
+    assert set(bench.levels(before)) == {"RUN"}
 
 
 def test_a_clock_that_goes_back_stops_and_can_be_activated_again() -> None:
@@ -181,7 +181,7 @@ def test_a_clock_that_goes_back_stops_and_can_be_activated_again() -> None:
     bench.offset -= 100.0
     before = len(bench.decisions)
     bench.run(4)
-    assert bench.last.rung == Rung.STOP
+    assert bench.last.level == SafetyLevel.STOP
     assert R.CLOCK_WENT_BACK in bench.last.reasons
     assert "went back from 1000" in bench.why
     assert bench.loop.reset() != ""
@@ -191,7 +191,7 @@ def test_a_clock_that_goes_back_stops_and_can_be_activated_again() -> None:
     assert len(bench.decisions) > before
     bench.activate()
     bench.run(4)
-    assert bench.last.rung <= Rung.CLAMP
+    assert bench.last.level <= SafetyLevel.CLAMP
 
 
 def test_a_clock_that_goes_back_while_inactive_is_told_for_autostart() -> None:
@@ -209,7 +209,7 @@ def test_a_stray_stamp_of_2038_holds_up_nothing() -> None:
     bench.now += T
     bench.read(stamp=2.0**31)
     bench.run(20)
-    assert max(d.rung for _, d in bench.decisions[before:]) < Rung.HOLD
+    assert max(d.level for _, d in bench.decisions[before:]) < SafetyLevel.HOLD
 
 
 @pytest.mark.parametrize(
@@ -240,7 +240,7 @@ def test_a_robot_that_slows_down_is_remarked_then_damped_with_the_numbers() -> N
             first.setdefault(reason, when - began)
     assert first[R.RATE_OFF] <= 1.0
     assert first[R.WRONG_RATE] <= 2.0
-    assert bench.last.rung == Rung.DAMP
+    assert bench.last.level == SafetyLevel.DAMP
     assert "expected 128 Hz, got 7" in bench.why
 
 
@@ -255,7 +255,7 @@ def test_lost_readings_are_a_wrong_rate_only_where_each_begins_a_step(by_reading
         bench.poll()
     said = {reason for _, decision in bench.decisions for reason in decision.reasons}
     assert (R.WRONG_RATE in said) == by_reading
-    assert (bench.last.rung == Rung.DAMP) == by_reading
+    assert (bench.last.level == SafetyLevel.DAMP) == by_reading
 
 
 def test_one_impossible_reading_is_rejected_and_three_end_in_a_stop() -> None:
@@ -263,13 +263,13 @@ def test_one_impossible_reading_is_rejected_and_three_end_in_a_stop() -> None:
     before = len(bench.decisions)
     bench.now += T
     bench.read(position=bench.position + np.array([1.0, 0, 0]))
-    assert bench.last.rung == Rung.HOLD
+    assert bench.last.level == SafetyLevel.HOLD
     assert "wrist jumped by 1 within 0.0078" in bench.why
     bench.run(10)
-    assert bench.last.rung < Rung.HOLD
+    assert bench.last.level < SafetyLevel.HOLD
     bench.position = bench.position + np.array([1.0, 0, 0])  # the encoder slipped
     bench.run(100)
-    assert bench.rungs(before)[-1] == "STOP"
+    assert bench.levels(before)[-1] == "STOP"
     assert "such readings in a row" in bench.why
     bench.position = np.array([0.6, 0.0, 0.25])
     bench.run(1)
@@ -277,7 +277,7 @@ def test_one_impossible_reading_is_rejected_and_three_end_in_a_stop() -> None:
     bench.run(3)
     assert bench.loop.reset() == ""  # the operator has looked, and readings follow one another
     bench.run(3)
-    assert bench.last.rung < Rung.HOLD
+    assert bench.last.level < SafetyLevel.HOLD
 
 
 def test_an_imu_that_jumps_is_not_believed() -> None:
@@ -287,12 +287,12 @@ def test_an_imu_that_jumps_is_not_believed() -> None:
     stamp = bench.now + bench.offset
     bench.take(bench.loop.imu(stamp, turned, np.zeros(3)))
     bench.take(bench.loop.joint_state(_reading(bench, stamp)))
-    assert bench.last.rung == Rung.HOLD
+    assert bench.last.level == SafetyLevel.HOLD
     assert "the imu turned by 1 rad" in bench.why
 
 
 def _reading(bench: LoopBench, stamp: float):  # type: ignore[no-untyped-def]
-    from dime_robot.runtime.control_loop import Reading
+    from dime_robot.runtime.control.control_loop import Reading
 
     bench.jiggle()
     return Reading(stamp, bench.position, bench.velocity)
@@ -314,7 +314,7 @@ def test_a_driver_that_hangs_with_fresh_stamps_is_damped_and_not_by_its_old_velo
         bench.now += T
         bench.read(position=frozen[0], velocity=frozen[1])
         bench.poll()
-    damped = [when for when, d in bench.decisions[before:] if d.rung == Rung.DAMP]
+    damped = [when for when, d in bench.decisions[before:] if d.level == SafetyLevel.DAMP]
     assert 2.0 <= damped[0] - began < 2.1
     assert bench.last.reasons == (R.OBSERVATION_FROZEN,)
     assert not bench.last.command.value.any()  # -damping * velocity would drive the joint
@@ -328,7 +328,7 @@ def test_a_dry_run_that_moves_nothing_is_not_frozen() -> None:
     for _ in range(400):
         bench.now += T
         bench.read()
-    assert bench.last.rung < Rung.HOLD
+    assert bench.last.level < SafetyLevel.HOLD
 
 
 @pytest.mark.parametrize(
@@ -381,7 +381,7 @@ def test_a_joint_beyond_its_stop_is_led_inward_within_its_reach() -> None:
         bench.position = np.array([0.5 + step, 0.0, 0.25])
         bench.run(1)
     assert R.OBSERVATION_OUT_OF_RANGE in bench.last.reasons
-    assert bench.last.rung >= Rung.DAMP
+    assert bench.last.level >= SafetyLevel.DAMP
     before = len(bench.decisions)
     bench.run(60)
     values = [d.command.value[0] for _, d in bench.decisions[before:]]
@@ -397,9 +397,9 @@ def test_a_recorder_that_joins_and_leaves_changes_nothing() -> None:
     for listeners in (("/robot", "/other"), ("/robot",), ("/robot", "/x", "/y"), ("/x",)):
         bench.look(listeners=listeners)
         bench.run(3)
-    assert bench.last.rung < Rung.HOLD
+    assert bench.last.level < SafetyLevel.HOLD
     bench.look(listeners=())
-    assert bench.last.rung == Rung.STOP
+    assert bench.last.level == SafetyLevel.STOP
     assert bench.last.reasons == (R.LISTENER_LOST,)
 
 
@@ -411,7 +411,7 @@ def test_an_idle_rival_refuses_activation_and_only_warns_while_running() -> None
     bench.activate()
     bench.look(rivals=("/other",))
     bench.run(40)
-    assert bench.last.rung < Rung.HOLD
+    assert bench.last.level < SafetyLevel.HOLD
     assert R.RIVAL_PUBLISHER in bench.last.reasons
     assert "/other" in bench.why
 
@@ -445,13 +445,13 @@ def test_two_publishers_of_the_same_joints() -> None:
     bench.activate()
     bench.look(extra_publishers=("joint_states has 2 publishers: /a, /b",))
     bench.run(10)
-    assert bench.last.rung < Rung.HOLD
+    assert bench.last.level < SafetyLevel.HOLD
     assert "/a, /b" in bench.why
     bench.look(state_conflict="/a, /b contradict each other")
     bench.run(3)
-    assert bench.last.rung == Rung.HOLD
+    assert bench.last.level == SafetyLevel.HOLD
     bench.run(3)
-    assert bench.last.rung == Rung.DAMP
+    assert bench.last.level == SafetyLevel.DAMP
     assert "contradict" in bench.why
 
 
@@ -512,7 +512,7 @@ def test_fault_rest_reset_and_on_again_from_where_the_robot_is() -> None:
     bench = LoopBench(answer=lambda _: np.zeros(3), safety__ramp=0.25).activate()
     bench.run(20)
     bench.take(bench.loop.estop())
-    assert bench.last.rung == Rung.STOP
+    assert bench.last.level == SafetyLevel.STOP
     bench.follows = True
     bench.run(200)
     assert bench.position == pytest.approx([1.0, 0.0, 0.25])
@@ -553,7 +553,7 @@ def test_an_estop_on_the_way_out_is_remembered() -> None:
 
 
 def test_joints_that_something_else_holds_have_to_be_where_training_had_them() -> None:
-    from dime_robot.runtime.control_loop import Reading
+    from dime_robot.runtime.control.control_loop import Reading
 
     bench = LoopBench(spec={"held_joints": {"spare": 0.5}})
     for held, words in (

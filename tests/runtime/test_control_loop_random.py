@@ -13,9 +13,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dime_robot.runtime.control_loop import Mode
-from dime_robot.runtime.reasons import UNUSABLE, Rung
-from dime_robot.runtime.safety import Decision
+from dime_robot.runtime.control.control_loop import Mode
+from dime_robot.runtime.control.faults import UNUSABLE, SafetyLevel
+from dime_robot.runtime.control.safety_filter import Decision
 from tests.runtime.loop_bench import LoopBench
 from tests.runtime.machines import KINDS, T
 from tests.runtime.test_rest import HOLDING
@@ -25,7 +25,7 @@ SPEED = {"position": np.array([8.0, 40.0, 2.0]), "twist": np.full(2, 4.0)}
 SAFE = np.array([1.0, 0.0, 0.25])
 DAMPING, EFFORT = np.array([2.0, 0.5, 20.0]), np.array([8.0, 4.0, 40.0])
 HOLDS = 3.5 * T + T  # `safety.hold`, and the step in which it ends
-ANSWERS = 3.5 * T + 8 * T + 5.5 * T + T  # `hold`, `damp` and `recover`, and the step that ends it
+RESPONSES = 3.5 * T + 8 * T + 5.5 * T + T  # `hold`, `damp` and `recover`, and the step that ends it
 BLIND = 0.25  # [s] `rest_timeout` of a robot that holds a load
 EXAMPLES, EVENTS = 34, 22
 counted = dict.fromkeys(KINDS, 0)
@@ -74,7 +74,7 @@ class Story:
         self.answered_since: float | None = None
         self.blind_since: float | None = None
         self.latched = False
-        self.rung = Rung.RUN
+        self.level = SafetyLevel.RUN
         self.activations = 0
         self.measured = self.bench.position
 
@@ -106,7 +106,7 @@ class Story:
                 bench.now += event[1] * T
                 self.check(bench.poll())
                 if commanding and event[1] * T > bench.robot.command.timeout:
-                    assert bench.last.rung == Rung.STOP, "a stall went unnoticed"
+                    assert bench.last.level == SafetyLevel.STOP, "a stall went unnoticed"
             case "estop":
                 self.check(bench.take(bench.loop.estop()))
             case "leave":
@@ -212,7 +212,7 @@ class Story:
             return
         counted[self.kind] += 1
         bench, now = self.bench, self.bench.now
-        value, rung = decision.command.value, decision.rung
+        value, level = decision.command.value, decision.level
         assert self.activations, "nothing is commanded before it is activated"
         self.trusted()
         if not decision.sent:
@@ -224,15 +224,19 @@ class Story:
             change = np.abs(value - self.before[1])
             assert (change <= SPEED[self.kind] * elapsed + 1e-9).all(), (change, elapsed)
         if self.latched:
-            assert rung == Rung.STOP, "only an operator leaves a stop"
-        if max(rung, self.rung) < Rung.HOLD and self.before is not None and self.by_reading:
+            assert level == SafetyLevel.STOP, "only an operator leaves a stop"
+        if (
+            max(level, self.level) < SafetyLevel.HOLD
+            and self.before is not None
+            and self.by_reading
+        ):
             assert now - self.before[0] >= T / 2 - 1e-9, "a burst is answered too soon"
-        self.rung = rung
-        self.latched |= rung == Rung.STOP and bench.loop.mode == Mode.ACTIVE
-        if rung >= Rung.DAMP:
+        self.level = level
+        self.latched |= level == SafetyLevel.STOP and bench.loop.mode == Mode.ACTIVE
+        if level >= SafetyLevel.DAMP:
             self.check_is_rest(decision)
-        self.check_hold(rung, now)
-        self.check_end(rung, now)
+        self.check_hold(level, now)
+        self.check_end(level, now)
         self.check_blind(value, now)
         self.before = (now, value)
 
@@ -291,8 +295,8 @@ class Story:
                 assert (np.abs(value - measured) <= held).all(), "a blocked joint is forced"
             assert nearer.all(), (self.before[1], value)
 
-    def check_hold(self, rung: Rung, now: float) -> None:
-        if rung != Rung.HOLD:
+    def check_hold(self, level: SafetyLevel, now: float) -> None:
+        if level != SafetyLevel.HOLD:
             self.held_since = None
         elif self.held_since is None:
             self.held_since = now
@@ -300,14 +304,14 @@ class Story:
             # of one fault; the policy may take its time in between
             assert now - self.held_since <= HOLDS + 2 * T, "a command is held too long"
 
-    def check_end(self, rung: Rung, now: float) -> None:
-        if rung not in (Rung.HOLD, Rung.DAMP):
+    def check_end(self, level: SafetyLevel, now: float) -> None:
+        if level not in (SafetyLevel.HOLD, SafetyLevel.DAMP):
             self.answered_since = None
         elif self.answered_since is None:
             self.answered_since = now
         else:
             lasted = now - self.answered_since
-            assert lasted <= ANSWERS + 2 * T, "a trouble that lasts has to end in a stop"
+            assert lasted <= RESPONSES + 2 * T, "a trouble that lasts has to end in a stop"
 
     def check_blind(self, value: np.ndarray, now: float) -> None:
         if self.kind != "effort" or self.limp or not np.array_equal(value, [-3.0, 0.0, 12.0]):
@@ -327,7 +331,7 @@ def tell(kind: str, by_reading: bool, limp: bool, seed: int, story: list[Any]) -
             told.bench.loop.reset()
             told.activate()
     return [
-        (when, d.sent, d.rung, d.reasons, d.command.value.tobytes())
+        (when, d.sent, d.level, d.reasons, d.command.value.tobytes())
         for when, d in told.bench.decisions
     ]
 

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dime_robot.runtime.controller import Controller
-from dime_robot.runtime.errors import InputError
-from dime_robot.runtime.policy import OnnxPolicy
-from dime_robot.runtime.reasons import FIRST_ANSWER, UNUSABLE, Reason, Rung
-from dime_robot.runtime.robot import load_robot
-from dime_robot.runtime.spec import FloatArray
-from dime_robot.runtime.state import CommandKind, RobotState
-from dime_robot.sim.env import RobotEnv
+from dime_robot.runtime.contract.policy_spec import FloatArray
+from dime_robot.runtime.contract.robot_config import load_robot
+from dime_robot.runtime.control.controller import Controller
+from dime_robot.runtime.control.faults import FIRST_RESPONSE, UNUSABLE, Fault, SafetyLevel
+from dime_robot.runtime.control.state import CommandKind, RobotState
+from dime_robot.runtime.io.errors import InputError
+from dime_robot.runtime.policy.onnx_policy import OnnxPolicy
+from dime_robot.sim.robot_env import RobotEnv
 from tests.runtime.machines import KINDS, T, ToldPolicy, make_robot, make_spec, make_state
 
 CARTPOLE = Path(__file__).parents[2] / "results" / "sim-cartpole.onnx"
@@ -48,11 +48,11 @@ class Bench:
         self.controller.start(self.k * T, make_state(**state))
         return self
 
-    def step(self, state: RobotState | None, *problems: Reason) -> Rung:
+    def step(self, state: RobotState | None, *problems: Fault) -> SafetyLevel:
         self.decision = self.controller.step(self.k * T, state, problems)
         self.controller.record(self.decision)
         self.k += 1
-        return self.decision.rung
+        return self.decision.level
 
 
 def test_commands_are_those_of_the_training_environment_bit_for_bit() -> None:
@@ -66,7 +66,7 @@ def test_commands_are_those_of_the_training_environment_bit_for_bit() -> None:
         decision = controller.step(0.02 * i, env.plant.state())
         action = theirs.act(observation)
         command = env._decoder.decode(action)
-        if decision.rung == Rung.RUN:
+        if decision.level == SafetyLevel.RUN:
             assert (decision.command.joints, decision.command.kind) == (command.joints, "effort")
             assert decision.command.value.tobytes() == command.value.tobytes()
             checked += 1
@@ -83,30 +83,30 @@ def test_a_policy_for_another_robot_is_refused_at_once() -> None:
 
 def test_until_it_is_started_the_policy_is_not_asked() -> None:
     bench = Bench()
-    assert bench.step(make_state()) == Rung.STOP
+    assert bench.step(make_state()) == SafetyLevel.STOP
     assert bench.policy.seen == []
     bench.start()
     assert bench.policy.resets == 1
-    assert bench.step(make_state()) == Rung.RUN
+    assert bench.step(make_state()) == SafetyLevel.RUN
     assert len(bench.policy.seen) == 1
 
 
 def test_while_it_is_stopped_the_policy_is_not_asked() -> None:
     bench = Bench().start()
-    bench.step(make_state(), Reason.LISTENER_LOST)
+    bench.step(make_state(), Fault.LISTENER_LOST)
     asked = len(bench.policy.seen)
     for _ in range(20):
-        assert bench.step(make_state()) == Rung.STOP
+        assert bench.step(make_state()) == SafetyLevel.STOP
     assert len(bench.policy.seen) == asked
     bench.start()
-    assert bench.step(make_state()) == Rung.RUN
+    assert bench.step(make_state()) == SafetyLevel.RUN
 
 
 @pytest.mark.parametrize("reason", sorted(UNUSABLE))
-def test_a_state_that_cannot_be_used_is_not_shown_to_the_policy(reason: Reason) -> None:
+def test_a_state_that_cannot_be_used_is_not_shown_to_the_policy(reason: Fault) -> None:
     bench = Bench().start()
-    assert bench.step(make_state(), reason) == FIRST_ANSWER[reason]
-    assert bench.step(None, reason) == FIRST_ANSWER[reason]
+    assert bench.step(make_state(), reason) == FIRST_RESPONSE[reason]
+    assert bench.step(None, reason) == FIRST_RESPONSE[reason]
     assert bench.policy.seen == []
     assert not bench.controller.recorder.records()["inferred"].any()
 
@@ -116,7 +116,7 @@ def test_a_state_that_cannot_be_used_is_not_shown_to_the_policy(reason: Reason) 
 )
 def test_neither_is_one_that_shows_it_by_itself(state: RobotState) -> None:
     bench = Bench().start()
-    assert bench.step(state) >= Rung.HOLD
+    assert bench.step(state) >= SafetyLevel.HOLD
     assert bench.policy.seen == []
 
 
@@ -130,23 +130,23 @@ def test_an_action_with_nan_holds_the_last_command(kind: CommandKind) -> None:
     bench.step(make_state())
     good = bench.decision.command.value.copy()
     bad = True
-    assert bench.step(make_state()) == Rung.HOLD
-    assert bench.decision.reasons == (Reason.ACTION_NAN,)
+    assert bench.step(make_state()) == SafetyLevel.HOLD
+    assert bench.decision.reasons == (Fault.ACTION_NAN,)
     assert bench.decision.command.value.tolist() == good.tolist()
-    rungs = [bench.step(make_state()).name for _ in range(11)]
-    assert rungs == ["HOLD"] * 3 + ["DAMP"] * 8
-    assert bench.step(make_state()) == Rung.STOP
+    levels = [bench.step(make_state()).name for _ in range(11)]
+    assert levels == ["HOLD"] * 3 + ["DAMP"] * 8
+    assert bench.step(make_state()) == SafetyLevel.STOP
 
 
 def test_late_actions_in_a_row_are_too_many() -> None:
     bench = Bench().start()
-    rungs = []
+    levels = []
     for late in (1, 1, 0, 1, 1, 1, 1):
         bench.slow = (1.5 if late else 0.5) * T
-        rungs.append(bench.step(make_state()).name)
+        levels.append(bench.step(make_state()).name)
         assert bench.controller.inference == pytest.approx(bench.slow)
-    assert rungs == ["RUN"] * 5 + ["DAMP"] * 2
-    assert bench.decision.reasons == (Reason.OVERRUN,)
+    assert levels == ["RUN"] * 5 + ["DAMP"] * 2
+    assert bench.decision.reasons == (Fault.OVERRUN,)
     bench.slow = 0.5 * T
     # the fault was last seen a period and a half after that step began
     assert [bench.step(make_state()).name for _ in range(7)] == ["DAMP"] * 6 + ["RUN"]
@@ -155,12 +155,12 @@ def test_late_actions_in_a_row_are_too_many() -> None:
 def test_a_reading_that_aged_while_the_policy_computed_is_an_overrun() -> None:
     bench = Bench().start()
     bench.slow = 1.5 * T
-    assert bench.step(make_state()) == Rung.RUN
-    assert bench.step(make_state(), Reason.OBSERVATION_STALE) == Rung.DAMP
-    assert set(bench.decision.reasons) == {Reason.OBSERVATION_STALE, Reason.OVERRUN}
+    assert bench.step(make_state()) == SafetyLevel.RUN
+    assert bench.step(make_state(), Fault.OBSERVATION_STALE) == SafetyLevel.DAMP
+    assert set(bench.decision.reasons) == {Fault.OBSERVATION_STALE, Fault.OVERRUN}
     bench = Bench().start()
     bench.step(make_state())
-    assert bench.step(make_state(), Reason.OBSERVATION_STALE) == Rung.HOLD  # it was not us
+    assert bench.step(make_state(), Fault.OBSERVATION_STALE) == SafetyLevel.HOLD  # it was not us
 
 
 def test_simulated_time_stands_still_while_we_compute() -> None:
@@ -172,16 +172,16 @@ def test_simulated_time_stands_still_while_we_compute() -> None:
         for k in range(2):
             bench.slow = slow if k == 0 else 0.0
             decision = bench.controller.step(k * T, make_state(wrist=0.0), simulated=True)
-            story.append((decision.rung, decision.reasons, decision.command.value.tobytes()))
+            story.append((decision.level, decision.reasons, decision.command.value.tobytes()))
         stories.append(story)
-        assert Reason.VELOCITY_LIMIT in story[-1][1]  # the time since the last one matters here
+        assert Fault.VELOCITY_LIMIT in story[-1][1]  # the time since the last one matters here
     assert stories[0] == stories[1] == stories[2]
 
 
 def test_an_action_exactly_in_time_is_not_late() -> None:
     bench = Bench().start()
     bench.slow = T
-    assert [bench.step(make_state()) for _ in range(5)] == [Rung.RUN] * 5
+    assert [bench.step(make_state()) for _ in range(5)] == [SafetyLevel.RUN] * 5
 
 
 def test_a_new_start_forgets_what_was_late_and_what_was_done() -> None:
@@ -190,7 +190,7 @@ def test_a_new_start_forgets_what_was_late_and_what_was_done() -> None:
     bench.step(make_state())
     bench.step(make_state())
     bench.start()
-    assert bench.step(make_state()) == Rung.RUN
+    assert bench.step(make_state()) == SafetyLevel.RUN
     assert [o.tolist() for o in bench.policy.seen] == [[0.0] * 3, [0.25] * 3, [0.0] * 3]
 
 
@@ -199,7 +199,7 @@ def test_a_step_without_the_policy_took_no_inference() -> None:
     bench.slow = 0.001
     bench.step(make_state())
     assert bench.controller.inference > 0.0
-    bench.step(None, Reason.OBSERVATION_STALE)
+    bench.step(None, Fault.OBSERVATION_STALE)
     assert bench.controller.inference == 0.0
 
 
@@ -229,7 +229,7 @@ def test_every_step_is_recorded_as_it_was() -> None:
     assert records["command"][:2, 0].tolist() == [0.5, 1.0]
     assert records["noise"][0].any()
     assert (records["noise"][0] != records["noise"][1]).all()
-    assert records["rung"].tolist() == [Rung.RUN, Rung.RUN, Rung.HOLD]
+    assert records["rung"].tolist() == [SafetyLevel.RUN, SafetyLevel.RUN, SafetyLevel.HOLD]
 
 
 def test_the_history_begins_anew_after_damp() -> None:
@@ -237,9 +237,9 @@ def test_the_history_begins_anew_after_damp() -> None:
     for wrist in (0.1, 0.2, 0.3):
         bench.step(make_state(wrist=wrist))
     for _ in range(5):
-        bench.step(None, Reason.OBSERVATION_STALE)
-    assert bench.controller.safety.rung == Rung.DAMP
-    while bench.step(make_state(wrist=0.5)) == Rung.DAMP:
+        bench.step(None, Fault.OBSERVATION_STALE)
+    assert bench.controller.safety.level == SafetyLevel.DAMP
+    while bench.step(make_state(wrist=0.5)) == SafetyLevel.DAMP:
         pass
     bench.step(make_state(wrist=0.625))
     first, second = bench.policy.seen[-2:]
@@ -256,20 +256,20 @@ def test_one_action_with_nan_does_not_poison_the_next() -> None:
 def test_without_a_state_it_does_not_go_on_for_ever() -> None:
     bench = Bench().start()
     bench.step(make_state())
-    assert [bench.step(None) for _ in range(100)][-1] == Rung.STOP
+    assert [bench.step(None) for _ in range(100)][-1] == SafetyLevel.STOP
 
 
 @pytest.mark.parametrize("bad", [np.inf, -np.inf])
 def test_an_infinite_action_is_not_full_power(bad: float) -> None:
     bench = Bench(lambda _: [bad, 0.0, 0.0]).start()
-    assert bench.step(make_state()) == Rung.HOLD
+    assert bench.step(make_state()) == SafetyLevel.HOLD
     assert not bench.decision.command.value.any()
 
 
 def test_an_action_computed_for_seconds_is_not_sent_as_if_it_were_new() -> None:
     bench = Bench().start()
     bench.slow = 5.0
-    assert bench.step(make_state()) >= Rung.HOLD
+    assert bench.step(make_state()) >= SafetyLevel.HOLD
 
 
 @pytest.mark.parametrize("velocity", [None, np.array([np.nan, 0.0, 0.0])])
@@ -277,7 +277,7 @@ def test_without_the_operators_velocity_there_is_still_an_answer(
     velocity: FloatArray | None,
 ) -> None:
     bench = Bench(kind="twist", observation=[STEERED]).start(command_velocity=np.zeros(3))
-    assert bench.step(make_state(command_velocity=velocity)) >= Rung.HOLD
+    assert bench.step(make_state(command_velocity=velocity)) >= SafetyLevel.HOLD
     assert bench.policy.seen == []
 
 
@@ -285,6 +285,6 @@ def test_a_history_has_no_gap_that_a_hold_left() -> None:
     bench = Bench(observation=[{**Q, "size": 2, "history": 2}]).start()
     bench.step(make_state(wrist=0.25))
     for _ in range(2):
-        bench.step(None, Reason.OBSERVATION_STALE)
+        bench.step(None, Fault.OBSERVATION_STALE)
     bench.step(make_state(wrist=0.5))
     assert bench.policy.seen[-1].tolist() != [0.25, 0.5]

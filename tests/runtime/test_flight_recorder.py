@@ -11,17 +11,18 @@ import numpy as np
 import onnx
 import pytest
 
-from dime_robot.runtime import flight_recorder, replay
-from dime_robot.runtime.certificate import Provenance
-from dime_robot.runtime.controller import Controller
-from dime_robot.runtime.errors import InputError
-from dime_robot.runtime.flight_recorder import FlightRecorder, read_recording
-from dime_robot.runtime.policy import OnnxPolicy
-from dime_robot.runtime.policy_file import PROVENANCE
-from dime_robot.runtime.reasons import Reason, Rung
-from dime_robot.runtime.robot import RobotConfig, load_robot
-from dime_robot.runtime.safety import Decision
-from dime_robot.runtime.state import JointCommand, RobotState
+from dime_robot.runtime.contract.robot_config import RobotConfig, load_robot
+from dime_robot.runtime.control import flight_recorder
+from dime_robot.runtime.control.controller import Controller
+from dime_robot.runtime.control.faults import Fault, SafetyLevel
+from dime_robot.runtime.control.flight_recorder import FlightRecorder, read_recording
+from dime_robot.runtime.control.safety_filter import Decision
+from dime_robot.runtime.control.state import JointCommand, RobotState
+from dime_robot.runtime.io.errors import InputError
+from dime_robot.runtime.policy.certificate import Provenance
+from dime_robot.runtime.policy.onnx_policy import OnnxPolicy
+from dime_robot.runtime.policy.policy_file import PROVENANCE
+from dime_robot.runtime.telemetry import replay
 from export.onnx import seal
 from tests.runtime.machines import ToldPolicy, make_robot, make_spec, make_state
 
@@ -29,9 +30,9 @@ CARTPOLE = Path(__file__).parents[2] / "results" / "sim-cartpole.onnx"
 STEPS = 100
 
 
-def decision(value: float = 0.0, rung: Rung = Rung.RUN, *reasons: Reason) -> Decision:
+def decision(value: float = 0.0, level: SafetyLevel = SafetyLevel.RUN, *reasons: Fault) -> Decision:
     names = ("wrist", "wheel", "rail")
-    return Decision(JointCommand(names, np.full(3, value)), rung, reasons)
+    return Decision(JointCommand(names, np.full(3, value)), level, reasons)
 
 
 def small(seconds: float = 10 / 128) -> tuple[FlightRecorder, ToldPolicy]:
@@ -77,14 +78,14 @@ def test_a_copy_does_not_change_any_more() -> None:
 
 def test_every_reason_and_rung_comes_back(tmp_path: Path) -> None:
     recorder, policy = small(1.0)
-    for reason in Reason:
-        recorder.add(0.0, None, None, np.zeros(3), decision(0.0, Rung.CLAMP, reason, reason))
-    everything = tuple(Reason)
-    recorder.add(0.0, None, None, np.zeros(3), decision(0.0, Rung.STOP, *everything))
+    for reason in Fault:
+        recorder.add(0.0, None, None, np.zeros(3), decision(0.0, SafetyLevel.CLAMP, reason, reason))
+    everything = tuple(Fault)
+    recorder.add(0.0, None, None, np.zeros(3), decision(0.0, SafetyLevel.STOP, *everything))
     recording = read_recording(dumped(recorder, tmp_path, "estop"))
-    for i, reason in enumerate(Reason):
+    for i, reason in enumerate(Fault):
         assert recording.reasons(i) == [reason.value]
-    assert recording.faults == [(len(everything), Rung.STOP, [r.value for r in everything])]
+    assert recording.faults == [(len(everything), SafetyLevel.STOP, [r.value for r in everything])]
     assert np.isnan(recording.records["joint_position"]).all()
     assert recording.meta["why"] == "estop"
     assert recording.meta["policy_digest"] == policy.file.policy_digest
@@ -106,13 +107,18 @@ def test_what_the_base_felt_is_recorded_and_what_it_lacks_is_nan() -> None:
 
 def test_faults_are_where_the_answer_rose(tmp_path: Path) -> None:
     recorder, _ = small(1.0)
-    rungs = [0, 1, 2, 2, 3, 0, 1, 2, 1, 4, 4]
-    for rung in rungs:
-        reasons = (Reason.OBSERVATION_STALE,) if rung >= Rung.HOLD else ()
-        recorder.add(0.0, None, None, np.zeros(3), decision(0.0, Rung(rung), *reasons))
+    levels = [0, 1, 2, 2, 3, 0, 1, 2, 1, 4, 4]
+    for level in levels:
+        reasons = (Fault.OBSERVATION_STALE,) if level >= SafetyLevel.HOLD else ()
+        recorder.add(0.0, None, None, np.zeros(3), decision(0.0, SafetyLevel(level), *reasons))
     faults = read_recording(dumped(recorder, tmp_path)).faults
     assert [row for row, _, _ in faults] == [2, 4, 7, 9]
-    assert [rung for _, rung, _ in faults] == [Rung.HOLD, Rung.DAMP, Rung.HOLD, Rung.STOP]
+    assert [level for _, level, _ in faults] == [
+        SafetyLevel.HOLD,
+        SafetyLevel.DAMP,
+        SafetyLevel.HOLD,
+        SafetyLevel.STOP,
+    ]
 
 
 def test_a_large_machine_gets_a_shorter_memory(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,7 +206,7 @@ def flown(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     controller.start(0.0, state(0))
     for i in range(STEPS):
-        problems = [Reason.OBSERVATION_STALE] if 40 <= i < 44 else []
+        problems = [Fault.OBSERVATION_STALE] if 40 <= i < 44 else []
         controller.record(controller.step(0.02 * i, state(i), problems))
     return dumped(controller.recorder, tmp_path_factory.mktemp("flight"))
 

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dime_robot.runtime.errors import InputError
-from dime_robot.runtime.latency import (
+from dime_robot.runtime.io.errors import InputError
+from dime_robot.runtime.telemetry.latency import (
     LARGEST_WINDOW,
     TIMES,
     LatencyDistribution,

@@ -8,15 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from dime_robot.runtime.limits import CommandLimits
-from dime_robot.runtime.observation import ActionDecoder
-from dime_robot.runtime.reasons import UNUSABLE, Reason, Rung
-from dime_robot.runtime.rest import Rest
-from dime_robot.runtime.safety import Decision
-from dime_robot.runtime.state import CommandKind, RobotState
+from dime_robot.runtime.control.command_limits import CommandLimits
+from dime_robot.runtime.control.faults import UNUSABLE, Fault, SafetyLevel
+from dime_robot.runtime.control.observation import ActionDecoder
+from dime_robot.runtime.control.rest import Rest
+from dime_robot.runtime.control.safety_filter import Decision
+from dime_robot.runtime.control.state import CommandKind, RobotState
 from tests.runtime.machines import KINDS, Run, T, make_robot, make_spec, make_state
 
-R = Reason
+R = Fault
 EFFORT = np.array([8.0, 4.0, 40.0])
 SPEED = np.array([8.0, 40.0, 2.0])
 REACH = np.array([8 / 16, 4 / 2, 40 / 100])  # effort limit / stiffness
@@ -42,7 +42,7 @@ def run_of(run: Run, story: list[tuple[np.ndarray, RobotState]]) -> list[Decisio
     for action, state in story:
         decision = run.step(decoder.decode(action).value, state=state)
         assert np.isfinite(decision.command.value).all()
-        assert decision.rung >= Rung.HOLD or not np.isnan(action).any()
+        assert decision.level >= SafetyLevel.HOLD or not np.isnan(action).any()
         decisions.append(decision)
     return decisions
 
@@ -57,7 +57,7 @@ def test_any_action_becomes_an_effort_within_its_limit(
     for decision, (_, state) in zip(run_of(run, story), story, strict=True):
         value = decision.command.value
         assert (np.abs(value) <= EFFORT).all()
-        if decision.rung <= Rung.CLAMP:
+        if decision.level <= SafetyLevel.CLAMP:
             assert abs(value[2]) <= abs(before) + 1.0 + 1e-12
             position, velocity = state.joint_position, state.joint_velocity
             assert not (position[0] >= 2.0 and value[0] > 0)
@@ -78,7 +78,9 @@ def test_any_action_becomes_a_target_within_the_soft_stops_and_near(
     for decision in run_of(run, [(action, state) for action in story]):
         value = decision.command.value
         assert (np.abs(value - before) <= SPEED * T + 1e-12).all()
-        if decision.rung <= Rung.HOLD:  # the way to the safe position is not bound to the joint
+        if (
+            decision.level <= SafetyLevel.HOLD
+        ):  # the way to the safe position is not bound to the joint
             assert ((value >= LOW) & (value <= HIGH)).all()
             assert (np.abs(value - state.joint_position) <= REACH + 1e-12).all()
             before = value
@@ -108,7 +110,7 @@ def test_one_number_that_is_none_holds_the_whole_command(kind: CommandKind, bad:
     good = run.step(wanted).command.value.copy()
     wanted[-1] = bad
     decision = run.step(wanted)
-    assert decision.rung == Rung.HOLD
+    assert decision.level == SafetyLevel.HOLD
     assert decision.reasons == (R.ACTION_NAN,)
     assert decision.command.value.tolist() == good.tolist()
 
@@ -141,7 +143,7 @@ def test_an_effort_towards_a_stop_fades_out_over_the_soft_margin(
     decision = run.step(wanted, state=make_state(**{joint: position}))
     assert decision.command.value == pytest.approx(share * wanted)
     assert decision.reasons == ((R.POSITION_LIMIT,) if share < 1 else ())
-    assert decision.rung == (Rung.CLAMP if share < 1 else Rung.RUN)
+    assert decision.level == (SafetyLevel.CLAMP if share < 1 else SafetyLevel.RUN)
 
 
 def test_without_a_soft_margin_the_effort_ends_at_the_stop() -> None:
@@ -200,7 +202,7 @@ def test_damp_of_an_effort_works_against_the_velocity() -> None:
     run = Run().arm()
     state = make_state(velocity=[1.5, -20.0, 1.0])
     got = run.step([8.0, 4.0, 40.0], R.OVERRUN, state=state)
-    assert got.rung == Rung.DAMP
+    assert got.level == SafetyLevel.DAMP
     assert got.command.value.tolist() == [-3.0, 4.0, -20.0]  # the wheel's 10 N m are bounded
 
 
@@ -214,7 +216,7 @@ def test_limits_go_by_name_where_the_policy_commands_few_of_its_joints() -> None
 
 
 @pytest.mark.parametrize("reason", sorted(UNUSABLE))
-def test_damp_of_an_effort_is_none_where_the_reading_cannot_be_trusted(reason: Reason) -> None:
+def test_damp_of_an_effort_is_none_where_the_reading_cannot_be_trusted(reason: Fault) -> None:
     run = Run().arm()
     bad = make_state(velocity=[np.nan, 5.0, 5.0])
     got = run.step(None, reason, R.OVERRUN, state=bad).command
@@ -223,7 +225,7 @@ def test_damp_of_an_effort_is_none_where_the_reading_cannot_be_trusted(reason: R
 
 
 @pytest.mark.parametrize("reason", [R.OVERRUN, R.OBSERVATION_OUT_OF_RANGE, R.ESTOP])
-def test_damp_of_a_position_goes_to_the_safe_position_slowly(reason: Reason) -> None:
+def test_damp_of_a_position_goes_to_the_safe_position_slowly(reason: Fault) -> None:
     run = Run("position", safety__damp=60.0).arm(make_state(wheel=10.0))
     sent = [run.filter.limits.start(run.state)]
     for _ in range(300):
@@ -245,7 +247,7 @@ def test_damp_of_a_position_does_not_force_a_blocked_joint() -> None:
 
 
 @pytest.mark.parametrize("reason", [R.OBSERVATION_OUT_OF_RANGE, R.ESTOP])
-def test_damp_of_a_twist_slows_down_to_standing(reason: Reason) -> None:
+def test_damp_of_a_twist_slows_down_to_standing(reason: Fault) -> None:
     run = Run("twist").arm()
     for _ in range(100):
         run.step([-2.0, 3.0])

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dime_robot.runtime import replay
-from dime_robot.runtime.errors import InputError
-from dime_robot.runtime.flight_recorder import FlightRecorder, read_recording
-from dime_robot.runtime.npz_files import read_npz, write_npz
-from dime_robot.runtime.sealed_files import append_seal
+from dime_robot.runtime.control.flight_recorder import FlightRecorder, read_recording
+from dime_robot.runtime.io.errors import InputError
+from dime_robot.runtime.io.npz_files import read_npz, write_npz
+from dime_robot.runtime.io.sealed_files import append_seal
+from dime_robot.runtime.telemetry import replay
 from ros_nodes.latency_record import read_record, write_record
 from tests.ros_nodes.records import record_of, some_samples
 from tests.runtime.machines import ToldPolicy, make_robot, make_spec
@@ -71,7 +71,7 @@ BOMB = """
 import sys, resource
 from pathlib import Path
 resource.setrlimit(resource.RLIMIT_AS, (2**31, 2**31))
-from dime_robot.runtime.errors import InputError
+from dime_robot.runtime.io.errors import InputError
 from {module} import {reader} as read
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 try:
@@ -85,7 +85,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 @pytest.mark.parametrize(
     ("module", "reader", "name"),
     [
-        ("dime_robot.runtime.flight_recorder", "read_recording", "records"),
+        ("dime_robot.runtime.control.flight_recorder", "read_recording", "records"),
         ("ros_nodes.latency_record", "read_record", "samples"),
     ],
 )

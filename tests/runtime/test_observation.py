@@ -10,9 +10,13 @@ from hypothesis import assume, given, settings
 from hypothesis.extra import numpy as hnp
 from pydantic import ValidationError
 
-from dime_robot.runtime.observation import ActionDecoder, ObservationEncoder, projected_gravity
-from dime_robot.runtime.spec import PolicySpec
-from dime_robot.runtime.state import RobotState
+from dime_robot.runtime.contract.policy_spec import PolicySpec
+from dime_robot.runtime.control.observation import (
+    ActionDecoder,
+    ObservationEncoder,
+    projected_gravity,
+)
+from dime_robot.runtime.control.state import RobotState
 from tests.runtime.machines import UPRIGHT, make_spec, make_state, put, spec_data
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dime_robot.runtime.plausibility import JUMP_SLACK, TURN_SLACK, ReadingCheck
-from dime_robot.runtime.safety import SPEED_TOLERANCE
+from dime_robot.runtime.control.plausibility import JUMP_SLACK, TURN_SLACK, ReadingCheck
+from dime_robot.runtime.control.safety_filter import SPEED_TOLERANCE
 from tests.runtime.machines import UPRIGHT, T, make_robot, make_spec
 
 POSE = np.array([0.5, 0.0, 0.25])  # wrist, wheel, rail

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dime_robot.runtime.errors import InputError
-from dime_robot.runtime.rest import RestReached
-from dime_robot.runtime.robot import RobotConfig, require_compatible
-from dime_robot.runtime.safety import Decision
+from dime_robot.runtime.contract.robot_config import RobotConfig, require_compatible
+from dime_robot.runtime.control.rest import RestReached
+from dime_robot.runtime.control.safety_filter import Decision
+from dime_robot.runtime.io.errors import InputError
 from tests.runtime.machines import KINDS, Run, T, make_robot, make_spec, make_state, robot_data
 
 HOLDING = {
@@ -137,9 +137,9 @@ def test_one_that_hangs_still_by_itself_is_at_rest() -> None:
 def test_while_stopped_and_blind_it_is_held_for_a_bounded_time_only() -> None:
     run = Run("effort", safety__rest_timeout=0.5, safety__damp=60.0, **HOLDING).arm()
     run.step([1.0, 0.5, 2.0])
-    from dime_robot.runtime.reasons import Reason
+    from dime_robot.runtime.control.faults import Fault
 
-    decisions = [run.step(None, Reason.ESTOP, Reason.OBSERVATION_STALE) for _ in range(128)]
+    decisions = [run.step(None, Fault.ESTOP, Fault.OBSERVATION_STALE) for _ in range(128)]
     sent = [d.sent for d in decisions]
     assert sent == [k * T <= 0.5 for k in range(128)]
     assert decisions[0].command.value.tolist() == [-3.0, 0.0, 12.0]

@@ -1,4 +1,4 @@
-"""RobotConfig: what it refuses. A policy on a robot: what may differ. Wiring: nothing is lost."""
+"""RobotConfig: what it refuses. A policy on a robot: what may differ. JointMapping by name."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from dime_robot.runtime.errors import InputError, first_problem
-from dime_robot.runtime.reasons import Reason
-from dime_robot.runtime.robot import RobotConfig, load_robot, require_compatible
-from dime_robot.runtime.spec import PolicySpec
-from dime_robot.runtime.state import CommandKind, JointCommand
-from dime_robot.runtime.wiring import Wiring
-from dime_robot.sim.config import load_robot_task
+from dime_robot.runtime.contract.policy_spec import PolicySpec
+from dime_robot.runtime.contract.robot_config import RobotConfig, load_robot, require_compatible
+from dime_robot.runtime.control.faults import Fault
+from dime_robot.runtime.control.joint_mapping import JointMapping
+from dime_robot.runtime.control.state import CommandKind, JointCommand
+from dime_robot.runtime.io.errors import InputError, first_problem
+from dime_robot.sim.config.robot_task import load_robot_task
 from tests.learning.toy import flat_spec
 from tests.runtime.machines import (
     KINDS,
@@ -188,7 +188,7 @@ def test_a_tightened_position_limit_is_accepted_and_holds() -> None:
         for _ in range(40):
             run.state = make_state(wrist=run.step([wanted, 0.0, 0.25]).command.value[0])
         assert run.state.joint_position[0] == stop
-    assert run.filter.problems_of(make_state(wrist=1.5)) == [Reason.OBSERVATION_OUT_OF_RANGE]
+    assert run.filter.problems_of(make_state(wrist=1.5)) == [Fault.OBSERVATION_OUT_OF_RANGE]
 
 
 def test_a_robots_limit_on_a_joint_the_policy_knows_as_free_holds() -> None:
@@ -204,17 +204,17 @@ def test_a_tightened_twist_is_accepted_and_holds() -> None:
     assert decision.command.value.tolist() == [0.25, 0.0]
 
 
-# ---- wiring
+# ---- mapping
 
 NAMES = ["axis_1", "wheel", "axis_6"]  # the robot's own order
 
 
-def wiring(kind: str = "effort") -> Wiring:
-    return Wiring(make_spec(kind), make_robot(kind))
+def mapping(kind: str = "effort") -> JointMapping:
+    return JointMapping(make_spec(kind), make_robot(kind))
 
 
 def test_readings_are_followed_by_name_sign_and_offset() -> None:
-    wires = wiring()
+    wires = mapping()
     assert wires.follow(["spare", "axis_6", "axis_1", "wheel"]) is False
     wire = np.array([9.0, 1.0, 0.0, 3.0])
     assert wires.positions(wire).tolist() == [1.0 - -0.5, 3.0, -(0.0 - 0.125)]
@@ -222,7 +222,7 @@ def test_readings_are_followed_by_name_sign_and_offset() -> None:
 
 
 def test_a_new_order_is_noticed_once_and_followed() -> None:
-    wires = wiring()
+    wires = mapping()
     orders = [NAMES, NAMES, ["wheel", "axis_6", "axis_1"], ["wheel", "axis_6", "axis_1"]]
     assert [wires.follow(names) for names in orders] == [False, False, True, False]
     assert wires.velocities(np.array([1.0, 2.0, 3.0])).tolist() == [2.0, 1.0, -3.0]
@@ -232,7 +232,7 @@ def test_a_new_order_is_noticed_once_and_followed() -> None:
     "names", [[], ["axis_1", "wheel"], ["rail", "wheel", "wrist"], [*NAMES, "wheel"]]
 )
 def test_a_message_without_each_joint_once_is_refused(names: list[str]) -> None:
-    wires = wiring()
+    wires = mapping()
     wires.follow(NAMES)
     with pytest.raises(InputError, match="once") as caught:
         wires.follow(names)
@@ -242,11 +242,11 @@ def test_a_message_without_each_joint_once_is_refused(names: list[str]) -> None:
 
 def test_commands_are_in_wire_order_with_sign_and_offset() -> None:
     for kind, offsets in (("effort", [0.0, 0.0, 0.0]), ("position", [0.125, 0.0, -0.5])):
-        wires = wiring(kind)
+        wires = mapping(kind)
         value = JointCommand(("wrist", "wheel", "rail"), np.array([1.0, 2.0, 3.0]))
         assert wires.command_names == ("axis_1", "wheel", "axis_6")
         assert wires.command(value).tolist() == (np.array([-3.0, 2.0, 1.0]) + offsets).tolist()
-    wires = wiring("twist")
+    wires = mapping("twist")
     assert wires.command_names == ("linear_x", "angular_z")
     value = JointCommand(("linear_x", "angular_z"), np.array([1.0, 2.0]))
     assert wires.command(value).tolist() == [1.0, 2.0]
@@ -270,7 +270,7 @@ def test_the_simulated_robots_side_is_the_exact_inverse(
     data["joints"] = [data["joints"][i] for i in order]
     data["joints"][0].update(sign=sign, offset=offset)
     spec: PolicySpec = make_spec(kind)
-    wires = Wiring(spec, RobotConfig.model_validate(data))
+    wires = JointMapping(spec, RobotConfig.model_validate(data))
     state = make_state(*values[:3], velocity=values[3:])
     names, position, velocity = wires.readings(state)
     wires.follow(names)

@@ -7,23 +7,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dime_robot.runtime.reasons import FIRST_ANSWER, UNUSABLE, Reason, Rung
-from dime_robot.runtime.state import CommandKind
+from dime_robot.runtime.control.faults import FIRST_RESPONSE, UNUSABLE, Fault, SafetyLevel
+from dime_robot.runtime.control.state import CommandKind
 from tests.runtime.machines import KINDS, UPRIGHT, Run, T, make_state
 
-R = Reason
-ANSWERS = {
-    Rung.RUN: {
+R = Fault
+RESPONSES = {
+    SafetyLevel.RUN: {
         R.JOINTS_REORDERED, R.COMMAND_VELOCITY_LOST, R.CLOCK_AHEAD, R.RATE_OFF, R.SECOND_PUBLISHER,
         R.RIVAL_PUBLISHER, R.TYPE_MISMATCH, R.SELF_LATE,
     },
-    Rung.CLAMP: {R.POSITION_LIMIT, R.VELOCITY_LIMIT, R.EFFORT_LIMIT},
-    Rung.HOLD: {
+    SafetyLevel.CLAMP: {R.POSITION_LIMIT, R.VELOCITY_LIMIT, R.EFFORT_LIMIT},
+    SafetyLevel.HOLD: {
         R.OBSERVATION_STALE, R.OBSERVATION_NAN, R.JOINT_MISSING, R.IMU_STALE, R.ACTION_NAN,
         R.OBSERVATION_JUMP, R.STATE_CONFLICT,
     },
-    Rung.DAMP: {R.OBSERVATION_OUT_OF_RANGE, R.OBSERVATION_FROZEN, R.WRONG_RATE, R.OVERRUN},
-    Rung.STOP: {
+    SafetyLevel.DAMP: {R.OBSERVATION_OUT_OF_RANGE, R.OBSERVATION_FROZEN, R.WRONG_RATE, R.OVERRUN},
+    SafetyLevel.STOP: {
         R.TILT, R.COMMAND_CONFLICT, R.LISTENER_LOST, R.ESTOP, R.CLOCK_WENT_BACK, R.SELF_STALLED
     },
 }  # fmt: skip
@@ -33,22 +33,24 @@ DAMPS = 8
 
 
 def test_every_reason_has_the_answer_that_is_documented() -> None:
-    assert {reason: rung for rung, reasons in ANSWERS.items() for reason in reasons} == FIRST_ANSWER
+    assert {
+        reason: level for level, reasons in RESPONSES.items() for reason in reasons
+    } == FIRST_RESPONSE
     named = ("OBS", "JOINT_M", "IMU", "STATE")
-    assert {r for r in Reason if r.name.startswith(named)} == UNUSABLE
+    assert {r for r in Fault if r.name.startswith(named)} == UNUSABLE
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("reason", sorted(set(Reason) - ANSWERS[Rung.CLAMP]))
-def test_first_answer(reason: Reason, kind: CommandKind) -> None:
+@pytest.mark.parametrize("reason", sorted(set(Fault) - RESPONSES[SafetyLevel.CLAMP]))
+def test_first_answer(reason: Fault, kind: CommandKind) -> None:
     run = Run(kind).arm()
     run.step(WANTED[kind])
     decision = run.step(WANTED[kind], reason)
-    assert decision.rung == FIRST_ANSWER[reason] or decision.rung == Rung.CLAMP
+    assert decision.level == FIRST_RESPONSE[reason] or decision.level == SafetyLevel.CLAMP
     assert reason in decision.reasons
-    serious = FIRST_ANSWER[reason] >= Rung.HOLD
+    serious = FIRST_RESPONSE[reason] >= SafetyLevel.HOLD
     assert run.filter.cause == ((reason,) if serious else ())
-    assert run.filter.latched == (FIRST_ANSWER[reason] == Rung.STOP)
+    assert run.filter.latched == (FIRST_RESPONSE[reason] == SafetyLevel.STOP)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -63,24 +65,24 @@ def test_hold_repeats_the_last_good_command(kind: CommandKind) -> None:
 
 def test_trouble_that_lasts_climbs_to_a_latched_stop() -> None:
     run = Run().arm()
-    got = run.rungs(HOLDS + DAMPS + 3, R.OBSERVATION_STALE)
+    got = run.levels(HOLDS + DAMPS + 3, R.OBSERVATION_STALE)
     assert got == ["HOLD"] * HOLDS + ["DAMP"] * DAMPS + ["STOP"] * 3
     assert run.filter.cause == (R.OBSERVATION_STALE,)
 
 
 def test_trouble_that_begins_with_damp_stops_at_the_same_time() -> None:
-    got = Run().arm().rungs(HOLDS + DAMPS + 1, R.OVERRUN)
+    got = Run().arm().levels(HOLDS + DAMPS + 1, R.OVERRUN)
     assert got == ["DAMP"] * (HOLDS + DAMPS) + ["STOP"]
 
 
 def test_a_lesser_trouble_after_damp_does_not_go_back_to_hold() -> None:
     run = Run().arm()
-    assert run.rungs(1, R.OVERRUN) + run.rungs(2, R.OBSERVATION_STALE) == ["DAMP"] * 3
+    assert run.levels(1, R.OVERRUN) + run.levels(2, R.OBSERVATION_STALE) == ["DAMP"] * 3
 
 
 def test_different_troubles_in_a_row_count_as_one() -> None:
     run = Run().arm()
-    got = [run.step(None, (R.IMU_STALE, R.ACTION_NAN)[i % 2]).rung.name for i in range(5)]
+    got = [run.step(None, (R.IMU_STALE, R.ACTION_NAN)[i % 2]).level.name for i in range(5)]
     assert got == ["HOLD"] * HOLDS + ["DAMP"]
 
 
@@ -88,8 +90,8 @@ def test_trouble_that_comes_and_goes_climbs_too() -> None:
     run = Run().arm()
     got = []
     for _ in range(4):
-        got += run.rungs(1, R.OBSERVATION_STALE)
-        got += [run.step([0.0, 0.0, 0.0]).rung.name for _ in range(3)]
+        got += run.levels(1, R.OBSERVATION_STALE)
+        got += [run.step([0.0, 0.0, 0.0]).level.name for _ in range(3)]
     #         0-3: within hold              4-7: damp, kept until recovered    12: beyond hold+damp
     assert got[:4] == ["HOLD", "RUN", "RUN", "RUN"]
     assert got[4:12] == ["DAMP"] * 8
@@ -98,19 +100,19 @@ def test_trouble_that_comes_and_goes_climbs_too() -> None:
 
 def test_it_goes_on_after_being_free_of_trouble_for_recover() -> None:
     run = Run().arm()
-    run.rungs(HOLDS + 1, R.OBSERVATION_STALE)
-    got = [run.step([0.0, 0.0, 0.0]).rung.name for _ in range(7)]
+    run.levels(HOLDS + 1, R.OBSERVATION_STALE)
+    got = [run.step([0.0, 0.0, 0.0]).level.name for _ in range(7)]
     assert got == ["DAMP"] * 5 + ["RUN"] * 2
-    assert run.rungs(HOLDS + 1, R.ACTION_NAN) == ["HOLD"] * HOLDS + ["DAMP"]  # a new trouble
+    assert run.levels(HOLDS + 1, R.ACTION_NAN) == ["HOLD"] * HOLDS + ["DAMP"]  # a new trouble
 
 
 def test_recovery_counts_from_the_last_trouble() -> None:
     run = Run().arm()
-    run.rungs(1, R.WRONG_RATE)
+    run.levels(1, R.WRONG_RATE)
     for _ in range(2):  # 4 periods without trouble are too few
-        assert [run.step([0.0] * 3).rung.name for _ in range(4)] == ["DAMP"] * 4
-        run.rungs(1, R.OBSERVATION_STALE)
-    assert [run.step([0.0] * 3).rung.name for _ in range(6)] == ["DAMP"] * 5 + ["RUN"]
+        assert [run.step([0.0] * 3).level.name for _ in range(4)] == ["DAMP"] * 4
+        run.levels(1, R.OBSERVATION_STALE)
+    assert [run.step([0.0] * 3).level.name for _ in range(6)] == ["DAMP"] * 5 + ["RUN"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -119,19 +121,19 @@ def test_only_an_operator_leaves_a_stop(kind: CommandKind) -> None:
     run.step(WANTED[kind], R.LISTENER_LOST)
     for _ in range(300):
         decision = run.step(WANTED[kind])
-        assert decision.rung == Rung.STOP
+        assert decision.level == SafetyLevel.STOP
         assert decision.reasons == (R.LISTENER_LOST,)
     run.step(WANTED[kind], R.OVERRUN)
     assert run.filter.cause == (R.LISTENER_LOST,)  # what stopped it, not what came later
     run.arm()
-    assert run.step(WANTED[kind]).rung <= Rung.CLAMP
+    assert run.step(WANTED[kind]).level <= SafetyLevel.CLAMP
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_is_stopped_until_armed(kind: CommandKind) -> None:
     run = Run(kind)
     assert run.filter.latched
-    assert run.step(WANTED[kind]).rung == Rung.STOP
+    assert run.step(WANTED[kind]).level == SafetyLevel.STOP
 
 
 def test_trip_stops_at_the_next_step_and_keeps_every_cause_in_order() -> None:
@@ -139,11 +141,11 @@ def test_trip_stops_at_the_next_step_and_keeps_every_cause_in_order() -> None:
     run.filter.trip(R.ESTOP)
     run.filter.trip(R.COMMAND_CONFLICT)
     decision = run.step([8.0, 4.0, 40.0])
-    assert (decision.rung, decision.reasons) == (Rung.STOP, (R.ESTOP, R.COMMAND_CONFLICT))
+    assert (decision.level, decision.reasons) == (SafetyLevel.STOP, (R.ESTOP, R.COMMAND_CONFLICT))
     assert not decision.command.value.any()
 
 
-problems = st.lists(st.sampled_from(sorted(Reason)), max_size=2)
+problems = st.lists(st.sampled_from(sorted(Fault)), max_size=2)
 
 
 @settings(deadline=None, max_examples=150)
@@ -152,7 +154,7 @@ problems = st.lists(st.sampled_from(sorted(Reason)), max_size=2)
     st.lists(st.tuples(problems, st.integers(1, 9)), min_size=1, max_size=8),
 )
 def test_whatever_happens_hold_ends_and_a_stop_stays(
-    kind: CommandKind, story: list[tuple[list[Reason], int]]
+    kind: CommandKind, story: list[tuple[list[Fault], int]]
 ) -> None:
     run = Run(kind).arm()
     held, stopped = 0, False
@@ -160,12 +162,12 @@ def test_whatever_happens_hold_ends_and_a_stop_stays(
         asked = not UNUSABLE.intersection(found)
         for _ in range(steps):
             decision = run.step(WANTED[kind] if asked else None, *found)
-            worst = max((FIRST_ANSWER[r] for r in found), default=Rung.RUN)
-            if worst >= Rung.HOLD:
-                assert decision.rung >= worst
-            held = held + 1 if decision.rung == Rung.HOLD else 0
+            worst = max((FIRST_RESPONSE[r] for r in found), default=SafetyLevel.RUN)
+            if worst >= SafetyLevel.HOLD:
+                assert decision.level >= worst
+            held = held + 1 if decision.level == SafetyLevel.HOLD else 0
             assert held <= HOLDS
-            assert decision.rung == Rung.STOP or not stopped
+            assert decision.level == SafetyLevel.STOP or not stopped
             stopped = run.filter.latched
             assert np.isfinite(decision.command.value).all()
 
@@ -185,19 +187,19 @@ def test_after_damp_the_policy_takes_over_without_a_jump(kind: CommandKind) -> N
     run.state = make_state(velocity=[1.0, 2.0, 0.5])
     for _ in range(20):
         run.step(WANTED[kind])
-    run.rungs(1, R.OVERRUN)
+    run.levels(1, R.OVERRUN)
     last = run.step(None, R.OVERRUN).command.value
-    wanted, rungs = np.array(WANTED[kind]), []
+    wanted, levels = np.array(WANTED[kind]), []
     for _ in range(40):
         decision = run.step(wanted)
-        rungs.append(decision.rung)
-        if decision.rung == Rung.DAMP:
+        levels.append(decision.level)
+        if decision.level == SafetyLevel.DAMP:
             way = np.abs(wanted - decision.command.value)
         else:
             assert (np.abs(decision.command.value - last) <= way / 16 + 1e-12).all()
         last = decision.command.value
-    assert rungs[:5] == [Rung.DAMP] * 5
-    assert max(rungs[5:]) <= Rung.CLAMP
+    assert levels[:5] == [SafetyLevel.DAMP] * 5
+    assert max(levels[5:]) <= SafetyLevel.CLAMP
     assert last == pytest.approx(wanted)
 
 
@@ -248,7 +250,7 @@ class TestReadings:
         ],
     )
     def test_imu(
-        self, orientation: np.ndarray, angular_velocity: np.ndarray, reason: list[Reason]
+        self, orientation: np.ndarray, angular_velocity: np.ndarray, reason: list[Fault]
     ) -> None:
         state = make_state(orientation=orientation, angular_velocity=angular_velocity)
         assert Run(safety__tilt_limit=30.0).filter.problems_of(state) == reason
@@ -274,8 +276,8 @@ class TestReadings:
 def test_without_a_state_the_last_command_is_not_repeated_for_ever(kind: CommandKind) -> None:
     run = Run(kind).arm()
     run.step(WANTED[kind])
-    rungs = [run.step(None, state=None).rung for _ in range(200)]
-    assert rungs[-1] == Rung.STOP
+    levels = [run.step(None, state=None).level for _ in range(200)]
+    assert levels[-1] == SafetyLevel.STOP
 
 
 def test_before_arming_a_position_interface_is_not_sent_towards_zero() -> None:
@@ -302,7 +304,7 @@ def test_a_reading_with_nan_never_becomes_a_command(kind: CommandKind) -> None:
 
 
 def test_a_hold_of_zero_holds_nothing() -> None:
-    assert Run(safety__hold=0.0).arm().rungs(1, R.OBSERVATION_STALE) == ["DAMP"]
+    assert Run(safety__hold=0.0).arm().levels(1, R.OBSERVATION_STALE) == ["DAMP"]
 
 
 def test_arming_again_while_a_base_still_slows_down_does_not_jerk_it() -> None:

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from dime_robot.runtime.errors import InputError
-from dime_robot.runtime.observation import ActionDecoder, ObservationEncoder
-from dime_robot.runtime.spec import PolicySpec
-from dime_robot.runtime.state import RobotState
+from dime_robot.runtime.contract.policy_spec import PolicySpec
+from dime_robot.runtime.control.observation import ActionDecoder, ObservationEncoder
+from dime_robot.runtime.control.state import RobotState
+from dime_robot.runtime.io.errors import InputError
 from tests.learning.toy import flat_spec
 
 ARM: dict[str, Any] = {

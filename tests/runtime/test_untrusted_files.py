@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dime_robot.runtime.config_files import read_config
-from dime_robot.runtime.errors import InputError
-from dime_robot.runtime.flight_recorder import read_recording
-from dime_robot.runtime.latency import read_distribution
-from dime_robot.runtime.untrusted_files import parse_json, read_bytes, read_text
-from dime_robot.sim.model import compile_model
+from dime_robot.runtime.contract.config_files import read_config
+from dime_robot.runtime.control.flight_recorder import read_recording
+from dime_robot.runtime.io.errors import InputError
+from dime_robot.runtime.io.untrusted_files import parse_json, read_bytes, read_text
+from dime_robot.runtime.telemetry.latency import read_distribution
+from dime_robot.sim.model.loading import compile_model
 from ros_nodes.latency_record import read_record
 from tests.malformed import within
 

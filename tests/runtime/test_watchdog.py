@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dime_robot.runtime.watchdog import SEGMENT, Arrival, StreamWatchdog
+from dime_robot.runtime.control.watchdog import SEGMENT, Arrival, StreamWatchdog
 
 NEW, REPEATED = Arrival.NEW, Arrival.REPEATED
 

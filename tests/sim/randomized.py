@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from dime_robot.runtime.spec import PolicySpec
-from dime_robot.sim.config import load_robot_task
-from dime_robot.sim.drive import PositionDrive
-from dime_robot.sim.plant import Plant, make_plant
-from dime_robot.sim.randomization import Randomizer
-from dime_robot.sim.variation import RandomKind, RandomTerm
+from dime_robot.runtime.contract.policy_spec import PolicySpec
+from dime_robot.sim.config.randomization import RandomKind, RandomTerm
+from dime_robot.sim.config.robot_task import load_robot_task
+from dime_robot.sim.plant.drive import PositionDrive
+from dime_robot.sim.plant.plant import Plant, make_plant
+from dime_robot.sim.randomization.randomizer import Randomizer
 
 CONFIG, MODEL = load_robot_task("go2")
 SPEC = CONFIG.policy

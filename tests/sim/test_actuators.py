@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from dime_robot import config as config_command
-from dime_robot.runtime.errors import InputError
-from dime_robot.runtime.state import JointCommand
-from dime_robot.sim.env import RobotEnv
-from dime_robot.sim.plant import Plant
+from dime_robot.runtime.control.state import JointCommand
+from dime_robot.runtime.io.errors import InputError
+from dime_robot.sim.plant.plant import Plant
+from dime_robot.sim.robot_env import RobotEnv
 from tests.sim.test_cartpole import variant
 from tests.sim.test_plant_kinds import BASE, base, make
 

@@ -11,12 +11,12 @@ import pytest
 import yaml
 from gymnasium.utils.env_checker import check_env
 
-from dime_robot.runtime.config_files import config_folder
-from dime_robot.runtime.errors import InputError
-from dime_robot.runtime.state import JointCommand
-from dime_robot.sim.config import load_robot_task, read_robot_task
-from dime_robot.sim.env import RobotEnv
-from dime_robot.sim.plant import Plant
+from dime_robot.runtime.contract.config_files import config_folder
+from dime_robot.runtime.control.state import JointCommand
+from dime_robot.runtime.io.errors import InputError
+from dime_robot.sim.config.robot_task import load_robot_task, read_robot_task
+from dime_robot.sim.plant.plant import Plant
+from dime_robot.sim.robot_env import RobotEnv
 
 
 def variant(folder: Path, *changes: tuple[str, str]) -> Path:

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from dime_robot.runtime.errors import InputError
-from dime_robot.runtime.latency import LatencyDistribution
-from dime_robot.runtime.state import JointCommand, RobotState
-from dime_robot.sim.delays import DelayedPlant
-from dime_robot.sim.plant import Plant
-from dime_robot.sim.variation import LatencyConfig
+from dime_robot.runtime.control.state import JointCommand, RobotState
+from dime_robot.runtime.io.errors import InputError
+from dime_robot.runtime.telemetry.latency import LatencyDistribution
+from dime_robot.sim.config.randomization import LatencyConfig
+from dime_robot.sim.plant.delays import DelayedPlant
+from dime_robot.sim.plant.plant import Plant
 from tests.sim.randomized import CONFIG, POSE, SPEC, go2
 
 TIMESTEP, DECIMATION = CONFIG.sim.timestep, CONFIG.sim.decimation

@@ -10,12 +10,12 @@ import mujoco
 import numpy as np
 import pytest
 
-from dime_robot.runtime.errors import InputError
-from dime_robot.runtime.spec import PolicySpec
-from dime_robot.runtime.state import JointCommand
-from dime_robot.sim import stability
-from dime_robot.sim.config import SimConfig
-from dime_robot.sim.plant import Plant
+from dime_robot.runtime.contract.policy_spec import PolicySpec
+from dime_robot.runtime.control.state import JointCommand
+from dime_robot.runtime.io.errors import InputError
+from dime_robot.sim.config.robot_task import SimConfig
+from dime_robot.sim.plant import stability
+from dime_robot.sim.plant.plant import Plant
 
 # A robot arm of 18 kg with the masses and lengths of a UR5e; rotors as its public models have them
 UR5E = """

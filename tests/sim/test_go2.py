@@ -13,16 +13,16 @@ import pytest
 import yaml
 from gymnasium.utils.env_checker import check_env
 
-from dime_robot.runtime.config_files import config_folder
-from dime_robot.runtime.errors import InputError
-from dime_robot.runtime.spec import PolicySpec
-from dime_robot.runtime.state import JointCommand
-from dime_robot.sim.config import RobotTaskConfig, load_robot_task, read_robot_task
-from dime_robot.sim.drive import PositionDrive
-from dime_robot.sim.env import RobotEnv
-from dime_robot.sim.plant import Plant, make_plant
-from dime_robot.sim.variation import LatencyConfig
-from dime_robot.sim.velocity import VelocityTracking
+from dime_robot.runtime.contract.config_files import config_folder
+from dime_robot.runtime.contract.policy_spec import PolicySpec
+from dime_robot.runtime.control.state import JointCommand
+from dime_robot.runtime.io.errors import InputError
+from dime_robot.sim.config.randomization import LatencyConfig
+from dime_robot.sim.config.robot_task import RobotTaskConfig, load_robot_task, read_robot_task
+from dime_robot.sim.plant.drive import PositionDrive
+from dime_robot.sim.plant.plant import Plant, make_plant
+from dime_robot.sim.robot_env import RobotEnv
+from dime_robot.sim.tasks.velocity import VelocityTracking
 
 LEGS, PARTS = ("FL", "FR", "RL", "RR"), ("hip", "thigh", "calf")
 MODEL = config_folder() / "models/go2.xml"

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from dime_robot.runtime.errors import InputError
-from dime_robot.sim.config import SimConfig
-from dime_robot.sim.model import compile_model, load_model
+from dime_robot.runtime.io.errors import InputError
+from dime_robot.sim.config.robot_task import SimConfig
+from dime_robot.sim.model.loading import compile_model, load_model
 from tests.malformed import within
 
 ROOT = Path(__file__).parents[2]

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from dime_robot.runtime.config_files import config_folder
-from dime_robot.runtime.errors import InputError
-from dime_robot.runtime.spec import PolicySpec
-from dime_robot.runtime.state import CommandKind, JointCommand
-from dime_robot.sim.config import SimConfig, load_robot_task, read_robot_task
-from dime_robot.sim.model import base_body
-from dime_robot.sim.plant import Plant, make_plant
+from dime_robot.runtime.contract.config_files import config_folder
+from dime_robot.runtime.contract.policy_spec import PolicySpec
+from dime_robot.runtime.control.state import CommandKind, JointCommand
+from dime_robot.runtime.io.errors import InputError
+from dime_robot.sim.config.robot_task import SimConfig, load_robot_task, read_robot_task
+from dime_robot.sim.model.loading import base_body
+from dime_robot.sim.plant.plant import Plant, make_plant
 
 # Two legs and two arms on a trunk; the arms' elbows stick out, so that they fall where nobody holds
 BODY = """

@@ -9,13 +9,13 @@ import mujoco
 import numpy as np
 import pytest
 
-from dime_robot.runtime.errors import InputError
-from dime_robot.runtime.observation import projected_gravity
-from dime_robot.runtime.spec import PolicySpec
-from dime_robot.runtime.state import JointCommand
-from dime_robot.sim.config import SimConfig
-from dime_robot.sim.model import load_model
-from dime_robot.sim.plant import Plant
+from dime_robot.runtime.contract.policy_spec import PolicySpec
+from dime_robot.runtime.control.observation import projected_gravity
+from dime_robot.runtime.control.state import JointCommand
+from dime_robot.runtime.io.errors import InputError
+from dime_robot.sim.config.robot_task import SimConfig
+from dime_robot.sim.model.loading import load_model
+from dime_robot.sim.plant.plant import Plant
 
 ARM = """
 <mujoco>

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from dime_robot.sim.plant import Plant
-from dime_robot.sim.pose import hold_default_pose
+from dime_robot.sim.plant.plant import Plant
+from dime_robot.sim.pose_check import hold_default_pose
 from tests.sim.test_drives import SPOT, SPOT_POSE, UR5E, UR5E_LIMITS, UR5E_POSE
 from tests.sim.test_drives import robot as driven
 from tests.sim.test_other_joints import BALL, robot, world

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from dime_robot.runtime.observation import projected_gravity
-from dime_robot.runtime.spec import PolicySpec
-from dime_robot.sim.plant import Plant, make_plant
-from dime_robot.sim.randomization import Randomizer
-from dime_robot.sim.variation import RandomKind, RandomTerm
+from dime_robot.runtime.contract.policy_spec import PolicySpec
+from dime_robot.runtime.control.observation import projected_gravity
+from dime_robot.sim.config.randomization import RandomKind, RandomTerm
+from dime_robot.sim.plant.plant import Plant, make_plant
+from dime_robot.sim.randomization.randomizer import Randomizer
 from tests.sim.randomized import (
     CONFIG,
     FEET,

@@ -10,14 +10,14 @@ import pytest
 import torch
 import yaml
 
-from dime_robot.presets import preset_config
-from dime_robot.run import TrainingRun
-from dime_robot.runtime.errors import InputError
-from dime_robot.runtime.spec import PolicySpec
-from dime_robot.sim.config import load_robot_task
-from dime_robot.sim.plant import Plant, make_plant
-from dime_robot.sim.randomization import Randomizer
-from dime_robot.sim.variation import RandomTerm
+from dime_robot.runtime.contract.policy_spec import PolicySpec
+from dime_robot.runtime.io.errors import InputError
+from dime_robot.sim.config.randomization import RandomTerm
+from dime_robot.sim.config.robot_task import load_robot_task
+from dime_robot.sim.plant.plant import Plant, make_plant
+from dime_robot.sim.randomization.randomizer import Randomizer
+from dime_robot.training.presets import preset_config
+from dime_robot.training.run import TrainingRun
 from tests.sim.randomized import (
     POSE,
     SPEC,

@@ -8,13 +8,13 @@ import mujoco
 import numpy as np
 import pytest
 
-from dime_robot.runtime.errors import InputError
-from dime_robot.runtime.spec import PolicySpec
-from dime_robot.runtime.state import JointCommand
-from dime_robot.sim.config import SimConfig
-from dime_robot.sim.plant import Plant
-from dime_robot.sim.randomization import Randomizer
-from dime_robot.sim.variation import RandomTerm
+from dime_robot.runtime.contract.policy_spec import PolicySpec
+from dime_robot.runtime.control.state import JointCommand
+from dime_robot.runtime.io.errors import InputError
+from dime_robot.sim.config.randomization import RandomTerm
+from dime_robot.sim.config.robot_task import SimConfig
+from dime_robot.sim.plant.plant import Plant
+from dime_robot.sim.randomization.randomizer import Randomizer
 from tests.sim.randomized import (
     POSE,
     SPEC,

@@ -8,9 +8,9 @@ from typing import Any, get_args
 import pytest
 from pydantic import ValidationError
 
-from dime_robot.runtime.errors import first_problem
-from dime_robot.sim.randomization import extremes, pinned
-from dime_robot.sim.variation import KINDS, Delay, LatencyConfig, RandomKind, RandomTerm
+from dime_robot.runtime.io.errors import first_problem
+from dime_robot.sim.config.randomization import KINDS, Delay, LatencyConfig, RandomKind, RandomTerm
+from dime_robot.sim.randomization.randomizer import extremes, pinned
 
 GOOD: dict[RandomKind, dict[str, Any]] = {
     "friction": {"operation": "set", "range": (0.4, 1.2), "mode": "reset"},

@@ -1,0 +1,1 @@
+"""What a policy achieves: episodes, statistics, robustness, videos."""

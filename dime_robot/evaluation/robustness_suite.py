@@ -1,0 +1,313 @@
+"""What a policy that follows a velocity bears, condition by condition: `evaluate --suite`.
+
+Conditions: the nominal robot, everything randomised as in training, each randomised quantity at
+either end by itself, more passive joint damping, readings that are 0 to 3 control steps old, and
+other models of the robot. In each, every velocity of the configuration's `suite.commands` alone.
+
+Judged are the nominal and the randomised robot and other models of it, by every threshold, and each
+end of what was randomised, by survival and by what it costs. Joint damping that was not randomised
+and late readings are shown only: the policy was not trained for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gymnasium.wrappers import TimeLimit
+
+from dime_robot.envs import Env, PlainEnv
+from dime_robot.evaluation.rollout import STARTUP, Evaluation, Evaluator, Policy, seed_of
+from dime_robot.runtime.io.errors import InputError
+from dime_robot.runtime.policy.noise import NoiseMode
+from dime_robot.sim.config.randomization import Delay, LatencyConfig, RandomTerm
+from dime_robot.sim.config.robot_task import RobotTaskConfig, SuiteConfig, load_robot_task
+from dime_robot.sim.model.comparison import model_differences
+from dime_robot.sim.model.loading import base_body
+from dime_robot.sim.plant.plant import make_plant
+from dime_robot.sim.randomization.randomizer import extremes, pinned
+from dime_robot.sim.robot_env import RobotEnv
+from dime_robot.sim.tasks.velocity import VelocityTracking
+
+NOMINAL, RANDOMIZED = "nominal", "randomised"
+EPISODES = 4  # per condition and command
+DELAYS = (1, 2, 3)  # [control steps]
+DAMPINGS = (0.5, 1.0)  # passive, added to every joint of a position policy [N m s/rad or N s/m]
+SIGNS = {"set": "= ", "add": "+", "scale": "x "}
+Velocity = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A robot to try the policy on."""
+
+    name: str
+    config: RobotTaskConfig
+    model: Path
+    trained: bool = False  # one extreme of what it was trained with: judged by what it costs
+    foreign: bool = False  # another model of the robot: judged by everything
+    differences: tuple[str, ...] = ()  # what another model has otherwise, a line each
+
+    @property
+    def held_to_everything(self) -> bool:
+        """Do all thresholds hold for it, command by command?"""
+        return self.foreign or self.name in (NOMINAL, RANDOMIZED)
+
+
+@dataclass(frozen=True)
+class Row:
+    """What came of one condition: an evaluation per command, in the configuration's order."""
+
+    condition: Condition
+    results: tuple[Evaluation, ...]
+
+    @property
+    def tracking(self) -> float:
+        """Mean tracking reward a step, where the steps after a fall earn nothing."""
+        steps = self.condition.config.episode_steps
+        episodes = [episode for result in self.results for episode in result.episodes]
+        return sum(e.sums["tracking_reward"] for e in episodes) / (steps * len(episodes))
+
+    @property
+    def survival(self) -> float:
+        """Share of episodes without a fall."""
+        return sum(result.survival for result in self.results) / len(self.results)
+
+    @property
+    def effort_peak(self) -> float:
+        """Largest effort [N m]."""
+        return max(result.effort_peak or 0.0 for result in self.results)
+
+    @property
+    def action_rate(self) -> float:
+        """Mean |a_t - a_{t-1}| per step."""
+        return sum(result.action_rate for result in self.results) / len(self.results)
+
+
+def suite_of(config: RobotTaskConfig, env: str) -> SuiteConfig:
+    """The configuration's `suite`.
+
+    Raises:
+        InputError: it has none.
+    """
+    if config.suite is None:
+        raise InputError(f"{env}: expected a section `suite:` in its configuration, got none")
+    return config.suite
+
+
+def conditions(config: RobotTaskConfig, model: Path, others: Sequence[Path]) -> list[Condition]:
+    """Every condition, the nominal one first.
+
+    Args:
+        config: the robot and its task.
+        model: its MJCF file.
+        others: more models of the robot (MJCF).
+
+    Raises:
+        InputError: a model is no model of this robot, or given twice.
+    """
+
+    def with_only(**changes: object) -> RobotTaskConfig:
+        plain = {"randomization": (), "latency": LatencyConfig()}
+        return config.model_copy(update={**plain, **changes})
+
+    found = [
+        Condition(NOMINAL, with_only(), model),
+        Condition(RANDOMIZED, config, model),
+    ]
+    for term in config.randomization:
+        if term.kind == "observation_noise":  # an end of it would be a bias, not a noise
+            only = with_only(randomization=(term,))
+            found.append(Condition(f"noise {' '.join(term.targets)}", only, model, trained=True))
+            continue
+        for value in extremes(term):
+            if value == (1.0 if term.operation == "scale" else 0.0):
+                continue  # nominal
+            name = f"{_title(term)} {SIGNS[term.operation]}{abs(value):.3g} {term.unit}"
+            if term.operation == "add" and value < 0:
+                name = name.replace("+", "-")
+            only = with_only(randomization=(pinned(term, value),))
+            found.append(Condition(name.removesuffix(" 1"), only, model, trained=True))
+    known = {term.kind for term in config.randomization}
+    if config.policy.action.kind == "position" and "joint_damping" not in known:
+        for value in DAMPINGS:
+            term = RandomTerm(
+                kind="joint_damping", operation="add", range=(value, value), mode="reset"
+            )
+            name = f"joint damping +{value:g} {term.unit}"
+            found.append(Condition(name, with_only(randomization=(term,)), model))
+    for steps in DELAYS:
+        seconds = steps * config.policy.period
+        late = LatencyConfig(observation=Delay(range=(seconds, seconds)))
+        found.append(Condition(f"delay of {steps} steps", with_only(latency=late), model))
+    resolved = [str(other.resolve()) for other in others]
+    twice = sorted({path for path in resolved if resolved.count(path) > 1})
+    if twice:
+        raise InputError(f"--model: expected each model once, got {twice} more than once")
+    for other in others:  # whose bodies and cameras have names of their own
+        alike = [each for each in others if each.name == other.name]
+        name = other.name if len(alike) == 1 else str(other)
+        sim = config.sim.model_copy(update={"imu": base_body(other, config.policy), "camera": None})
+        changed = with_only(sim=sim)
+        make_plant(changed, other)  # a misfit is said before the first episode
+        lines = model_differences(model, other, config.policy)
+        found.append(
+            Condition(f"model {name}", changed, other, foreign=True, differences=tuple(lines))
+        )
+    return found
+
+
+def _title(term: RandomTerm) -> str:
+    words = term.kind.replace("_", " ")
+    return f"{words} {term.targets[0]}" if len(term.targets) == 1 else words
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How much is tried."""
+
+    episodes: int  # per condition and command
+    seed: int  # starts and noises follow from it
+    noise: NoiseMode = "fresh"
+    only: str = ""  # conditions with this in their names, and the nominal one
+
+
+def run_suite(
+    env: str,
+    policy: Policy,
+    shape: tuple[int, int],
+    sampling: Sampling,
+    others: Sequence[Path],
+    say: Callable[[str], None],
+) -> tuple[list[Row], SuiteConfig]:
+    """Run every condition, from the same seeds.
+
+    Args:
+        env: environment name, sim:NAME.
+        policy: what acts.
+        shape: (N+1, d), the noise of one action.
+        sampling: how much is tried.
+        others: more models of the robot (MJCF).
+        say: gets one line per condition.
+
+    Raises:
+        InputError: the environment follows no velocity, a model does not fit, or `only` is in no
+            condition's name.
+    """
+    if not env.startswith("sim:"):
+        raise InputError(f"--suite: expected a robot task (sim:NAME), got {env}")
+    name = env.removeprefix("sim:")
+    config, model = load_robot_task(name)
+    suite = suite_of(config, env)
+    rows: list[Row] = []
+    found = conditions(config, model, others)
+    if not any(sampling.only in condition.name for condition in found):
+        raise InputError(
+            f"--only: expected words of a condition's name, got {sampling.only!r}, which is in none"
+            f" of {[condition.name for condition in found]}"
+        )
+    say(header(suite))
+    for condition in (c for c in found if c.name == NOMINAL or sampling.only in c.name):
+        results = []
+        for velocity in suite.commands:
+            make = _maker(name, condition, velocity, sampling.seed)
+            evaluator = Evaluator(env, shape, min(20, sampling.episodes), make)
+            seed = (sampling.seed, 4)
+            results.append(evaluator.run(policy, sampling.episodes, seed, sampling.noise))
+            evaluator.close()
+        rows.append(Row(condition, tuple(results)))
+        say(line(rows[-1], rows[0]))
+        for difference in condition.differences:
+            say(f"    {difference}")
+    return rows, suite
+
+
+def _maker(name: str, condition: Condition, velocity: Velocity, seed: int) -> Callable[[int], Env]:
+    def make(number: int) -> Env:
+        robot = RobotEnv(
+            name,
+            variant=(condition.config, condition.model),
+            startup_seed=seed_of(seed, STARTUP, number),
+        )
+        if not isinstance(robot.task, VelocityTracking):
+            raise InputError(f"--suite: expected a task that follows a velocity, got sim:{name}")
+        robot.task.follow(velocity)
+        return PlainEnv(TimeLimit(robot, condition.config.episode_steps), f"sim:{name}")
+
+    return make
+
+
+def header(suite: SuiteConfig) -> str:
+    """The table's first line; errors are m/s and rad/s."""
+    commands = "".join(f"{x:g},{y:g},{w:g}".rjust(12) for x, y, w in suite.commands)
+    return f"{'':32s}survival{commands}  tracking  action rate  effort peak"
+
+
+def line(row: Row, nominal: Row) -> str:
+    """One condition: per command the mean velocity error / yaw-rate error."""
+    errors = "".join(
+        f"{r.measures['velocity_error']:.2f}/{r.measures['yaw_rate_error']:.2f}".rjust(12)
+        for r in row.results
+    )
+    share = row.tracking / nominal.tracking
+    return (
+        f"{row.condition.name[:31]:32s}{row.survival:8.1%}{errors}{share:10.1%}"
+        f"{row.action_rate:13.3f}{row.effort_peak:10.1f} N m"
+    )
+
+
+def shortfalls(rows: Sequence[Row], suite: SuiteConfig) -> list[str]:
+    """Where the thresholds are not met, one sentence each."""
+    nominal, found = rows[0], []
+    for row in (row for row in rows if row.condition.held_to_everything):
+        for velocity, result in zip(suite.commands, row.results, strict=True):
+            for name, limit, unit in (
+                ("velocity_error", suite.velocity_error, "m/s"),
+                ("yaw_rate_error", suite.yaw_rate_error, "rad/s"),
+            ):
+                got = result.measures[name]
+                if not got <= limit:
+                    words = name.replace("_", " ")
+                    found.append(
+                        f"{row.condition.name}, asked for {velocity}: {words} {got:.3f} {unit},"
+                        f" expected at most {limit:g}"
+                    )
+            if not result.survival >= suite.survival:
+                found.append(
+                    f"{row.condition.name}, asked for {velocity}: survival {result.survival:.0%},"
+                    f" expected at least {suite.survival:.0%}"
+                )
+    for row in rows:
+        loss = 1 - row.tracking / nominal.tracking
+        if row.condition.trained and not row.survival >= suite.survival:
+            found.append(
+                f"{row.condition.name}: survival {row.survival:.0%}, expected at least"
+                f" {suite.survival:.0%}"
+            )
+        if (row.condition.trained or row.condition.foreign) and not loss <= suite.extreme_loss:
+            found.append(
+                f"{row.condition.name}: {loss:.0%} of the nominal tracking reward lost, expected"
+                f" at most {suite.extreme_loss:.0%}"
+            )
+    return found
+
+
+def report(rows: Sequence[Row], suite: SuiteConfig) -> dict[str, Any]:
+    """Everything as plain values."""
+    return {
+        "conditions": {
+            row.condition.name: [
+                {"command": list(velocity), **result.summary()}
+                for velocity, result in zip(suite.commands, row.results, strict=True)
+            ]
+            for row in rows
+        },
+        "differences": {
+            row.condition.name: list(row.condition.differences)
+            for row in rows
+            if row.condition.foreign
+        },
+        "shortfalls": shortfalls(rows, suite),
+    }

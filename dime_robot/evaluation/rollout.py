@@ -1,0 +1,340 @@
+"""Episodes of a policy and their statistics. Knows policies as functions of numpy arrays only."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dime_robot.envs import MAX_EPISODE_STEPS, Env, make_env, time_limit
+from dime_robot.evaluation.statistics import bootstrap_interval, iqm
+from dime_robot.runtime.io.errors import InputError
+from dime_robot.runtime.policy.noise import NoiseMode, NoiseSource
+
+FloatArray = npt.NDArray[np.float32]
+# raw observations (B, n_obs), unit normals (B, N+1, d) -> actions (B, d) in [-1, 1]
+Policy = Callable[[FloatArray, FloatArray], FloatArray]
+
+
+# episodes that have ended, episodes in all, steps of those that run now
+Watch = Callable[[int, int, int], object]
+STARTUP = 5  # of the seeds of what an environment draws once for its life
+
+
+class NoEnvironmentError(InputError):
+    """Not one environment could be made beside those that exist."""
+
+
+@dataclass
+class Episode:
+    """What an episode came to; plain Python values."""
+
+    total: float = 0.0  # unscaled return
+    length: int = 0  # [steps]
+    success: bool | None = None  # None: the task states no criterion
+    terminated: bool = False  # before its time limit
+    cut: bool = False  # ended by MAX_EPISODE_STEPS, as its environment states no time limit
+    action_change: float = 0.0  # sum over steps of the mean |a_t - a_{t-1}|
+    effort_peak: float | None = None  # largest effort of a drive [N m or N]
+    sums: dict[str, float] = field(default_factory=dict)  # over steps, of what the task measures
+    counts: dict[str, int] = field(default_factory=dict)  # steps that gave it, where not all did
+
+    @property
+    def action_rate(self) -> float:
+        """Mean |a_t - a_{t-1}| over steps and actions, in units of [-1, 1] per step."""
+        return self.action_change / max(1, self.length - 1)
+
+    def measure(self, name: str) -> float:
+        """Mean of one of the task's measures over the steps that gave it, in its unit."""
+        return self.sums[name] / self.counts.get(name, self.length)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Some episodes and their statistics."""
+
+    episodes: tuple[Episode, ...]
+
+    @property
+    def returns(self) -> tuple[float, ...]:
+        """Unscaled returns."""
+        return tuple(episode.total for episode in self.episodes)
+
+    @property
+    def mean(self) -> float:
+        """Mean return."""
+        return float(np.mean(self.returns))
+
+    @property
+    def std(self) -> float:
+        """Standard deviation of the returns over episodes."""
+        return float(np.std(self.returns))
+
+    @property
+    def iqm(self) -> float:
+        """Interquartile mean of the returns."""
+        return float(iqm(self.returns))
+
+    @property
+    def action_rate(self) -> float:
+        """Mean |a_t - a_{t-1}| per step."""
+        return float(np.mean([episode.action_rate for episode in self.episodes]))
+
+    @property
+    def survival(self) -> float:
+        """Share of episodes that reached their time limit."""
+        return float(np.mean([not episode.terminated for episode in self.episodes]))
+
+    @property
+    def effort_peak(self) -> float | None:
+        """Largest effort of a drive [N m or N]; None where no drive is simulated."""
+        known = [e.effort_peak for e in self.episodes if e.effort_peak is not None]
+        return max(known, default=None)
+
+    @property
+    def measures(self) -> dict[str, float]:
+        """Mean over episodes of what the task measures in all, e.g. velocity_error [m/s]."""
+        names = [n for n in self.episodes[0].sums if all(n in e.sums for e in self.episodes)]
+        return {name: float(np.mean([e.measure(name) for e in self.episodes])) for name in names}
+
+    @property
+    def cut(self) -> int:
+        """How many episodes had no end of their own; they count as truncated."""
+        return sum(episode.cut for episode in self.episodes)
+
+    @property
+    def successes(self) -> int | None:
+        """How many episodes met the task's criterion; None where it states none."""
+        known = [episode.success for episode in self.episodes if episode.success is not None]
+        return sum(known) if len(known) == len(self.episodes) else None
+
+    @property
+    def success_rate(self) -> float | None:
+        """Share of episodes that met the task's criterion."""
+        return None if self.successes is None else self.successes / len(self.episodes)
+
+    def interval(self, confidence: float = 0.95) -> tuple[float, float]:
+        """Percentile bootstrap interval of the mean return."""
+        return bootstrap_interval(self.returns, confidence)
+
+    def summary(self) -> dict[str, Any]:
+        """Everything above as plain values."""
+        plain = {
+            "return_mean": self.mean,
+            "return_std": self.std,
+            "return_iqm": self.iqm,
+            "interval_95": list(self.interval()),
+            "episodes": len(self.episodes),
+            "success_rate": self.success_rate,
+            "action_rate": self.action_rate,
+            "survival": self.survival,
+            "effort_peak": self.effort_peak,
+        }
+        # a measure never takes the place of a statistic of the same name
+        plain.update({name: v for name, v in self.measures.items() if name not in plain})
+        if self.cut:
+            plain["cut_at_step_limit"] = self.cut
+        return plain
+
+    def __str__(self) -> str:
+        low, high = self.interval()
+        text = (
+            f"{self.mean:9.1f} ± {self.std:<7.1f} IQM {self.iqm:9.1f}"
+            f"   95% of mean [{low:.1f}, {high:.1f}]   action rate {self.action_rate:.3f}"
+        )
+        if self.successes is not None:
+            text += f"   success {self.successes}/{len(self.episodes)}"
+        for name, value in self.measures.items():
+            text += f"   {name.replace('_', ' ')} {value:.3f}"
+        if self.cut:
+            text += f"   {self.cut} cut at {MAX_EPISODE_STEPS:,} steps"
+        return text
+
+
+def seed_of(*key: int) -> int:
+    """An independent 32-bit seed for every tuple of non-negative integers."""
+    # SeedSequence pads with zeros, (s,) and (s, 0) would be one key: the length goes in too
+    return int(np.random.SeedSequence((len(key), *key)).generate_state(1)[0])
+
+
+def require_finite_actions(policy: Policy, name: str) -> Policy:
+    """The same policy, which stops where an action is NaN or infinite.
+
+    Args:
+        policy: what acts.
+        name: of the policy or its file, for the message.
+
+    Returns:
+        A policy that raises InputError instead of giving such an action.
+    """
+
+    def run(obs: FloatArray, noise: FloatArray) -> FloatArray:
+        actions = policy(obs, noise)
+        if not np.isfinite(actions).all():
+            raise InputError(
+                f"{name}: expected actions in [-1, 1], got NaN or infinite ones for finite"
+                " observations; this policy cannot be used"
+            )
+        return actions
+
+    return run
+
+
+def in_batches(policy: Policy, batch: int) -> Policy:
+    """A policy of a fixed batch size, for any number of rows (the last batch is padded)."""
+
+    def run(obs: FloatArray, noise: FloatArray) -> FloatArray:
+        actions = []
+        for start in range(0, len(obs), batch):
+            rows = np.minimum(np.arange(start, start + batch), len(obs) - 1)
+            actions.append(policy(obs[rows], noise[rows]))
+        return np.concatenate(actions)[: len(obs)]
+
+    return run
+
+
+def episode_noise(shape: tuple[int, int], seed: int, mode: NoiseMode) -> NoiseSource:
+    """Noise of an episode whose environment starts from `seed`: never the same stream twice."""
+    return NoiseSource(shape, seed_of(seed, 1), mode)
+
+
+class Evaluator:
+    """Keeps environments between evaluations and runs their episodes side by side.
+
+    Where a simulator allows fewer instances than asked for, those that can be made are used.
+
+    Args:
+        env: environment name.
+        shape: (N+1, d), the noise of one action.
+        parallel: how many environments step together, so that the policy sees a batch.
+        make: how number i of them is made, where the name does not say it all.
+        seed: of what each environment draws once for its life.
+        say: gets the sentence that fewer could be made; by default it goes to stderr.
+    """
+
+    def __init__(
+        self,
+        env: str,
+        shape: tuple[int, int],
+        parallel: int = 20,
+        make: Callable[[int], Env] | None = None,
+        seed: int = 0,
+        say: Callable[[str], object] | None = None,
+    ) -> None:
+        self._name, self._shape, self._parallel = env, shape, parallel
+        self._make = make or (lambda i: make_env(env, startup_seed=seed_of(seed, STARTUP, i)))
+        self._say = say or (lambda text: print(text, file=sys.stderr))
+        self._envs: list[Env] = []
+        self._full = False  # no more can be made
+
+    def run(
+        self,
+        policy: Policy,
+        episodes: int,
+        seed: Sequence[int],
+        mode: NoiseMode = "fresh",
+        watch: Watch | None = None,
+    ) -> Evaluation:
+        """Run episodes whose starts and noises follow from `seed` and the episode's number.
+
+        Args:
+            policy: what acts.
+            episodes: how many.
+            seed: key of the seeds; see `seed_of`.
+            mode: of the sampler's noise.
+            watch: called before every step; what it raises ends the evaluation, and the
+                environments are as usable as before.
+
+        Raises:
+            InputError: an observation or a return was NaN or infinite.
+            NoEnvironmentError: no environment could be made.
+        """
+        self._prepare(min(self._parallel, episodes))
+        width = min(self._parallel, len(self._envs))
+        results: list[Episode] = []
+        for first in range(0, episodes, width):
+            numbers = range(first, min(first + width, episodes))
+            seeds = [seed_of(*seed, number) for number in numbers]
+
+            def watch_these(ended: int, steps: int, before: int = first) -> None:
+                if watch is not None:
+                    watch(before + ended, episodes, steps)
+
+            results += self._side_by_side(policy, seeds, mode, watch_these)
+        evaluation = Evaluation(tuple(results))
+        if not np.isfinite(evaluation.returns).all():
+            raise InputError(f"{self._name}: an evaluation episode gave a return of NaN or inf")
+        return evaluation
+
+    def _prepare(self, count: int) -> None:
+        while len(self._envs) < count and not self._full:
+            self._full = not self._add_one(count)
+
+    def _add_one(self, count: int) -> bool:
+        try:
+            self._envs.append(self._make(len(self._envs)))
+        except InputError as error:
+            if not self._envs:
+                raise NoEnvironmentError(str(error)) from error
+            self._say(
+                f"evaluations run {len(self._envs)} episodes at a time, not {count}: no more"
+                f" environments can be made ({error})"
+            )
+            return False
+        return True
+
+    def _side_by_side(
+        self,
+        policy: Policy,
+        seeds: Sequence[int],
+        mode: NoiseMode,
+        watch: Callable[[int, int], object],
+    ) -> list[Episode]:
+        envs = self._envs[: len(seeds)]
+        limits = [time_limit(env) for env in envs]
+        noises = [episode_noise(self._shape, seed, mode) for seed in seeds]
+        obs = np.stack([env.reset(seed=seed)[0] for env, seed in zip(envs, seeds, strict=True)])
+        episodes = [Episode() for _ in envs]
+        previous = np.zeros((len(envs), self._shape[1]), dtype=np.float32)
+        active = list(range(len(envs)))
+        steps = 0
+        while active:
+            watch(len(envs) - len(active), steps)
+            if not np.isfinite(obs[active]).all():
+                raise InputError(
+                    f"{self._name}: an evaluation episode gave a NaN or infinite observation at"
+                    f" step {steps}"
+                )
+            noise = np.stack([noises[i].draw() for i in active])
+            actions = policy(obs[active], noise)
+            for i, action in zip(tuple(active), actions, strict=True):
+                episode = episodes[i]
+                obs[i], reward, terminated, truncated, info = envs[i].step(action)
+                episode.total += float(reward)
+                if episode.length:
+                    episode.action_change += float(np.abs(action - previous[i]).mean())
+                previous[i] = action
+                episode.length += 1
+                for name, value in info.get("measures", {}).items():
+                    episode.sums[name] = episode.sums.get(name, 0.0) + value
+                    episode.counts[name] = episode.counts.get(name, 0) + 1
+                done = terminated or truncated
+                if not done and limits[i] is None and episode.length >= MAX_EPISODE_STEPS:
+                    done = episode.cut = True
+                if done:
+                    episode.terminated = terminated
+                    episode.effort_peak = info.get("effort_peak")
+                    episode.success = info.get("is_success")
+                    active.remove(i)
+            steps += 1
+        return episodes
+
+    def close(self) -> None:
+        """Close the environments."""
+        while self._envs:
+            self._envs.pop().close()
+        self._full = False

@@ -1,0 +1,101 @@
+"""Videos of a policy, where rendering works."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from dime_robot.envs import MAX_EPISODE_STEPS, in_one_line, make_env, time_limit
+from dime_robot.evaluation.rollout import STARTUP, Policy, episode_noise, seed_of
+from dime_robot.runtime.io.errors import InputError
+
+FRAME_RATE = 25  # [1/s], roughly: every so many control steps become a frame
+
+
+def record_video(
+    env_name: str, policy: Policy, shape: tuple[int, int], seed: int, path: Path
+) -> int:
+    """Render one episode to an MP4 file; gives the number of frames.
+
+    Raises:
+        InputError: rendering does not work here, or the environment has no picture.
+    """
+    import imageio.v2 as imageio
+
+    try:
+        env = make_env(env_name, render_mode="rgb_array", startup_seed=seed_of(seed, STARTUP))
+        noise = episode_noise(shape, seed, "fresh")
+        obs, _ = env.reset(seed=seed)
+        first = np.asarray(env.render())
+    except InputError:
+        raise
+    except Exception as error:  # every GL back end fails in its own way
+        raise InputError(f"no video: rendering does not work here ({in_one_line(error)})") from None
+    if first.ndim != 3:
+        raise InputError(f"no video: {env_name} gives no picture (render_mode rgb_array)")
+    rate = env.metadata.get("render_fps") or 50
+    every = max(1, round(rate / FRAME_RATE))
+    limit = time_limit(env) or MAX_EPISODE_STEPS
+    path.parent.mkdir(parents=True, exist_ok=True)
+    writer = imageio.get_writer(
+        path, fps=rate / every, codec="libx264", macro_block_size=2, quality=6
+    )
+    count, steps, done = 0, 0, False
+    with writer:  # frame by frame: an episode of pictures would fill the memory
+        writer.append_data(first)
+        count += 1
+        while not done:
+            action = policy(obs[None], noise.draw()[None])[0]
+            obs, _, terminated, truncated, _ = env.step(action)
+            steps += 1
+            done = terminated or truncated or steps >= limit
+            if steps % every == 0:
+                writer.append_data(np.asarray(env.render()))
+                count += 1
+    env.close()
+    return count
+
+
+def renders_in_this_process() -> bool:
+    """Is the GL back end chosen already, by MUJOCO_GL or by a display?"""
+    return bool(os.environ.get("MUJOCO_GL") or os.environ.get("DISPLAY"))
+
+
+def record_in_child(
+    file: Path | None, video_path: Path, seed: int, options: Sequence[str] = ()
+) -> str | None:
+    """Record a video in a process of its own, where a broken GL library can do no harm.
+
+    Without a display the back ends egl and osmesa are tried in turn. Gives None when the video
+    was written, else the sentence that says why not.
+
+    Args:
+        file: a checkpoint or an exported policy; None where `options` name the policy.
+        video_path: what is written.
+        seed: of the episode.
+        options: more of `python -m dime_robot.evaluate`.
+    """
+    own = os.environ.get("MUJOCO_GL")
+    choices = [own] if own else ([None] if os.environ.get("DISPLAY") else ["egl", "osmesa"])
+    reason = ""
+    for choice in choices:
+        environment = {**os.environ, **({"MUJOCO_GL": choice} if choice else {})}
+        command = [sys.executable, "-m", "dime_robot.evaluate", *options]
+        command += [str(file)] if file is not None else []
+        command += ["--episodes", "0", "--seed", str(seed), "--video", str(video_path)]
+        try:
+            child = subprocess.run(
+                command, env=environment, capture_output=True, text=True, timeout=300
+            )
+        except subprocess.TimeoutExpired:
+            return "no video: rendering took longer than 300 s"
+        if child.returncode == 0 and video_path.exists():
+            return None
+        lines = [line for line in child.stderr.splitlines() if line.strip()]
+        reason = lines[-1] if lines else f"the renderer ended with code {child.returncode}"
+    return reason.removeprefix("error: ") + "; on Debian: apt install libegl1 libgl1 libosmesa6"

@@ -1,0 +1,88 @@
+"""How the learner's work is run: as it is written, or on a GPU as CUDA graphs.
+
+A body is a function without arguments and results that reads and writes tensors which stay where
+they are. On a GPU launching its thousand small kernels takes far longer than they do; captured
+once, they are launched as one.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Hashable
+
+import torch
+
+Body = Callable[[], object]
+WARM_UP = 3  # calls before a capture: libraries and optimisers set up what they need
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+_KEPT, _DEFAULT = 1 << 30, 128 << 10  # [bytes]
+
+
+def set_up(device: torch.device, threads: int) -> None:
+    """Settings of this process that training wants.
+
+    `threads` are torch's on the CPU; 0 leaves its own choice.
+    """
+    if threads:
+        torch.set_num_threads(threads)
+    if device.type == "cuda":
+        if device.index is not None:  # streams and graphs are made on the current device
+            torch.cuda.set_device(device)
+        torch.backends.cuda.matmul.allow_tf32 = True
+        return
+    keep_freed_memory(True)
+
+
+def keep_freed_memory(keep: bool) -> None:
+    """Whether the C library keeps what is freed for what comes next, up to 1 GiB.
+
+    Otherwise it gives every large tensor back to the kernel, which clears its pages again at the
+    next one: 7 % of an update at the paper's sizes. Only glibc has the setting.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, _KEPT if keep else _DEFAULT)
+        mallopt(_M_TRIM_THRESHOLD, _KEPT if keep else _DEFAULT)
+
+
+class CudaGraphs:
+    """Runs bodies; with `capture` each one becomes a CUDA graph after its first few calls.
+
+    Args:
+        generator: the random numbers that bodies draw; a replay goes on where the last one ended.
+        capture: only for a CUDA device.
+    """
+
+    def __init__(self, generator: torch.Generator, capture: bool) -> None:
+        self._generator, self._capture = generator, capture
+        self._graphs: dict[Hashable, torch.cuda.CUDAGraph] = {}
+        self._calls: dict[Hashable, int] = {}
+
+    def run(self, key: Hashable, body: Body) -> None:
+        """Run `body`; every body with this key must do the same on the same tensors."""
+        if not self._capture:
+            body()
+        elif key in self._graphs:
+            self._graphs[key].replay()
+        else:
+            self._calls[key] = self._calls.get(key, 0) + 1
+            if self._calls[key] > WARM_UP:
+                self._graphs[key] = self._captured(body)
+                self._graphs[key].replay()
+            else:
+                self._beside(body)
+
+    def _beside(self, body: Body) -> None:
+        """On a stream of its own, as capturing asks of what comes before it."""
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            body()
+        torch.cuda.current_stream().wait_stream(stream)
+
+    def _captured(self, body: Body) -> torch.cuda.CUDAGraph:
+        graph = torch.cuda.CUDAGraph()
+        graph.register_generator_state(self._generator)
+        with torch.cuda.graph(graph):
+            body()
+        return graph

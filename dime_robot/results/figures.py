@@ -1,0 +1,123 @@
+"""Figures of returns as SVG elements: the same bytes for the same data."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import StrMethodFormatter
+
+from dime_robot.evaluation.statistics import iqm
+from dime_robot.results.curves import FEWEST_SEEDS, Curves, FloatArray, spread
+
+OURS, THEIRS = "#0072B2", "#D55E00"
+# Okabe and Ito's, which colour-blind readers can tell apart; with a marker each
+STYLES = (
+    *(("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^"), ("#000000", "D")),
+    *(("#CC79A7", "v"), ("#E69F00", "X"), ("#56B4E9", "P"), ("#666666", "*")),
+)
+
+
+def figure_of_returns(title: str, draw: Callable[[Axes], None]) -> str:
+    """One plot of returns over steps."""
+
+    def fill(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        draw(axes)
+        _over_steps(axes)
+        axes.set_title(title, wrap=True)
+
+    return _svg(fill, (7, 4))
+
+
+def _svg(fill: Callable[[Figure], None], size: tuple[float, float]) -> str:
+    # text stays text: outlines would depend on the fonts installed
+    settings: Any = {"svg.hashsalt": "dime", "svg.fonttype": "none", "font.size": 10}
+    with matplotlib.rc_context(settings):
+        figure = Figure(figsize=size, layout="constrained")
+        fill(figure)
+        figure.legend(loc="outside lower center", ncols=2, frameon=False)  # over no line
+        text = io.StringIO()
+        figure.savefig(text, format="svg", metadata={"Date": None})
+    svg = text.getvalue()
+    return svg[svg.index("<svg") :]
+
+
+def _over_steps(axes: Axes) -> None:
+    axes.set(xlabel="environment steps", ylabel="return (unscaled)")
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    axes.grid(alpha=0.3)
+
+
+def _seeds(curves: Curves) -> str:
+    count = len(curves.seeds)
+    return f"{count} seed{'s' * (count > 1)}"
+
+
+def _dots(steps: Sequence[Any]) -> str | None:
+    """A line of one point cannot be seen."""
+    return "o" if len(steps) == 1 else None
+
+
+def task_figure(curves: Curves, reference: FloatArray) -> str:
+    """Every seed, our IQM and, where it is known, what the authors reached."""
+
+    def draw(axes: Axes) -> None:
+        few, alone = len(curves.seeds) < FEWEST_SEEDS, len(curves.seeds) == 1
+        for number, (seed, curve) in enumerate(curves.seeds.items()):
+            style: dict[str, Any] = {"alpha": 0.45, "linewidth": 1, "color": OURS}
+            style["label"] = None if number else "each seed"
+            if alone:
+                style |= {"alpha": 1, "linewidth": 2, "label": f"seed {seed}"}
+            axes.plot(list(curve), list(curve.values()), marker=_dots(list(curve)), **style)
+        steps, returns = curves.steps, curves.returns
+        if steps and not alone:
+            what = "lowest to highest" if few else "95 % interval"
+            label = f"IQM of {_seeds(curves)}, {what}"
+            low, high = spread(returns)
+            axes.plot(steps, iqm(returns), color=OURS, linewidth=2, marker=_dots(steps))
+            axes.lines[-1].set_label(label)
+            if len(steps) > 1:
+                axes.fill_between(steps, low, high, color=OURS, alpha=0.15, linewidth=0)
+            else:
+                axes.vlines(steps, low, high, color=OURS)
+        shown = reference[reference[:, 0] <= 1.05 * curves.longest]
+        if len(shown) > 1:  # one point is no line
+            step, middle, _, low, high = shown.T
+            axes.fill_between(step, low, high, color=THEIRS, alpha=0.12, linewidth=0)
+            axes.plot(step, middle, color=THEIRS, marker="s", markersize=4, linestyle="--")
+            axes.lines[-1].set_label("authors: IQM, lowest to highest")
+
+    return figure_of_returns(curves.name, draw)
+
+
+def ablation_figure(task: str, variants: Sequence[Curves]) -> str:
+    """The variants' IQM over steps, and beside it the mean over the run with its spread."""
+    few = min(len(curves.seeds) for curves in variants) < FEWEST_SEEDS
+
+    def fill(figure: Figure) -> None:
+        figure.suptitle(f"{task}: IQM over seeds", wrap=True)
+        lines, means = figure.subplots(1, 2, width_ratios=(3, 2))
+        for number, curves in enumerate(variants):
+            color, marker = STYLES[number % len(STYLES)]
+            label = f"{curves.name} ({_seeds(curves)})"
+            style: dict[str, Any] = {"color": color, "marker": marker, "markersize": 5}
+            if not curves.steps:
+                lines.plot([], [], label=f"{label}, no step in common", **style)
+                continue
+            lines.plot(curves.steps, iqm(curves.returns), label=label, **style)
+            average, (low, high) = iqm(curves.averages), spread(curves.averages)
+            means.plot([low, high], [number, number], color=color)
+            means.plot([average], [number], **style)
+        _over_steps(lines)
+        means.set_yticks(range(len(variants)), [curves.name for curves in variants])
+        means.set_ylim(len(variants) - 0.5, -0.5)
+        what = "lowest to highest seed" if few else "95 % interval"
+        means.set(xlabel=f"mean return over the run,\n{what}")
+        means.grid(alpha=0.3, axis="x")
+
+    return _svg(fill, (9, 4.5))

@@ -1,0 +1,133 @@
+"""Where configurations are and how one is read, before anything in it is judged."""
+
+from __future__ import annotations
+
+import re
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dime_robot.runtime.io.errors import InputError
+from dime_robot.runtime.io.untrusted_files import read_text
+from dime_robot.runtime.io.yaml_files import parse_yaml
+
+MAX_BYTES = 256 * 1024  # of one file; that of a humanoid has 30 kB
+MAX_CHAIN = 8  # files that extend one another
+# where a configuration names other files, relative to the file that the name is written in
+FILE_NAMES = (("sim", "model"), ("latency", "observation", "file"), ("latency", "action", "file"))
+
+
+def config_folder() -> Path:
+    """Where the shipped configurations are."""
+    return Path(str(resources.files("sim_configs")))
+
+
+def read_yaml(path: Path) -> object:
+    """A YAML file's content.
+
+    Args:
+        path: of a regular file of up to MAX_BYTES.
+
+    Raises:
+        InputError: no such file, no YAML, a key twice, or beyond the bounds of `parse_yaml`.
+    """
+    text = read_text(path, "a configuration", MAX_BYTES)
+    try:
+        return parse_yaml(text)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    except (yaml.YAMLError, ValueError) as error:  # 2026-13-45 is a ValueError
+        words = re.sub(r"\s+", " ", str(error))
+        raise InputError(f"{path}: expected YAML, got {words:.300}") from None
+
+
+def read_config(path: Path) -> dict[str, object]:
+    """A configuration's content; `extends: FILE` is replaced by that file under what stands here.
+
+    The other file may extend a third one, up to MAX_CHAIN files. Names of files are relative to
+    the file that they are written in: where that lies in another folder than `path`, they come
+    back absolute.
+
+    Args:
+        path: of the configuration.
+
+    Raises:
+        InputError: a file is missing or no YAML, is no mapping, or extends itself.
+    """
+    contents: list[dict[str, Any]] = []
+    chain: list[Path] = []
+    current = path
+    while True:
+        content = _mapping(current)
+        chain.append(current)
+        if current.parent.resolve() != path.parent.resolve():
+            _make_absolute(content, current.parent.resolve())
+        contents.append(content)
+        if "extends" not in content:
+            break
+        current = _extended(current, content.pop("extends"), chain)
+    result = contents.pop()
+    while contents:
+        result = _overlaid(result, contents.pop())
+    return result
+
+
+def _mapping(path: Path) -> dict[str, Any]:
+    content = read_yaml(path)
+    if not isinstance(content, dict):
+        raise InputError(
+            f"{path}: expected a mapping, such as a section `robot:`, got {content!r:.40}"
+        )
+    return content
+
+
+def _extended(path: Path, name: object, chain: list[Path]) -> Path:
+    """The file that `path` extends.
+
+    Args:
+        path: the file that says so.
+        name: what it says.
+        chain: the files read so far, `path` the last.
+
+    Raises:
+        InputError: there is no such file, it is in the chain already, or the chain is too long.
+    """
+    if not isinstance(name, str) or not (path.parent / name).is_file():
+        raise InputError(
+            f"{path}: extends: expected a file (relative to this one), got {name!r:.60}"
+        )
+    other = path.parent / name
+    if any(other.samefile(seen) for seen in chain):
+        names = " -> ".join([*(seen.name for seen in chain), name])
+        raise InputError(
+            f"{path}: extends: expected a file that does not come back to itself, got {names:.300}"
+        )
+    if len(chain) >= MAX_CHAIN:
+        raise InputError(
+            f"{path}: extends: expected up to {MAX_CHAIN} files that extend one another, got more:"
+            " write them into one"
+        )
+    return other
+
+
+def _make_absolute(content: dict[str, Any], folder: Path) -> None:
+    """Make the names of other files absolute, in place."""
+    for *parents, last in FILE_NAMES:
+        node: Any = content
+        for key in parents:
+            node = node.get(key) if isinstance(node, dict) else None
+        if isinstance(node, dict) and isinstance(node.get(last), str):
+            node[last] = str(folder / node[last])
+
+
+def _overlaid(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    result = dict(below)
+    for key, value in above.items():
+        under = result.get(key)
+        if isinstance(under, dict) and isinstance(value, dict):
+            result[key] = _overlaid(under, value)
+        else:
+            result[key] = value
+    return result

@@ -1,0 +1,417 @@
+"""PolicySpec: the contract between a policy and everything that runs it.
+
+Written once by hand (the `policy:` section of a file in `sim_configs/`), it builds the training
+environment's spaces and travels inside every checkpoint. Quantities that belong to a joint are
+stored as name -> value or on the joint itself, never in parallel lists.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
+
+from dime_robot.runtime.contract.names import Name, Unit
+from dime_robot.runtime.contract.units import (
+    FASTEST,
+    HIGHEST_RATE,
+    LARGEST_ANGLE,
+    LARGEST_DAMPING,
+    LARGEST_DISTANCE,
+    LARGEST_FORCE,
+    LARGEST_STIFFNESS,
+    LARGEST_TORQUE,
+    require_at_most,
+)
+from dime_robot.runtime.io.errors import InputError, first_problem
+
+if TYPE_CHECKING:
+    from typing_extensions import Self  # in typing from Python 3.11 on
+
+MAX_JOINTS = 256  # of a robot, and of what one contract or one term names
+MAX_NUMBERS = 10_000_000  # in an observation, and in an action
+MAX_HISTORY = 1_000  # readings in one term
+FloatArray = npt.NDArray[np.floating]
+
+
+class StrictModel(BaseModel):
+    """Base of every record that crosses a border: immutable, and unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _numbers_are_numbers(cls, given: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        made = handler(given)
+        if isinstance(given, dict):
+            for name in made.model_fields_set & given.keys():
+                _refuse_words(name, given[name], getattr(made, name))
+        return made
+
+
+def _refuse_words(where: str, given: Any, made: Any) -> None:
+    """Refuse '50' and true where a number was made of them: pydantic takes both for one."""
+    if isinstance(made, dict) and isinstance(given, dict):
+        for name, one, other in zip(made, given.values(), made.values(), strict=True):
+            _refuse_words(f"{where}.{name}", one, other)
+    elif isinstance(made, tuple) and isinstance(given, list | tuple):
+        for i, (one, other) in enumerate(zip(given, made, strict=True)):
+            _refuse_words(f"{where}.{i}", one, other)
+    elif isinstance(given, str | bool) and type(made) in (int, float):
+        raise ValueError(f"{where}: expected a number, got {given!r:.60}")
+
+
+class Joint(StrictModel):
+    """One joint as the policy was trained with it."""
+
+    name: Name
+    type: Literal["revolute", "prismatic"]
+    position_limits: tuple[float, float] | None = Field(
+        None, description="lower and upper stop [rad or m]; none means unlimited"
+    )
+    effort_limit: float | None = Field(
+        None,
+        gt=0,
+        le=LARGEST_FORCE,
+        description="largest effort the actuator gives [N m or N]; none: not actuated",
+    )
+    default_position: float = Field(0.0, description="the pose that action 0 asks for [rad or m]")
+    stiffness: float | None = Field(
+        None,
+        gt=0,
+        le=LARGEST_STIFFNESS,
+        description="gain on the position error [N m/rad or N/m]; for position actions",
+    )
+    damping: float | None = Field(
+        None,
+        ge=0,
+        le=LARGEST_DAMPING,
+        description="gain on the velocity [N m s/rad or N s/m]; for position actions",
+    )
+
+    @model_validator(mode="after")
+    def _limits_are_ordered(self) -> Joint:
+        if self.position_limits is not None and self.position_limits[0] >= self.position_limits[1]:
+            raise ValueError(
+                f"joint {self.name}: expected position_limits [lower, upper] with lower < upper,"
+                f" got {list(self.position_limits)}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _angles_are_radians(self) -> Joint:
+        if self.type == "revolute":
+            for stop in self.position_limits or ():
+                what = f"joint {self.name}: position_limits: "
+                require_at_most(what, stop, LARGEST_ANGLE, "rad", "degrees")
+            what = f"joint {self.name}: effort_limit: "
+            require_at_most(what, self.effort_limit or 0.0, LARGEST_TORQUE, "N m", "mN m")
+            what = f"joint {self.name}: default_position: "
+            require_at_most(what, self.default_position, LARGEST_ANGLE, "rad", "degrees")
+        else:
+            for position in (*(self.position_limits or ()), self.default_position):
+                what = f"joint {self.name}: position_limits and default_position: "
+                require_at_most(what, position, LARGEST_DISTANCE, "m", "mm")
+        return self
+
+
+TermKind = Literal[
+    "joint_position",  # [rad or m]
+    "joint_position_relative",  # minus the joint's default_position [rad or m]
+    "joint_position_cos",  # cosine of a revolute joint's position, for joints that turn freely
+    "joint_position_sin",
+    "joint_velocity",  # [rad/s or m/s]
+    "angular_velocity",  # of the base, in the base's frame [rad/s]
+    "projected_gravity",  # unit vector of gravity in the base's frame: (0, 0, -1) when upright
+    "command_velocity",  # asked of the base: forward, left [m/s], yaw [rad/s]
+    # the policy's previous action in [-1, 1], after the low-pass and before any limit; 0 at reset
+    "last_action",
+    "flat",  # a whole vector from an environment without named terms (Gymnasium, dm_control)
+]
+VECTOR_TERMS = ("angular_velocity", "projected_gravity", "command_velocity")
+LEAST_RATE = 1.0  # [Hz] of a robot's policy
+IMU_TERMS = ("angular_velocity", "projected_gravity")
+TWIST_AXES = ("linear_x", "linear_y", "angular_z")  # what a twist action commands, in this order
+
+
+class ObservationTerm(StrictModel):
+    """A block of the observation vector, in raw SI units.
+
+    The score network's first operation is `scale * clamp(raw, -clip, clip)`; nothing else scales
+    an observation.
+    """
+
+    name: Name
+    kind: TermKind
+    unit: Unit = Field(description="unit of the raw values, e.g. rad/s; 1 for none")
+    size: int = Field(gt=0, le=MAX_NUMBERS, description="how many numbers")
+    joints: tuple[Name, ...] = Field(
+        (), max_length=MAX_JOINTS, description="joints in order, for joint terms"
+    )
+    scale: float = Field(1.0, gt=0, le=1e9, description="factor applied inside the network")
+    clip: float | None = Field(None, gt=0, le=1e9, description="bound on the raw magnitude [unit]")
+    history: int = Field(
+        1, gt=0, le=MAX_HISTORY, description="readings stacked, oldest first; one per step"
+    )
+    history_fill: Literal["first", "zero"] = Field(
+        "first", description="what stands for the readings before the first"
+    )
+
+    @property
+    def width(self) -> int:
+        """How many numbers one reading has."""
+        return self.size // self.history
+
+    @model_validator(mode="after")
+    def _size_matches(self) -> ObservationTerm:
+        if twice := sorted({name for name in self.joints if self.joints.count(name) > 1}):
+            raise ValueError(
+                f"observation term {self.name}: expected each joint once, got {twice} more than"
+                " once"
+            )
+        if self.kind.startswith("joint"):
+            expected, why = len(self.joints) * self.history, f"its joints: {list(self.joints)}"
+        elif self.joints:
+            raise ValueError(f"observation term {self.name}: a {self.kind} term names no joints")
+        elif self.kind in VECTOR_TERMS:
+            expected, why = 3 * self.history, "a vector of 3"
+        else:
+            expected, why = self.size - self.size % self.history, "a multiple of its history"
+        if self.size != expected:
+            times = f" times a history of {self.history}" if self.history > 1 else ""
+            raise ValueError(
+                f"observation term {self.name}: expected size {expected} ({why}{times}), got"
+                f" {self.size}"
+            )
+        return self
+
+
+class Action(StrictModel):
+    """What the policy's output in [-1, 1] means."""
+
+    kind: Literal["effort", "position", "twist", "flat"] = Field(
+        description="effort: scale * a [N m or N]; position: default_position + scale * a [rad or"
+        " m]; twist: scale * a, a velocity of the base [m/s, rad/s]; flat: mapped linearly onto"
+        " the action space"
+    )
+    size: int = Field(gt=0, le=MAX_NUMBERS, description="how many numbers")
+    scale: dict[Name, float] = Field(
+        default_factory=dict,
+        max_length=MAX_JOINTS,
+        description="joint (twist: one of linear_x, linear_y, angular_z) -> change at a = 1",
+    )
+    low_pass: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="share of a new action in what is carried out: y = low_pass * a"
+        " + (1 - low_pass) * y of the step before, 0 at reset; 1: all of it",
+    )
+
+
+class PolicySpec(StrictModel):
+    """What a policy sees, what it commands, and how often. See the module's docstring."""
+
+    version: Literal[1] = 1
+    name: Name
+    rate: float = Field(gt=0, le=HIGHEST_RATE, description="control rate [Hz]")
+    joints: tuple[Joint, ...] = Field((), max_length=MAX_JOINTS)
+    observation: tuple[ObservationTerm, ...] = Field(min_length=1, max_length=MAX_JOINTS)
+    action: Action
+    held_joints: dict[Name, float] = Field(
+        default_factory=dict,
+        max_length=MAX_JOINTS,
+        description="joints of the robot that the policy neither moves nor sees, and the position"
+        " each was held at in training [rad or m]; the robot has to hold them there too",
+    )
+
+    @model_serializer(mode="wrap")
+    def _without_what_none_has(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A contract that holds no joint reads as it did before there were held joints."""
+        content: dict[str, Any] = handler(self)
+        if not self.held_joints:
+            content.pop("held_joints", None)
+        return content
+
+    @model_validator(mode="after")
+    def _held_joints_are_others(self) -> PolicySpec:
+        known = {joint.name for joint in self.joints}
+        for name, position in self.held_joints.items():
+            if name in known:
+                raise ValueError(
+                    f"held_joints: expected joints that are not among the policy's own, got {name}"
+                )
+            what = f"held_joints.{name}: "
+            require_at_most(what, position, LARGEST_ANGLE, "rad or m", "degrees or mm")
+        if self.held_joints and self.action.kind == "flat":
+            raise ValueError("held_joints: expected none of a flat action, whose robot has no name")
+        return self
+
+    @model_validator(mode="after")
+    def _names_agree(self) -> PolicySpec:
+        for what, names in (
+            ("joint", [joint.name for joint in self.joints]),
+            ("observation term", [term.name for term in self.observation]),
+        ):
+            twice = sorted({name for name in names if names.count(name) > 1})
+            if twice:
+                raise ValueError(f"expected each {what} once, got {twice} more than once")
+        known = {joint.name: joint for joint in self.joints}
+        if self.n_obs > MAX_NUMBERS:
+            raise ValueError(
+                f"observation: expected up to {MAX_NUMBERS:,} numbers, got {self.n_obs:,}"
+            )
+        for term in self.observation:
+            for name in term.joints:
+                if name not in known:
+                    raise ValueError(
+                        f"observation term {term.name}: expected one of the joints"
+                        f" {sorted(known)}, got {name!r}"
+                    )
+                if term.kind.endswith(("cos", "sin")) and known[name].type != "revolute":
+                    raise ValueError(
+                        f"observation term {term.name}: expected a revolute joint, {name} is"
+                        f" {known[name].type}"
+                    )
+            if term.kind == "last_action" and term.width != self.action.size:
+                raise ValueError(
+                    f"observation term {term.name}: expected {self.action.size} numbers a reading"
+                    f" (the action's size), got {term.width}"
+                )
+        self._action_fits(known)
+        self._poses_are_possible()
+        return self
+
+    def _poses_are_possible(self) -> None:
+        if self.action.kind != "flat" and self.rate < LEAST_RATE:
+            raise ValueError(
+                f"rate: expected at least {LEAST_RATE:g} Hz, got {self.rate:g}: is this really in"
+                " Hz, not a period in s?"
+            )
+        for joint in self.joints:
+            asked = self.action.kind == "position" and joint.name in self.action.scale
+            if joint.position_limits is None or not (asked or joint.default_position):
+                continue
+            low, high = joint.position_limits
+            if not low <= joint.default_position <= high:
+                raise ValueError(
+                    f"joint {joint.name}: expected a default_position in {[low, high]}, its"
+                    f" position_limits, got {joint.default_position:g}"
+                )
+            if asked and joint.type == "revolute":
+                what = f"action.scale.{joint.name}: "
+                scale = self.action.scale[joint.name]
+                require_at_most(what, scale, LARGEST_ANGLE, "rad", "degrees")
+
+    def _action_fits(self, known: dict[str, Joint]) -> None:
+        if self.action.kind == "flat":
+            if self.action.scale:
+                raise ValueError("action.scale: a flat action has no scale per joint")
+            if self.action.low_pass < 1:
+                raise ValueError("action.low_pass: a flat action goes to its environment as it is")
+            return
+        if self.action.size != len(self.action.scale):
+            raise ValueError(
+                f"action.size: expected {len(self.action.scale)} (joints in action.scale),"
+                f" got {self.action.size}"
+            )
+        twist = self.action.kind == "twist"
+        choices = TWIST_AXES if twist else sorted(known)
+        for name, scale in self.action.scale.items():
+            if name not in choices:
+                raise ValueError(
+                    f"action.scale: expected one of the {'axes' if twist else 'joints'}"
+                    f" {list(choices)}, got {name!r}"
+                )
+            what = f"action.scale.{name}: "
+            if scale <= 0:
+                raise ValueError(f"{what}expected a scale above 0, got {scale}")
+            if twist:
+                require_at_most(what, scale, FASTEST, "m/s or rad/s", "mm/s or degrees/s")
+            elif self.action.kind == "position":
+                require_at_most(what, scale, LARGEST_DISTANCE, "rad or m", "degrees or mm")
+            if self.action.kind == "position" and known[name].stiffness is None:
+                raise ValueError(
+                    f"joint {name}: expected a stiffness, a position action was trained with one"
+                )
+            if self.action.kind != "effort":
+                continue
+            limit = known[name].effort_limit
+            if limit is None or not 0 < scale <= limit:
+                raise ValueError(
+                    f"action.scale.{name}: expected a scale in (0, effort_limit = {limit}],"
+                    f" got {scale}"
+                )
+
+    @classmethod
+    def flat(cls, name: str, n_obs: int, n_act: int, rate: float = 50.0) -> PolicySpec:
+        """The contract of an environment that names nothing: one vector in, one vector out.
+
+        Args:
+            name: of the environment.
+            n_obs: numbers in an observation.
+            n_act: numbers in an action.
+            rate: of control [Hz].
+
+        Raises:
+            InputError: beyond the bounds of a contract.
+        """
+        term = {"name": "observation", "kind": "flat", "unit": "1", "size": n_obs}
+        action = {"kind": "flat", "size": n_act}
+        try:
+            return cls.model_validate(
+                {"name": name, "rate": rate, "observation": (term,), "action": action}
+            )
+        except ValidationError as error:
+            raise InputError(f"environment {name:.100}: {first_problem(error)}") from None
+
+    @property
+    def n_obs(self) -> int:
+        """Length of the observation vector."""
+        return sum(term.size for term in self.observation)
+
+    @property
+    def n_act(self) -> int:
+        """Length of the action vector."""
+        return self.action.size
+
+    @property
+    def action_joints(self) -> tuple[str, ...]:
+        """What is commanded, in policy order: the order of `joints` or of TWIST_AXES."""
+        order = [joint.name for joint in self.joints]
+        if self.action.kind == "twist":
+            order = list(TWIST_AXES)
+        return tuple(name for name in order if name in self.action.scale)
+
+    @property
+    def period(self) -> float:
+        """Time between two actions [s]."""
+        return 1.0 / self.rate
+
+    def joint(self, name: str) -> Joint:
+        """The joint of that name."""
+        return next(joint for joint in self.joints if joint.name == name)
+
+    def needs(self, *kinds: str) -> bool:
+        """Does it observe any of these kinds of terms?"""
+        return any(term.kind in kinds for term in self.observation)
+
+    def observation_scale(self) -> FloatArray:
+        """Factor of each observation entry. Shape (n_obs,)."""
+        return np.concatenate([np.full(term.size, term.scale) for term in self.observation])
+
+    def observation_clip(self) -> FloatArray:
+        """Bound on each raw entry's magnitude, inf for none. Shape (n_obs,), [the term's unit]."""
+        bounds = [np.inf if term.clip is None else term.clip for term in self.observation]
+        return np.repeat(bounds, [term.size for term in self.observation])

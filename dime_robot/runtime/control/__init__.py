@@ -1,0 +1,1 @@
+"""From a robot's readings to a safe command, with the clock handed in."""

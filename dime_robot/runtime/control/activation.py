@@ -1,0 +1,85 @@
+"""Whether a robot looks as it did where training began: what a policy may start from."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from dime_robot.runtime.contract.policy_spec import PolicySpec
+from dime_robot.runtime.contract.robot_config import RobotConfig
+from dime_robot.runtime.control.safety_filter import tilt_of
+from dime_robot.runtime.control.state import RobotState
+
+REVOLUTE_ERROR = 0.3  # [rad] of a position interface, where the robot's file says nothing
+PRISMATIC_ERROR = 0.1  # share of the range
+SPEED = 1.0  # [rad/s or m/s] of a position interface
+
+
+class StartPose:
+    """The permitted poses: near the default pose, or near the safe one that a stop leads to.
+
+    Args:
+        spec: the policy's contract.
+        robot: the machine, found compatible.
+    """
+
+    def __init__(self, spec: PolicySpec, robot: RobotConfig) -> None:
+        given, position = robot.activation, spec.action.kind == "position"
+        self._names = [joint.name for joint in spec.joints]
+        commanded = [spec.joint(name) for name in spec.action_joints] if position else []
+        if given.position_error is not None and spec.action.kind == "effort":
+            commanded = [spec.joint(name) for name in spec.action_joints]
+        self._rows = [self._names.index(joint.name) for joint in commanded]
+        self._default = np.array([joint.default_position for joint in commanded])
+        safe = [robot.joint(joint.name).safe_position for joint in commanded]
+        self._safe = np.array([np.nan if position is None else position for position in safe])
+        self._error = np.zeros(len(commanded))
+        self._turning = np.zeros(len(commanded), dtype=bool)
+        for i, joint in enumerate(commanded):
+            stops = robot.joint(joint.name).position_limits
+            self._turning[i] = joint.type == "revolute" and stops is None
+            if given.position_error is not None:
+                self._error[i] = given.position_error
+            elif joint.type == "revolute":
+                self._error[i] = REVOLUTE_ERROR
+            else:
+                span = np.inf if stops is None else stops[1] - stops[0]
+                self._error[i] = PRISMATIC_ERROR * span
+        self._speed = given.speed
+        if given.speed is None and position:
+            self._speed = SPEED
+        tilt, limit = given.tilt, robot.safety.tilt_limit
+        self._tilt = tilt if tilt is not None or limit is None else limit / 2
+
+    def problem(self, state: RobotState) -> str:
+        """Why a policy may not start from a reading, as a sentence; empty: it may."""
+        if self._tilt is not None and state.orientation is not None:
+            tilt = tilt_of(state.orientation)
+            if tilt > self._tilt:
+                return (
+                    f"the base is tilted by {tilt:.0f} degrees: expected at most {self._tilt:g}"
+                    " (activation.tilt)"
+                )
+        speed = np.abs(state.joint_velocity)
+        if self._speed is not None and speed.max(initial=0.0) > self._speed:
+            worst = int(speed.argmax())
+            return (
+                f"{self._names[worst]} moves at {speed[worst]:.3g}: expected at most"
+                f" {self._speed:g} (activation.speed), let the robot come to rest first"
+            )
+        position = state.joint_position[self._rows]
+        off = self._distance(position, self._default)
+        if (off <= self._error).all() or (
+            self._distance(position, self._safe) <= self._error
+        ).all():
+            return ""
+        worst = int((off - self._error).argmax())
+        return (
+            f"{self._names[self._rows[worst]]} is {off[worst]:.3g} from its default position:"
+            f" expected at most {self._error[worst]:.3g} (activation.position_error), or all joints"
+            " at their safe positions: lead the robot there first"
+        )
+
+    def _distance(self, position: np.ndarray, other: np.ndarray) -> np.ndarray:
+        off = position - other
+        off = np.where(self._turning, np.remainder(off + np.pi, 2 * np.pi) - np.pi, off)
+        return np.asarray(np.abs(off))

@@ -1,0 +1,199 @@
+"""What keeps a command within the robot's limits, by the time since the last one."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from dime_robot.runtime.contract.policy_spec import FloatArray, PolicySpec
+from dime_robot.runtime.contract.robot_config import RobotConfig
+from dime_robot.runtime.contract.robot_joint import RobotJoint
+from dime_robot.runtime.control.faults import Fault
+from dime_robot.runtime.control.state import CommandKind, RobotState
+
+_INFINITE = (-np.inf, np.inf)
+LONGEST_GAP = 2.0  # control periods: after a longer pause a command moves no further than in these
+
+
+class CommandLimits:
+    """The robot's limits in the order of the policy's commands; arrays have shape (n_act,).
+
+    Args:
+        spec: the policy's contract.
+        robot: the machine, found compatible.
+    """
+
+    def __init__(self, spec: PolicySpec, robot: RobotConfig) -> None:
+        if spec.action.kind == "flat":
+            raise ValueError("a flat action names nothing that could be limited")
+        self.kind: CommandKind = spec.action.kind
+        self.names = spec.action_joints
+        self.period = spec.period
+        count = len(self.names)
+        self.state_index = np.zeros(count, dtype=np.intp)  # of each command's joint in a state
+        self.effort = np.full(count, np.inf)  # largest [N m or N]
+        self.low, self.high = np.full(count, -np.inf), np.full(count, np.inf)  # [SI]
+        self._margin = np.zeros(count)
+        self._speed = np.full(count, np.inf)
+        self.slew = np.full(count, np.inf)  # largest change of a command [its unit per s]
+        self._reach = np.full(count, np.inf)  # largest distance of a target from the joint
+        if self.kind == "twist":
+            self.high[:] = [robot.command.limits[axis] for axis in self.names]
+            self.low[:] = -self.high
+            self.slew[:] = robot.command.acceleration
+            self._slews = True
+            return
+        order = [joint.name for joint in spec.joints]
+        for i, name in enumerate(self.names):
+            joint = robot.joint(name)
+            self.state_index[i] = order.index(name)
+            self._of_joint(i, joint, robot.safety.soft_margin)
+            if self.kind == "position":
+                self.slew[i] = joint.velocity_limit
+                stiffness = spec.joint(name).stiffness
+                if stiffness is not None and joint.effort_limit is not None:
+                    self._reach[i] = joint.effort_limit / stiffness
+        self._slews = bool(np.isfinite(self.slew).any())
+        self._soft_low, self._soft_high = self.low + self._margin, self.high - self._margin
+
+    def _of_joint(self, i: int, joint: RobotJoint, soft_margin: float) -> None:
+        low, high = joint.position_limits or _INFINITE
+        self._margin[i] = soft_margin * (high - low) if np.isfinite(high - low) else 0.0
+        self.low[i], self.high[i] = low, high
+        self._speed[i] = joint.velocity_limit
+        if joint.effort_limit is not None:
+            self.effort[i] = joint.effort_limit
+        if self.kind == "effort" and joint.effort_rate_limit is not None:
+            self.slew[i] = joint.effort_rate_limit
+
+    def elapsed(self, since: float | None, now: float) -> float:
+        """Time that a command may use up since the one sent at `since`; None: a period [s]."""
+        if since is None:
+            return self.period
+        return min(max(now - since, 0.0), LONGEST_GAP * self.period)
+
+    def start(self, state: RobotState) -> FloatArray:
+        """The command that changes nothing: no effort, no speed, or the measured position."""
+        if self.kind == "position":
+            return self.position(state).copy()
+        return np.zeros(len(self.names))
+
+    def clamp(
+        self, value: FloatArray, previous: FloatArray, state: RobotState, elapsed: float
+    ) -> tuple[FloatArray, list[Fault]]:
+        """The nearest permitted value and which limits changed it.
+
+        Args:
+            value: wanted.
+            previous: sent before.
+            state: the newest reading.
+            elapsed: since `previous` was sent, see `elapsed` [s].
+        """
+        match self.kind:
+            case "effort":
+                return self._clamp_effort(value, previous, state, elapsed)
+            case "position":
+                return self._clamp_position(value, previous, state, elapsed)
+        reasons: list[Fault] = []
+        value = _bounded(value, self.low, self.high, Fault.VELOCITY_LIMIT, reasons)
+        return self._slewed(value, previous, elapsed, Fault.VELOCITY_LIMIT, reasons), reasons
+
+    def within_effort(self, value: FloatArray) -> FloatArray:
+        """An effort within its limits, and no other limit looked at [N m or N]."""
+        bounded: FloatArray = np.minimum(np.maximum(value, -self.effort), self.effort)
+        return bounded
+
+    def within_reach(self, value: FloatArray, state: RobotState, soft: bool = False) -> FloatArray:
+        """A position target within both the stops and the joint's reach.
+
+        A target further from the joint than effort limit / stiffness asks for more than the
+        largest effort. Where a joint stands so far beyond a stop that no target satisfies both,
+        the target is the one within its reach that is furthest inward.
+        """
+        position = self.position(state)
+        low, high = (self._soft_low, self._soft_high) if soft else (self.low, self.high)
+        near, far = position - self._reach, position + self._reach
+        value = np.minimum(np.maximum(value, np.maximum(low, near)), np.minimum(high, far))
+        value = np.where(near > high, near, value)
+        return np.where(far < low, far, value)
+
+    def is_beyond_reach(self, state: RobotState) -> bool:
+        """Does a joint stand so far beyond a stop that no target within reach is allowed?"""
+        if self.kind != "position":
+            return False
+        position = self.position(state)
+        beyond = (position - self._reach > self._soft_high) | (
+            position + self._reach < self._soft_low
+        )
+        return bool(beyond.any())
+
+    def slewed(self, value: FloatArray, previous: FloatArray, elapsed: float) -> FloatArray:
+        """`value`, but no further from the command before than the time allows."""
+        if not self._slews:
+            return value
+        step = self.slew * elapsed
+        return np.minimum(np.maximum(value, previous - step), previous + step)
+
+    def position(self, state: RobotState) -> FloatArray:
+        """Measured positions of the commanded joints [rad or m]."""
+        return state.joint_position[self.state_index]
+
+    def velocity(self, state: RobotState) -> FloatArray:
+        """Measured velocities of the commanded joints [rad/s or m/s]."""
+        return state.joint_velocity[self.state_index]
+
+    def _clamp_effort(
+        self, value: FloatArray, previous: FloatArray, state: RobotState, elapsed: float
+    ) -> tuple[FloatArray, list[Fault]]:
+        reasons: list[Fault] = []
+        value = _bounded(value, -self.effort, self.effort, Fault.EFFORT_LIMIT, reasons)
+        value = self._slewed(value, previous, elapsed, Fault.EFFORT_LIMIT, reasons)
+        position = self.position(state)
+        # an effort towards a stop fades out over the soft margin before it
+        if (position < self._soft_low).any() or (position > self._soft_high).any():
+            room = np.where(value > 0, self.high - position, position - self.low)
+            fade = np.clip(room / np.maximum(self._margin, 1e-9), 0.0, 1.0)
+            value = _changed(value, value * fade, Fault.POSITION_LIMIT, reasons)
+        velocity = self.velocity(state)
+        too_fast = np.abs(velocity) > self._speed
+        if too_fast.any():
+            further = too_fast & (velocity * value > 0)
+            value = _changed(value, np.where(further, 0.0, value), Fault.VELOCITY_LIMIT, reasons)
+        return value, reasons
+
+    def _clamp_position(
+        self, value: FloatArray, previous: FloatArray, state: RobotState, elapsed: float
+    ) -> tuple[FloatArray, list[Fault]]:
+        reasons: list[Fault] = []
+        value = _bounded(value, self._soft_low, self._soft_high, Fault.POSITION_LIMIT, reasons)
+        slewed = self._slewed(value, previous, elapsed, Fault.VELOCITY_LIMIT, reasons)
+        reached = self.within_reach(slewed, state, soft=True)
+        if (reached == slewed).all():
+            return slewed, reasons
+        reasons.append(Fault.EFFORT_LIMIT)
+        # where the joint is pushed away the target follows it, but no faster than it may move
+        return self.slewed(reached, previous, elapsed), reasons
+
+    def _slewed(
+        self,
+        value: FloatArray,
+        previous: FloatArray,
+        elapsed: float,
+        reason: Fault,
+        reasons: list[Fault],
+    ) -> FloatArray:
+        return _changed(value, self.slewed(value, previous, elapsed), reason, reasons)
+
+
+def _bounded(
+    value: FloatArray, low: FloatArray, high: FloatArray, reason: Fault, reasons: list[Fault]
+) -> FloatArray:
+    # not np.clip, which takes three times as long on a few numbers
+    return _changed(value, np.minimum(np.maximum(value, low), high), reason, reasons)
+
+
+def _changed(
+    before: FloatArray, after: FloatArray, reason: Fault, reasons: list[Fault]
+) -> FloatArray:
+    if before is not after and (before != after).any():
+        reasons.append(reason)
+    return after

@@ -1,0 +1,158 @@
+"""The only place where a state becomes a policy's input or an action gets its unit.
+
+`ObservationEncoder` selects, orders and stacks raw SI values (their scale and clip are the score
+network's first operation); `ActionDecoder` turns [-1, 1] into SI commands. Simulator and robot
+both use exactly these.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from dime_robot.runtime.contract.policy_spec import FloatArray, ObservationTerm, PolicySpec
+from dime_robot.runtime.control.state import CommandKind, JointCommand, RobotState
+from dime_robot.runtime.io.errors import InputError
+
+
+class ObservationEncoder:
+    """RobotState -> raw observation vector. Call `reset` where an episode begins.
+
+    Raises:
+        InputError: the spec has a flat term, which only its own environment can fill.
+    """
+
+    def __init__(self, spec: PolicySpec) -> None:
+        index = {joint.name: i for i, joint in enumerate(spec.joints)}
+        for term in spec.observation:
+            if term.kind == "flat":
+                raise InputError(
+                    f"policy {spec.name}: observation term {term.name} is a flat vector of a"
+                    " simulated environment; a robot's state cannot fill it"
+                )
+        self._terms = [
+            (term, np.array([index[name] for name in term.joints], dtype=np.intp))
+            for term in spec.observation
+        ]
+        self._default = np.array([joint.default_position for joint in spec.joints])
+        self._stacked = np.zeros(spec.n_obs, dtype=np.float32)
+        self._no_action = np.zeros(spec.n_act, dtype=np.float32)
+        self._first = True
+
+    def reset(self) -> None:
+        """Forget the history."""
+        self._first = True
+
+    def encode(
+        self, state: RobotState, last_action: FloatArray | None = None
+    ) -> npt.NDArray[np.float32]:
+        """Stack the terms: one call per control step, since the history moves on with each.
+
+        `last_action` is the decoder's, shape (n_act,); None stands for zeros. Gives shape (n_obs,),
+        raw SI, float32.
+
+        Raises:
+            ValueError: the state has no reading of a sensor that a term needs.
+        """
+        stacked, start = self._stacked, 0
+        for term, joints in self._terms:
+            block = stacked[start : start + term.size]
+            reading = self._reading(term, joints, state, last_action)
+            if term.history > 1:
+                older, newest = block[: -term.width], block[-term.width :]
+                if not self._first:
+                    older[:] = block[term.width :].copy()
+                elif term.history_fill == "first":
+                    older.reshape(-1, term.width)[:] = reading
+                else:
+                    older[:] = 0.0
+                newest[:] = reading
+            else:
+                block[:] = reading
+            start += term.size
+        self._first = False
+        return stacked.copy()
+
+    def _reading(
+        self,
+        term: ObservationTerm,
+        joints: npt.NDArray[np.intp],
+        state: RobotState,
+        last_action: FloatArray | None,
+    ) -> FloatArray:
+        match term.kind:
+            case "joint_velocity":
+                return state.joint_velocity[joints]
+            case "joint_position":
+                return state.joint_position[joints]
+            case "joint_position_relative":
+                relative: FloatArray = state.joint_position[joints] - self._default[joints]
+                return relative
+            case "joint_position_cos":
+                return np.cos(state.joint_position[joints])
+            case "joint_position_sin":
+                return np.sin(state.joint_position[joints])
+            case "last_action":
+                return self._no_action if last_action is None else last_action
+            case "angular_velocity":
+                vector = state.angular_velocity
+            case "command_velocity":
+                vector = state.command_velocity
+            case _:
+                vector = None
+                if state.orientation is not None:
+                    vector = projected_gravity(state.orientation)
+        if vector is None:
+            raise ValueError(f"observation term {term.name}: the state has no {term.kind}")
+        return vector
+
+
+def projected_gravity(orientation: FloatArray) -> FloatArray:
+    """Unit vector of gravity in the base's frame: the third row of -R, shape (3,).
+
+    `orientation` turns base into world coordinates: w x y z, of any length above 0.
+    """
+    w, x, y, z = orientation / np.linalg.norm(orientation)
+    return np.array([2 * (w * y - x * z), -2 * (w * x + y * z), 2 * (x * x + y * y) - 1])
+
+
+class ActionDecoder:
+    """Policy action in [-1, 1] -> JointCommand in SI units. Call `reset` where an episode begins.
+
+    Raises:
+        InputError: the spec has a flat action, which names no joint.
+    """
+
+    def __init__(self, spec: PolicySpec) -> None:
+        if spec.action.kind == "flat":
+            raise InputError(
+                f"policy {spec.name}: its action names no joints; it cannot command a robot"
+            )
+        self._kind: CommandKind = spec.action.kind
+        self._joints = spec.action_joints
+        # Shape (n_act,), [N m, N, rad, m, m/s or rad/s]
+        self.scale = np.array([spec.action.scale[name] for name in self._joints])
+        self._offset = np.zeros(len(self._joints))
+        if self._kind == "position":
+            self._offset[:] = [spec.joint(name).default_position for name in self._joints]
+        self._low_pass = spec.action.low_pass
+        # of the step before, after the low-pass, for `last_action` terms. Shape (n_act,)
+        self.last_action: FloatArray = np.zeros(len(self._joints))
+
+    def reset(self) -> None:
+        """Forget the last action."""
+        self.last_action = np.zeros(len(self._joints))
+
+    def decode(self, action: FloatArray) -> JointCommand:
+        """Apply low-pass, scale and default position. `action` has shape (n_act,) in [-1, 1].
+
+        Where an action is not finite the whole command is NaN, which the safety filter refuses,
+        and the last action stays what it was.
+        """
+        if not np.isfinite(action).all():
+            return JointCommand(self._joints, np.full(len(self._joints), np.nan), self._kind)
+        bounded = np.minimum(np.maximum(action, -1.0), 1.0)  # a third of np.clip's time
+        if self._low_pass < 1.0:
+            bounded = self._low_pass * bounded + (1.0 - self._low_pass) * self.last_action
+        self.last_action = bounded
+        return JointCommand(self._joints, self._offset + self.scale * bounded, self._kind)

@@ -1,0 +1,199 @@
+"""Rest: the safe command of each interface, and how the way out ends.
+
+The safe command is what a robot gets while something is wrong, after a stop, and on the way out:
+
+    effort    -damping * velocity within the effort limit. Without a velocity that can be trusted:
+              0 where the robot may go limp, else each joint's `holding_effort`, for
+              `rest_timeout` at most and then nothing, so that the robot's own time-out acts
+    position  towards the safe position at `safe_speed` of each joint's velocity limit, never
+              further from the newest trusted position than the joint's reach
+    twist     towards 0 at the configured acceleration
+
+Pure: the time is handed in.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from dime_robot.runtime.contract.policy_spec import FloatArray
+from dime_robot.runtime.contract.robot_config import RobotConfig
+from dime_robot.runtime.control.command_limits import CommandLimits
+from dime_robot.runtime.control.state import RobotState
+
+LOST_FOR = 0.2  # [s] without a trusted velocity at the end: it is not waited for any longer
+SETTLED_FOR = 0.5  # [s] that a robot which may not go limp has to be slow
+SLIGHT_EFFORT = 0.02  # share of the effort limit below which damping carries no load
+ARRIVED = 0.3  # [rad or m] from its safe position a joint may stay under load
+
+
+class RestReached(NamedTuple):
+    """How the way out ended."""
+
+    at_rest: bool
+    text: str  # the condition that was really reached, as a phrase
+
+
+class Rest:
+    """The safe command, step by step.
+
+    Args:
+        limits: of the robot's commands.
+        robot: the machine.
+    """
+
+    def __init__(self, limits: CommandLimits, robot: RobotConfig) -> None:
+        self._limits, self._safety = limits, robot.safety
+        self._own_timeout = robot.command.timeout
+        self._limp = robot.safety.may_go_limp is not False
+        count = len(limits.names)
+        self._damping, self._holding = np.zeros(count), np.zeros(count)
+        self._target, self._speed = np.zeros(count), limits.slew
+        if limits.kind != "twist":
+            joints = [robot.joint(name) for name in limits.names]
+            self._damping = np.array([joint.damping or 0.0 for joint in joints])
+            self._holding = np.array([joint.holding_effort or 0.0 for joint in joints])
+        if limits.kind == "position":
+            self._target = np.array([joint.safe_position or 0.0 for joint in joints])
+            self._speed = limits.slew * robot.safety.safe_speed
+        longest = robot.safety.rest_timeout
+        if limits.kind == "twist":  # a base needs as long as its acceleration says
+            longest += float(limits.high.max()) / robot.command.acceleration
+        self.longest = longest  # time that the way out is commanded at most [s]
+        self._lost_since: float | None = None  # a trusted velocity [s]
+        self._began: float | None = None  # the way out [s]
+        self._slow_since: float | None = None
+
+    def restart(self) -> None:
+        """The robot is commanded by a policy again."""
+        self._lost_since = self._began = self._slow_since = None
+
+    def step(
+        self, now: float, elapsed: float, previous: FloatArray, state: RobotState | None,
+        newest: RobotState | None,
+    ) -> FloatArray | None:  # fmt: skip
+        """The safe command; None: send nothing, the robot's own time-out has to act.
+
+        Args:
+            now: steady time [s].
+            elapsed: since `previous` was sent [s].
+            previous: the command before.
+            state: the reading of this step, None unless it can be trusted.
+            newest: the newest reading that could be trusted, however old.
+        """
+        limits = self._limits
+        if limits.kind == "effort":
+            return self._effort(now, state)
+        step = self._speed * elapsed
+        value: FloatArray = previous + np.minimum(np.maximum(self._target - previous, -step), step)
+        if limits.kind == "position" and newest is not None:  # a blocked joint is not forced
+            value = limits.slewed(limits.within_reach(value, newest), previous, elapsed)
+        return value
+
+    def _effort(self, now: float, state: RobotState | None) -> FloatArray | None:
+        limits = self._limits
+        if state is not None:
+            self._lost_since = None
+            effort: FloatArray = -self._damping * limits.velocity(state)
+            return limits.within_effort(effort)
+        if self._lost_since is None:
+            self._lost_since = now
+        if self._limp:
+            return np.zeros(len(limits.names))
+        if now - self._lost_since > self._safety.rest_timeout:
+            return None
+        return self._holding.copy()
+
+    # ---- the way out
+
+    def leave(
+        self, now: float, elapsed: float, previous: FloatArray, state: RobotState | None,
+        newest: RobotState | None,
+    ) -> tuple[FloatArray | None, RestReached | None]:  # fmt: skip
+        """The safe command of a way out that ends; arguments as in `step`."""
+        if self._began is None:
+            self._began, self._slow_since = now, None
+            if state is not None:
+                self._lost_since = None
+            elif self._lost_since is None:  # else a load was held blindly before, too
+                self._lost_since = now
+        late = now - self._began >= self.longest
+        value = self.step(now, elapsed, previous, state, newest)
+        match self._limits.kind:
+            case "effort":
+                return self._leave_effort(now, late, value, state)
+            case "position":
+                return value, self._position_reached(late, value, state)
+        if value is not None and not value.any():
+            return value, RestReached(True, "standing: a velocity of 0 is commanded")
+        if late:
+            return value, RestReached(False, "still slowing down")
+        return value, None
+
+    def _leave_effort(
+        self, now: float, late: bool, value: FloatArray | None, state: RobotState | None
+    ) -> tuple[FloatArray | None, RestReached | None]:
+        limits, safety, zero = self._limits, self._safety, np.zeros(len(self._limits.names))
+        own = f"the robot's own time-out of {self._own_timeout:g} s has to act"
+        if state is None:
+            self._slow_since = None
+            if not self._limp:
+                if not late and value is not None:
+                    return value, None
+                text = f"without a velocity to damp, held by holding_effort until now; {own}"
+                return value, RestReached(False, text)
+            assert self._began is not None
+            lost = self._lost_since is not None and (
+                now - max(self._lost_since, self._began) >= LOST_FOR
+            )
+            if lost or late:
+                return zero, RestReached(False, "no velocity can be trusted, effort 0")
+            return zero, None
+        speed = np.abs(limits.velocity(state))
+        if (speed > safety.rest_speed).any():
+            self._slow_since = None
+        elif self._slow_since is None:
+            self._slow_since = now
+        slow_for = -1.0 if self._slow_since is None else now - self._slow_since
+        assert value is not None  # with a state there is one
+        if self._limp and not self._damping.any():
+            return zero, RestReached(False, "a damping of 0 lets the joints coast, effort 0")
+        if self._limp:
+            if slow_for >= safety.rest_fade:
+                return zero, RestReached(True, f"all joints slower than {safety.rest_speed:g}")
+            if late:
+                return zero, RestReached(False, f"{self._fastest(speed)}, effort 0")
+            if slow_for >= 0:
+                value = value * (1 - slow_for / safety.rest_fade)
+            return value, None
+        light = bool((np.abs(value) <= SLIGHT_EFFORT * limits.effort).all())
+        if slow_for >= SETTLED_FOR and light:
+            return value, RestReached(True, f"all joints slower than {safety.rest_speed:g}")
+        if late:
+            return value, RestReached(False, f"{self._fastest(speed)}, damped until now; {own}")
+        return value, None
+
+    def _position_reached(
+        self, late: bool, value: FloatArray | None, state: RobotState | None
+    ) -> RestReached | None:
+        assert value is not None
+        commanded = bool(np.array_equal(value, self._target))
+        if state is None:
+            if not commanded and not late:
+                return None
+            sent = "was commanded" if commanded else "was not reached by the command"
+            return RestReached(
+                False, f"the safe position {sent}, no reading says where the joints are"
+            )
+        error = np.abs(self._limits.position(state) - self._target)
+        worst = int(error.argmax())
+        text = f"{self._limits.names[worst]} is {error[worst]:.3g} from its safe position"
+        if commanded and error[worst] <= ARRIVED:
+            return RestReached(True, f"at the safe position: {text}")
+        return RestReached(False, text) if late else None
+
+    def _fastest(self, speed: FloatArray) -> str:
+        worst = int(speed.argmax())
+        return f"{self._limits.names[worst]} still moves at {speed[worst]:.3g}"

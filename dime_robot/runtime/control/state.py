@@ -1,0 +1,36 @@
+"""What flows between a robot (real or simulated) and a policy, in SI units.
+
+Named tuples: made anew at every step, and made in a fifth of a frozen dataclass's time.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+from dime_robot.runtime.contract.policy_spec import FloatArray
+
+CommandKind = Literal["effort", "position", "twist"]
+
+
+class RobotState(NamedTuple):
+    """One reading of a robot, joints in the order of `PolicySpec.joints`."""
+
+    stamp: float  # [s], when it was measured, on the robot's clock
+    joint_position: FloatArray  # Shape (n_joints,), [rad or m]
+    joint_velocity: FloatArray  # Shape (n_joints,), [rad/s or m/s]
+    # of the base; None where the robot has no such sensor or nothing came yet
+    orientation: FloatArray | None = None  # Shape (4,), base to world, w x y z
+    angular_velocity: FloatArray | None = None  # Shape (3,), in the base's frame [rad/s]
+    command_velocity: FloatArray | None = None  # Shape (3,), asked for [m/s, m/s, rad/s]
+
+
+class JointCommand(NamedTuple):
+    """One command, in the order of `joints`.
+
+    `value` has shape (len(joints),): an effort [N m or N], a target position [rad or m], or the
+    base's velocity [m/s, rad/s], where `joints` names axes of a twist.
+    """
+
+    joints: tuple[str, ...]
+    value: FloatArray
+    kind: CommandKind = "effort"

@@ -1,0 +1,74 @@
+"""Sealed files: a payload, then its SHA-256, so that no byte of it changes unnoticed.
+
+The seal is the last 81 bytes: "dime_robot sha256", then 64 hex digits. What reads a zip or torch
+file reads a sealed one too, since both are found from their end. It protects from damage, not
+from somebody who computes another seal.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+from dime_robot.runtime.io.errors import InputError
+
+_MARK = b"dime_robot sha256"
+_DIGITS = 64
+_SIZE = len(_MARK) + _DIGITS
+_CHUNK = 2**20
+
+
+class Content(NamedTuple):
+    """What a file holds."""
+
+    payload: int  # bytes in front of the seal; of the whole file where it has none
+    sealed: bool
+    digest: str  # SHA-256 of the whole file, as sha256sum prints it
+
+
+def seal_of(digest: str) -> bytes:
+    """The seal of a payload with this SHA-256 (hex digits)."""
+    return _MARK + digest.encode()
+
+
+def append_seal(file: BinaryIO) -> None:
+    """Seal what a file holds; it has to be open for reading, too."""
+    file.write(seal_of(_hashed(file, file.seek(0, io.SEEK_END)).hexdigest()))
+
+
+def check_seal(path: Path, file: BinaryIO) -> Content:
+    """Compare a file with its seal. A file without one is left to its format's version.
+
+    Args:
+        path: for the message.
+        file: open for reading.
+
+    Raises:
+        InputError: its seal is another file's.
+    """
+    size = file.seek(0, io.SEEK_END)
+    file.seek(max(0, size - _SIZE))
+    seal = file.read(_SIZE)
+    if len(seal) < _SIZE or not seal.startswith(_MARK):
+        return Content(size, False, _hashed(file, size).hexdigest())
+    hashed = _hashed(file, size - _SIZE)
+    digest = hashed.hexdigest()
+    if seal != seal_of(digest):
+        raise InputError(
+            f"{path}: its bytes were changed since it was written (digest {digest[:12]}, expected"
+            f" {seal[len(_MARK) :][:12].decode('ascii', 'replace')}); copy it again or use another"
+        )
+    hashed.update(seal)
+    return Content(size - _SIZE, True, hashed.hexdigest())
+
+
+def _hashed(file: BinaryIO, size: int) -> hashlib._Hash:
+    """SHA-256 of the first bytes of a file, which is left behind them."""
+    hashed = hashlib.sha256()
+    file.seek(0)
+    while size > 0 and (chunk := file.read(min(size, _CHUNK))):
+        hashed.update(chunk)
+        size -= len(chunk)
+    return hashed

@@ -1,0 +1,132 @@
+"""Read a file from elsewhere within bounds: a regular file, not too large, text that is text.
+
+A FIFO or a device would block or never end; a file may be gigabytes. Every reader of
+configurations, recordings and records begins here.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import unicodedata
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from pydantic_core import from_json
+
+from dime_robot.runtime.io.errors import InputError
+
+
+def open_regular(path: Path, expected: str, max_bytes: int) -> BinaryIO:
+    """Open a regular file for reading, without ever waiting for another process.
+
+    Args:
+        path: of the file.
+        expected: what the file should be, for the message: "a configuration".
+        max_bytes: of the file.
+
+    Returns:
+        The open file, at its beginning.
+
+    Raises:
+        InputError: there is no such file, it is a FIFO, a device or a folder, or it is larger.
+    """
+    try:
+        number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        reason = "it is a socket" if error.errno == errno.ENXIO else error.strerror
+        raise InputError(f"{path}: expected {expected}, {reason}") from None
+    except ValueError as error:  # a NUL in the name
+        raise InputError(f"{str(path)!r}: expected {expected}, {error}") from None
+    try:
+        _require_regular(path, expected, max_bytes, os.fstat(number))
+    except InputError:
+        os.close(number)
+        raise
+    return os.fdopen(number, "rb")
+
+
+def require_regular(path: Path, expected: str, max_bytes: int) -> int:
+    """Like `open_regular`, for a file that a library opens by its name.
+
+    Returns:
+        The file's size in bytes.
+    """
+    try:
+        found = path.stat()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InputError(f"{path}: expected {expected}, {reason}") from None
+    _require_regular(path, expected, max_bytes, found)
+    return found.st_size
+
+
+def _require_regular(path: Path, expected: str, max_bytes: int, found: os.stat_result) -> None:
+    if stat.S_ISDIR(found.st_mode):
+        raise InputError(f"{path}: expected {expected}, Is a directory")
+    if not stat.S_ISREG(found.st_mode):
+        raise InputError(
+            f"{path}: expected {expected}, got a pipe, a device or a socket; name a regular file"
+        )
+    if found.st_size > max_bytes:
+        raise InputError(
+            f"{path}: expected {expected} of up to {max_bytes:,} bytes, got {found.st_size:,}"
+        )
+
+
+def read_bytes(path: Path, expected: str, max_bytes: int) -> bytes:
+    """The content of a file.
+
+    Args:
+        path: of the file.
+        expected: what the file should be, for the message.
+        max_bytes: of the file.
+
+    Raises:
+        InputError: see `open_regular`; or the file grew while it was read.
+    """
+    with open_regular(path, expected, max_bytes) as file:
+        try:
+            content = file.read(max_bytes + 1)
+        except OSError as error:
+            raise InputError(f"{path}: expected {expected}, {error.strerror}") from None
+    if len(content) > max_bytes:
+        raise InputError(f"{path}: expected {expected} of up to {max_bytes:,} bytes, got more")
+    return content
+
+
+def read_text(path: Path, expected: str, max_bytes: int) -> str:
+    """The content of a text file in UTF-8.
+
+    Args:
+        path: of the file.
+        expected: what the file should be, for the message.
+        max_bytes: of the file.
+
+    Raises:
+        InputError: see `read_bytes`; or the content is not UTF-8.
+    """
+    try:
+        return read_bytes(path, expected, max_bytes).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: expected {expected} in UTF-8, got {error}") from None
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Parse JSON; nesting is bounded by the parser (200 levels), the rest by the text's length.
+
+    Raises:
+        ValueError: it is no JSON, or nested too deeply.
+    """
+    return from_json(text, allow_inf_nan=False)
+
+
+def control_character(text: str) -> str | None:
+    """The first character that no name or text of a file needs: a control or a half character.
+
+    Line feeds and tabs are allowed. Such characters end a C string early, or cannot be printed.
+    """
+    return next(
+        (c for c in text if c not in "\n\t" and unicodedata.category(c) in ("Cc", "Cs")), None
+    )

@@ -1,0 +1,1 @@
+"""An exported policy: its file, what was proven about it, and its inference session."""

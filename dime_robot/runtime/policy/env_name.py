@@ -1,0 +1,43 @@
+"""Which environments a file may name: a checkpoint or a policy must not choose code to import."""
+
+from __future__ import annotations
+
+import re
+
+from dime_robot.runtime.contract.config_files import config_folder
+from dime_robot.runtime.io.errors import InputError
+
+_REGISTERED = re.compile(r"(dm_control/[a-z_]+-[a-z0-9_]+-v0|[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)?)")
+_SHIPPED = re.compile(r"sim:([A-Za-z0-9_-]+)")
+
+
+def file_may_name(env: str) -> bool:
+    """Is it a registered id or a shipped task? No module to import, no file elsewhere."""
+    shipped = _SHIPPED.fullmatch(env)
+    if shipped is not None:
+        return (config_folder() / f"{shipped[1]}.yaml").is_file()
+    return _REGISTERED.fullmatch(env) is not None
+
+
+def require_file_may_name(env: str, source: object) -> str:
+    """The environment that a file names, where a file may name it.
+
+    Args:
+        env: the name.
+        source: the file, for the message.
+
+    Raises:
+        InputError: it stands for code or a file that the user has to name himself.
+    """
+    if file_may_name(env):
+        return env
+    what = "a file outside the shipped tasks" if env.startswith("sim:") else "code to import"
+    raise InputError(
+        f"{source}: it names the environment {env!r:.100}, which is {what}; a file does not choose"
+        f" that: if you trust it, name it yourself with --env"
+    )
+
+
+def env_options(env: str) -> list[str]:
+    """What a command on a file of this environment needs besides the file."""
+    return [] if file_may_name(env) else ["--env", env]

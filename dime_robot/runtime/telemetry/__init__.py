@@ -1,0 +1,1 @@
+"""What is measured while a policy runs, and recordings replayed."""

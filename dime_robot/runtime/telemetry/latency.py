@@ -1,0 +1,144 @@
+"""How old, how late, how regular: measured at every step, without allocation.
+
+Percentiles are exact over the last `WINDOW` seconds, so that a slow start is forgotten.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field, ValidationError, model_validator
+
+from dime_robot.runtime.contract.names import Name
+from dime_robot.runtime.contract.policy_spec import StrictModel
+from dime_robot.runtime.contract.units import HIGHEST_RATE
+from dime_robot.runtime.io.errors import InputError, first_problem
+from dime_robot.runtime.io.untrusted_files import read_text
+
+WINDOW = 10.0  # [s]
+MAX_BYTES = 64 * 1024  # of a file with a distribution; one has 3 kB
+LARGEST_WINDOW = 5_000  # samples: sorting them takes well under a millisecond
+
+
+class LatencySample(NamedTuple):
+    """One step; all but `time` and `missed` in seconds."""
+
+    time: float  # steady clock at publishing
+    age_by_stamp: float  # of the observation at publishing, by its stamp: clocks may differ
+    age_by_receipt: float  # the same by the time it reached this process
+    inference: float  # the policy alone
+    # from receiving the observation (where a timer drives: from its deadline) to having published
+    end_to_end: float
+    period: float  # since the previous command was published
+    missed: float  # 1 where that took longer than a period
+
+
+SAMPLE_LABEL = ",".join(LatencySample._fields)  # says on ~/latency what its numbers are
+TIMES = ("age_by_stamp", "age_by_receipt", "inference", "end_to_end", "period")
+
+
+@dataclass(frozen=True)
+class Percentiles:
+    """Of one quantity over the window [s]."""
+
+    p50: float
+    p99: float
+    max: float
+
+
+class LatencyRecorder:
+    """A ring of samples.
+
+    Args:
+        rate: control rate [Hz].
+    """
+
+    def __init__(self, rate: float) -> None:
+        capacity = min(LARGEST_WINDOW, max(50, round(WINDOW * rate)))
+        self._ring: npt.NDArray[np.float64] = np.zeros((capacity, len(LatencySample._fields)))
+        self.steps = 0
+        self.misses = 0
+        self.misses_in_a_row = 0
+        self.longest_row = 0  # of misses
+
+    def add(self, sample: LatencySample) -> None:
+        """Remember a step."""
+        self._ring[self.steps % len(self._ring)] = sample
+        self.steps += 1
+        if sample.missed:
+            self.misses += 1
+            self.misses_in_a_row += 1
+            self.longest_row = max(self.longest_row, self.misses_in_a_row)
+        else:
+            self.misses_in_a_row = 0
+
+    def window(self) -> npt.NDArray[np.float64]:
+        """The last samples in no particular order. Shape (n, fields of LatencySample)."""
+        return self._ring[: min(self.steps, len(self._ring))]
+
+    def jitter(self, period: float) -> Percentiles | None:
+        """Of |period - the nominal one| over the window [s]."""
+        if not self.steps:
+            return None
+        off = np.abs(self.window()[:, LatencySample._fields.index("period")] - period)
+        return Percentiles(*map(float, np.percentile(off, (50, 99, 100))))
+
+    def percentiles(self) -> dict[str, Percentiles]:
+        """Of each of TIMES over the window; empty before the first step."""
+        return percentiles_of(self.window())
+
+
+def percentiles_of(samples: npt.NDArray[np.float64]) -> dict[str, Percentiles]:
+    """Of each of TIMES; `samples` has shape (n, fields of LatencySample)."""
+    if not len(samples):
+        return {}
+    columns = [LatencySample._fields.index(name) for name in TIMES]
+    p50, p99, largest = np.percentile(samples[:, columns], (50, 99, 100), axis=0)
+    return {
+        name: Percentiles(float(p50[i]), float(p99[i]), float(largest[i]))
+        for i, name in enumerate(TIMES)
+    }
+
+
+class LatencyDistribution(StrictModel):
+    """A measured latency as training can draw from it.
+
+    `quantiles[i]` is the i-th of 100 equal steps from the smallest to the largest value [s].
+    Draw with `np.interp(u, np.linspace(0, 1, 101), quantiles)` for u uniform in [0, 1).
+    """
+
+    quantity: Name
+    policy_digest: Name
+    rate: float = Field(gt=0, le=HIGHEST_RATE, description="control rate [Hz]")
+    samples: int = Field(gt=0)
+    cpu: Name
+    quantiles: tuple[float, ...] = Field(min_length=101, max_length=101)
+
+    @model_validator(mode="after")
+    def _quantiles_rise(self) -> LatencyDistribution:
+        if any(b < a for a, b in zip(self.quantiles, self.quantiles[1:], strict=False)):
+            raise ValueError("quantiles: expected numbers that never fall")
+        return self
+
+    @classmethod
+    def of(cls, values: npt.NDArray[np.float64], **facts: object) -> LatencyDistribution:
+        """Summarise measured values [s]."""
+        quantiles = np.quantile(values, np.linspace(0, 1, 101)).tolist()
+        return cls.model_validate({**facts, "samples": len(values), "quantiles": quantiles})
+
+
+def read_distribution(path: Path) -> LatencyDistribution:
+    """Read a file that `latency_monitor` wrote.
+
+    Raises:
+        InputError: no such file, or it does not fit.
+    """
+    text = read_text(path, "a latency distribution", MAX_BYTES)
+    try:
+        return LatencyDistribution.model_validate_json(text)
+    except ValidationError as error:
+        raise InputError(f"{path}: {first_problem(error)}") from None

@@ -1,0 +1,1 @@
+"""What a file in `sim_configs/` may say."""

@@ -1,0 +1,1 @@
+"""A MuJoCo model: loaded within bounds, and compared with the contract."""

@@ -1,0 +1,301 @@
+"""Which of a model's actuators a policy commands, and whether they do what the contract says.
+
+An effort of the contract has to arrive at the joint as it is: through a plain motor of gear 1 and
+gain 1, without dynamics, bias or a narrower bound, and with nothing beside it. A speed of a twist
+goes through MuJoCo's velocity servo. Whatever else a model can have is refused by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import mujoco
+import numpy as np
+
+from dime_robot.runtime.contract.policy_spec import PolicySpec
+from dime_robot.runtime.io.errors import InputError
+from dime_robot.sim.model.loading import joint_name
+
+MOTOR = "a motor of gear 1 and gain 1 without dynamics"
+SERVO = "a velocity servo of gear 1"
+GROUPS = range(31)  # that MuJoCo can switch off; others it cannot
+TOLERANCE = 1e-5  # relative, between two bounds that mean the same
+FORCES = {  # what a transmission is called in MJCF
+    mujoco.mjtTrn.mjTRN_JOINT: "joint",
+    mujoco.mjtTrn.mjTRN_JOINTINPARENT: "jointinparent",
+    mujoco.mjtTrn.mjTRN_SLIDERCRANK: "slider-crank",
+    mujoco.mjtTrn.mjTRN_TENDON: "tendon",
+    mujoco.mjtTrn.mjTRN_SITE: "site",
+    mujoco.mjtTrn.mjTRN_BODY: "body",
+}
+
+
+def actuator_name(model: mujoco.MjModel, actuator: int) -> str:
+    """What the model calls an actuator; a nameless one by its number."""
+    return str(model.actuator(actuator).name) or str(actuator)
+
+
+def actuator_count(model: mujoco.MjModel) -> int:
+    """How many actuators; `model.nu` counts controls, of which one actuator can have several."""
+    return len(model.actuator_trntype)
+
+
+def transmission(model: mujoco.MjModel, actuator: int) -> str:
+    """Its kind, as MJCF calls it."""
+    kind = mujoco.mjtTrn(int(model.actuator_trntype[actuator]))
+    return FORCES.get(kind) or str(kind.name).removeprefix("mjTRN_").lower()
+
+
+def moved_joints(model: mujoco.MjModel, actuator: int) -> set[int]:
+    """Joints that an actuator may move; one too many rather than one too few."""
+    kind, (first, second) = model.actuator_trntype[actuator], model.actuator_trnid[actuator]
+    match mujoco.mjtTrn(int(kind)):
+        case mujoco.mjtTrn.mjTRN_JOINT | mujoco.mjtTrn.mjTRN_JOINTINPARENT:
+            return {int(first)}
+        case mujoco.mjtTrn.mjTRN_TENDON:
+            return set(_joints_of_tendon(model, int(first)))
+        case mujoco.mjtTrn.mjTRN_SLIDERCRANK | mujoco.mjtTrn.mjTRN_SITE:
+            sites = [int(site) for site in (first, second) if site >= 0]
+            bodies = [int(model.site_bodyid[site]) for site in sites]
+        case mujoco.mjtTrn.mjTRN_BODY:
+            bodies = [int(first)]
+        case _:  # e.g. a ball joint's servo
+            return {int(first)} if 0 <= first < model.njnt else set()
+    return {joint for body in bodies for joint in _joints_above(model, body)}
+
+
+def _joints_above(model: mujoco.MjModel, body: int) -> Iterator[int]:
+    while body > 0:
+        first, count = int(model.body_jntadr[body]), int(model.body_jntnum[body])
+        yield from range(first, first + count)
+        body = int(model.body_parentid[body])
+
+
+def _joints_of_tendon(model: mujoco.MjModel, tendon: int) -> Iterator[int]:
+    start, count = int(model.tendon_adr[tendon]), int(model.tendon_num[tendon])
+    for wrap in range(start, start + count):
+        thing = int(model.wrap_objid[wrap])
+        match mujoco.mjtWrap(int(model.wrap_type[wrap])):
+            case mujoco.mjtWrap.mjWRAP_JOINT:
+                yield thing
+            case mujoco.mjtWrap.mjWRAP_SITE:
+                yield from _joints_above(model, int(model.site_bodyid[thing]))
+            case mujoco.mjtWrap.mjWRAP_SPHERE | mujoco.mjtWrap.mjWRAP_CYLINDER:
+                yield from _joints_above(model, int(model.geom_bodyid[thing]))
+
+
+def _not_one_to_one(model: mujoco.MjModel, actuator: int) -> str | None:
+    """What stands between an actuator's number and its joint; None: nothing."""
+    if model.actuator_trntype[actuator] != mujoco.mjtTrn.mjTRN_JOINT:
+        return f"a transmission of kind {transmission(model, actuator)}"
+    if model.actuator_gear[actuator, 0] != 1:
+        return f"gear {model.actuator_gear[actuator, 0]:g}"
+    dynamics = mujoco.mjtDyn(int(model.actuator_dyntype[actuator]))
+    if dynamics != mujoco.mjtDyn.mjDYN_NONE or model.actuator_actnum[actuator]:
+        return f"dynamics of kind {dynamics.name.removeprefix('mjDYN_').lower()}"
+    if model.actuator_plugin[actuator] >= 0:
+        return "a plugin"
+    if model.actuator_ctrlnum[actuator] != 1:
+        return f"{model.actuator_ctrlnum[actuator]} controls"
+    if model.actuator_delay[actuator] != 0:
+        return f"a delay of {model.actuator_delay[actuator]:g} s (say it under latency: instead)"
+    group = int(model.actuator_group[actuator])
+    if group in GROUPS and model.opt.disableactuator & (1 << group):
+        return f"group {group}, which the model switches off"
+    if model.opt.disableflags & mujoco.mjtDisableBit.mjDSBL_ACTUATION:
+        return "actuation switched off in the whole model"
+    gain = mujoco.mjtGain(int(model.actuator_gaintype[actuator]))
+    if gain != mujoco.mjtGain.mjGAIN_FIXED:
+        return f"a gain of kind {gain.name.removeprefix('mjGAIN_').lower()}"
+    return None
+
+
+def _no_motor(model: mujoco.MjModel, actuator: int) -> str | None:
+    """What makes an actuator more, or less, than a plain motor; None: nothing."""
+    fault = _not_one_to_one(model, actuator)
+    if fault is not None:
+        return fault
+    bias = mujoco.mjtBias(int(model.actuator_biastype[actuator]))
+    if model.actuator_gainprm[actuator, 0] != 1:
+        return f"gain {model.actuator_gainprm[actuator, 0]:g}"
+    if bias != mujoco.mjtBias.mjBIAS_NONE and (
+        bias != mujoco.mjtBias.mjBIAS_AFFINE or model.actuator_biasprm[actuator, :3].any()
+    ):
+        numbers = " ".join(f"{value:g}" for value in model.actuator_biasprm[actuator, :3])
+        return f"a bias ({numbers}), as position and velocity servos have one"
+    return None
+
+
+class MotorSearch:
+    """Finds the actuators of a contract in a model and says what is wrong with them.
+
+    Args:
+        model: the compiled model.
+        spec: the contract.
+        joints: its joints in the model: name -> number.
+
+    Attributes:
+        problems: what was wrong, one phrase each.
+        controls: entries of `data.ctrl` in the order of the action, shape (n_act,).
+        joints: joints that a twist's actuators move.
+    """
+
+    def __init__(self, model: mujoco.MjModel, spec: PolicySpec, joints: dict[str, int]) -> None:
+        self._model, self._spec = model, spec
+        self.problems: list[str] = []
+        self._chosen: dict[str, int] = {}
+        if spec.action.kind == "effort":
+            for name, joint in joints.items():
+                self._effort(name, joint)
+        elif spec.action.kind == "twist":
+            for axis in spec.action_joints:
+                self._twist(axis)
+        chosen = [self._chosen[name] for name in spec.action_joints if name in self._chosen]
+        self.controls = model.actuator_ctrladr[np.array(chosen, dtype=np.intp)]
+        self.joints = sorted({j for a in chosen for j in moved_joints(model, a)})
+
+    def _movers(self, joint: int) -> list[int]:
+        """Actuators that may move a joint, the joint's own first."""
+        model = self._model
+        found = [a for a in range(actuator_count(model)) if joint in moved_joints(model, a)]
+        own = mujoco.mjtTrn.mjTRN_JOINT
+        return sorted(found, key=lambda a: (model.actuator_trntype[a] != own, a))
+
+    def _say(self, actuator: int, where: str, expected: str, got: str) -> None:
+        name = actuator_name(self._model, actuator)
+        self.problems.append(f"actuator {name} of {where}: expected {expected}, got {got}")
+
+    def _effort(self, name: str, joint: int) -> None:
+        model, limit = self._model, self._spec.joint(name).effort_limit
+        commanded = name in self._spec.action.scale
+        movers = self._movers(joint)
+        if not movers:
+            if commanded:
+                self.problems.append(f"expected a motor on joint {name}, got none")
+            return
+        motor, *others = movers
+        self._chosen[name] = motor
+        for other in others:
+            self._say(
+                other,
+                f"joint {name}",
+                f"only {actuator_name(model, motor)} to move the joint",
+                f"a second one (transmission: {transmission(model, other)}); remove it",
+            )
+        fault = _no_motor(model, motor)
+        if fault is not None:
+            self._say(
+                motor,
+                f"joint {name}",
+                f"{MOTOR}, so that the contract's effort arrives at the joint",
+                f"{fault}; replace it by such a motor",
+            )
+            return
+        if commanded and limit is not None:
+            self._bounds(name, joint, motor, limit)
+
+    def _bounds(self, name: str, joint: int, motor: int, limit: float) -> None:
+        model = self._model
+        where, control = f"joint {name}", int(model.actuator_ctrladr[motor])
+        got = model.actuator_ctrlrange[control]
+        if not model.actuator_ctrllimited[control] or not np.allclose(got, [-limit, limit]):
+            self._say(
+                motor,
+                where,
+                f"ctrlrange [{-limit:g}, {limit:g}] as in the contract",
+                f"{got.tolist()}"
+                + ("" if model.actuator_ctrllimited[control] else ", and ctrllimited false"),
+            )
+        if model.opt.disableflags & mujoco.mjtDisableBit.mjDSBL_CLAMPCTRL:
+            self._say(motor, where, "commands that are clamped to ctrlrange", "flag clampctrl off")
+        for field, limited, bounds in (
+            (
+                "forcerange",
+                model.actuator_forcelimited[motor],
+                model.actuator_forcerange[motor],
+            ),
+            ("actuatorfrcrange", model.jnt_actfrclimited[joint], model.jnt_actfrcrange[joint]),
+        ):
+            least = limit * (1 - TOLERANCE)
+            if limited and (bounds[0] > -least or bounds[1] < least):
+                self._say(
+                    motor,
+                    where,
+                    f"{field} at least as wide as the contract's effort, [{-limit:g}, {limit:g}]",
+                    f"{bounds.tolist()}",
+                )
+        if model.jnt_actgravcomp[joint] and model.ngravcomp:
+            self._say(
+                motor,
+                where,
+                "all of the joint's effort to come from the contract",
+                "gravity compensation on top (actuatorgravcomp)",
+            )
+
+    def _twist(self, axis: str) -> None:
+        model = self._model
+        actuator = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_ACTUATOR, axis)
+        if actuator < 0:
+            self.problems.append(f"expected an actuator {axis}, a velocity servo, got none")
+            return
+        self._chosen[axis] = actuator
+        fault = self._no_servo(axis, actuator)
+        if fault is not None:
+            self._say(actuator, f"axis {axis}", f"{SERVO} on a joint of its own", fault)
+            return
+        (joint,) = moved_joints(model, actuator)
+        for other in self._movers(joint):
+            if other != actuator:
+                self._say(
+                    other,
+                    f"joint {joint_name(model, joint)}",
+                    f"only {axis} to move the joint",
+                    f"a second one (transmission: {transmission(model, other)}); remove it",
+                )
+
+    def _no_servo(self, axis: str, actuator: int) -> str | None:
+        """What makes an actuator no velocity servo of a twist's axis; None: nothing."""
+        model = self._model
+        fault = _not_one_to_one(model, actuator)
+        if fault is not None:
+            return fault
+        gain, bias = model.actuator_gainprm[actuator, 0], model.actuator_biasprm[actuator, :3]
+        affine = model.actuator_biastype[actuator] == mujoco.mjtBias.mjBIAS_AFFINE
+        if not affine or gain <= 0 or bias[0] or bias[1] or not np.isclose(bias[2], -gain):
+            numbers = " ".join(f"{value:g}" for value in bias)
+            return f"gain {gain:g} with a bias of ({numbers}), no velocity servo"
+        hinge = model.jnt_type[model.actuator_trnid[actuator, 0]]
+        expected = "hinge" if axis.startswith("angular") else "slide"
+        got = mujoco.mjtJoint(int(hinge)).name.removeprefix("mjJNT_").lower()
+        if got != expected:
+            return f"one on a {got} joint where a {expected} joint turns or moves along the axis"
+        control, scale = int(model.actuator_ctrladr[actuator]), self._spec.action.scale[axis]
+        low, high = model.actuator_ctrlrange[control]
+        if model.actuator_ctrllimited[control] and (low > -scale or high < scale):
+            return f"ctrlrange {[float(low), float(high)]} narrower than the contract's {scale:g}"
+        return None
+
+
+def switch_off(model: mujoco.MjModel, joints: set[int], kept: set[int]) -> None:
+    """Disable the actuators that move any of these joints: whoever holds them shall do it alone.
+
+    Args:
+        model: changed in place: they get a group of their own, which is disabled.
+        joints: held joints and free ones.
+        kept: controls that the contract commands.
+
+    Raises:
+        InputError: the model uses every group there is.
+    """
+    spare = next((g for g in reversed(GROUPS) if g not in model.actuator_group), None)
+    if spare is None:
+        raise InputError(
+            f"expected a model with one of the actuator groups 0 to {GROUPS[-1]} unused, to switch"
+            " actuators of held and free joints off, got one that uses all of them"
+        )
+    for actuator in range(actuator_count(model)):
+        if int(model.actuator_ctrladr[actuator]) in kept:
+            continue
+        if moved_joints(model, actuator) & joints:
+            model.actuator_group[actuator] = spare
+            model.opt.disableactuator |= 1 << spare

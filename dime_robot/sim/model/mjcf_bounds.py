@@ -1,0 +1,168 @@
+"""What an MJCF file may ask for, looked at before MuJoCo compiles it.
+
+A few bytes can ask for any number of bodies or pixels, and a name of a file can be a pipe: MuJoCo
+would work for hours, take all memory, or wait for ever.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from xml.etree import ElementTree
+
+from dime_robot.runtime.io.errors import InputError
+from dime_robot.runtime.io.untrusted_files import read_bytes, require_regular
+
+MAX_BYTES = 16 * 2**20  # of an MJCF file
+MAX_ASSET_BYTES = 256 * 2**20  # of a mesh, a texture, a height field
+MAX_ASSETS_BYTES = 1024 * 2**20  # of all of them
+MAX_FILES = 100  # that include one another
+MAX_ELEMENTS = 10_000  # each copy that replicate, composite and flexcomp make counted
+MAX_PIXELS = 64 * 2**20  # of a generated texture, a height field
+MAX_NUMBERS = 10_000_000  # that <size> reserves
+MAX_MEMORY = 2**30  # bytes that <size> reserves
+LARGEST = {  # of any number in these attributes, which MuJoCo allocates by
+    "dim": 10_000,
+    "actdim": 10_000,
+    "nsample": 10_000,
+    "params": 1_000,
+    "resolution": 8_192,
+}
+_MULTIPLES = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40, "P": 2**50, "E": 2**60}
+_FOLDERS = ("assetdir", "meshdir", "texturedir")
+
+
+_COMMENT = re.compile(r"""("[^"]*"|'[^']*')|<!--.*?-->""", re.DOTALL)
+
+
+@dataclass
+class _Seen:
+    """What was counted in a model so far."""
+
+    root: Path  # its main file
+    elements: int = 0  # copies counted
+    asset_bytes: int = 0
+    files: set[Path] = field(default_factory=set)
+    assets: set[Path] = field(default_factory=set)
+    folders: dict[str, None] = field(default_factory=lambda: {"": None})  # of assets
+
+
+def require_bounded(path: Path) -> None:
+    """Refuse a model that would exhaust this machine, or name something that is no file.
+
+    Args:
+        path: MJCF file; what it includes is looked at too.
+
+    Raises:
+        InputError: it is missing, no XML, or beyond the bounds above.
+    """
+    _require_file_bounded(path, _Seen(path), 1)
+
+
+def _require_file_bounded(path: Path, seen: _Seen, copies: int) -> None:
+    """Look at one file, of whose elements each comes so many times."""
+    seen.files.add(path)
+    if len(seen.files) > MAX_FILES:
+        raise InputError(
+            f"{seen.root}: expected up to {MAX_FILES} files that it includes, got more"
+        )
+    root = _parsed(path)
+    for element in root.iter():
+        seen.folders |= {element.get(key, ""): None for key in _FOLDERS}
+    waiting = [(root, copies)]
+    while waiting:
+        element, copies = waiting.pop()
+        if element.tag in ("replicate", "composite", "flexcomp"):
+            copies *= math.prod(max(1, number) for number in _numbers(element, "count"))
+        seen.elements += copies
+        if seen.elements > MAX_ELEMENTS:
+            raise InputError(
+                f"{path}: expected a model of up to {MAX_ELEMENTS:,} elements, copies counted, got"
+                f" more by its {element.tag:.60}"
+            )
+        _require_sizes(path, element)
+        _require_files(path, element, seen, copies)
+        waiting += [(inner, copies) for inner in element]
+
+
+def _parsed(path: Path) -> ElementTree.Element:
+    text = read_bytes(path, "an MJCF model", MAX_BYTES).decode("utf-8-sig", "replace")
+    if "<!DOCTYPE" in text or "<!ENTITY" in text:
+        raise InputError(f"{path}: expected MJCF without a document type, got one: remove it")
+    # MuJoCo takes comments with -- in them, which are no XML
+    without_comments = _COMMENT.sub(lambda found: found[1] or "", text)
+    try:
+        return ElementTree.fromstring(without_comments)
+    except (ElementTree.ParseError, ValueError, LookupError) as error:
+        raise InputError(f"{path}: MuJoCo cannot load it: {error}") from None
+
+
+def _require_files(path: Path, element: ElementTree.Element, seen: _Seen, copies: int) -> None:
+    for name in _file_names(element):
+        for other in _candidates(path, seen, name):
+            if element.tag in ("include", "model"):
+                if other not in seen.files:
+                    _require_file_bounded(other, seen, copies)
+            else:
+                _require_asset(other, seen)
+
+
+def _file_names(element: ElementTree.Element) -> Iterator[str]:
+    yield from (value for key, value in element.items() if key.startswith("file") and value)
+
+
+def _candidates(path: Path, seen: _Seen, name: str) -> list[Path]:
+    """Where MuJoCo may look for a file: from where it is named and from the main file's folder."""
+    bases, names = dict.fromkeys([seen.root.parent, path.parent]), {name: None}
+    names[Path(name).name] = None  # a model may say that only the last part counts
+    found = [base / folder / one for base in bases for folder in seen.folders for one in names]
+    return [place for place in dict.fromkeys(found) if place.exists() and not place.is_dir()]
+
+
+def _require_asset(path: Path, seen: _Seen) -> None:
+    if path in seen.assets:
+        return
+    seen.assets.add(path)
+    what = f"a file of the model {seen.root.name}"
+    seen.asset_bytes += require_regular(path, what, MAX_ASSET_BYTES)
+    if seen.asset_bytes > MAX_ASSETS_BYTES:
+        raise InputError(
+            f"{seen.root}: expected files of up to {MAX_ASSETS_BYTES:,} bytes in all, got more"
+        )
+
+
+def _require_sizes(path: Path, element: ElementTree.Element) -> None:
+    """Refuse elements that ask for more memory than a robot's model needs."""
+    if element.tag in ("texture", "hfield"):
+        keys = ("width", "height") if element.tag == "texture" else ("nrow", "ncol")
+        pixels = math.prod(max(1, number) for key in keys for number in _numbers(element, key))
+        if pixels > MAX_PIXELS:
+            raise InputError(
+                f"{path}: expected a {element.tag} of up to {MAX_PIXELS:,} points, got {pixels:,}"
+            )
+    limits = LARGEST
+    if element.tag == "size":
+        limits = {key: MAX_MEMORY if key == "memory" else MAX_NUMBERS for key in element.attrib}
+    for key in element.attrib.keys() & limits.keys():
+        for number in _numbers(element, key):
+            if number > limits[key]:
+                raise InputError(
+                    f"{path}: {element.tag}: expected {key} up to {limits[key]:,}, got {number:,}"
+                )
+
+
+def _numbers(element: ElementTree.Element, key: str) -> list[int]:
+    """Whole numbers of an attribute; MuJoCo itself says what is no number."""
+    numbers = []
+    for word in element.get(key, "").split()[:10]:
+        factor = _MULTIPLES.get(word[-1:].upper(), 1)
+        try:
+            number = float(word[:-1] if factor > 1 else word)
+        except ValueError:
+            continue
+        if math.isfinite(number):
+            numbers.append(int(number) * factor)
+    return numbers

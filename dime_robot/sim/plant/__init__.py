@@ -1,0 +1,1 @@
+"""The simulated robot: physics, joint drives and delays."""

@@ -1,0 +1,378 @@
+"""Plant: the simulated robot. A JointCommand goes in, a RobotState comes out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import mujoco
+import numpy as np
+
+from dime_robot.runtime.contract.policy_spec import FloatArray, PolicySpec
+from dime_robot.runtime.control.observation import projected_gravity
+from dime_robot.runtime.control.state import JointCommand, RobotState
+from dime_robot.runtime.io.errors import InputError
+from dime_robot.sim.config.robot_task import RobotTaskConfig, SimConfig, VelocityTrackingConfig
+from dime_robot.sim.model.fit import JOINT_TYPES, Fit
+from dime_robot.sim.model.loading import load_model
+from dime_robot.sim.plant.drive import Driven, PositionDrive, explicit_step, implicit_step
+from dime_robot.sim.plant.stability import Unstable, unstable
+
+UPRIGHT: FloatArray = np.array([1.0, 0.0, 0.0, 0.0])
+SCALAR = tuple(JOINT_TYPES.values())  # kinds of joints that one number places
+NAMED = 4  # joints in a sentence
+
+
+class BaseMotion(NamedTuple):
+    """What a simulator knows of a free base and no robot measures."""
+
+    height: float  # above the world's origin [m]
+    velocity: FloatArray  # in the frame that has the base's heading and is level, (3,) [m/s]
+    angular_velocity: FloatArray  # in the base's frame, shape (3,) [rad/s]
+    gravity: FloatArray  # unit vector in the base's frame, shape (3,)
+
+
+class Plant:
+    """A MuJoCo model addressed by the contract's joint names.
+
+    A position drive is computed here, from the contract's gains and limits: whatever actuators the
+    model has are switched off. Efforts and twists go through the model's actuators. Joints that the
+    policy does not command are held here too (`sim.hold`), with their own actuators switched off,
+    or are free (`sim.free`). The base is the root of the contract's joints, whatever else the model
+    has.
+
+    Args:
+        spec: joints in policy order.
+        sim: simulation settings.
+        model_path: MJCF file.
+        speed_limits: joint -> largest speed of a position drive [rad/s or m/s].
+
+    Raises:
+        InputError: a joint of the contract is missing in the model, has no plain motor though it
+            takes an effort, the model's stops or force limit differ from the contract's, a joint of
+            the robot is nobody's, or a drive cannot be simulated at the time step.
+    """
+
+    def __init__(
+        self,
+        spec: PolicySpec,
+        sim: SimConfig,
+        model_path: Path,
+        speed_limits: Mapping[str, float] | None = None,
+    ) -> None:
+        try:
+            sim.require_fit(spec)
+        except ValueError as error:
+            raise InputError(str(error)) from None
+        self.model = load_model(model_path, sim.timestep)
+        fit = Fit(self.model, spec, sim)
+        if fit.problems:
+            raise InputError(f"{model_path}: {fit.problems[0]}")
+        fit.take_over()
+        self._source = model_path
+        self.data = mujoco.MjData(self.model)
+        self.decimation = sim.decimation
+        self.joint_ids = fit.joints
+        self._qpos, self.dofs = (
+            self.model.jnt_qposadr[self.joint_ids],
+            self.model.jnt_dofadr[self.joint_ids],
+        )
+        self._index = {joint.name: i for i, joint in enumerate(spec.joints)}
+        self._kind, self._joints = spec.action.kind, spec.action_joints
+        self.encoder_bias: FloatArray = np.zeros(len(spec.joints))  # reading minus truth [rad or m]
+        self.imu_mounting: FloatArray = UPRIGHT.copy()  # of the imu on its body, w x y z
+        self.drive: PositionDrive | None = None
+        self._motors = fit.controls
+        self._command: FloatArray = np.zeros(len(self._joints))
+        self._driven: tuple[Driven, ...] = ()
+        if self._kind == "position":
+            order = np.array([self._index[name] for name in self._joints])
+            self.drive = PositionDrive.of_policy(spec, sim.full_torque_speed, speed_limits or {})
+            self._driven = (Driven(self.drive, self._command, self._qpos[order], self.dofs[order]),)
+            self.model.opt.disableflags |= mujoco.mjtDisableBit.mjDSBL_ACTUATION
+        self._held = dict(spec.held_joints)
+        if self._held:
+            self._driven += (
+                Driven(
+                    PositionDrive.of_held(list(self._held), sim),
+                    np.array(list(self._held.values())),
+                    self.model.jnt_qposadr[fit.held],
+                    self.model.jnt_dofadr[fit.held],
+                ),
+            )
+        self._default = {joint.name: joint.default_position for joint in spec.joints}
+        self._driven_names = [*(self._joints if self.drive else ()), *self._held]
+        self._implicit = sim.drive == "implicit" and bool(self._driven)
+        self._free = fit.free_joint
+        self._imu = fit.imu
+        # of this body a free joint's own coordinates are the reading
+        self._imu_is_base = (
+            self._free is not None and self.model.jnt_bodyid[self._free] == self._imu
+        )
+        self.require_stable()
+
+    @property
+    def default_pose(self) -> dict[str, float]:
+        """Where the contract's and the held joints are at action 0: joint -> [rad or m]."""
+        return {**self._default, **self._held}
+
+    def require_stable(self) -> None:
+        """Refuse gains, as they are now, that the time step is too long for.
+
+        Raises:
+            InputError: such a joint, its inertia and the largest gain.
+        """
+        if not self._driven:
+            return
+        pose = self.model.qpos0.copy()
+        for name, position in self.default_pose.items():
+            pose[self.model.joint(name).qposadr[0]] = position
+        dofs = np.concatenate([each.dofs for each in self._driven])
+        gains = (
+            np.concatenate([each.drive.strength * each.drive.stiffness for each in self._driven]),
+            np.concatenate([each.drive.strength * each.drive.damping for each in self._driven]),
+        )
+        found = unstable(self.model, pose, dofs, gains, self._implicit)
+        if found:
+            raise InputError(f"{self._source}: {self._why_unstable(found, gains)}")
+
+    def _why_unstable(self, found: Sequence[Unstable], gains: tuple[FloatArray, FloatArray]) -> str:
+        rotary = mujoco.mjtJoint.mjJNT_HINGE
+        step = f"{self.model.opt.timestep:g} s"
+        told = []
+        for joint, inertia, largest in found[:NAMED]:
+            name = self._driven_names[joint]
+            turns = self.model.joint(name).type[0] == rotary
+            stiff, damp = ("N m/rad", "N m s/rad") if turns else ("N/m", "N s/m")
+            if self._implicit or largest <= 0:
+                told.append(
+                    f"{name} (inertia {inertia:.3g} {'kg m^2' if turns else 'kg'}, stiffness"
+                    f" {gains[0][joint]:g} {stiff}"
+                    + (
+                        f", largest {largest:.3g})"
+                        if self._implicit
+                        else ", too stiff for any damping)"
+                    )
+                )
+            else:
+                told.append(
+                    f"{name} (inertia {inertia:.3g} {'kg m^2' if turns else 'kg'}, damping"
+                    f" {gains[1][joint]:g} {damp}, largest stable {largest:.3g})"
+                )
+        if len(found) > NAMED:
+            told.append(f"and {len(found) - NAMED} more")
+        what = "stiffness" if self._implicit else "gains"
+        advice = "" if self._implicit else "set sim.drive: implicit, or "
+        return (
+            f"expected {what} that a simulation step of {step} can follow, got joints that would"
+            f" oscillate ever more: {', '.join(told)}; {advice}lower these gains, or the timestep"
+        )
+
+    def reset(self, positions: Mapping[str, float], height: float | None = None) -> RobotState:
+        """Put the robot at rest.
+
+        Args:
+            positions: joint -> position [rad or m]; others as the model has them.
+            height: of a free base above the world's origin [m]; None: as the model has it.
+        """
+        mujoco.mj_resetData(self.model, self.data)
+        for name, position in {**self._held, **positions}.items():
+            self.data.qpos[self._place(name)] = position
+        if height is not None and self._free is not None:
+            self.data.qpos[self.model.jnt_qposadr[self._free] + 2] = height
+        mujoco.mj_forward(self.model, self.data)
+        self._command[:] = 0.0
+        if self.drive is not None:
+            self._command[:] = self.data.qpos[self._driven[0].qpos]
+        for driven in self._driven:
+            driven.drive.reset()
+        return self.state()
+
+    def _place(self, name: str) -> int:
+        """Where in `data.qpos` the position of a revolute or prismatic joint of the model is.
+
+        Raises:
+            InputError: the model has no such joint.
+        """
+        if name in self._index:
+            return int(self._qpos[self._index[name]])
+        joint = mujoco.mj_name2id(self.model, mujoco.mjtObj.mjOBJ_JOINT, name)
+        scalar = joint >= 0 and mujoco.mjtJoint(int(self.model.jnt_type[joint])) in SCALAR
+        if not scalar:
+            raise InputError(
+                f"{self._source}: expected a revolute or prismatic joint {name}, got none"
+            )
+        return int(self.model.jnt_qposadr[joint])
+
+    def positions(self, names: Sequence[str]) -> FloatArray:
+        """True positions of any revolute or prismatic joints of the model.
+
+        Args:
+            names: as the model calls them, the contract's or not.
+
+        Returns:
+            Shape (len(names),) [rad or m], in the order of the names.
+
+        Raises:
+            InputError: the model has no such joint.
+        """
+        return np.array([self.data.qpos[self._place(name)] for name in names], dtype=float)
+
+    def pose_errors(self) -> dict[str, float]:
+        """How far each joint that is held or driven to a position is from it, now.
+
+        Returns:
+            Joint -> |target - position| [rad or m]; empty where the policy commands efforts and
+            nothing is held.
+        """
+        errors: list[float] = []
+        for _, target, qpos, _ in self._driven:
+            errors += np.abs(target - self.data.qpos[qpos]).tolist()
+        return dict(zip(self._driven_names, errors, strict=True))
+
+    @property
+    def driven_joints(self) -> list[str]:
+        """Joints with a drive of ours: a position policy's, then those that are held."""
+        return list(self._driven_names)
+
+    def efforts(self) -> FloatArray:
+        """Last effort of each of `driven_joints`, shape (n,) [N m or N]."""
+        return np.concatenate([np.zeros(0), *(each.drive.applied for each in self._driven)])
+
+    def step(self, command: JointCommand) -> RobotState:
+        """Hold the command for one control period."""
+        self.command(command)
+        self.advance(self.decimation)
+        return self.state()
+
+    def command(self, command: JointCommand) -> None:
+        """What the motors follow from now on."""
+        if command.kind != self._kind or command.joints != self._joints:
+            raise ValueError(
+                f"expected a command of {self._kind} for {self._joints}, got {command.kind} for"
+                f" {command.joints}"
+            )
+        if command.value.shape != self._command.shape:
+            raise ValueError(
+                f"expected {len(self._command)} numbers, got an array of shape"
+                f" {command.value.shape}"
+            )
+        self._command[:] = command.value
+
+    def advance(self, steps: int) -> None:
+        """Some simulation steps."""
+        model, data = self.model, self.data
+        if self.drive is None:
+            data.ctrl[self._motors] = self._command
+            if not self._driven:
+                mujoco.mj_step(model, data, nstep=steps)
+                return
+        for _ in range(steps):
+            if self._implicit:
+                implicit_step(model, data, self._driven)
+            else:
+                explicit_step(model, data, self._driven)
+
+    def state(self) -> RobotState:
+        """The current reading; its arrays are copies."""
+        orientation = angular_velocity = None
+        if self._imu_is_base:
+            start, dof = self.model.jnt_qposadr[self._free], self.model.jnt_dofadr[self._free]
+            orientation = self.data.qpos[start + 3 : start + 7].copy()
+            angular_velocity = self.data.qvel[dof + 3 : dof + 6].copy()
+        elif self._imu >= 0:
+            # mj_step leaves these at the step before the positions
+            mujoco.mj_kinematics(self.model, self.data)
+            mujoco.mj_comPos(self.model, self.data)
+            mujoco.mj_comVel(self.model, self.data)
+            orientation = self.data.xquat[self._imu].copy()
+            motion = np.zeros(6)  # in the body's own frame: not that of its inertia, mjOBJ_BODY
+            mujoco.mj_objectVelocity(
+                self.model, self.data, mujoco.mjtObj.mjOBJ_XBODY, self._imu, motion, 1
+            )
+            angular_velocity = motion[:3]
+        if orientation is not None and angular_velocity is not None:
+            orientation, angular_velocity = self._as_mounted(orientation, angular_velocity)
+        return RobotState(
+            stamp=float(self.data.time),
+            joint_position=self.data.qpos[self._qpos] + self.encoder_bias,
+            joint_velocity=self.data.qvel[self.dofs],
+            orientation=orientation,
+            angular_velocity=angular_velocity,
+        )
+
+    def _as_mounted(
+        self, orientation: FloatArray, angular_velocity: FloatArray
+    ) -> tuple[FloatArray, FloatArray]:
+        """What the imu reads where it does not sit straight on its body. Shapes (4,), (3,)."""
+        if (self.imu_mounting == UPRIGHT).all():
+            return orientation, angular_velocity
+        turned, back, read = np.zeros(4), np.zeros(4), np.zeros(3)
+        mujoco.mju_mulQuat(turned, orientation, self.imu_mounting)
+        mujoco.mju_negQuat(back, self.imu_mounting)
+        mujoco.mju_rotVecQuat(read, angular_velocity, back)
+        return turned, read
+
+    def joint_position(self) -> FloatArray:
+        """True positions in the contract's order, shape (n_joints,) [rad or m]."""
+        position: FloatArray = self.data.qpos[self._qpos]
+        return position
+
+    @property
+    def free_joint(self) -> int | None:
+        """Number of the free joint of the robot's root; None: its base is fixed."""
+        return self._free
+
+    @property
+    def has_free_base(self) -> bool:
+        """Does the robot's root, which the contract's joints hang from, move freely?"""
+        return self._free is not None
+
+    @property
+    def has_imu(self) -> bool:
+        """Does a body of the robot carry an imu?"""
+        return self._imu >= 0
+
+    def base(self) -> BaseMotion:
+        """How a free base moves.
+
+        Raises:
+            InputError: the robot has no free joint.
+        """
+        if self._free is None:
+            raise InputError("the task needs a base that moves freely: a robot with a free joint")
+        start, dof = self.model.jnt_qposadr[self._free], self.model.jnt_dofadr[self._free]
+        orientation = self.data.qpos[start + 3 : start + 7]
+        w, x, y, z = orientation
+        forward = np.array([1 - 2 * (y * y + z * z), 2 * (x * y + w * z)])
+        cos, sin = forward / max(1e-9, float(np.hypot(*forward)))
+        vx, vy, vz = self.data.qvel[dof : dof + 3]  # in the world's frame
+        return BaseMotion(
+            height=float(self.data.qpos[start + 2]),
+            velocity=np.array([cos * vx + sin * vy, cos * vy - sin * vx, vz]),
+            angular_velocity=self.data.qvel[dof + 3 : dof + 6].copy(),
+            gravity=projected_gravity(orientation),
+        )
+
+    def push(self, velocity: FloatArray) -> None:
+        """Change a free base's horizontal velocity at once; shape (2,), world frame [m/s]."""
+        assert self._free is not None
+        dof = self.model.jnt_dofadr[self._free]
+        self.data.qvel[dof : dof + 2] += velocity
+
+
+def make_plant(config: RobotTaskConfig, model: Path) -> Plant:
+    """The simulated robot of a configuration.
+
+    Raises:
+        InputError: the model does not fit the contract or the task.
+    """
+    speeds = {joint.name: joint.velocity_limit for joint in config.robot.joints}
+    plant = Plant(config.policy, config.sim, model, speeds)
+    if isinstance(config.task, VelocityTrackingConfig) and not plant.has_free_base:
+        raise InputError(
+            f"{model}: expected a model with a free joint, which task {config.task.kind} needs, got"
+            " none"
+        )
+    return plant

@@ -1,0 +1,1 @@
+"""How one simulated robot differs from the next."""

@@ -1,0 +1,111 @@
+"""RobotEnv: a Plant and a task as a Gymnasium environment, through the contract's encode/decode."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import mujoco
+import numpy as np
+import numpy.typing as npt
+
+from dime_robot.runtime.control.observation import ActionDecoder, ObservationEncoder
+from dime_robot.runtime.control.state import RobotState
+from dime_robot.sim.config.robot_task import RobotTaskConfig, load_robot_task
+from dime_robot.sim.plant.delays import DelayedPlant
+from dime_robot.sim.plant.plant import make_plant
+from dime_robot.sim.randomization.randomizer import Randomizer
+from dime_robot.sim.tasks.task import make_task
+
+Observation = npt.NDArray[np.float32]
+
+
+class RobotEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
+    """A robot task from `sim_configs/NAME.yaml`, randomised as it says.
+
+    Observation: raw SI values in the contract's order. Action: [-1, 1]. `info["is_success"]` says
+    whether the task's success criterion holds at this step, `info["measures"]` what the task
+    measured in it, `info["effort_peak"]` the largest effort of a position drive since the reset
+    [N m or N]. The time limit is not in here: `config.episode_steps` says what
+    `gymnasium.wrappers.TimeLimit` should be given.
+
+    Args:
+        name: of the configuration.
+        render_mode: None or rgb_array.
+        variant: configuration and model to use instead of the named file's.
+        startup_seed: of what is drawn once for the environment's life.
+    """
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 50}
+
+    def __init__(
+        self,
+        name: str,
+        render_mode: str | None = None,
+        variant: tuple[RobotTaskConfig, Path] | None = None,
+        startup_seed: int = 0,
+    ) -> None:
+        self.config, model_path = variant or load_robot_task(name)
+        self.policy_spec = spec = self.config.policy
+        self.render_mode = render_mode
+        self.metadata = {**self.metadata, "render_fps": round(spec.rate)}
+        self.plant = make_plant(self.config, model_path)
+        self.task = make_task(self.config, self.plant)
+        self.randomizer = Randomizer(self.config.randomization, spec, self.plant)
+        self.randomizer.startup(np.random.default_rng(startup_seed))
+        self._delayed = DelayedPlant(self.plant, self.config.latency)
+        self._encoder, self._decoder = ObservationEncoder(spec), ActionDecoder(spec)
+        self._steps = 0
+        self._renderer: mujoco.Renderer | None = None
+        self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (spec.n_obs,), np.float32)
+        self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (spec.n_act,), np.float32)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        """Start an episode."""
+        super().reset(seed=seed)
+        self.randomizer.reset(self.np_random)
+        self.task.start(self.np_random)
+        state = self._delayed.reset(self.np_random)
+        self._encoder.reset()
+        self._decoder.reset()
+        self._steps = 0
+        return self._observe(state), {"is_success": False}
+
+    def step(
+        self, action: npt.NDArray[np.float32]
+    ) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        """One control period."""
+        command = self._decoder.decode(action)
+        self.randomizer.step(self.np_random, self._steps * self.policy_spec.period)
+        state = self._delayed.step(command, self.np_random)
+        self._steps += 1
+        reward = self.task.step(command, self.np_random)
+        info = {"is_success": self.task.is_success(), "measures": dict(self.task.measures)}
+        if self.plant.drive is not None:
+            info["effort_peak"] = float(self.plant.drive.peak.max())
+        return self._observe(state), reward, self.task.terminated(), False, info
+
+    def _observe(self, state: RobotState) -> Observation:
+        asked = state._replace(command_velocity=self.task.asked)
+        observation = self._encoder.encode(asked, self._decoder.last_action)
+        return self.randomizer.observe(observation, self.np_random)
+
+    def render(self) -> npt.NDArray[np.uint8] | None:
+        """The current frame, shape (360, 480, 3)."""
+        if self.render_mode != "rgb_array":
+            return None
+        if self._renderer is None:
+            self._renderer = mujoco.Renderer(self.plant.model, 360, 480)
+        camera = self.config.sim.camera
+        self._renderer.update_scene(self.plant.data, camera=-1 if camera is None else camera)
+        frame: npt.NDArray[np.uint8] = self._renderer.render()
+        return frame
+
+    def close(self) -> None:
+        """Free the renderer."""
+        if self._renderer is not None:
+            self._renderer.close()
+            self._renderer = None

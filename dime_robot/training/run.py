@@ -1,0 +1,526 @@
+"""TrainingRun: environment steps, updates, evaluations and checkpoints of one run folder.
+
+A run can be killed at any moment and resumed bit for bit on the same CPU. What makes that
+possible: every episode starts from a seed derived from (run seed, episode number); the actions
+taken since the last reset are in the replay data, so a resumed run replays them to bring the
+simulator back to the very same state; everything else random comes from the agent's generator.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import yaml
+
+from dime_robot.envs import MAX_EPISODE_STEPS, Env, make_env, spec_of, time_limit
+from dime_robot.evaluation.rollout import (
+    STARTUP,
+    Evaluation,
+    Evaluator,
+    NoEnvironmentError,
+    require_finite_actions,
+    seed_of,
+)
+from dime_robot.learning.config import TrainConfig
+from dime_robot.learning.cuda_graphs import set_up
+from dime_robot.learning.dime import DIME
+from dime_robot.learning.memory import require_memory
+from dime_robot.learning.metrics import metrics
+from dime_robot.learning.replay_buffer import ReplayBuffer
+from dime_robot.results.eval_csv import EvalRow, read_eval_csv, write_eval_csv
+from dime_robot.runtime.io.errors import InputError
+from dime_robot.runtime.io.regular_files import RUN_AGAIN, write_atomically
+from dime_robot.runtime.policy.noise import NOISE_LEGEND, NOISE_MODES, NoiseMode
+from dime_robot.training import checkpoint
+from dime_robot.training.checkpoint import Checkpoint, FinalEvaluation, PostMortem, Record
+from dime_robot.training.lineage import Lineage, Origin, Stage
+from dime_robot.training.logger import RunLogger
+from dime_robot.training.provenance import provenance
+from dime_robot.training.run_lock import RunLock
+
+_TRAIN, _EVAL = 0, 1  # first part of an episode's seed after the run's
+CLIPPED_MASS_WARNING = 0.05
+WIDE_ATOMS = 4.0  # times the returns that rewards seen so far can add up to
+MAX_PARALLEL = 100  # environments that evaluations keep
+FLOAT32_MAX = float(np.finfo(np.float32).max)
+# NaN entries of the actor's gradient are set to 0, as the authors do: right for a rare accident of
+# arithmetic. From one update in ten on, the policy learns from what is left of its gradient.
+NAN_GRADIENT_SHARE = 0.1  # of actor updates
+NAN_GRADIENT_WINDOW = 20  # actor updates that a share is taken over, at the least
+
+
+class NonFiniteError(InputError):
+    """A NaN or infinity where a run cannot go on."""
+
+
+class StopRequestedError(Exception):
+    """Ends an evaluation that a stop request came in; the run saves and leaves."""
+
+
+class TrainingRun:
+    """One run and its folder.
+
+    Args:
+        config: all settings.
+        folder: where `ckpt.pt`, `replay.bin`, `config.yaml` and `eval.csv` are.
+        device: where the agent lives.
+        origin: the checkpoint whose networks it begins from, if any.
+        lock: on the folder, given back when the run is closed.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        folder: Path,
+        device: torch.device,
+        origin: Origin | None = None,
+        lock: RunLock | None = None,
+    ) -> None:
+        set_up(device, config.threads)
+        self.config, self.folder, self._lock = config, folder, lock
+        self.env = self._make_env()
+        self.spec = spec_of(self.env, config.env)
+        require_memory(config, self.spec.n_obs, self.spec.n_act, device)
+        self.agent = DIME(self.spec, config, device)
+        self.buffer = ReplayBuffer(
+            config.buffer_size,
+            self.spec.n_obs,
+            self.spec.n_act,
+            device,
+            margin=config.checkpoint_interval,
+            run=secrets.token_hex(16),
+        )
+        noise_shape = (self.agent.actor.steps + 1, self.spec.n_act)
+        self.evaluator = Evaluator(
+            config.env,
+            noise_shape,
+            parallel=min(config.final_episodes, MAX_PARALLEL),
+            seed=config.seed,
+            say=lambda text: self._notes.append(text),
+        )
+        self._notes: list[str] = []  # for the logger, once there is one
+        self._one_environment = False  # the simulator allows only one instance at a time
+        self._gradients_seen = (0, 0)  # actor updates, and those with NaN, at the last look
+        self.rows: list[EvalRow] = []
+        self.final: dict[NoiseMode, FinalEvaluation] = {}  # of the last evaluation
+        self.provenance = provenance()
+        self.step = self.episode = 0
+        self._lineage: Lineage = (Stage(begins="new", since=0, until=0, config=config),)
+        if origin is not None:
+            own = self._lineage[0].model_copy(update={"begins": "init", "init": origin.digest})
+            self._lineage = (*origin.lineage, own)
+        self.best_mean = -np.inf  # mean return of the best evaluation since then
+        self.stop_requested = False
+        self.stepping = True  # until the loop ends, which looks at `stop_requested`
+        self.saving = False  # within a save between two steps
+        self._saved_step = 0
+        self._earlier_seconds = 0.0
+        self._began = time.monotonic()
+        self._clipped_mass_warned = self._atoms_checked = False
+        self._logger: RunLogger | None = None
+        self._obs: npt.NDArray[np.float32]
+        self._begin_episode()
+
+    def _make_env(self) -> Env:
+        # what an environment draws once for its life: of this run's seed, and the same on resume
+        return make_env(self.config.env, startup_seed=seed_of(self.config.seed, STARTUP))
+
+    # -- files -----------------------------------------------------------------------------------
+
+    @property
+    def checkpoint_path(self) -> Path:
+        """The last good checkpoint."""
+        return self.folder / "ckpt.pt"
+
+    @property
+    def best_path(self) -> Path:
+        """The checkpoint whose evaluation had the highest mean return in this environment."""
+        return self.folder / "best.pt"
+
+    @property
+    def wall_seconds(self) -> float:
+        """Time spent on this run, over all its sessions [s]."""
+        return self._earlier_seconds + time.monotonic() - self._began
+
+    @property
+    def finished(self) -> bool:
+        """Has the final evaluation of this many steps been made?"""
+        return bool(self.final) and self.step >= self.config.steps
+
+    def create_folder(self) -> None:
+        """Make the folder and write the settings and a first checkpoint."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.write_config()
+        self.save()
+
+    def write_config(self) -> None:
+        """`config.yaml`: every setting of the run."""
+        text = yaml.safe_dump(self.config.model_dump(), sort_keys=False)
+        write_atomically(self.folder / "config.yaml", text.encode(), RUN_AGAIN)
+
+    @property
+    def env_since(self) -> int:
+        """Step at which a resumed run changed to this environment; 0 where it never did."""
+        return self._lineage[-1].since
+
+    def record(self, post_mortem: PostMortem | None = None) -> Record:
+        """What a checkpoint says besides the learner's tensors."""
+        *before, own = self._lineage
+        own = own.model_copy(update={"until": self.step, "config": self.config})
+        return Record(
+            lineage=(*before, own),
+            spec=self.spec,
+            step=self.step,
+            episode=self.episode,
+            episode_step=self._episode_step,
+            episode_return=self._episode_return,
+            updates=self.agent.updates,
+            best_mean=None if self.best_mean == -np.inf else self.best_mean,
+            replay=self.buffer.record(),
+            wall_seconds=self.wall_seconds,
+            final=self.final,
+            provenance=self.provenance,
+            post_mortem=post_mortem,
+        )
+
+    def save(self) -> None:
+        """Write replay rows, then the checkpoint that refers to them."""
+        self.check_finite()
+        try:
+            self.buffer.flush(self.folder)
+        except OSError as error:
+            raise InputError(
+                f"{self.folder}: its replay data cannot be written ({error.strerror});"
+                f" {self.checkpoint_path} is the last good checkpoint, make room and go on with"
+                f" --resume {self.folder}"
+            ) from None
+        checkpoint.save(self.checkpoint_path, self.record(), self.agent.state_dict())
+        self._saved_step = self.step
+
+    def load(self, state: Checkpoint, say: Callable[[str], None] = print) -> None:
+        """Continue from a checkpoint.
+
+        Raises:
+            InputError: a part of it does not fit the settings, or the replay data do not fit it.
+        """
+        record = state.record
+        if record.replay.added != record.step:
+            raise InputError(
+                f"{state.path}: expected a checkpoint that goes with its replay data (ckpt.pt):"
+                f" step {record.step}, {record.replay.added} transitions"
+            )
+        try:
+            self.agent.load_state_dict(state.learner)
+        except InputError as error:
+            raise InputError(f"{state.path}: {error}") from None
+        self.buffer.load(self.folder, record.replay)
+        self.step, self.episode = record.step, record.episode
+        self._lineage = record.lineage
+        moved = record.config.env != self.config.env
+        if moved:
+            stage = Stage(begins="moved", since=self.step, until=self.step, config=self.config)
+            self._lineage, self.best_mean = (*record.lineage, stage), -np.inf
+        else:
+            self.best_mean = -np.inf if record.best_mean is None else record.best_mean
+        self._saved_step, self._earlier_seconds = self.step, record.wall_seconds
+        self.final = dict(record.final) if self.step >= self.config.steps else {}
+        path = self.folder / "eval.csv"
+        rows = read_eval_csv(path) if path.exists() else []
+        self.rows = [row for row in rows if row.step <= self.step]
+        self._begin_episode()
+        self._replay_episode(record, say)
+        if record.replay.version == 1:  # from here on with digests
+            self.save()
+            (self.folder / record.replay.file).unlink(missing_ok=True)
+
+    def _replay_episode(self, record: Record, say: Callable[[str], None]) -> None:
+        """Bring the simulator back to where the checkpoint was taken."""
+        count = record.episode_step
+        if count == 0:
+            return
+        repeats = count <= len(self.buffer)
+        if repeats:
+            past = self.buffer.newest(count)
+            for action, expected in zip(past.action.cpu(), past.next_obs.cpu(), strict=True):
+                self._obs = self.env.step(action.numpy())[0]
+                repeats = repeats and np.array_equal(self._obs, expected.numpy())
+        if repeats:
+            self._episode_step, self._episode_return = count, record.episode_return
+        else:
+            say(f"{self.config.env} does not repeat itself: the interrupted episode is dropped")
+            self.episode += 1
+            self._begin_episode()
+
+    # -- the loop --------------------------------------------------------------------------------
+
+    def train(self, logger: RunLogger) -> None:
+        """Run until the last step or until `stop_requested`, and leave a checkpoint."""
+        self._began = time.monotonic()
+        self._logger = logger
+        logger.remember(self.rows)
+        self._warn_of_endless_episodes(logger)
+        logger.start_progress()
+        try:
+            self._loop(logger)
+        except StopRequestedError:  # the evaluation is made again by the run that goes on
+            pass
+        finally:
+            self.stepping = False
+            logger.stop_progress()
+        if self.stop_requested:
+            logger.line(f"stopping at step {self.step:,}: saving")
+        if self.step != self._saved_step or not self.finished:
+            self.save()
+
+    def _loop(self, logger: RunLogger) -> None:
+        self._evaluate_if_due(logger)
+        while self.step < self.config.steps and not self.stop_requested:
+            self._environment_step(logger)
+            if self.step % self.config.log_interval == 0:
+                self._log(logger)
+            self._evaluate_if_due(logger)
+            if self.step - self._saved_step >= self.config.checkpoint_interval:
+                self._save_between_steps()
+            logger.progress(self.step)
+        if not self.stop_requested and not self.finished:
+            self._save_between_steps()
+            self._evaluate_finally(logger)
+            self._save_between_steps()
+
+    def _save_between_steps(self) -> None:
+        self.saving = True  # a stop is looked at after it, however long it takes
+        try:
+            self.save()
+        finally:
+            self.saving = False
+
+    def _warn_of_endless_episodes(self, logger: RunLogger) -> None:
+        if time_limit(self.env) is None:
+            logger.line(
+                f"warning: {self.config.env} states no time limit (max_episode_steps): episodes of"
+                f" evaluations are cut at {MAX_EPISODE_STEPS:,} steps and count as truncated",
+                style="yellow",
+            )
+
+    def _begin_episode(self) -> None:
+        seed = seed_of(self.config.seed, _TRAIN, self.episode)
+        self._episode_step, self._episode_return = 0, 0.0
+        self._obs = self.env.reset(seed=seed)[0]
+        self._require_finite("observation after reset", self._obs)
+
+    def _environment_step(self, logger: RunLogger) -> None:
+        action = self._action()
+        learns = self.step >= self.config.random_steps
+        if learns and self.config.overlap and len(self.buffer):
+            self.agent.learn(self.buffer)  # on a GPU this only begins it
+        next_obs, reward, terminated, truncated, _ = self.env.step(action)
+        self._require_finite("reward", reward)
+        self._require_finite("observation", next_obs)
+        reward = float(reward)
+        scaled = reward * self.config.reward_scale
+        if abs(scaled) > FLOAT32_MAX:
+            self._stop_for(
+                f"{self.config.env} gave a reward of {reward:g} at step {self.step}: times"
+                f" --reward-scale {self.config.reward_scale:g} it is beyond float32"
+            )
+        self.buffer.add(self._obs, action, next_obs, scaled, terminated)
+        self._obs = next_obs
+        self.step += 1
+        self._episode_step += 1
+        self._episode_return += reward
+        if learns and not self.config.overlap:
+            self.agent.learn(self.buffer)
+        if terminated or truncated:
+            logger.episode(self.step, self._episode_return, self._episode_step)
+            self.episode += 1
+            self._begin_episode()
+
+    def _action(self) -> npt.NDArray[np.float32]:
+        if self.step < self.config.random_steps:
+            shape, generator = (self.spec.n_act,), self.agent.generator
+            uniform = torch.rand(shape, generator=generator, device=self.agent.device)
+            return (2 * uniform - 1).cpu().numpy()
+        action = self.agent.explore(self._obs)
+        if not np.isfinite(action).all():
+            self.check_finite()
+            self._stop_for(f"the policy gave a NaN action at step {self.step}")
+        return action
+
+    def _log(self, logger: RunLogger) -> None:
+        self.check_finite()
+        values = metrics(self.agent)
+        if "actor/loss" not in values:  # it has not begun
+            return
+        values["time/steps_per_second"] = self.step / max(self.wall_seconds, 1e-9)
+        logger.scalars(self.step, values)
+        if not self._atoms_checked and self.step >= self.config.steps / 4:
+            self._atoms_checked = True
+            self._warn_of_wide_atoms(logger)
+        clipped = values["critic/clipped_mass"]
+        if clipped > CLIPPED_MASS_WARNING and not self._clipped_mass_warned:
+            self._clipped_mass_warned = True
+            logger.line(
+                f"warning: {clipped:.0%} of the target's mass is clipped at the atoms' ends"
+                f" [{self.config.v_min:g}, {self.config.v_max:g}]; widen --v-min/--v-max or lower"
+                " --reward-scale",
+                style="yellow",
+            )
+
+    def _warn_of_wide_atoms(self, logger: RunLogger) -> None:
+        """A critic whose atoms are far wider than any return tells returns apart badly."""
+        config, rewards = self.config, self.buffer.rewards()
+        low, high = min(0.0, float(rewards.min())), max(0.0, float(rewards.max()))
+        returns = (high - low) / (1 - config.discount)
+        if config.v_max - config.v_min > WIDE_ATOMS * returns:
+            logger.line(
+                f"warning: the atoms [{config.v_min:g}, {config.v_max:g}] are more than"
+                f" {WIDE_ATOMS:g} times wider than the returns that rewards in [{low:.3g},"
+                f" {high:.3g}] can add up to, [{low / (1 - config.discount):.4g},"
+                f" {high / (1 - config.discount):.4g}]; set --v-min and --v-max near them",
+                style="yellow",
+            )
+
+    # -- evaluation ------------------------------------------------------------------------------
+
+    def _evaluate(self, episodes: int, mode: NoiseMode) -> Evaluation:
+        seed = (self.config.seed, _EVAL, self.step)
+        name = f"the policy of step {self.step:,}"
+        policy = require_finite_actions(self.agent.actor.act_numpy, name)
+
+        def run() -> Evaluation:
+            return self.evaluator.run(policy, episodes, seed, mode, self._watch)
+
+        if not self._one_environment:
+            try:
+                return run()
+            except NoEnvironmentError as error:
+                self._one_environment = True
+                self._notes.append(
+                    f"only one {self.config.env} can exist at a time ({error}): evaluations use it"
+                    " in place of the training episode, which then ends early"
+                )
+        self.env.close()
+        try:
+            return run()
+        finally:
+            self.evaluator.close()
+            self.env = self._make_env()
+            self.episode += 1
+            self._begin_episode()
+
+    def _watch(self, ended: int, episodes: int, steps: int) -> None:
+        """Between two steps of an evaluation: leave where asked to, show how far it is."""
+        if self.stop_requested:
+            raise StopRequestedError
+        if self._logger is not None:
+            self._logger.evaluating(self.step, ended, episodes, steps)
+
+    def _evaluate_if_due(self, logger: RunLogger) -> None:
+        due = self.step % self.config.eval_interval == 0 and self.step < self.config.steps
+        if due and not any(row.step == self.step for row in self.rows):
+            self.check_finite()
+            result = self._evaluate(self.config.eval_episodes, "fresh")
+            self._say_notes(logger)
+            self._add_row(result, logger)
+            self._keep_if_best(result)
+
+    def _evaluate_finally(self, logger: RunLogger) -> None:
+        """The last row of `eval.csv`, and all noise modes for the report."""
+        results = {mode: self._evaluate(self.config.final_episodes, mode) for mode in NOISE_MODES}
+        self._say_notes(logger)
+        self._add_row(results["fresh"], logger)
+        self._keep_if_best(results["fresh"])
+        self.final = {
+            mode: FinalEvaluation.model_validate(result.summary())
+            for mode, result in results.items()
+        }
+        for mode, result in results.items():
+            logger.line(f"final, {mode:5s} noise  {result}")
+        for text in NOISE_LEGEND:
+            logger.line(f"  {text}")
+
+    def _say_notes(self, logger: RunLogger) -> None:
+        while self._notes:
+            logger.line(f"note: {self._notes.pop(0)}")
+
+    def _keep_if_best(self, result: Evaluation) -> None:
+        if self.step > self.env_since and result.mean > self.best_mean:
+            self.best_mean = result.mean
+            checkpoint.save(self.best_path, self.record(), self.agent.state_dict())
+
+    def _add_row(self, result: Evaluation, logger: RunLogger) -> None:
+        row = EvalRow(
+            self.step,
+            self.config.seed,
+            result.mean,
+            result.std,
+            len(result.returns),
+            self.wall_seconds,
+        )
+        self.rows = [r for r in self.rows if r.step != row.step] + [row]
+        write_eval_csv(self.folder / "eval.csv", self.rows)
+        logger.evaluation(row, result)
+
+    # -- NaN guards ------------------------------------------------------------------------------
+
+    def check_finite(self) -> None:
+        """Stop if a loss since the last look, or a parameter, is NaN or inf.
+
+        `ckpt.pt` is from before it: every save looks first.
+
+        Raises:
+            NonFiniteError: with what, where, and the post-mortem's path.
+        """
+        update = int(self.agent.first_bad_update)
+        if update >= 0:
+            self._stop_for(f"a loss (critic or actor) was NaN or infinite at update {update}")
+        self._check_gradients()
+        name = self.agent.first_bad_parameter()
+        if name is not None:
+            self._stop_for(
+                f"{name} was NaN or infinite after update {self.agent.updates}, though no loss was"
+            )
+
+    def _check_gradients(self) -> None:
+        updates, with_nan = self.agent.actor_updates, int(self.agent.nan_gradients)
+        new = updates - self._gradients_seen[0]
+        if new < NAN_GRADIENT_WINDOW:
+            return
+        share = (with_nan - self._gradients_seen[1]) / new
+        self._gradients_seen = updates, with_nan
+        if share > NAN_GRADIENT_SHARE:
+            self._stop_for(
+                f"the actor's gradient held NaN in {share:.0%} of the last {new} actor updates"
+                f" (at most {NAN_GRADIENT_SHARE:.0%} can be left out), though its loss was finite"
+            )
+
+    def _require_finite(self, what: str, value: Any) -> None:
+        if not np.isfinite(value).all():
+            self._stop_for(
+                f"{self.config.env} gave a NaN or infinite {what} at step {self.step}"
+                f" (episode {self.episode}, its step {self._episode_step})"
+            )
+
+    def _stop_for(self, reason: str) -> None:
+        if not self.checkpoint_path.exists():  # nothing has been learned yet
+            raise NonFiniteError(reason)
+        path = self.folder / "nan.pt"
+        found = PostMortem(reason=reason, metrics=metrics(self.agent))
+        checkpoint.save(path, self.record(found), self.agent.state_dict())
+        raise NonFiniteError(
+            f"{reason}; the state then is in {path}, the last good one in {self.checkpoint_path}"
+        )
+
+    def close(self) -> None:
+        """Close the environments."""
+        self.env.close()
+        self.evaluator.close()
+        if self._lock is not None:
+            self._lock.release()

@@ -1,0 +1,64 @@
+"""One process at a time writes a run folder."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+from typing import TextIO
+
+from dime_robot.runtime.io.errors import InputError
+
+LOCK = ".lock"  # in the run folder, while a process trains there
+
+
+class RunLock:
+    """A lock on a run folder that the system gives back when the process ends, however it ends.
+
+    Args:
+        folder: the run folder; made where it is missing.
+
+    Raises:
+        InputError: another process holds it, or the folder cannot be written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self._path = folder, folder / LOCK
+        self._made_folder = not folder.exists()
+        folder.mkdir(parents=True, exist_ok=True)
+        while True:
+            self._file = self._open()
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                holder = self._file.read().strip() or "another process"
+                self._file.close()
+                raise InputError(
+                    f"{folder}: {holder} is training in this folder; wait for its end, or train"
+                    " into another folder (--out)"
+                ) from None
+            if self._is_current():
+                break
+            self._file.close()  # its holder removed it between our opening and locking it
+        self._file.truncate(0)
+        self._file.write(f"process {os.getpid()} on {os.uname().nodename}\n")
+        self._file.flush()
+
+    def _open(self) -> TextIO:
+        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+        return os.fdopen(descriptor, "r+", encoding="utf-8", errors="replace")
+
+    def _is_current(self) -> bool:
+        try:
+            return os.path.samestat(os.fstat(self._file.fileno()), self._path.stat())
+        except FileNotFoundError:
+            return False
+
+    def release(self) -> None:
+        """Give it back; a folder that this lock made and that holds nothing else goes too."""
+        if self._file.closed:
+            return
+        self._path.unlink(missing_ok=True)
+        self._file.close()
+        if self._made_folder and not any(self._path.parent.iterdir()):
+            self._path.parent.rmdir()

@@ -1,0 +1,27 @@
+"""RunRequest: what a run shall be. Loads no torch, so that a command line is read at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from dime_robot.learning.config import TrainConfig
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """A new run, or one to go on with.
+
+    Attributes:
+        config: all settings.
+        out: the run folder; none: a new one under runs/.
+        resume: the run folder to go on with.
+        init: a checkpoint whose networks a new run begins with.
+        video: record a video at the end, where rendering works.
+    """
+
+    config: TrainConfig
+    out: Path | None = None
+    resume: Path | None = None
+    init: Path | None = None
+    video: bool = True
