@@ -7,8 +7,9 @@ Shipped policies on their nominal robots, whose sensors are exact, noisy, or enc
 counts a turn. Every answer of hold or above is a false alarm, unless this machine itself stood
 still: real time counts those apart, by the node's own word, by a stall that this process saw, or
 where the kernel says that a thread of the robot or of the node waited for a core as long as a
-period of the policy. Where such moments cover more than a quarter of a run, they explain nothing. A
-latched stop is re-armed, so that the rest of the time is watched too.
+reading may come late (`state.max_age` less a period). Where such moments cover more than a quarter
+of a run, they explain nothing. A latched stop is re-armed, so that the rest of the time is watched
+too.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ SENSORS = ("exact", "noise", "4096 counts")
 COUNTS = 4096
 LOOK = 0.05  # [s] between two looks at the graph
 WAIT = 0.6  # [s] that the loop watches before it is activated
-WAITED, SAMPLE = 0.02, 0.05  # [s] that a thread waits for a core within a sample of this length
+SAMPLE = 0.05  # [s]: how long threads waited for a core is looked at so often
 EXPLAINS = 1.5  # [s]: a fault is reported once a second, a rate is a mean of half of one
 # of the time: above it any alarm would find its explanation, so that none is taken
 MAX_COVERED = 0.25
@@ -222,7 +223,10 @@ def real_time(scenario: Scenario, sensors: str, seconds: float, busy: int) -> Ou
     stalls: list[float] = []
     starved: list[float] = []
     with tempfile.TemporaryDirectory(prefix="dime_robot-") as folder:
-        robot = _robot_file(load_robot_task(scenario.config)[0], scenario, Path(folder))
+        config = load_robot_task(scenario.config)[0]
+        robot = _robot_file(config, scenario, Path(folder))
+        state = config.robot.state
+        slack = state.max_age - 1 / (scenario.state_rate or state.rate)  # [s]
         a, b, c = scenario.noise if sensors == "noise" else (0.0, 0.0, 0.0)
         sim = {
             "config": scenario.config,
@@ -263,12 +267,17 @@ def real_time(scenario: Scenario, sensors: str, seconds: float, busy: int) -> Ou
                 if not entry.name.startswith("/policy_node: "):
                     continue
                 missed[0] = int(values.get("missed", missed[0]))
-                for key, value in values.items():
-                    if key.startswith("steps "):
-                        totals[key.removeprefix("steps ")] += int(value)
-                text = f"{entry.message}: {values.get('why', '')}"
-                if entry.name.endswith("control") and is_fault(entry):
-                    faults.append((time.monotonic(), text))
+                steps = {
+                    key.removeprefix("steps "): int(value)
+                    for key, value in values.items()
+                    if key.startswith("steps ")
+                }
+                totals.update(steps)
+                # one that came and went between two reports is a fault, too
+                gone = any(steps.get(name) for name in ("hold", "damp", "stop"))
+                if entry.name.endswith("control") and (gone or is_fault(entry)):
+                    why = values.get("why") or values.get("last fault", "")
+                    faults.append((time.monotonic(), f"{entry.message}: {why}"))
                     stopped[0] = entry.message.startswith("stop")
 
         node.create_subscription(DiagnosticArray, "/diagnostics", hear, 100)
@@ -286,7 +295,7 @@ def real_time(scenario: Scenario, sensors: str, seconds: float, busy: int) -> Ou
                 woken = now
                 if now >= sample:
                     sample = now + SAMPLE
-                    if max(wait.longest() for wait in waits) > WAITED:
+                    if max(wait.longest() for wait in waits) > slack:
                         starved.append(now)
                 if stopped[0] and now - faults[-1][0] > 0.5:  # it has come to rest
                     stopped[0] = False

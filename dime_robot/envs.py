@@ -415,6 +415,30 @@ def spec_of(env: Env, name: str) -> PolicySpec:
     return PolicySpec.flat(name, n_obs, n_act, control_rate(env))
 
 
+def action_bounds(name: str) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """The bounds of an environment's actions in its own units, as `gymnasium.make` gives it.
+
+    Args:
+        name: as for `make_env`.
+
+    Returns:
+        Lowest and highest action, shape (n_act,) each.
+
+    Raises:
+        InputError: as for `make_env`.
+    """
+    env = make_env(name)
+    try:
+        inner: gymnasium.Env[Any, Any] = env
+        while isinstance(inner, PlainEnv | RescaleAction | BoundedActions):
+            inner = inner.env
+        box = inner.action_space
+        assert isinstance(box, spaces.Box)
+        return box.low.astype(np.float32), box.high.astype(np.float32)
+    finally:
+        env.close()
+
+
 def control_rate(env: gymnasium.Env[Any, Any]) -> float:
     """How often it is controlled [Hz]: by its time step `dt` [s], its frame rate, or 50.
 

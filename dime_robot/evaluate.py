@@ -32,69 +32,14 @@ from dime_robot.runtime.policy.noise import NOISE_LEGEND, NOISE_MODES, NoiseMode
 
 if TYPE_CHECKING:  # what takes seconds to load is imported by the functions that need it
     from dime_robot.evaluation.rollout import Policy, Watch
-    from dime_robot.runtime.contract.policy_spec import PolicySpec
+    from dime_robot.loaded_policy import LoadedPolicy
 
 EPISODES = 20
 MOST_EPISODES = 100_000
-OTHER_FILES = (".yaml", ".yml", ".csv", ".json", ".html", ".xml", ".mp4", ".bin", ".npz")
 SHORT = 1  # exit code: the suite's thresholds are not met
 
 
-@dataclass(frozen=True)
-class Loaded:
-    """A policy out of a file, with what an evaluation needs to know of it."""
-
-    policy: Policy
-    spec: PolicySpec
-    env: str
-    noise_shape: tuple[int, int]  # (N+1, d)
-
-
-def policy_file(path: Path) -> Path:
-    """The file of a policy; of a run folder its best.pt, or else its ckpt.pt.
-
-    Raises:
-        InputError: neither is there, or it is a file of another kind.
-    """
-    if path.is_dir():
-        for name in ("best.pt", "ckpt.pt"):
-            if (path / name).exists():
-                return path / name
-        raise InputError(f"{path}: expected a run folder with best.pt or ckpt.pt, got neither")
-    if path.suffix.lower() in OTHER_FILES:
-        raise InputError(
-            f"{path}: expected a policy (ckpt.pt, best.pt or policy.onnx), got a {path.suffix} file"
-        )
-    return path
-
-
-def load_policy(path: Path) -> Loaded:
-    """Read a checkpoint or an exported policy; the latter needs no torch.
-
-    Raises:
-        InputError: the file cannot be used, or holds NaN.
-    """
-    from dime_robot.evaluation.rollout import in_batches, require_finite_actions
-
-    if path.suffix == ".onnx":
-        from dime_robot.runtime.policy.onnx_policy import OnnxPolicy
-
-        exported = OnnxPolicy(path)
-        made = exported.file.provenance
-        shape = (exported.file.diffusion_steps + 1, exported.spec.n_act)
-        policy = in_batches(exported.act_with, exported.batch)
-        policy = require_finite_actions(policy, str(path))
-        return Loaded(policy, exported.spec, made.env, shape)
-
-    from dime_robot.training import checkpoint
-
-    actor, loaded = checkpoint.load_actor(path)
-    policy = require_finite_actions(actor.act_numpy, str(path))
-    shape = (actor.steps + 1, loaded.spec.n_act)
-    return Loaded(policy, loaded.spec, loaded.config.env, shape)
-
-
-def load_agent(name: Literal["zero", "random"], env: str) -> Loaded:
+def load_agent(name: Literal["zero", "random"], env: str) -> LoadedPolicy:
     """An agent that needs no file: no action at all, or uniformly random ones.
 
     Raises:
@@ -103,6 +48,7 @@ def load_agent(name: Literal["zero", "random"], env: str) -> Loaded:
     from scipy.special import ndtr
 
     from dime_robot.envs import make_env, spec_of
+    from dime_robot.loaded_policy import LoadedPolicy
 
     made = make_env(env)
     spec = spec_of(made, env)
@@ -111,7 +57,7 @@ def load_agent(name: Literal["zero", "random"], env: str) -> Loaded:
         "zero": lambda obs, noise: np.zeros_like(noise[:, 0]),
         "random": lambda obs, noise: (2 * ndtr(noise[:, 0]) - 1).astype(np.float32),
     }
-    return Loaded(agents[name], spec, env, (1, spec.n_act))
+    return LoadedPolicy(agents[name], spec, env, (1, spec.n_act))
 
 
 @dataclass(frozen=True)
@@ -150,8 +96,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else argv
     arguments = command_line.parse(Arguments, words, "python -m dime_robot.evaluate")
     _check(arguments)
+    from dime_robot.loaded_policy import require_fitting_env
+
     loaded, env = _load(arguments)
-    _check_spaces(env, loaded.spec)
+    require_fitting_env(env, loaded.spec)
     if arguments.suite:
         return _suite(arguments, loaded, env)
     results = _episodes(arguments, loaded, env)
@@ -165,9 +113,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _episodes(arguments: Arguments, loaded: Loaded, env: str) -> dict[str, Any]:
+def _episodes(arguments: Arguments, loaded: LoadedPolicy, env: str) -> dict[str, Any]:
     """Noise mode -> its evaluation; each is printed when it is there."""
     from dime_robot.evaluation.rollout import Evaluator
+    from dime_robot.loaded_policy import EVALUATION_SEEDS, MAX_PARALLEL
 
     episodes = EPISODES if arguments.episodes is None else arguments.episodes
     modes = NOISE_MODES if arguments.noise == "all" else (arguments.noise,)
@@ -175,9 +124,11 @@ def _episodes(arguments: Arguments, loaded: Loaded, env: str) -> dict[str, Any]:
         modes = ("fresh",)  # there is no sampler to compare
     results: dict[str, Any] = {}
     for mode in modes if episodes else ():
-        evaluator = Evaluator(env, loaded.noise_shape, min(20, episodes), seed=arguments.seed)
-        key = (arguments.seed, 2)
-        results[mode] = evaluator.run(loaded.policy, episodes, key, mode, _watch(mode))
+        evaluator = Evaluator(
+            env, loaded.noise_shape, min(MAX_PARALLEL, episodes), seed=arguments.seed
+        )
+        key = (arguments.seed, EVALUATION_SEEDS)
+        results[mode] = evaluator.run(loaded.act_with, episodes, key, mode, _watch(mode))
         evaluator.close()
         if not arguments.json:
             print(f"{mode:6s}{results[mode]}", flush=True)
@@ -202,13 +153,13 @@ def _watch(mode: str) -> Watch:
     return show
 
 
-def _video(arguments: Arguments, path: Path, loaded: Loaded, env: str) -> None:
+def _video(arguments: Arguments, path: Path, loaded: LoadedPolicy, env: str) -> None:
     from dime_robot.evaluation.rollout import seed_of
     from dime_robot.evaluation.video import record_in_child, record_video, renders_in_this_process
 
     if renders_in_this_process():
         seed = seed_of(arguments.seed, 3)
-        frames = record_video(env, loaded.policy, loaded.noise_shape, seed, path)
+        frames = record_video(env, loaded.act_with, loaded.noise_shape, seed, path)
         text = f"video  {path} ({frames} frames)"
     else:  # no display: which back end works is found out in processes of their own
         options = ["--env", env]
@@ -244,11 +195,13 @@ def _check(arguments: Arguments) -> None:
             raise InputError(f"--model {model}: expected a MJCF file, got no such file")
 
 
-def _load(arguments: Arguments) -> tuple[Loaded, str]:
+def _load(arguments: Arguments) -> tuple[LoadedPolicy, str]:
     """The policy, and the environment to try it in."""
     if arguments.policy is not None:
         assert arguments.env is not None
         return load_agent(arguments.policy, arguments.env), arguments.env
+    from dime_robot.loaded_policy import load_policy, policy_file
+
     assert arguments.file is not None
     path = policy_file(arguments.file)
     if path != arguments.file and not arguments.json:
@@ -259,7 +212,7 @@ def _load(arguments: Arguments) -> tuple[Loaded, str]:
     return loaded, arguments.env or loaded.env
 
 
-def _suite(arguments: Arguments, loaded: Loaded, env: str) -> int:
+def _suite(arguments: Arguments, loaded: LoadedPolicy, env: str) -> int:
     from dime_robot.evaluation import robustness_suite as suite
 
     def say(text: str) -> None:
@@ -269,7 +222,7 @@ def _suite(arguments: Arguments, loaded: Loaded, env: str) -> int:
     noise: NoiseMode = "fresh" if arguments.noise == "all" else arguments.noise
     rows, asked = suite.run_suite(
         env,
-        loaded.policy,
+        loaded.act_with,
         loaded.noise_shape,
         suite.Sampling(arguments.episodes or suite.EPISODES, arguments.seed, noise, arguments.only),
         arguments.model,
@@ -280,27 +233,6 @@ def _suite(arguments: Arguments, loaded: Loaded, env: str) -> int:
         print(json.dumps({"env": env, "seed": arguments.seed, **suite.report(rows, asked)}))
     say("\n".join(["", *found, f"FAIL: {len(found)} shortfalls"] if found else ["", "PASS"]))
     return SHORT if found else 0
-
-
-def _check_spaces(name: str, spec: PolicySpec) -> None:
-    from dime_robot.envs import make_env, sizes_of
-    from dime_robot.runtime.contract.config_diff import differences
-
-    env = make_env(name)
-    got = sizes_of(env)
-    env.close()
-    own = getattr(env.unwrapped, "policy_spec", None)
-    if own is not None and (found := differences(spec, own)):
-        place, ours, theirs = found[0]
-        raise InputError(
-            f"{name}: the policy's contract says {place} = {ours}, the environment's {theirs}"
-            f" ({len(found)} differences): the policy was not trained for this robot"
-        )
-    if got != (spec.n_obs, spec.n_act):
-        raise InputError(
-            f"{name}: the policy has {spec.n_obs} observations and {spec.n_act} actions, the"
-            f" environment has {got[0]} and {got[1]}"
-        )
 
 
 if __name__ == "__main__":

@@ -27,10 +27,9 @@ import tyro
 
 from dime_robot import __version__, command_line
 from dime_robot.learning.config import GROUP_HELP, GROUPS, TrainConfig, differences
-from dime_robot.runtime.contract.config_files import read_config
 from dime_robot.runtime.io.command import INTERRUPTED, interruption_as_itself, run_command
 from dime_robot.runtime.io.errors import InputError
-from dime_robot.runtime.policy.env_name import env_options, require_file_may_name
+from dime_robot.runtime.policy.env_name import env_options
 from dime_robot.training.presets import preset_config, task_settings
 from dime_robot.training.run_request import RunRequest
 
@@ -141,6 +140,8 @@ def parse(argv: Sequence[str]) -> RunRequest:
         known = first.parse_known_args([])[0]
     if known.resume is None:
         return _from_command_line(argv, preset_config(known.preset, known.env or DEFAULT_ENV))
+    from dime_robot.training.start import resumed_config
+
     folder = run_folder(known.resume)
     default, saved = resumed_config(folder, known.env)
     arguments = replace(_from_command_line(argv, default), resume=folder)
@@ -148,58 +149,12 @@ def parse(argv: Sequence[str]) -> RunRequest:
     return arguments
 
 
-def resumed_config(folder: Path, env: str | None) -> tuple[TrainConfig, TrainConfig]:
-    """The settings that a run folder goes on with, and those of its checkpoint.
-
-    What was changed in its config.yaml since counts like an option; a real option goes before it.
-
-    Args:
-        folder: the run folder.
-        env: the environment that the user named, if any.
-
-    Raises:
-        InputError: no usable run, a change that a run cannot take, or an environment that a file
-            must not choose.
-    """
-    from dime_robot.training import checkpoint
-
-    path = folder / "ckpt.pt"
-    saved = checkpoint.load(path).config
-    config = _with_written(folder / "config.yaml", saved)
-    _require_resumable(
-        config, saved.model_copy(update={"env": config.env}), f"{folder}/config.yaml"
-    )
-    if env is None:
-        require_file_may_name(config.env, path)
-    named = {"env": env or config.env}
-    return config.model_copy(update=named), saved.model_copy(update=named)
-
-
-def _with_written(path: Path, saved: TrainConfig) -> TrainConfig:
-    """The settings with what stands in a run's config.yaml, if it is there."""
-    if not path.exists():
-        return saved
-    content = read_config(path)
-    try:
-        return TrainConfig.model_validate({**saved.model_dump(), **content})
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
-
-
-def _require_resumable(config: TrainConfig, saved: TrainConfig, source: str = "") -> None:
-    """Only the number of steps may change, and only grow."""
-    for name, (asked, had) in differences(config, saved).items():
-        if name == "steps" and asked > had:
-            continue
-        where = f"{source}: {name}" if source else "--" + name.replace("_", "-")
-        hint = "a larger one" if name == "steps" else f"{had}, or a new run"
-        raise InputError(f"{where} {asked}: the resumed run has {had}; expected {hint}")
-
-
 def _check_resumed(arguments: RunRequest, saved: TrainConfig) -> None:
     if arguments.out is not None or arguments.init is not None:
         raise InputError("--resume goes on in its own folder: leave out --out and --init")
-    _require_resumable(arguments.config, saved)
+    from dime_robot.training.start import require_resumable
+
+    require_resumable(arguments.config, saved)
 
 
 def header(run: TrainingRun, device: torch.device) -> list[str]:

@@ -298,6 +298,34 @@ def export(
     return write(built, provenance, out)
 
 
+def export_policy(
+    checkpoint: Path | str,
+    out: Path | str | None = None,
+    *,
+    batch: int = 1,
+    env: str | None = None,
+) -> Path:
+    """Write a proven policy.onnx as `python -m export.onnx` does, without printing.
+
+    Args:
+        checkpoint: ckpt.pt or best.pt.
+        out: where the file goes; none: policy.onnx beside the checkpoint.
+        batch: observations per call, fixed in the graph.
+        env: the environment to prove it in, by default the one that it was trained in.
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        InputError: no usable checkpoint or environment, or `out` cannot be written.
+        CertificateError: a proof failed; an earlier file is as it was.
+    """
+    path = Path(checkpoint)
+    target = path.with_name("policy.onnx") if out is None else Path(out)
+    export(path, target, batch=batch, env=env, say=lambda _: None)
+    return target
+
+
 def previous(out: Path) -> Path:
     """Where the file of an earlier export is kept once a new one has taken its place."""
     return out.with_name(out.name + ".previous")
@@ -328,20 +356,31 @@ class Witness:
 
 
 @contextmanager
-def sigterm_as_interrupt() -> Iterator[None]:
-    """SIGTERM ends the export like Ctrl-C: drafts are removed and the outcome is said."""
+def interruptible() -> Iterator[Callable[[], None]]:
+    """SIGTERM ends the export like Ctrl-C: drafts are removed and the outcome is said.
+
+    Gives a function that raises KeyboardInterrupt where a signal has come: what is raised within
+    an import or a callback of another library may end there.
+    """
+    received: list[int] = []
 
     def stop(number: int, frame: object) -> None:
+        received.append(number)
         raise KeyboardInterrupt
 
+    def check() -> None:
+        if received:
+            raise KeyboardInterrupt
+
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield check
         return
-    before = signal.signal(signal.SIGTERM, stop)
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        yield check
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -366,14 +405,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     if out.exists() and not out.is_file():
         raise InputError(f"--out {out}: expected a file or a new name, got something else")
 
-    def say(text: str) -> None:
-        if not options.json:
-            print(text, flush=True)
-
     budget = options.budget_ms and Budget(options.budget_ms, options.percentile)
     witness = Witness(out)
     try:
-        with sigterm_as_interrupt(), interruption_as_itself():
+        with interruptible() as check, interruption_as_itself():
+
+            def say(text: str) -> None:
+                check()
+                if not options.json:
+                    print(text, flush=True)
+
             policy = export(
                 options.checkpoint,
                 out,

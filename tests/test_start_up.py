@@ -132,7 +132,7 @@ def test_an_interruption_while_loading_is_one_word(command: str, tmp_path: Path)
         "class Late(importlib.abc.MetaPathFinder):\n"
         "    def find_spec(self, name, path, target=None):\n"
         "        if name == 'torch':\n"
-        "            os.kill(os.getpid(), signal.SIGINT)\n"
+        "            signal.raise_signal(signal.SIGINT)\n"
         "sys.meta_path.insert(0, Late())\n"
         f"sys.argv = ['x', *{words!r}]\n"
         "import dime_robot.runtime.io.extras as extras\n"

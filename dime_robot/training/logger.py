@@ -15,6 +15,7 @@ from torch.utils.tensorboard import SummaryWriter
 from dime_robot.evaluation.rollout import Evaluation
 from dime_robot.results.eval_csv import EvalRow
 
+WIDE = 1e7  # from here on a return is shown with an exponent
 PLAIN_INTERVAL = 15.0  # [s] between progress lines where there is no terminal to redraw
 
 
@@ -32,8 +33,10 @@ class RunLogger:
     On a terminal one line is redrawn in place; elsewhere plain lines appear now and then.
     """
 
-    def __init__(self, folder: Path, total_steps: int, start_step: int) -> None:
-        self.console = PipeConsole(highlight=False, soft_wrap=True)
+    def __init__(
+        self, folder: Path, total_steps: int, start_step: int, quiet: bool = False
+    ) -> None:
+        self.console = PipeConsole(highlight=False, soft_wrap=True, quiet=quiet)
         self._writer = SummaryWriter(str(folder), purge_step=start_step + 1)
         self._total = total_steps
         self._live: Live | None = None
@@ -95,7 +98,8 @@ class RunLogger:
         self._best = row.return_mean if self._best is None else max(self._best, row.return_mean)
         scalars = {"eval/return_mean": row.return_mean, "eval/return_std": row.return_std}
         text = (
-            f"eval {row.step:>7,}  return {row.return_mean:8.1f} ± {row.return_std:<6.1f}"
+            f"eval {row.step:>7,}  return {_number(row.return_mean):>8} ±"
+            f" {_number(row.return_std):<6}"
             f" ({row.episodes} episodes"
         )
         if result.successes is not None:
@@ -133,4 +137,6 @@ def _duration(seconds: float) -> str:
 
 
 def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1f}"
+    if value is None:
+        return "-"
+    return f"{value:.1f}" if abs(value) < WIDE else f"{value:.3g}"

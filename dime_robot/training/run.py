@@ -11,6 +11,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,21 @@ NAN_GRADIENT_WINDOW = 20  # actor updates that a share is taken over, at the lea
 
 class NonFiniteError(InputError):
     """A NaN or infinity where a run cannot go on."""
+
+
+@dataclass(frozen=True)
+class EvaluationEvent:
+    """An evaluation during training, for callbacks.
+
+    Attributes:
+        step: environment steps so far.
+        evaluation: returns and statistics; `evaluation.summary()` gives plain numbers to log.
+        folder: of the run.
+    """
+
+    step: int
+    evaluation: Evaluation
+    folder: Path
 
 
 class StopRequestedError(Exception):
@@ -117,6 +133,7 @@ class TrainingRun:
             own = self._lineage[0].model_copy(update={"begins": "init", "init": origin.digest})
             self._lineage = (*origin.lineage, own)
         self.best_mean = -np.inf  # mean return of the best evaluation since then
+        self.on_evaluation: Callable[[EvaluationEvent], bool | None] | None = None
         self.stop_requested = False
         self.stepping = True  # until the loop ends, which looks at `stop_requested`
         self.saving = False  # within a save between two steps
@@ -467,6 +484,9 @@ class TrainingRun:
         self.rows = [r for r in self.rows if r.step != row.step] + [row]
         write_eval_csv(self.folder / "eval.csv", self.rows)
         logger.evaluation(row, result)
+        if self.on_evaluation is not None:
+            event = EvaluationEvent(self.step, result, self.folder)
+            self.stop_requested |= self.on_evaluation(event) is False
 
     # -- NaN guards ------------------------------------------------------------------------------
 

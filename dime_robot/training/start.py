@@ -10,14 +10,60 @@ from pathlib import Path
 
 import torch
 
-from dime_robot.learning.config import TrainConfig
+from dime_robot.learning.config import TrainConfig, differences
+from dime_robot.runtime.contract.config_files import read_config
 from dime_robot.runtime.io.errors import InputError
+from dime_robot.runtime.policy.env_name import require_file_may_name
 from dime_robot.training import checkpoint
 from dime_robot.training.checkpoint import Checkpoint
 from dime_robot.training.lineage import Origin
 from dime_robot.training.run import TrainingRun
 from dime_robot.training.run_lock import LOCK, RunLock
 from dime_robot.training.run_request import RunRequest
+
+
+def resumed_config(folder: Path, env: str | None) -> tuple[TrainConfig, TrainConfig]:
+    """The settings that a run folder goes on with, and those of its checkpoint.
+
+    What was changed in its config.yaml since counts like an option; a real option goes before it.
+
+    Args:
+        folder: the run folder.
+        env: the environment that the user named, if any.
+
+    Raises:
+        InputError: no usable run, a change that a run cannot take, or an environment that a file
+            must not choose.
+    """
+    path = folder / "ckpt.pt"
+    saved = checkpoint.load(path).config
+    config = _with_written(folder / "config.yaml", saved)
+    require_resumable(config, saved.model_copy(update={"env": config.env}), f"{folder}/config.yaml")
+    if env is None:
+        require_file_may_name(config.env, path)
+    named = {"env": env or config.env}
+    return config.model_copy(update=named), saved.model_copy(update=named)
+
+
+def _with_written(path: Path, saved: TrainConfig) -> TrainConfig:
+    """The settings with what stands in a run's config.yaml, if it is there."""
+    if not path.exists():
+        return saved
+    content = read_config(path)
+    try:
+        return TrainConfig.model_validate({**saved.model_dump(), **content})
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+
+
+def require_resumable(config: TrainConfig, saved: TrainConfig, source: str = "") -> None:
+    """Only the number of steps may change, and only grow."""
+    for name, (asked, had) in differences(config, saved).items():
+        if name == "steps" and asked > had:
+            continue
+        where = f"{source}: {name}" if source else "--" + name.replace("_", "-")
+        hint = "a larger one" if name == "steps" else f"{had}, or a new run"
+        raise InputError(f"{where} {asked}: the resumed run has {had}; expected {hint}")
 
 
 def choose_device(name: str) -> torch.device:

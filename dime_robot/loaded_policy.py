@@ -1,0 +1,247 @@
+"""A policy out of a file, for programs: `load_policy`, `evaluate_policy`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dime_robot.envs import action_bounds, make_env, sizes_of
+from dime_robot.evaluation.rollout import (
+    Evaluation,
+    Evaluator,
+    FloatArray,
+    Policy,
+    in_batches,
+    require_finite_actions,
+)
+from dime_robot.runtime.contract.config_diff import differences
+from dime_robot.runtime.contract.policy_spec import PolicySpec
+from dime_robot.runtime.io.errors import InputError
+from dime_robot.runtime.policy.env_name import require_file_may_name
+from dime_robot.runtime.policy.noise import NoiseMode, NoiseSource
+
+MAX_PARALLEL = 20  # environments that step together
+EVALUATION_SEEDS = 2  # the key of episodes among the seeds that follow from one number
+_OTHER_FILES = (".yaml", ".yml", ".csv", ".json", ".html", ".xml", ".mp4", ".bin", ".npz")
+
+
+class LoadedPolicy:
+    """What a checkpoint or a policy.onnx does, with one interface for both.
+
+    Pickling and copying store the path and where the noise stands; the file is read again.
+
+    Args:
+        act_with: raw observations (B, n_obs), unit normals (B, N+1, n_act) -> actions (B, n_act).
+        spec: the contract.
+        env: name of the environment that it was trained in.
+        noise_shape: (N+1, n_act), the unit normals of one action.
+        noise: mode of the noise of `act`.
+        seed: of the noise.
+        path: the file; none for an agent that needs no file.
+    """
+
+    def __init__(
+        self,
+        act_with: Policy,
+        spec: PolicySpec,
+        env: str,
+        noise_shape: tuple[int, int],
+        *,
+        noise: NoiseMode = "fresh",
+        seed: int = 0,
+        path: Path | None = None,
+    ) -> None:
+        self.act_with, self.spec, self.env, self.noise_shape = act_with, spec, env, noise_shape
+        self.path, self._seed = path, seed
+        self._noise = NoiseSource((1, *noise_shape), seed, noise)
+        self._bounds: tuple[FloatArray, FloatArray] | None = None
+
+    def act(self, observation: npt.ArrayLike) -> FloatArray:
+        """Sample an action for one observation, or one each for several.
+
+        Args:
+            observation: raw values as the environment gives them, shape (n_obs,) or (B, n_obs).
+
+        Returns:
+            A new array of actions in [-1, 1], shape (n_act,) or (B, n_act).
+
+        Raises:
+            InputError: another shape, or the policy gave NaN.
+        """
+        return self._act(observation, self._noise)
+
+    def predict(
+        self,
+        observation: npt.ArrayLike,
+        state: None = None,
+        episode_start: object = None,
+        deterministic: bool = True,
+    ) -> tuple[FloatArray, None]:
+        """Act as a policy of Stable-Baselines3 does.
+
+        Args:
+            observation: as for `act`.
+            state: unused, as the policy has none.
+            episode_start: unused.
+            deterministic: without any noise; else with fresh noise.
+
+        Returns:
+            Actions in the environment's own units, shape (n_act,) or (B, n_act), and None.
+
+        Raises:
+            InputError: as for `act`, or the environment is not to be had.
+        """
+        if self._bounds is None:
+            if self.path is not None:
+                require_file_may_name(self.env, self.path)
+            self._bounds = action_bounds(self.env)
+        low, high = self._bounds
+        mode: NoiseMode = "zero" if deterministic else "fresh"
+        source = self._noise
+        if source.mode != mode:
+            source = NoiseSource((1, *self.noise_shape), self._seed, mode)
+            self._noise = source if mode == "fresh" else self._noise
+        actions = self._act(observation, source)
+        return low + (actions + 1) / 2 * (high - low), None
+
+    def reset(self, seed: int | None = None) -> None:
+        """Begin an episode: held noise is drawn anew; a seed starts the noise over."""
+        self._noise.reset(seed)
+
+    def _act(self, observation: npt.ArrayLike, source: NoiseSource) -> FloatArray:
+        n_obs = self.spec.n_obs
+        values = np.asarray(observation, dtype=np.float32)
+        if values.ndim not in (1, 2) or values.shape[-1] != n_obs or not len(values):
+            raise InputError(
+                f"expected an observation of shape ({n_obs},) or (B, {n_obs}), got {values.shape}"
+            )
+        rows = values.reshape(-1, n_obs)
+        noise = np.concatenate([source.draw().copy() for _ in rows])
+        actions = np.array(self.act_with(rows, noise))
+        return actions[0] if values.ndim == 1 else actions
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self.path is None:
+            raise TypeError("expected a policy out of a file: an agent without one is not copied")
+        return load_policy, (self.path,), {"noise": self._noise, "seed": self._seed}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._noise, self._seed = state["noise"], state["seed"]
+
+
+def policy_file(path: Path) -> Path:
+    """The file of a policy; of a run folder its best.pt, or else its ckpt.pt.
+
+    Raises:
+        InputError: neither is there, or it is a file of another kind.
+    """
+    if path.is_dir():
+        for name in ("best.pt", "ckpt.pt"):
+            if (path / name).exists():
+                return path / name
+        raise InputError(f"{path}: expected a run folder with best.pt or ckpt.pt, got neither")
+    if path.suffix.lower() in _OTHER_FILES:
+        raise InputError(
+            f"{path}: expected a policy (ckpt.pt, best.pt or policy.onnx), got a {path.suffix} file"
+        )
+    return path
+
+
+def load_policy(path: Path | str, *, noise: NoiseMode = "fresh", seed: int = 0) -> LoadedPolicy:
+    """Read a checkpoint, a run folder or an exported policy; the latter needs no torch.
+
+    Args:
+        path: ckpt.pt, best.pt, policy.onnx, or a run folder.
+        noise: mode of the noise of `act`; see `runtime/policy/noise.py`.
+        seed: of the noise.
+
+    Raises:
+        InputError: the file cannot be used, or holds NaN.
+    """
+    path = policy_file(Path(path))
+    options: dict[str, Any] = {"noise": noise, "seed": seed, "path": path}
+    if path.suffix == ".onnx":
+        from dime_robot.runtime.policy.onnx_policy import OnnxPolicy
+
+        exported = OnnxPolicy(path)
+        shape = (exported.file.diffusion_steps + 1, exported.spec.n_act)
+        act = require_finite_actions(in_batches(exported.act_with, exported.batch), str(path))
+        return LoadedPolicy(act, exported.spec, exported.file.provenance.env, shape, **options)
+
+    from dime_robot.training import checkpoint
+
+    actor, loaded = checkpoint.load_actor(path)
+    act = require_finite_actions(actor.act_numpy, str(path))
+    shape = (actor.steps + 1, loaded.spec.n_act)
+    return LoadedPolicy(act, loaded.spec, loaded.config.env, shape, **options)
+
+
+def require_fitting_env(name: str, spec: PolicySpec) -> None:
+    """Refuse an environment that a policy was not made for.
+
+    Args:
+        name: of the environment.
+        spec: the policy's contract.
+
+    Raises:
+        InputError: another contract, or other sizes.
+    """
+    env = make_env(name)
+    got = sizes_of(env)
+    env.close()
+    own = getattr(env.unwrapped, "policy_spec", None)
+    if own is not None and (found := differences(spec, own)):
+        place, ours, theirs = found[0]
+        raise InputError(
+            f"{name}: the policy's contract says {place} = {ours}, the environment's {theirs}"
+            f" ({len(found)} differences): the policy was not trained for this robot"
+        )
+    if got != (spec.n_obs, spec.n_act):
+        raise InputError(
+            f"{name}: the policy has {spec.n_obs} observations and {spec.n_act} actions, the"
+            f" environment has {got[0]} and {got[1]}"
+        )
+
+
+def evaluate_policy(
+    policy: LoadedPolicy | Path | str,
+    *,
+    episodes: int = 20,
+    env: str | None = None,
+    noise: NoiseMode = "fresh",
+    seed: int = 0,
+    watch: Callable[[int, int, int], object] | None = None,
+) -> Evaluation:
+    """Run whole episodes and return their statistics.
+
+    Args:
+        policy: a policy, or the file of one.
+        episodes: how many.
+        env: name of the environment, by default the one that it was trained in.
+        noise: mode of the sampler's noise.
+        seed: starts and noises follow from it.
+        watch: called before every step with the episodes that ended, all episodes, and the
+            steps of those that run.
+
+    Returns:
+        The evaluation; printed it is one line.
+
+    Raises:
+        InputError: the file or the environment cannot be used, or they do not fit.
+    """
+    if episodes < 1:
+        raise InputError(f"episodes: expected at least 1, got {episodes}")
+    loaded = policy if isinstance(policy, LoadedPolicy) else load_policy(policy)
+    if env is None and loaded.path is not None:
+        require_file_may_name(loaded.env, loaded.path)
+    name = env or loaded.env
+    require_fitting_env(name, loaded.spec)
+    evaluator = Evaluator(name, loaded.noise_shape, min(MAX_PARALLEL, episodes), seed=seed)
+    try:
+        return evaluator.run(loaded.act_with, episodes, (seed, EVALUATION_SEEDS), noise, watch)
+    finally:
+        evaluator.close()

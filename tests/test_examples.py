@@ -1,0 +1,58 @@
+"""Every example runs as its reader would run it."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+EXAMPLES = {  # name: (arguments that make it short, what it prints)
+    "policy_in_five_lines": ([], "several at once"),
+    "policy_in_a_gymnasium_loop": ([], "return 4"),
+    "flight_recording_as_a_data_frame": ([], "joint_position_1"),
+    "own_environment": (["600"], "mean return -"),
+    "train_in_a_script": (["1100"], "95% of mean"),
+}
+
+
+@pytest.mark.slow
+def test_the_page_on_python_is_true(tmp_path: Path) -> None:
+    page = (ROOT / "docs/python.md").read_text()
+    (block,) = re.findall(r"```python\n(.*?)```", page, re.S)  # the others are marked no-run
+    result = subprocess.run(
+        [sys.executable, "-c", block],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
+        cwd=tmp_path,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "95% of mean" in result.stdout
+    assert (tmp_path / "runs/InvertedPendulum-v5-tiny-seed0/policy.onnx").exists()
+
+
+def test_each_example_is_known() -> None:
+    assert {path.stem for path in (ROOT / "examples").glob("*.py")} == set(EXAMPLES)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_an_example_runs(name: str) -> None:
+    arguments, shown = EXAMPLES[name]
+    if name.endswith("data_frame"):
+        pytest.importorskip("pandas", reason="this example needs pandas: pip install '.[bench]'")
+    result = subprocess.run(
+        [sys.executable, f"examples/{name}.py", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
+        cwd=ROOT,
+    )
+    assert result.returncode == 0, result.stderr
+    assert shown in result.stdout, result.stdout
