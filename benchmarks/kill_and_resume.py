@@ -1,7 +1,7 @@
 """Kill a training run at random moments, resume it each time, compare with one left alone.
 
     python -m benchmarks.kill_and_resume --env Pendulum-v1 --steps 2000 --kills 10
-    python -m benchmarks.kill_and_resume --env Pendulum-v1 --steps 3000 --kills 20 --while-saving
+    python -m benchmarks.kill_and_resume --env Pendulum-v1 --steps 1500 --kills 20 --while-saving
 
 With --while-saving a checkpoint follows every step, and a run is killed within a second after the
 first one that it has written itself: the draft that a save writes tells whether the kill met one.
@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 import torch
 
 from dime_robot.results.eval_csv import read_eval_csv
+from dime_robot.runtime.io.regular_files import draft_of
 from dime_robot.training import checkpoint
 
 COUNTERS = ("updates", "step", "episode", "episode_step", "episode_return")
@@ -89,7 +90,7 @@ def compare(
     new += ["--eval-interval", str(max(1, steps // 4))]
     new += ["--checkpoint-interval", str(1 if while_saving else max(10, steps // 50))]
     alone, killed = folder / "alone", folder / "killed"
-    kept_file, draft = killed / "ckpt.pt", killed / "ckpt.pt.tmp"
+    kept_file = killed / "ckpt.pt"
     subprocess.run([*new, "--out", str(alone)], check=True, stdout=subprocess.DEVNULL)
     found = []
     for _ in range(kills):
@@ -107,7 +108,7 @@ def compare(
             child.wait()
         if while_saving and child.returncode != -signal.SIGKILL:
             raise RuntimeError("the run ended before it was killed: ask for more --steps")
-        found.append(Kill(checkpoint.load(kept_file).record.step, draft.exists()))
+        found.append(Kill(checkpoint.load(kept_file).record.step, draft_of(kept_file).exists()))
     subprocess.run([*train, "--resume", str(killed)], check=True, stdout=subprocess.DEVNULL)
     ours, theirs = digests(killed), digests(alone)
     return [name for name in ours if ours[name] != theirs[name]], found

@@ -115,8 +115,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _episodes(arguments: Arguments, loaded: LoadedPolicy, env: str) -> dict[str, Any]:
     """Noise mode -> its evaluation; each is printed when it is there."""
-    from dime_robot.evaluation.rollout import Evaluator
-    from dime_robot.loaded_policy import EVALUATION_SEEDS, MAX_PARALLEL
+    from dime_robot.loaded_policy import run_episodes
 
     episodes = EPISODES if arguments.episodes is None else arguments.episodes
     modes = NOISE_MODES if arguments.noise == "all" else (arguments.noise,)
@@ -124,12 +123,7 @@ def _episodes(arguments: Arguments, loaded: LoadedPolicy, env: str) -> dict[str,
         modes = ("fresh",)  # there is no sampler to compare
     results: dict[str, Any] = {}
     for mode in modes if episodes else ():
-        evaluator = Evaluator(
-            env, loaded.noise_shape, min(MAX_PARALLEL, episodes), seed=arguments.seed
-        )
-        key = (arguments.seed, EVALUATION_SEEDS)
-        results[mode] = evaluator.run(loaded.act_with, episodes, key, mode, _watch(mode))
-        evaluator.close()
+        results[mode] = run_episodes(loaded, env, episodes, mode, arguments.seed, _watch(mode))
         if not arguments.json:
             print(f"{mode:6s}{results[mode]}", flush=True)
     return results

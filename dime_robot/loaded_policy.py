@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from dime_robot.evaluation.rollout import (
     Evaluator,
     FloatArray,
     Policy,
+    Watch,
     in_batches,
     require_finite_actions,
 )
@@ -24,15 +24,16 @@ from dime_robot.runtime.io.errors import InputError
 from dime_robot.runtime.policy.env_name import require_file_may_name
 from dime_robot.runtime.policy.noise import NoiseMode, NoiseSource
 
-MAX_PARALLEL = 20  # environments that step together
-EVALUATION_SEEDS = 2  # the key of episodes among the seeds that follow from one number
+_MAX_PARALLEL = 20  # environments that step together
+_EVALUATION = 2  # the key of episodes among the seeds that follow from one number
 _OTHER_FILES = (".yaml", ".yml", ".csv", ".json", ".html", ".xml", ".mp4", ".bin", ".npz")
 
 
 class LoadedPolicy:
     """What a checkpoint or a policy.onnx does, with one interface for both.
 
-    Pickling and copying store the path and where the noise stands; the file is read again.
+    Pickling and copying store the path and where the noise stands; the file is read again, and
+    refused where it has changed.
 
     Args:
         act_with: raw observations (B, n_obs), unit normals (B, N+1, n_act) -> actions (B, n_act).
@@ -42,6 +43,7 @@ class LoadedPolicy:
         noise: mode of the noise of `act`.
         seed: of the noise.
         path: the file; none for an agent that needs no file.
+        digest: SHA-256 of what the file holds.
     """
 
     def __init__(
@@ -54,10 +56,12 @@ class LoadedPolicy:
         noise: NoiseMode = "fresh",
         seed: int = 0,
         path: Path | None = None,
+        digest: str = "",
     ) -> None:
         self.act_with, self.spec, self.env, self.noise_shape = act_with, spec, env, noise_shape
-        self.path, self._seed = path, seed
-        self._noise = NoiseSource((1, *noise_shape), seed, noise)
+        self.path, self._digest = path, digest
+        self._mode, self._seed = noise, seed
+        self._sources: dict[NoiseMode, NoiseSource] = {}  # of those modes that were asked for
         self._bounds: tuple[FloatArray, FloatArray] | None = None
 
     def act(self, observation: npt.ArrayLike) -> FloatArray:
@@ -72,7 +76,7 @@ class LoadedPolicy:
         Raises:
             InputError: another shape, or the policy gave NaN.
         """
-        return self._act(observation, self._noise)
+        return self._act(observation, self._mode)
 
     def predict(
         self,
@@ -100,26 +104,25 @@ class LoadedPolicy:
                 require_file_may_name(self.env, self.path)
             self._bounds = action_bounds(self.env)
         low, high = self._bounds
-        mode: NoiseMode = "zero" if deterministic else "fresh"
-        source = self._noise
-        if source.mode != mode:
-            source = NoiseSource((1, *self.noise_shape), self._seed, mode)
-            self._noise = source if mode == "fresh" else self._noise
-        actions = self._act(observation, source)
+        actions = self._act(observation, "zero" if deterministic else "fresh")
         return low + (actions + 1) / 2 * (high - low), None
 
     def reset(self, seed: int | None = None) -> None:
         """Begin an episode: held noise is drawn anew; a seed starts the noise over."""
-        self._noise.reset(seed)
+        self._seed = self._seed if seed is None else seed
+        for source in self._sources.values():
+            source.reset(seed)
 
-    def _act(self, observation: npt.ArrayLike, source: NoiseSource) -> FloatArray:
+    def _act(self, observation: npt.ArrayLike, mode: NoiseMode) -> FloatArray:
         n_obs = self.spec.n_obs
         values = np.asarray(observation, dtype=np.float32)
         if values.ndim not in (1, 2) or values.shape[-1] != n_obs or not len(values):
             raise InputError(
                 f"expected an observation of shape ({n_obs},) or (B, {n_obs}), got {values.shape}"
             )
-        rows = values.reshape(-1, n_obs)
+        if mode not in self._sources:
+            self._sources[mode] = NoiseSource((1, *self.noise_shape), self._seed, mode)
+        source, rows = self._sources[mode], values.reshape(-1, n_obs)
         noise = np.concatenate([source.draw().copy() for _ in rows])
         actions = np.array(self.act_with(rows, noise))
         return actions[0] if values.ndim == 1 else actions
@@ -127,10 +130,16 @@ class LoadedPolicy:
     def __reduce__(self) -> tuple[Any, ...]:
         if self.path is None:
             raise TypeError("expected a policy out of a file: an agent without one is not copied")
-        return load_policy, (self.path,), {"noise": self._noise, "seed": self._seed}
+        kept = ("_digest", "_mode", "_seed", "_sources")
+        return load_policy, (self.path.resolve(),), {name: getattr(self, name) for name in kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self._noise, self._seed = state["noise"], state["seed"]
+        if state["_digest"] != self._digest:
+            raise InputError(
+                f"{self.path}: expected the policy that was copied, got another one: the file was"
+                " replaced since; load it anew"
+            )
+        self.__dict__.update(state)
 
 
 def policy_file(path: Path) -> Path:
@@ -170,6 +179,7 @@ def load_policy(path: Path | str, *, noise: NoiseMode = "fresh", seed: int = 0) 
         exported = OnnxPolicy(path)
         shape = (exported.file.diffusion_steps + 1, exported.spec.n_act)
         act = require_finite_actions(in_batches(exported.act_with, exported.batch), str(path))
+        options["digest"] = exported.file.policy_digest
         return LoadedPolicy(act, exported.spec, exported.file.provenance.env, shape, **options)
 
     from dime_robot.training import checkpoint
@@ -177,6 +187,7 @@ def load_policy(path: Path | str, *, noise: NoiseMode = "fresh", seed: int = 0) 
     actor, loaded = checkpoint.load_actor(path)
     act = require_finite_actions(actor.act_numpy, str(path))
     shape = (actor.steps + 1, loaded.spec.n_act)
+    options["digest"] = loaded.digest
     return LoadedPolicy(act, loaded.spec, loaded.config.env, shape, **options)
 
 
@@ -214,7 +225,7 @@ def evaluate_policy(
     env: str | None = None,
     noise: NoiseMode = "fresh",
     seed: int = 0,
-    watch: Callable[[int, int, int], object] | None = None,
+    watch: Watch | None = None,
 ) -> Evaluation:
     """Run whole episodes and return their statistics.
 
@@ -240,8 +251,20 @@ def evaluate_policy(
         require_file_may_name(loaded.env, loaded.path)
     name = env or loaded.env
     require_fitting_env(name, loaded.spec)
-    evaluator = Evaluator(name, loaded.noise_shape, min(MAX_PARALLEL, episodes), seed=seed)
+    return run_episodes(loaded, name, episodes, noise, seed, watch)
+
+
+def run_episodes(
+    policy: LoadedPolicy,
+    env: str,
+    episodes: int,
+    noise: NoiseMode,
+    seed: int,
+    watch: Watch | None = None,
+) -> Evaluation:
+    """What `evaluate_policy` does once it is known that policy and environment fit."""
+    evaluator = Evaluator(env, policy.noise_shape, min(_MAX_PARALLEL, episodes), seed=seed)
     try:
-        return evaluator.run(loaded.act_with, episodes, (seed, EVALUATION_SEEDS), noise, watch)
+        return evaluator.run(policy.act_with, episodes, (seed, _EVALUATION), noise, watch)
     finally:
         evaluator.close()

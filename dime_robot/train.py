@@ -107,22 +107,6 @@ def _from_command_line(argv: Sequence[str], default: TrainConfig) -> RunRequest:
     )
 
 
-def run_folder(path: Path) -> Path:
-    """The run that `--resume` names, by its folder or its ckpt.pt.
-
-    Raises:
-        InputError: another file, which no run goes on from.
-    """
-    if path.name == "ckpt.pt":
-        return path.parent
-    if path.suffix == ".pt" and not path.is_dir():
-        raise InputError(
-            f"--resume {path}: a run goes on from its ckpt.pt: --resume {path.parent}; to start a"
-            f" new one from this file use --init {path}"
-        )
-    return path
-
-
 def parse(argv: Sequence[str]) -> RunRequest:
     """Options over what they start from: the preset and the task, or the run to resume.
 
@@ -140,7 +124,7 @@ def parse(argv: Sequence[str]) -> RunRequest:
         known = first.parse_known_args([])[0]
     if known.resume is None:
         return _from_command_line(argv, preset_config(known.preset, known.env or DEFAULT_ENV))
-    from dime_robot.training.start import resumed_config
+    from dime_robot.training.start import resumed_config, run_folder
 
     folder = run_folder(known.resume)
     default, saved = resumed_config(folder, known.env)

@@ -19,20 +19,25 @@ EXAMPLES = {  # name: (arguments that make it short, what it prints)
 }
 
 
-@pytest.mark.slow
-def test_the_page_on_python_is_true(tmp_path: Path) -> None:
-    page = (ROOT / "docs/python.md").read_text()
-    (block,) = re.findall(r"```python\n(.*?)```", page, re.S)  # the others are marked no-run
+def run(*words: str, folder: Path) -> str:
     result = subprocess.run(
-        [sys.executable, "-c", block],
+        [sys.executable, *words],
         capture_output=True,
         text=True,
         check=False,
         timeout=600,
-        cwd=tmp_path,
+        cwd=folder,
     )
     assert result.returncode == 0, result.stderr
-    assert "95% of mean" in result.stdout
+    return result.stdout
+
+
+@pytest.mark.slow
+def test_the_page_on_python_is_true(tmp_path: Path) -> None:
+    page = (ROOT / "docs/python.md").read_text()
+    (block,) = re.findall(r"```python\n(.*?)```", page, re.S)  # the others are marked no-run
+    printed = run("-c", block, folder=tmp_path)
+    assert "95% of mean" in printed
     assert (tmp_path / "runs/InvertedPendulum-v5-tiny-seed0/policy.onnx").exists()
 
 
@@ -46,13 +51,5 @@ def test_an_example_runs(name: str) -> None:
     arguments, shown = EXAMPLES[name]
     if name.endswith("data_frame"):
         pytest.importorskip("pandas", reason="this example needs pandas: pip install '.[bench]'")
-    result = subprocess.run(
-        [sys.executable, f"examples/{name}.py", *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=600,
-        cwd=ROOT,
-    )
-    assert result.returncode == 0, result.stderr
-    assert shown in result.stdout, result.stdout
+    printed = run(f"examples/{name}.py", *arguments, folder=ROOT)
+    assert shown in printed

@@ -160,6 +160,16 @@ def test_predict_gives_actions_in_the_environments_units(
     assert not np.array_equal(*fresh)
     assert np.abs(fresh).max() <= 3
     assert np.array_equal(action, policy.predict(observation)[0])
+    assert action == pytest.approx(3 * policy.act(observation)), "act keeps its own noise"
+
+
+def test_a_copy_of_a_file_that_was_replaced_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "policy.onnx"
+    file.write_bytes(SHIPPED.read_bytes())
+    kept = pickle.dumps(dr.load_policy(file))
+    file.write_bytes((ROOT / "results/go2/policy.onnx").read_bytes())
+    with pytest.raises(InputError, match="expected the policy that was copied"):
+        pickle.loads(kept)
 
 
 def test_a_policy_is_evaluated_as_by_the_command(

@@ -22,6 +22,22 @@ from dime_robot.training.run_lock import LOCK, RunLock
 from dime_robot.training.run_request import RunRequest
 
 
+def run_folder(path: Path) -> Path:
+    """The run that `--resume` names, by its folder or its ckpt.pt.
+
+    Raises:
+        InputError: another file, which no run goes on from.
+    """
+    if path.name == "ckpt.pt":
+        return path.parent
+    if path.suffix == ".pt" and not path.is_dir():
+        raise InputError(
+            f"--resume {path}: a run goes on from its ckpt.pt: --resume {path.parent}; to start a"
+            f" new one from this file use --init {path}"
+        )
+    return path
+
+
 def resumed_config(folder: Path, env: str | None) -> tuple[TrainConfig, TrainConfig]:
     """The settings that a run folder goes on with, and those of its checkpoint.
 

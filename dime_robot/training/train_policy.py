@@ -7,13 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dime_robot.learning.config import TrainConfig
 from dime_robot.results.eval_csv import EvalRow
 from dime_robot.runtime.io.errors import InputError
 from dime_robot.training.logger import RunLogger
 from dime_robot.training.presets import preset_config
 from dime_robot.training.run import EvaluationEvent
 from dime_robot.training.run_request import RunRequest
-from dime_robot.training.start import choose_device, require_resumable, resumed_config, start_run
+from dime_robot.training.start import (
+    choose_device,
+    require_resumable,
+    resumed_config,
+    run_folder,
+    start_run,
+)
 
 Callback = Callable[[EvaluationEvent], bool | None]
 
@@ -62,7 +69,7 @@ def train_policy(
     Raises:
         InputError: a setting, an environment or a folder that cannot be used.
     """
-    folder = None if resume is None else Path(resume)
+    folder = None if resume is None else run_folder(Path(resume))
     if folder is not None:
         if out is not None or init is not None:
             raise InputError("resume goes on in its own folder: leave out `out` and `init`")
@@ -71,10 +78,10 @@ def train_policy(
         raise InputError("env: expected the name of an environment, or `resume`")
     else:
         start = preset_config(preset, env)
-    unknown = sorted(set(settings) - set(type(start).model_fields))
+    unknown = sorted(set(settings) - set(TrainConfig.model_fields))
     if unknown:
         raise InputError(f"{unknown[0]}: expected a setting of TrainConfig, got another name")
-    config = type(start).model_validate({**start.model_dump(), **settings})
+    config = TrainConfig.model_validate({**start.model_dump(), **settings})
     if folder is not None:
         require_resumable(config, saved)
     request = RunRequest(

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -115,6 +116,15 @@ def test_success_keeps_the_earlier_file_beside_the_new_one(
         "policy.onnx",
         "policy.onnx.previous",
     ]
+
+
+def test_a_signal_that_a_library_swallowed_is_known_later() -> None:
+    with export_onnx.interruptible() as check:
+        check()
+        with suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            check()
 
 
 @pytest.mark.slow

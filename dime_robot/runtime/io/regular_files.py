@@ -21,6 +21,11 @@ def home_or_temporary() -> Path:
         return Path(tempfile.gettempdir()) / f"dime_robot-{os.getuid()}"
 
 
+def draft_of(path: Path) -> Path:
+    """Where a new `path` is written before it replaces the old one."""
+    return path.with_name(path.name + ".tmp")
+
+
 def write_atomically(
     path: Path,
     content: bytes | Callable[[BinaryIO], object],
@@ -36,7 +41,7 @@ def write_atomically(
     Raises:
         InputError: the disk is full or the folder cannot be written; `path` is as it was.
     """
-    draft = path.with_name(path.name + ".tmp")
+    draft = draft_of(path)
     try:
         with draft.open("w+b") as file:
             if isinstance(content, bytes):
