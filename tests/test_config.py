@@ -14,9 +14,8 @@ from dime_robot.runtime.contract.config_diff import differences
 from dime_robot.runtime.io.errors import InputError
 from dime_robot.sim.config.robot_task import load_robot_task
 from dime_robot.sim.robot_env import RobotEnv
+from tests.paths import ROBOTS
 from tests.sim.test_cartpole import variant
-
-ROBOTS = Path(__file__).parent / "robots"
 
 
 def test_the_shipped_configuration_is_right(capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,6 +22,7 @@ from dime_robot.evaluation.rollout import (
 from dime_robot.evaluation.video import record_in_child
 from dime_robot.runtime.io.errors import InputError
 from dime_robot.runtime.policy.noise import NOISE_MODES, NoiseMode
+from tests.paths import SHIPPED_CARTPOLE
 
 
 @pytest.fixture(scope="module")
@@ -202,7 +203,7 @@ def test_no_renderer_is_a_plain_sentence(
 
 
 def test_the_published_policy_still_loads_and_stands(capsys: pytest.CaptureFixture[str]) -> None:
-    path = Path(__file__).parents[1] / "results/sim-cartpole.onnx"
+    path = SHIPPED_CARTPOLE
     assert evaluate.main([str(path), "--episodes", "5", "--json"]) == 0
     results = json.loads(capsys.readouterr().out)["noise"]
     assert results["fresh"]["success_rate"] == results["zero"]["success_rate"] == 1

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests.paths import ROOT
+
 EXAMPLES = {  # name: (arguments that make it short, what it prints)
     "policy_in_five_lines": ([], "several at once"),
     "policy_in_a_gymnasium_loop": ([], "return 4"),

@@ -27,10 +27,10 @@ from dime_robot.evaluation.rollout import Evaluator, FloatArray
 from dime_robot.runtime.io.errors import InputError
 from dime_robot.training import checkpoint
 from tests.foreign import Foreign, Lonely, register, write_module
+from tests.paths import ROOT
 from tests.test_train import SMALL
 
 NUMBERS = itertools.count()
-ROOT = Path(__file__).parents[1]
 
 
 def make(**options: Any) -> Any:

@@ -20,9 +20,8 @@ from dime_robot.runtime.contract.robot_config import RobotConfig
 from dime_robot.runtime.io.command import run_command
 from dime_robot.runtime.io.errors import InputError
 from tests.malformed import GONE, NAMES_AND_SIZES, NOT_A_NUMBER, OTHER_UNITS, OVERLAYS, ROWS, TEXTS
+from tests.paths import ROOT
 from tests.runtime.machines import ROBOT, make_robot, make_spec, put
-
-ROOT = Path(__file__).parents[1]
 
 
 def edited(folder: Path, name: str, place: str, value: Any) -> Path:

@@ -29,10 +29,10 @@ from dime_robot.sim.model.loading import load_model
 from dime_robot.training import checkpoint
 from ros_nodes.latency_record import distributions, read_record, write_record
 from tests.malformed import mutated, within
+from tests.paths import ROOT
 from tests.ros_nodes.records import record_of, some_samples
 from tests.runtime.machines import ToldPolicy, make_robot, make_spec, robot_data, spec_data
 
-ROOT = Path(__file__).parents[1]
 LIMIT = 4.0  # [s] for one file; most take a millisecond
 SIM: dict[str, Any] = {"model": "arm.xml", "timestep": 1 / 512, "decimation": 4}
 

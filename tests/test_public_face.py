@@ -14,9 +14,8 @@ import pytest
 import dime_robot as dr
 from dime_robot.runtime.io.errors import InputError
 from dime_robot.training.run import EvaluationEvent
+from tests.paths import ROOT, SHIPPED_CARTPOLE, SHIPPED_GO2
 
-ROOT = Path(__file__).parents[1]
-SHIPPED = ROOT / "results/sim-cartpole.onnx"
 HEAVY = {
     "torch",
     "gymnasium",
@@ -68,7 +67,7 @@ def test_every_name_stays_what_it_is_after_all_modules_are_imported() -> None:
 
 
 def test_an_exported_policy_acts_as_on_the_robot() -> None:
-    policy, robot = dr.load_policy(SHIPPED), dr.OnnxPolicy(SHIPPED)
+    policy, robot = dr.load_policy(SHIPPED_CARTPOLE), dr.OnnxPolicy(SHIPPED_CARTPOLE)
     rng = np.random.default_rng(0)
     first = None
     for _ in range(5):
@@ -82,13 +81,13 @@ def test_an_exported_policy_acts_as_on_the_robot() -> None:
 
 
 def test_one_and_several_observations_also_as_lists() -> None:
-    policy = dr.load_policy(SHIPPED, noise="zero")
+    policy = dr.load_policy(SHIPPED_CARTPOLE, noise="zero")
     one = [0.1] * policy.spec.n_obs
     assert policy.act(one).shape == (policy.spec.n_act,)
     several = policy.act([one, one, one])
     assert several.shape == (3, policy.spec.n_act)
     assert np.allclose(several, policy.act(one), atol=1e-6)
-    fresh = dr.load_policy(SHIPPED).act([one, one, one])
+    fresh = dr.load_policy(SHIPPED_CARTPOLE).act([one, one, one])
     assert len(np.unique(fresh)) == 3, "each row has noise of its own"
     for wrong in ([0.1], [[one]], [], 1.0):
         with pytest.raises(InputError, match=r"expected an observation of shape \(5,\) or"):
@@ -97,7 +96,7 @@ def test_one_and_several_observations_also_as_lists() -> None:
 
 @pytest.mark.parametrize("noise", ["fresh", "held"])
 def test_a_copy_goes_on_with_the_same_noise(noise: str) -> None:
-    policy = dr.load_policy(SHIPPED, noise=noise, seed=3)  # type: ignore[arg-type]
+    policy = dr.load_policy(SHIPPED_CARTPOLE, noise=noise, seed=3)  # type: ignore[arg-type]
     observation = np.zeros(policy.spec.n_obs)
     policy.act(observation)
     twins = [copy.deepcopy(policy), pickle.loads(pickle.dumps(policy))]
@@ -165,9 +164,9 @@ def test_predict_gives_actions_in_the_environments_units(
 
 def test_a_copy_of_a_file_that_was_replaced_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "policy.onnx"
-    file.write_bytes(SHIPPED.read_bytes())
+    file.write_bytes(SHIPPED_CARTPOLE.read_bytes())
     kept = pickle.dumps(dr.load_policy(file))
-    file.write_bytes((ROOT / "results/go2/policy.onnx").read_bytes())
+    file.write_bytes((SHIPPED_GO2).read_bytes())
     with pytest.raises(InputError, match="expected the policy that was copied"):
         pickle.loads(kept)
 
@@ -192,7 +191,7 @@ def test_wrong_calls_are_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="leave out `out` and `init`"):
         dr.train_policy(resume=tmp_path, out=tmp_path / "run")
     with pytest.raises(InputError, match="episodes: expected at least 1"):
-        dr.evaluate_policy(SHIPPED, episodes=0)
+        dr.evaluate_policy(SHIPPED_CARTPOLE, episodes=0)
     assert not (tmp_path / "run").exists()
 
 

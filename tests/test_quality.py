@@ -18,8 +18,8 @@ from dime_robot.results.eval_csv import read_eval_csv
 from dime_robot.runtime.control.faults import Fault
 from dime_robot.training.presets import preset_config
 from tests.learning.toy import flat_spec
+from tests.paths import ROOT
 
-ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from dime_robot import train
+from tests.paths import ROOT
 
-ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 (BLOCK,) = re.findall(r"```bash\n(.*?)```", README, re.S)
 COMMANDS = BLOCK.splitlines()
@@ -90,7 +90,7 @@ def test_the_sweep_starts_and_stops(folder: Path) -> None:
 
 def test_every_command_is_covered() -> None:
     resumes = [c for c in COMMANDS if "--resume" in c]
-    assert COMMANDS[0] == "python -m dime_robot.train"  # tests/test_learning.py runs it
+    assert COMMANDS[0] == "python -m dime_robot.train"  # tests/training/test_learning.py runs it
     trained = [c for c in COMMANDS if ".train" in c]
     assert all("--env" in c or "--resume" in c for c in trained[1:])
     assert len(resumes) == 1

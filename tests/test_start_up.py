@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from dime_robot.runtime.io.command import READABLE, interruption_as_itself
+from tests.paths import ROOT
 
-ROOT = Path(__file__).parents[1]
 HEAVY = {"torch", "tensorboard", "gymnasium", "mujoco", "scipy", "matplotlib", "onnx", "rclpy"}
 COMMANDS = ("train", "sweep", "evaluate", "report", "config")
 SMALL = [

@@ -21,8 +21,7 @@ from export import onnx as export_onnx
 from export import proofs as certify
 from export.closed_loop import free_run
 from tests.export.conftest import short_proofs
-
-ROOT = Path(__file__).parents[2]
+from tests.paths import ROOT
 
 
 @pytest.fixture(autouse=True)

@@ -20,8 +20,8 @@ from dime_robot.runtime.policy.onnx_policy import OnnxPolicy
 from export import onnx as export_onnx
 from export.closed_loop import CertificateError
 from tests.export.conftest import short_proofs
+from tests.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 OLD = b"the policy from before"
 
 

@@ -19,8 +19,8 @@ from dime_robot.runtime.policy.binding import CpuBinding, provider_options
 from dime_robot.runtime.policy.engine_cache import EngineKey, gpu_name, version_text
 from dime_robot.runtime.policy.onnx_policy import OnnxPolicy
 from export import tensorrt
+from tests.paths import SHIPPED_CARTPOLE
 
-SHIPPED = Path(__file__).parents[2] / "results" / "sim-cartpole.onnx"
 HERE = Path("cache")
 
 
@@ -28,7 +28,7 @@ def test_without_the_provider_it_is_one_sentence() -> None:
     if "TensorrtExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("there is TensorRT")
     with pytest.raises(InputError, match="NVIDIA GPU") as error:
-        tensorrt.main([str(SHIPPED)])
+        tensorrt.main([str(SHIPPED_CARTPOLE)])
     assert "\n" not in str(error.value)
 
 
@@ -44,7 +44,7 @@ def test_engines_share_a_folder_only_where_everything_is_equal(
 
 
 def test_the_key_is_of_this_policy_and_this_onnxruntime() -> None:
-    file = OnnxPolicy(SHIPPED).file
+    file = OnnxPolicy(SHIPPED_CARTPOLE).file
     key = policy.engine_key(onnxruntime, file)
     assert key.policy_digest == file.policy_digest
     assert key.onnxruntime == onnxruntime.__version__
@@ -115,10 +115,10 @@ def pretended(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> PretendedOnnxR
 def test_what_it_builds_is_what_the_node_opens(
     pretended: PretendedOnnxRuntime, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert tensorrt.main([str(SHIPPED)]) == 0
+    assert tensorrt.main([str(SHIPPED_CARTPOLE)]) == 0
     (engine,) = tmp_path.rglob("*.engine")
     assert str(engine) in capsys.readouterr().out
-    OnnxPolicy(SHIPPED, provider="tensorrt")  # as policy_node does
+    OnnxPolicy(SHIPPED_CARTPOLE, provider="tensorrt")  # as policy_node does
     first, second = pretended.opened
     assert first == second == provider_options("tensorrt", str(engine.parent))
     assert first["trt_engine_cache_enable"] == "1"
@@ -136,7 +136,7 @@ def test_an_engine_with_other_actions_is_removed(
             self._kept[1][1][:] *= np.float32(0.99)
 
     monkeypatch.setattr(policy, "GpuBinding", lambda _, s, inputs, output: Wrong(s, inputs, output))
-    assert tensorrt.main([str(SHIPPED)]) == 1
+    assert tensorrt.main([str(SHIPPED_CARTPOLE)]) == 1
     assert "engine removed" in capsys.readouterr().err
     assert not list(tmp_path.rglob("*.engine"))
 
@@ -144,4 +144,4 @@ def test_an_engine_with_other_actions_is_removed(
 def test_no_engine_is_an_error(pretended: PretendedOnnxRuntime) -> None:
     pretended._engines = False
     with pytest.raises(InputError, match="left none"):
-        tensorrt.main([str(SHIPPED)])
+        tensorrt.main([str(SHIPPED_CARTPOLE)])

@@ -30,8 +30,9 @@ from dime_robot.runtime.policy.policy_file import (
     policy_digest,
     zeroed_digest,
 )
+from tests.paths import ROOT
 
-RESULTS = Path(__file__).parents[2] / "results"
+RESULTS = ROOT / "results"
 SHIPPED = RESULTS / "sim-cartpole.onnx"
 # (path, policy digest, sum of the actions below), as written by the release that exported them
 SHIPPED_DIGESTS = {

@@ -30,10 +30,10 @@ from std_msgs.msg import Float64MultiArray, String
 from std_srvs.srv import Trigger
 
 from dime_robot.runtime.contract.config_files import config_folder
+from tests.paths import ROOT, SHIPPED_CARTPOLE
 from tests.ros_nodes.node_process import NodeProcess
 
-ROOT = Path(__file__).parents[2]
-POLICY = ROOT / "results/sim-cartpole.onnx"
+POLICY = SHIPPED_CARTPOLE
 MISBEHAVING = str(Path(__file__).with_name("misbehaving_node.py"))
 COMMANDS = "effort_controller/commands"
 PATIENCE = 20.0  # [s] for anything that must happen at all

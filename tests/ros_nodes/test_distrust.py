@@ -23,10 +23,10 @@ from benchmarks.made_policy import made_policy
 from dime_robot.runtime.contract.config_files import config_folder
 from dime_robot.runtime.contract.policy_spec import PolicySpec
 from ros_nodes.conversions import COMMAND_QOS, stamp_of
-from tests.ros_nodes.graph import COMMANDS, POLICY, ROOT, Graph
+from tests.paths import ROBOTS
+from tests.ros_nodes.graph import COMMANDS, POLICY, Graph
 
 pytestmark = pytest.mark.slow
-ROBOTS = ROOT / "tests/robots"
 PERIOD = 0.02  # [s] of the cart-pole
 
 

@@ -26,10 +26,10 @@ from dime_robot.runtime.control.observation import ActionDecoder
 from dime_robot.runtime.policy.onnx_policy import OnnxPolicy
 from ros_nodes.conversions import COMMAND_QOS
 from ros_nodes.loopback_tracking import nominal_environment
-from tests.ros_nodes.graph import ROOT, Graph
+from tests.paths import ROOT, SHIPPED_GO2
+from tests.ros_nodes.graph import Graph
 
 pytestmark = pytest.mark.slow
-POLICY = ROOT / "results/go2/policy.onnx"
 COMMANDS = "position_controller/commands"
 VELOCITY = (0.5, 0.0, 0.0)  # asked for [m/s, m/s, rad/s]
 STEPS, LOST = 100, 20  # commands that are looked at; those that a busy watcher may miss
@@ -85,7 +85,7 @@ def environment_commands(seed: int, robot: Path) -> tuple[npt.NDArray[np.floatin
 
     Shape (STEPS + LOST, 12) [rad].
     """
-    env, policy = nominal_environment("go2"), OnnxPolicy(POLICY, seed=seed)
+    env, policy = nominal_environment("go2"), OnnxPolicy(SHIPPED_GO2, seed=seed)
     env.task.follow(VELOCITY)
     limits = CommandLimits(policy.spec, load_robot(robot, policy.spec))
     order = [policy.spec.action_joints.index(name) for name in WIRE]
@@ -109,7 +109,7 @@ def walk_in_lockstep(graph: Graph, robot: Path, seed: int, fault: str = "") -> N
     operator = steer(graph)
     graph.start("sim_node", config="go2", mode="lockstep", seed=seed, fault=fault or "''")
     graph.policy_node(
-        policy=POLICY, robot=robot, seed=seed, use_sim_time=True, autostart="configure"
+        policy=SHIPPED_GO2, robot=robot, seed=seed, use_sim_time=True, autostart="configure"
     )
     graph.until(lambda: "next: ros2 lifecycle" in graph.log(), "the node, configured")
     graph.until(lambda: operator.get_subscription_count() == 2, "both who follow the velocity")
@@ -145,7 +145,7 @@ def test_in_lockstep_the_commands_are_the_environments_in_the_order_of_the_wire(
 
 
 def test_in_real_time_it_walks_as_in_the_environment(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "ros_nodes.loopback", str(POLICY), "--seconds", "6"]
+    command = [sys.executable, "-m", "ros_nodes.loopback", str(SHIPPED_GO2), "--seconds", "6"]
     # other tests load this machine
     command += ["--robot", str(write(tmp_path, patient)), "--budget", "5", "--json"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
@@ -197,7 +197,7 @@ def test_a_number_that_the_policy_owns_cannot_be_changed_in_the_robots_file(
     change: Callable[[Config], None], place: str, trained: str, got: str, graph: Graph
 ) -> None:
     process = graph.policy_node(
-        policy=POLICY, robot=write(graph.folder, change), autostart="configure"
+        policy=SHIPPED_GO2, robot=write(graph.folder, change), autostart="configure"
     )
     graph.until(lambda: process.poll() is not None, "the end of the process")
     assert process.returncode == 2
@@ -223,7 +223,7 @@ def test_a_tightened_effort_limit_keeps_targets_near_the_joint(silent_graph: Gra
     path = Path(graph.trigger("policy_node/dump").message)
     graph.until(path.exists, "the recording")
     records = read_recording(path).records
-    joints = list(OnnxPolicy(POLICY).spec.action_joints)
+    joints = list(OnnxPolicy(SHIPPED_GO2).spec.action_joints)
     assert is_in_order(commands_of(graph), records["command"][:, [joints.index(n) for n in WIRE]])
     limited, free = joints.index(WIRE[LIMITED]), joints.index(WIRE[FREE])
     largest = np.abs(records["command"] - records["joint_position"])[:STEPS].max(axis=0)

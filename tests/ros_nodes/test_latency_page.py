@@ -30,9 +30,9 @@ from ros_nodes.latency_record import (
     write_distribution,
     write_record,
 )
+from tests.paths import ROOT
 from tests.ros_nodes.records import FIELDS, RATE, record_of, some_samples
 
-ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "ros_nodes/config"
 
 

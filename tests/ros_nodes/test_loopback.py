@@ -28,7 +28,8 @@ from dime_robot.sim.robot_env import RobotEnv
 from ros_nodes import diagnostics, loopback
 from ros_nodes.loopback_session import Session
 from ros_nodes.loopback_tracking import velocity_to_ask
-from tests.ros_nodes.graph import MISBEHAVING, POLICY, ROOT, Graph
+from tests.paths import ROOT
+from tests.ros_nodes.graph import MISBEHAVING, POLICY, Graph
 
 pytestmark = pytest.mark.slow
 STEPS = 200

@@ -16,7 +16,7 @@ from catkin_pkg.package import parse_package
 import dime_robot
 from ros_nodes.parameters import MonitorParameters, PolicyParameters, SimParameters
 from ros_nodes.sim_node import LONGEST_FAREWELL
-from tests.ros_nodes.graph import ROOT
+from tests.paths import ROOT
 
 SHELL = ROOT / "ros_nodes"
 STARTERS = {

@@ -19,7 +19,8 @@ from typing import Any
 
 import pytest
 
-from tests.ros_nodes.graph import PATIENCE, POLICY, ROOT, domain
+from tests.paths import ROOT
+from tests.ros_nodes.graph import PATIENCE, POLICY, domain
 
 pytestmark = pytest.mark.slow
 STARTERS = {"policy_node", "sim_node", "latency_monitor", "loopback", "certify"}

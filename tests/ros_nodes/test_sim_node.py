@@ -22,7 +22,8 @@ from dime_robot.runtime.contract.config_files import config_folder
 from ros_nodes.conversions import COMMAND_QOS, seconds
 from ros_nodes.sim_node import LONGEST_FAREWELL
 from ros_nodes.sim_timeout import ON_TIMEOUT
-from tests.ros_nodes.graph import COMMANDS, ROOT, Graph
+from tests.paths import ROOT
+from tests.ros_nodes.graph import COMMANDS, Graph
 
 pytestmark = pytest.mark.slow
 TIMEOUT = 0.1  # [s], robot.command.timeout of the shipped cart-pole

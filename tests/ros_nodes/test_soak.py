@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from tests.ros_nodes.graph import ROOT
+from tests.paths import ROOT
 
 pytestmark = pytest.mark.slow
 

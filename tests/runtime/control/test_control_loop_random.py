@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from dime_robot.runtime.control.control_loop import Mode
 from dime_robot.runtime.control.faults import UNUSABLE, SafetyLevel
 from dime_robot.runtime.control.safety_filter import Decision
-from tests.runtime.loop_bench import LoopBench
+from tests.runtime.control.loop_bench import LoopBench
+from tests.runtime.control.test_rest import HOLDING
 from tests.runtime.machines import KINDS, T
-from tests.runtime.test_rest import HOLDING
 
 LOW, HIGH = np.array([-1.0, -np.inf, 0.0]), np.array([2.0, np.inf, 0.5])
 SPEED = {"position": np.array([8.0, 40.0, 2.0]), "twist": np.full(2, 4.0)}

@@ -17,8 +17,8 @@ from dime_robot.runtime.io.errors import InputError
 from dime_robot.runtime.io.yaml_files import MAX_DEPTH, MAX_NODES, parse_yaml
 from dime_robot.sim.config.robot_task import read_robot_task
 from tests.malformed import within
+from tests.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 # no digits: PyYAML writes the text 1e3 as it is, which is a number here
 words = st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z", "N"]), max_size=10)
 leaves = st.none() | st.booleans() | st.integers(-(2**60), 2**60) | words

@@ -13,8 +13,8 @@ from dime_robot.runtime.control.state import JointCommand
 from dime_robot.runtime.io.errors import InputError
 from dime_robot.sim.plant.plant import Plant
 from dime_robot.sim.robot_env import RobotEnv
+from tests.sim.plant.test_plant_kinds import BASE, base, make
 from tests.sim.test_cartpole import variant
-from tests.sim.test_plant_kinds import BASE, base, make
 
 WORLD = """
 <mujoco>

@@ -24,9 +24,9 @@ from dime_robot.runtime.policy.onnx_policy import OnnxPolicy
 from dime_robot.runtime.policy.policy_file import PROVENANCE
 from dime_robot.runtime.telemetry import replay
 from export.onnx import seal
+from tests.paths import SHIPPED_CARTPOLE as CARTPOLE
 from tests.runtime.machines import ToldPolicy, make_robot, make_spec, make_state
 
-CARTPOLE = Path(__file__).parents[2] / "results" / "sim-cartpole.onnx"
 STEPS = 100
 
 

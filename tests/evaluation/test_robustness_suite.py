@@ -19,7 +19,8 @@ from dime_robot.runtime.io.errors import InputError
 from dime_robot.sim.config.randomization import LatencyConfig
 from dime_robot.sim.config.robot_task import RobotTaskConfig, SuiteConfig, load_robot_task
 from dime_robot.sim.model.comparison import model_differences
-from tests.sim.randomized import term
+from tests.paths import SHIPPED_GO2 as POLICY
+from tests.sim.randomization.randomized import term
 
 LIMITS = SuiteConfig(
     commands=((0.0, 0.0, 0.0), (0.5, 0.0, 0.0)),
@@ -28,7 +29,6 @@ LIMITS = SuiteConfig(
     yaw_rate_error=0.2,
     extreme_loss=0.1,
 )
-POLICY = Path(__file__).parents[1] / "results/go2/policy.onnx"
 
 
 def go2() -> tuple[RobotTaskConfig, Path]:

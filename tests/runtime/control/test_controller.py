@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,9 +16,9 @@ from dime_robot.runtime.control.state import CommandKind, RobotState
 from dime_robot.runtime.io.errors import InputError
 from dime_robot.runtime.policy.onnx_policy import OnnxPolicy
 from dime_robot.sim.robot_env import RobotEnv
+from tests.paths import SHIPPED_CARTPOLE
 from tests.runtime.machines import KINDS, T, ToldPolicy, make_robot, make_spec, make_state
 
-CARTPOLE = Path(__file__).parents[2] / "results" / "sim-cartpole.onnx"
 Q = {"name": "q", "kind": "joint_position", "joints": ["wrist"], "unit": "rad"}
 LAST = {"name": "a", "kind": "last_action", "size": 3, "unit": "1"}
 STEERED = {"name": "v", "kind": "command_velocity", "size": 3, "unit": "mixed"}
@@ -57,7 +56,7 @@ class Bench:
 
 def test_commands_are_those_of_the_training_environment_bit_for_bit() -> None:
     env = RobotEnv("cartpole")
-    ours, theirs = OnnxPolicy(CARTPOLE, seed=5), OnnxPolicy(CARTPOLE, seed=5)
+    ours, theirs = OnnxPolicy(SHIPPED_CARTPOLE, seed=5), OnnxPolicy(SHIPPED_CARTPOLE, seed=5)
     controller = Controller(ours, load_robot(None, ours.spec))
     observation, _ = env.reset(seed=1)
     controller.start(0.0, env.plant.state())
@@ -204,7 +203,7 @@ def test_a_step_without_the_policy_took_no_inference() -> None:
 
 
 def test_a_seed_makes_an_episode_repeatable() -> None:
-    policy = OnnxPolicy(CARTPOLE, seed=1)
+    policy = OnnxPolicy(SHIPPED_CARTPOLE, seed=1)
     controller = Controller(policy, load_robot(None, policy.spec))
     state = RobotState(0.0, np.array([0.1, 3.0]), np.zeros(2))
     runs = []

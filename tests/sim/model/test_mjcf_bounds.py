@@ -14,8 +14,8 @@ from dime_robot.runtime.io.errors import InputError
 from dime_robot.sim.config.robot_task import SimConfig
 from dime_robot.sim.model.loading import compile_model, load_model
 from tests.malformed import within
+from tests.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 BODY = '<body><geom size="1"/></body>'
 
 

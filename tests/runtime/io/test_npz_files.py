@@ -21,10 +21,10 @@ from dime_robot.runtime.io.npz_files import read_npz, write_npz
 from dime_robot.runtime.io.sealed_files import append_seal
 from dime_robot.runtime.telemetry import replay
 from ros_nodes.latency_record import read_record, write_record
+from tests.paths import ROOT
 from tests.ros_nodes.records import record_of, some_samples
 from tests.runtime.machines import ToldPolicy, make_robot, make_spec
 
-ROOT = Path(__file__).parents[2]
 UNPACKED = 2**28  # bytes of a bomb: more than either reader takes
 
 

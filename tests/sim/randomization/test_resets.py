@@ -18,7 +18,7 @@ from dime_robot.sim.plant.plant import Plant, make_plant
 from dime_robot.sim.randomization.randomizer import Randomizer
 from dime_robot.training.presets import preset_config
 from dime_robot.training.run import TrainingRun
-from tests.sim.randomized import (
+from tests.sim.randomization.randomized import (
     POSE,
     SPEC,
     Array,

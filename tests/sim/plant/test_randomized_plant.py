@@ -15,7 +15,7 @@ from dime_robot.sim.config.randomization import RandomTerm
 from dime_robot.sim.config.robot_task import SimConfig
 from dime_robot.sim.plant.plant import Plant
 from dime_robot.sim.randomization.randomizer import Randomizer
-from tests.sim.randomized import (
+from tests.sim.randomization.randomized import (
     POSE,
     SPEC,
     go2,

@@ -15,7 +15,7 @@ from dime_robot.runtime.telemetry.latency import LatencyDistribution
 from dime_robot.sim.config.randomization import LatencyConfig
 from dime_robot.sim.plant.delays import DelayedPlant
 from dime_robot.sim.plant.plant import Plant
-from tests.sim.randomized import CONFIG, POSE, SPEC, go2
+from tests.sim.randomization.randomized import CONFIG, POSE, SPEC, go2
 
 TIMESTEP, DECIMATION = CONFIG.sim.timestep, CONFIG.sim.decimation
 STEPS = (0, 1, 3, 4, 5, 8, 11)  # of simulation; 4 are a control period

@@ -17,7 +17,7 @@ from dime_robot.runtime.control.observation import projected_gravity
 from dime_robot.sim.config.randomization import RandomKind, RandomTerm
 from dime_robot.sim.plant.plant import Plant, make_plant
 from dime_robot.sim.randomization.randomizer import Randomizer
-from tests.sim.randomized import (
+from tests.sim.randomization.randomized import (
     CONFIG,
     FEET,
     MODEL,

@@ -10,7 +10,8 @@ import pytest
 from dime_robot.evaluation.statistics import iqm
 from dime_robot.results.curves import Curves, interval, read_curves, read_reference, spread
 from dime_robot.results.summary import estimate
-from tests.test_results import HEAD, ROOT, write
+from tests.paths import ROOT
+from tests.results.test_summary import HEAD, write
 
 
 @pytest.mark.parametrize("seeds", [1, 3, 4, 5, 8, 10])

@@ -21,8 +21,8 @@ from dime_robot.learning.learner_state import LearnerState
 from dime_robot.runtime.io.errors import InputError
 from dime_robot.training import checkpoint
 from dime_robot.training.checkpoint import Record
+from tests.paths import RUN_OF_RELEASE_0_1
 
-OLD_RUN = Path(__file__).parent / "data" / "run_of_release_0_1"
 TRAILER_BYTES = 80
 
 
@@ -292,8 +292,8 @@ def test_a_checkpoint_of_the_release_before_has_the_same_weights(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     for name in ("ckpt.pt", "best.pt"):
-        old = content_of(OLD_RUN / name)
-        actor, loaded = checkpoint.load_actor(OLD_RUN / name)
+        old = content_of(RUN_OF_RELEASE_0_1 / name)
+        actor, loaded = checkpoint.load_actor(RUN_OF_RELEASE_0_1 / name)
         for key, value in old["actor"].items():
             assert torch.equal(actor.state_dict()[key], value)
         assert loaded.record.step == old["step"]
@@ -306,7 +306,7 @@ def test_a_run_of_the_release_before_goes_on(
 ) -> None:
     folder = tmp_path / "run"
     folder.mkdir()
-    for source in OLD_RUN.iterdir():
+    for source in RUN_OF_RELEASE_0_1.iterdir():
         (folder / source.name).write_bytes(source.read_bytes())
     assert train.main(["--resume", str(folder), "--no-video"]) == 0
     assert capsys.readouterr().err.count("no digest") == 1
@@ -319,7 +319,7 @@ def test_a_run_of_the_release_before_goes_on(
 
 
 def test_odd_entries_in_an_old_checkpoint_are_one_sentence(tmp_path: Path) -> None:
-    path, old = tmp_path / "ckpt.pt", content_of(OLD_RUN / "ckpt.pt")
+    path, old = tmp_path / "ckpt.pt", content_of(RUN_OF_RELEASE_0_1 / "ckpt.pt")
     deep: Any = 1
     for _ in range(50):
         deep = [deep]

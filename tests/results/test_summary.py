@@ -16,8 +16,8 @@ from dime_robot.results.figures import ablation_figure, task_figure
 from dime_robot.results.summary import write_results
 from dime_robot.runtime.io.errors import InputError
 from dime_robot.training.presets import preset_config
+from tests.paths import ROOT
 
-ROOT = Path(__file__).parents[1]
 HEAD = "step,seed,return_mean,return_std,episodes,wall_seconds"
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from dime_robot.runtime.control.control_loop import Mode
 from dime_robot.runtime.control.faults import Fault, SafetyLevel
-from tests.runtime.loop_bench import ALONE, LoopBench
+from tests.runtime.control.loop_bench import ALONE, LoopBench
 from tests.runtime.machines import KINDS, T, make_robot
 
 R = Fault

@@ -8,9 +8,9 @@ import pytest
 
 from dime_robot.sim.plant.plant import Plant
 from dime_robot.sim.pose_check import hold_default_pose
-from tests.sim.test_drives import SPOT, SPOT_POSE, UR5E, UR5E_LIMITS, UR5E_POSE
-from tests.sim.test_drives import robot as driven
-from tests.sim.test_other_joints import BALL, robot, world
+from tests.sim.plant.test_drive import SPOT, SPOT_POSE, UR5E, UR5E_LIMITS, UR5E_POSE
+from tests.sim.plant.test_drive import robot as driven
+from tests.sim.plant.test_other_joints import BALL, robot, world
 
 
 def test_a_drive_that_pushes_to_and_fro_is_noticed(
