@@ -15,22 +15,16 @@ from dime_robot.training import checkpoint
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
-def test_pendulum_is_solved_in_3000_steps(seed: int, tmp_path: Path) -> None:
+@pytest.mark.filterwarnings("default")  # the compiler has its own
+@pytest.mark.parametrize(("seed", "update"), [(0, "eager"), (1, "eager"), (2, "compiled")])
+def test_pendulum_is_solved_in_3000_steps(seed: int, update: str, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     options = ["--env", "Pendulum-v1", "--preset", "tiny", "--steps", "3000", "--seed", str(seed)]
+    options += ["--compile"] * (update == "compiled")
     train.main([*options, "--no-video", "--out", str(folder)])
     last = read_eval_csv(folder / "eval.csv")[-1]
     assert (last.step, last.episodes) == (3000, 20)
     assert last.return_mean > -250
-
-
-@pytest.mark.filterwarnings("default")  # the compiler has its own
-def test_pendulum_is_solved_by_the_compiled_update(tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    options = ["--env", "Pendulum-v1", "--preset", "tiny", "--steps", "3000", "--compile"]
-    train.main([*options, "--no-video", "--out", str(folder)])
-    assert read_eval_csv(folder / "eval.csv")[-1].return_mean > -250
 
 
 def test_default_command_makes_the_pole_stand(tmp_path: Path) -> None:
