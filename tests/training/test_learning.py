@@ -35,13 +35,14 @@ def test_default_command_makes_the_pole_stand(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(2400)
+@pytest.mark.filterwarnings("default")  # the compiler has its own
 def test_a_go2_learns_to_walk(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "run"
-    train.main(["--env", "sim:go2-walk", "--no-video", "--out", str(folder)])
+    train.main(["--env", "sim:go2-walk", "--compile", "--no-video", "--out", str(folder)])
     capsys.readouterr()
     evaluate.main([str(folder / "best.pt"), "--noise", "fresh", "--seed", "7", "--json"])
     best = json.loads(capsys.readouterr().out)["noise"]["fresh"]
-    # another CPU rounds otherwise and learns another walk: 20 of 20 on one kind, 19 on another
+    # another CPU rounds otherwise and learns another walk: 20 of 20 on one, 19 on another
     assert best["survival"] >= 0.9
     assert best["success_rate"] >= 0.9  # half a metre per second, within 0.1
 
