@@ -58,7 +58,7 @@ from ros_nodes.parameters import (
     read_parameters,
     require_known_parameters,
 )
-from ros_nodes.process import LONGEST_WAIT, make_executor, run_node
+from ros_nodes.process import MAX_WAIT, make_executor, run_node
 from ros_nodes.sim_faults import InjectedFault
 from ros_nodes.sim_sensors import Sensors
 from ros_nodes.sim_states import StateTopics
@@ -233,7 +233,7 @@ class SimNode(Node):
 
     def wait(self) -> float:
         """See `process.Running`."""
-        until = time.monotonic() + LONGEST_WAIT if self._lockstep else self._due
+        until = time.monotonic() + MAX_WAIT if self._lockstep else self._due
         return min(until, self._states.next_late) - time.monotonic()
 
     def tick(self) -> None:
@@ -359,7 +359,7 @@ class SimNode(Node):
                 self._heard
             )  # quiet counts from the last look at the messages, not from a stall
             while time.monotonic() < until and looked < self._heard + QUIET:
-                executor.spin_once(timeout_sec=min(LONGEST_WAIT, max(0.0, self.wait())))
+                executor.spin_once(timeout_sec=min(MAX_WAIT, max(0.0, self.wait())))
                 looked += min(time.monotonic() - looked, QUIET / 4)
                 self.tick()
         except Exception:  # the very one, perhaps, that has ended the process

@@ -16,7 +16,7 @@ from std_msgs.msg import Float64MultiArray
 from dime_robot.runtime.contract.config_files import config_folder
 from dime_robot.runtime.io.errors import InputError
 from dime_robot.runtime.policy.onnx_policy import OnnxPolicy
-from ros_nodes.commissioning import load_and_check
+from ros_nodes.startup_checks import load_and_check
 from ros_nodes.parameters import PolicyParameters
 from tests.ros_nodes.graph import COMMANDS, POLICY, Graph
 from tests.ros_nodes.policies import resealed
