@@ -44,7 +44,6 @@ from ros_nodes.latency_record import (
     SeenFault,
     distributions,
     latency_table,
-    longest_streak,
     lost_samples,
     measured_rate,
     write_distribution,
@@ -288,22 +287,11 @@ def write_all(record: LatencyRecord, folder: Path) -> list[str]:
 
 def describe(record: LatencyRecord) -> str:
     """The run as lines for a console."""
-    header, missed, steps = record.header, record.missed, len(record.samples)
-    began = float(record.column("time")[0])
-    faults = [f"fault        {fault.time - began:+9.2f} s  {fault.text}" for fault in header.faults]
-    return "\n".join(
-        [
-            f"node         {header.node}",
-            f"policy       {header.policy} {header.policy_digest}",
-            f"robot        {header.robot}",
-            f"steps        {steps:,} at {header.rate:g} Hz, {header.lost:,} lost in transport",
-            f"missed       {int(missed.sum()):,} deadlines ({missed.mean():.2%}), at most"
-            f" {longest_streak(missed):,} in a row",
-            f"no policy    {int(steps - record.acted.sum()):,} steps, held, damped or stopped",
-            *latency_table(record.summary()),
-            *(faults or ["faults       none on /diagnostics"]),
-        ]
-    )
+    began, faults = float(record.column("time")[0]), record.header.faults
+    about = [f"{name:20s}{text}" for name, text in record.about()]
+    listed = [f"{'fault':20s}{fault.time - began:+9.2f} s  {fault.text}" for fault in faults]
+    listed = listed or [f"{'faults':20s}none on /diagnostics"]
+    return "\n".join([*about, *latency_table(record.summary()), *listed])
 
 
 def main() -> int:

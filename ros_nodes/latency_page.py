@@ -26,7 +26,6 @@ from ros_nodes.latency_record import (
     PERCENTILES,
     LatencyRecord,
     Samples,
-    longest_streak,
     read_record,
 )
 
@@ -193,32 +192,6 @@ def _fault_table(record: LatencyRecord) -> str:
     return table + (f"<p>And {more} more.</p>" if more else "")
 
 
-def _about(record: LatencyRecord) -> list[tuple[str, str]]:
-    """What was recorded, as rows of a name and its text."""
-    header, missed, steps = record.header, record.missed, len(record.samples)
-    full = ", the memory was full before the end" if header.cut_short else ""
-    return [
-        ("policy", f"{header.policy} {header.policy_digest}"),
-        ("robot", header.robot),
-        ("machine", header.cpu),
-        ("node", header.node),
-        ("topic", header.topic),
-        ("duration", f"{np.ptp(record.time_range or (0.0, 0.0)):,.1f} s"),
-        ("rate", f"{header.rate:g} Hz, by the median period" if header.rate else "unknown"),
-        ("steps", f"{steps:,} recorded, {header.lost:,} lost in transport{full}"),
-        (
-            "without the policy",
-            f"{int(steps - record.acted.sum()):,} steps (held, damped or stopped), in neither"
-            " percentiles nor distributions",
-        ),
-        (
-            "missed deadlines",
-            f"{int(missed.sum()):,} of {steps:,} ({missed.mean():.3%}), at most"
-            f" {longest_streak(missed):,} in a row",
-        ),
-    ]
-
-
 def page(record: LatencyRecord) -> str:
     """The whole HTML file."""
     title, summary = f"Latency of {record.header.policy}", record.summary()
@@ -233,7 +206,7 @@ def page(record: LatencyRecord) -> str:
         for name in summary
     ]
     body = (
-        f"<h1>{html.escape(title)}</h1>{html_table(_about(record))}"
+        f"<h1>{html.escape(title)}</h1>{html_table(record.about())}"
         f"<h2>Percentiles [ms]</h2>{html_table(rows, ('', *PERCENTILES), 'numbers')}"
         f"<h2>The run</h2>{time_line(record)}{_fault_table(record)}"
         f'<h2>Distributions</h2><div class="grid">{"".join(figures)}</div>'

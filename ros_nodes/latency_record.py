@@ -93,6 +93,31 @@ class LatencyRecord:
             if len(found)
         }
 
+    def about(self) -> list[tuple[str, str]]:
+        """What was recorded, as pairs of a name and its text."""
+        header, missed, steps = self.header, self.missed, len(self.samples)
+        full = ", the memory was full before the end" if header.cut_short else ""
+        return [
+            ("policy", f"{header.policy} {header.policy_digest}"),
+            ("robot", header.robot),
+            ("machine", header.cpu),
+            ("node", header.node),
+            ("topic", header.topic),
+            ("duration", f"{np.ptp(self.time_range or (0.0, 0.0)):,.1f} s"),
+            ("rate", f"{header.rate:g} Hz, by the median period" if header.rate else "unknown"),
+            ("steps", f"{steps:,} recorded, {header.lost:,} lost in transport{full}"),
+            (
+                "without the policy",
+                f"{int(steps - self.acted.sum()):,} steps (held, damped or stopped), in neither"
+                " percentiles nor distributions",
+            ),
+            (
+                "missed deadlines",
+                f"{int(missed.sum()):,} of {steps:,} ({missed.mean():.3%}), at most"
+                f" {longest_streak(missed):,} in a row",
+            ),
+        ]
+
 
 def latency_table(rows: Mapping[str, Mapping[str, float]]) -> list[str]:
     """Lines for a console.

@@ -1,9 +1,10 @@
 """Run a policy over real ROS 2 on one machine: `python -m ros_nodes.loopback policy.onnx`.
 
-policy_node and sim_node run as separate processes over DDS; no `ros2` command is needed. This is the
-check before hardware: exit code 1 where the return is below what the policy's provenance promises,
-deadlines are missed, or the safety filter had to hold, damp or stop. A policy that follows a
-velocity is sent one, and its tracking errors are compared with those in the training environment.
+policy_node and sim_node run as separate processes over DDS; no `ros2` command is needed. This is
+the check before hardware: exit code 1 where the return is below what the policy's provenance
+promises, deadlines are missed, or the safety filter had to hold, damp or stop. A policy that
+follows a velocity is sent one, and its tracking errors are compared with those in the training
+environment.
 How long inference may take is measured before and after the run on this machine; the policy's
 certificate holds the latency on the machine that exported it.
 """
@@ -230,7 +231,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--robot",
         type=Path,
-        help="another robot configuration for policy_node; default: the one in --config"
+        help="another robot configuration for policy_node; default: the one in --config",
     )
     parser.add_argument(
         "--velocity",

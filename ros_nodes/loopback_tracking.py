@@ -134,4 +134,4 @@ def describe_tracking(tracking: dict[str, Any], noise: str) -> None:
             f" {environment[name]:.3f}"
         )
     if environment["fallen"]:
-        print(f"environment  the robot fell in {environment['fallen']:.0%} of the episodes there too")
+        print(f"environment  the robot fell in {environment['fallen']:.0%} of its episodes too")

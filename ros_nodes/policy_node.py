@@ -85,7 +85,7 @@ class PolicyNode(LifecycleNode):
             self.trigger_activate,
             self.activation_problem,
         )
-        self._services = OperatorServices(self, self)
+        self._operator = OperatorServices(self, self)
         if self.parameters.autostart == "none":
             self._log_next("configure")
 
@@ -199,7 +199,7 @@ class PolicyNode(LifecycleNode):
         until = self._started + self.parameters.discovery_time
         while time.monotonic() < until and not self.stop_requested():
             link.serve()
-            self._services.serve()
+            self._operator.serve()
             time.sleep(REST_PAUSE)
 
     def _log_next(self, transition: str) -> None:
@@ -294,7 +294,7 @@ class PolicyNode(LifecycleNode):
 
     def _poll(self) -> None:
         self._reporter.poll()
-        self._services.poll()
+        self._operator.poll()
         if self._link is not None:
             self._poll_robot(self._link)
         code, problem = self._autostart.poll()
@@ -351,7 +351,7 @@ class PolicyNode(LifecycleNode):
         next_poll = 0.0
         while loop.mode == Mode.RESTING:
             link.serve()
-            self._services.serve()
+            self._operator.serve()
             decision = loop.poll()
             if decision is not None:  # no fault: not reported as one
                 if decision.sent:
@@ -377,7 +377,7 @@ class PolicyNode(LifecycleNode):
         if self._link is not None:
             self._link.destroy()
             self._link.loop.controller.recorder.wait(2.0)
-            self._services.poll()  # respond to who waits for a recording
+            self._operator.poll()  # respond to who waits for a recording
         self._reporter.release()
         self._link = None
 

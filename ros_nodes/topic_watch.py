@@ -168,9 +168,7 @@ class StatePublishers:
             excess = np.abs(off) - JUMP_SLACK - self._speed * abs(stamp - their_stamp)
             if (excess > 0).any():  # a joint that only one sends is NaN
                 worst = int(np.nanargmax(excess))
-                return (
-                    f"{self._names[worst]} is {values[worst]:.3g} and {theirs[worst]:.3g}"
-                )
+                return f"{self._names[worst]} is {values[worst]:.3g} and {theirs[worst]:.3g}"
         return ""
 
     def shared(self, now: float) -> list[str]:

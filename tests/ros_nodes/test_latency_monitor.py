@@ -32,8 +32,8 @@ def sample_message(sample: Any, label: str = SAMPLE_LABEL) -> Float64MultiArray:
 
 
 def control(level: bytes, message: str, node: str = "/policy_node") -> DiagnosticStatus:
-    answer = message.partition(":")[0].partition(";")[0].replace("running", "run")
-    values = {"answer": answer, "policy": "cartpole 49c80b6c6a66"}
+    response = message.partition(":")[0].partition(";")[0].replace("running", "run")
+    values = {"answer": response, "policy": "cartpole 49c80b6c6a66"}
     name = diagnostics.entry_name(node, diagnostics.CONTROL)
     return diagnostics.status(name, "cart", level, message, values)
 
@@ -60,7 +60,7 @@ def test_what_is_published_is_what_is_written(graph: Graph) -> None:
     stop = control(DiagnosticStatus.ERROR, "stop: overrun")
     for _ in range(2):  # a fault that lasts is repeated with every report
         reports.publish(diagnostics.array(graph.node.get_clock().now().to_msg(), stop))
-    # it has its own process, of which nothing tells how far it is but that it has taken them
+    # the monitor is another process; this shows only that it has received them
     assert reports.wait_for_all_acked(Duration(seconds=10))
     graph.spin(0.5)
     for sample in samples[100:]:

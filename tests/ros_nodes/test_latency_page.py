@@ -37,7 +37,7 @@ from tests.ros_nodes.records import FIELDS, RATE, record_of, some_samples
 CONFIG = ROOT / "ros_nodes/config"
 
 
-def test_lost_samples_are_told_from_a_pause() -> None:
+def test_lost_samples_are_distinguished_from_a_pause() -> None:
     samples = some_samples(1000)
     assert lost_samples(samples) == 0
     assert lost_samples(np.delete(samples, [10, 400, 401, 402, 990], axis=0)) == 5
@@ -132,7 +132,7 @@ def test_another_file_is_refused_in_a_sentence(kind: str, tmp_path: Path) -> Non
         ("missed", np.nan, "missed that is neither 0 nor 1"),
     ],
 )
-def test_samples_that_no_step_comes_to_are_refused(
+def test_samples_that_no_step_can_have_are_refused(
     field: str, value: float, words: str, tmp_path: Path
 ) -> None:
     samples = some_samples(5)
@@ -193,7 +193,7 @@ def test_text_from_outside_is_escaped() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_a_page_of_next_to_nothing(count: int) -> None:
+def test_a_page_of_one_or_two_samples(count: int) -> None:
     assert page(record_of(some_samples(count))).endswith("</html>\n")
     assert page(record_of(np.zeros((count, len(FIELDS))))).endswith("</html>\n")
 
