@@ -1,4 +1,4 @@
-"""Session: runs policy_node and sim_node as processes, and a node that controls them."""
+"""Session: run policy_node and sim_node as processes, and a node that controls them."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import rclpy
@@ -43,6 +43,15 @@ REPORT_TIME = 1.2  # [s] in which policy_node reports its last steps
 def is_file(config: str) -> bool:
     """Is a configuration given as a path, not as a name in sim_configs/?"""
     return config.endswith((".yaml", ".yml"))
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(5)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 class Session:
@@ -104,31 +113,15 @@ class Session:
         robot = given.robot or (Path(given.config) if is_file(given.config) else None)
         if rate or robot:
             policy["robot"] = str(self._robot(robot, rate))
-        try:
-            self._start("ros_nodes.sim_node", sim)
-            self._start("ros_nodes.policy_node", policy)
-            self._connect()
-        except BaseException:
-            self.__exit__(None, None, None)
-            raise
+        with ExitStack() as stack:
+            self._start("ros_nodes.sim_node", sim, stack)
+            self._start("ros_nodes.policy_node", policy, stack)
+            self._connect(stack)
+            self._stack = stack.pop_all()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        for process in reversed(self._processes.values()):
-            process.terminate()
-            try:
-                process.wait(5)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-        if rclpy.ok():
-            self._node.destroy_node()
-            rclpy.shutdown()
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
 
     def run(self, seconds: float) -> None:
         """Run episodes for so long [s]; the last one may be cut short."""
@@ -149,11 +142,12 @@ class Session:
             while time.monotonic() < reported:
                 self._spin()
 
-    def _start(self, module: str, parameters: dict[str, object]) -> None:
+    def _start(self, module: str, parameters: dict[str, object], stack: ExitStack) -> None:
         words = [sys.executable, "-m", module, "--ros-args", "--log-level", "warn"]
         for name, value in parameters.items():
             words += ["-p", f"{name}:={value}"]
         self._processes[module] = subprocess.Popen(words, stdout=sys.stderr)
+        stack.callback(_end, self._processes[module])
 
     def _robot(self, path: Path | None, rate: float | None) -> Path:
         """Write the robot of the configuration or of a file, with another state rate if given."""
@@ -167,10 +161,12 @@ class Session:
         written.write_text(json.dumps({"robot": robot.model_dump(mode="json")}))  # JSON is YAML
         return written
 
-    def _connect(self) -> None:
+    def _connect(self, stack: ExitStack) -> None:
         """Make the node that requests transitions and resets and receives all reports."""
         rclpy.init(args=[])
-        self._node = node = Node("loopback")
+        stack.callback(rclpy.shutdown)
+        node = Node("loopback")
+        stack.callback(node.destroy_node)
         self._change: Any = node.create_client(ChangeState, "policy_node/change_state")
         self._reset: Any = node.create_client(Trigger, "sim_node/reset")
         node.create_subscription(

@@ -65,7 +65,7 @@ class NodeClock:
 
     @property
     def is_served(self) -> bool:
-        """Has the simulation's time a publisher? A paused simulator is one."""
+        """Has the clock a source? In simulation a publisher of /clock, even a paused one."""
         return not self.simulated or self._node.count_publishers("/clock") > 0
 
     def subscriptions(self) -> list[Any]:

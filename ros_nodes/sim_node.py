@@ -338,7 +338,7 @@ class SimNode(Node):
             executor = make_executor()
             executor.add_node(self)
         try:
-            polled = self._commanded_at  # a stall of this process counts as a quarter of QUIET_TIME
+            polled = self._commanded_at  # a stall of this process counts as QUIET_TIME / 4
             while time.monotonic() < until and polled < self._commanded_at + QUIET_TIME:
                 executor.spin_once(timeout_sec=min(MAX_WAIT, max(0.0, self.wait())))
                 polled += min(time.monotonic() - polled, QUIET_TIME / 4)
