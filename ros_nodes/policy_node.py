@@ -118,7 +118,7 @@ class PolicyNode(LifecycleNode):
         self._reporter.refusal = ""
         drive = "observation" if by_reading else "timer"
         text = describe(controller, latency, f"{drive}, noise {given.noise}")
-        where = "none, a dry run" if given.dry_run else f"on {link.command_topic}"
+        where = "none, a dry run" if given.dry_run else f"on {link.graph.command_topic}"
         self.get_logger().info(f"configured: {text}, commands {where}")
         if not self._autostart.activates:
             self._log_next("activate")
@@ -143,10 +143,9 @@ class PolicyNode(LifecycleNode):
         self._reporter.begin(link.loop)
         self._level, self._active = SafetyLevel.RUN, True
         self._autostart.cancel()
-        if link.assumed_listeners:
+        if assumed := ", ".join(link.graph.assumed_listeners):
             self.get_logger().warning(
-                f"command.listener is not set: {', '.join(link.assumed_listeners)} counts as who"
-                " takes the commands"
+                f"command.listener is not set: {assumed} counts as who takes the commands"
             )
         link.loop.activate()
         self.get_logger().info("active")
@@ -321,7 +320,7 @@ class PolicyNode(LifecycleNode):
             self.trigger_deactivate()  # the loop has ended by itself, and has logged why
 
     def _poll_graph(self, link: RobotLink) -> None:
-        self._run(lambda: link.loop.graph(link.poll()))
+        self._run(lambda: link.loop.graph(link.graph.poll()))
 
     def _parameter_problem(self, parameters: Sequence[Parameter[Any]]) -> str:
         # read when configuring: a change that seems to work and has no effect is dangerous
@@ -360,7 +359,7 @@ class PolicyNode(LifecycleNode):
             now = time.monotonic()
             if now >= next_poll:
                 next_poll = now + POLL_PERIOD
-                loop.graph(link.poll())
+                loop.graph(link.graph.poll())
             if now > until:  # simulated time may stand still
                 loop.give_up("the simulation's clock stands still")
             time.sleep(REST_PAUSE)

@@ -30,9 +30,9 @@ pytestmark = pytest.mark.slow
 PERIOD = 0.02  # [s] of the cart-pole
 
 
-def played(graph: Graph) -> None:
-    """A cart-pole that the watcher plays: at rest, its encoders never still to the last bit."""
-    robot = Neighbour(graph, "played_robot")
+def publish_robot(graph: Graph) -> None:
+    """Publish a cart-pole at rest, whose encoders change in the last bits."""
+    robot = Neighbour(graph, "published_robot")
     random = np.random.default_rng(0)
 
     def state() -> JointState:
@@ -46,7 +46,7 @@ def played(graph: Graph) -> None:
 
 
 class Neighbour:
-    """Another node in the graph, played by the watcher."""
+    """Another node in the graph, in the process of the watcher."""
 
     def __init__(self, graph: Graph, name: str) -> None:
         self.graph = graph
@@ -187,7 +187,7 @@ def test_a_driver_that_hangs_with_fresh_stamps_is_detected(graph: Graph) -> None
 def test_a_recorder_may_come_and_go_and_the_last_listener_may_not(silent_graph: Graph) -> None:
     graph = silent_graph
     graph.listen(COMMANDS)
-    played(graph)
+    publish_robot(graph)
     controller = Neighbour(graph, "controller")
     controller.node.create_subscription(Float64MultiArray, COMMANDS, lambda _: None, 10)
     graph.policy_node()

@@ -40,8 +40,8 @@ def at_rest(graph: Graph, index: int) -> bool:
     when, (value,) = graph.commands[index]
     if value == 0.0:
         return True
-    heard = [m for t, m in graph.states if when - 0.3 < t < when + 0.3]
-    velocities = [m.velocity[0] for m in heard if m.velocity]
+    received = [m for t, m in graph.states if when - 0.3 < t < when + 0.3]
+    velocities = [m.velocity[0] for m in received if m.velocity]
     damped = [max(-EFFORT, min(EFFORT, -DAMPING * v)) for v in velocities]
     return any(abs(value - wanted) < 1.0 for wanted in damped)
 
@@ -100,7 +100,7 @@ def with_imu(
 
 
 class PublishingRobot:
-    """A cart at rest that the watcher plays."""
+    """A cart at rest, published by the watcher."""
 
     def __init__(self, graph: Graph) -> None:
         publisher = graph.node.create_publisher(JointState, "joint_states", 1)

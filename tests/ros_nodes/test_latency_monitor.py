@@ -220,8 +220,8 @@ def test_a_fault_is_recorded_once_when_it_begins() -> None:
     ]
     text = "running; since the last report overrun in 1 steps"
     warned = control(DiagnosticStatus.WARN, text, watched)
-    heard = [ok, hold, hold, stop, stop, warned, stop]
-    for second, entry in enumerate(heard):
+    received = [ok, hold, hold, stop, stop, warned, stop]
+    for second, entry in enumerate(received):
         log.add(entry, float(second), None if second < 3 else 100.0)
         for other in others:
             log.add(other, float(second), 100.0)

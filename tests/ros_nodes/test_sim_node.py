@@ -60,11 +60,11 @@ def test_where_commands_end_the_robots_own_time_out_acts(silent_graph: Graph) ->
     """damp: the cart is braked; zero: it rolls on; hold: it is pushed on, the dangerous one."""
     graph = silent_graph
     speeds: dict[str, list[float]] = {way: [] for way in ON_TIMEOUT}
-    for way, heard in speeds.items():
+    for way, received in speeds.items():
         graph.node.create_subscription(
             JointState,
             f"/{way}/joint_states",
-            lambda m, heard=heard: heard.append(m.velocity[m.name.index("slider")]),
+            lambda m, received=received: received.append(m.velocity[m.name.index("slider")]),
             100,
         )
         graph.start("sim_node", "-r", f"__ns:=/{way}", on_timeout=way)
@@ -73,7 +73,9 @@ def test_where_commands_end_the_robots_own_time_out_acts(silent_graph: Graph) ->
         graph.until(commander.publisher.get_subscription_count, "the robots")
     for commander in commanders.values():
         commander.go_on()
-    graph.until(lambda: all(heard and heard[-1] > 0.3 for heard in speeds.values()), "moving carts")
+    graph.until(
+        lambda: all(received and received[-1] > 0.3 for received in speeds.values()), "moving carts"
+    )
     for way, commander in commanders.items():
         commander.stop()
         speeds[way].clear()
