@@ -18,7 +18,6 @@ import tempfile
 import time
 from array import array
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -267,7 +266,7 @@ def write_all(record: LatencyRecord, folder: Path) -> list[str]:
     """Write record, distributions and page, each replaced as a whole.
 
     Returns:
-        The paths as text, or how to make the page where matplotlib is not installed.
+        The paths as text; in place of the page's, where matplotlib is missing, how to make it.
 
     Raises:
         InputError: one cannot be written.
@@ -276,13 +275,14 @@ def write_all(record: LatencyRecord, folder: Path) -> list[str]:
     written = [str(path)]
     for name, distribution in distributions(record).items():
         written.append(str(write_distribution(distribution, folder / name)))
-    if find_spec("matplotlib") is not None:
-        return [*written, str(write_page(record, folder / "latency.html"))]
-    return [
-        *written,
-        "no page, as matplotlib is not installed here; where it is, this makes the page:"
-        f" python -m ros_nodes.latency_page {path}",
-    ]
+    try:
+        written.append(str(write_page(record, folder / "latency.html")))
+    except ImportError as error:  # absent, or built for another numpy
+        written.append(
+            f"no page, as matplotlib cannot be imported here ({error}); where it is installed, this"
+            f" makes the page: python -m ros_nodes.latency_page {path}"
+        )
+    return written
 
 
 def describe(record: LatencyRecord) -> str:
