@@ -12,7 +12,7 @@ from dime_robot.runtime.telemetry.latency import LatencyRecorder, Percentiles
 
 TOPIC = "/diagnostics"
 WARNING_MISSES = 0.01  # share of steps since the last report
-CONTROL, LATENCY = "control", "latency"  # what a node reports on
+CONTROL, LATENCY = ENTRIES = "control", "latency"  # what a node reports on
 RESPONSE = "answer"  # value of the control entry: the level of the last step, none where inactive
 FAULTY = tuple(level.name.lower() for level in SafetyLevel if level >= SafetyLevel.HOLD)
 _SILENT_ROBOT = (Fault.OBSERVATION_STALE, Fault.JOINT_MISSING, Fault.IMU_STALE)

@@ -97,17 +97,18 @@ class Reporter:
 
     def publish(self) -> None:
         """Publish one report."""
-        name = self._node.get_fully_qualified_name()
+        node = self._node.get_fully_qualified_name()
+        names = [diagnostics.entry_name(node, what) for what in diagnostics.ENTRIES]
         if self._activation is None:
             level = DiagnosticStatus.ERROR if self.refusal else DiagnosticStatus.OK
             message = self.refusal or "not active"
-            entries = [diagnostics.status(f"{name}: control", "", level, message, {})]
+            entries = [diagnostics.status(names[0], "", level, message, {})]
         else:
-            entries = self._entries(name, self._activation)
+            entries = self._entries(names, self._activation)
         stamp = self._node.get_clock().now().to_msg()
         self._diagnostics.publish(diagnostics.array(stamp, *entries))
 
-    def _entries(self, name: str, active: _Activation) -> list[DiagnosticStatus]:
+    def _entries(self, names: list[str], active: _Activation) -> list[DiagnosticStatus]:
         policy, robot = active.loop.controller.policy, active.loop.controller.robot
         recorder, decision, period = active.recorder, active.decision, policy.spec.period
         steps = recorder.steps - active.reported_steps
@@ -144,8 +145,8 @@ class Reporter:
         active.faults.clear()
         times = diagnostics.latency_values(recorder, percentiles, period)
         return [
-            diagnostics.status(f"{name}: control", robot.name, level, message, control),
-            diagnostics.status(f"{name}: latency", robot.name, latency, summary, times),
+            diagnostics.status(names[0], robot.name, level, message, control),
+            diagnostics.status(names[1], robot.name, latency, summary, times),
         ]
 
     def _last_recording(self) -> str:
