@@ -10,7 +10,7 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64MultiArray
 
 from ros_nodes.conversions import COMMAND_QOS, STATE_QOS
-from ros_nodes.process import LONGEST_WAIT, realtime_profile, run_node
+from ros_nodes.process import MAX_WAIT, realtime_profile, run_node
 
 
 class Echo(Node):
@@ -30,7 +30,7 @@ class Echo(Node):
         self._publisher.publish(self._message)
 
     def wait(self) -> float:
-        return LONGEST_WAIT
+        return MAX_WAIT
 
     def tick(self) -> None: ...
 

@@ -114,8 +114,10 @@ class Driver(Node):
 
     def transition(self, number: int) -> bool:
         request = ChangeState.Request(transition=Transition(id=number))
-        future = self.change.call_async(request)
         until = time.monotonic() + 20
+        while not self.change.service_is_ready() and time.monotonic() < until:
+            self.executor_.spin_once(timeout_sec=0.05)  # an earlier call would be lost
+        future = self.change.call_async(request)
         while not future.done() and time.monotonic() < until:
             self.executor_.spin_once(timeout_sec=0.05)
         return bool(future.done() and future.result().success)

@@ -1,4 +1,4 @@
-"""The transitions a node goes through by itself, until it is there or an operator makes one."""
+"""Autostart: lifecycle transitions that a node makes by itself at its start."""
 
 from __future__ import annotations
 
@@ -7,53 +7,58 @@ from collections.abc import Callable
 
 from rclpy.lifecycle import TransitionCallbackReturn
 
-REFUSED, NO_ROBOT = 2, 3  # exit codes where it cannot do what it was asked for
+REFUSED, NO_ROBOT = 2, 3  # exit codes where configuring or activating fails
 
 
 class Autostart:
-    """Configures and activates as the parameter `autostart` wishes.
+    """Configures and activates a node, until an operator makes a transition.
 
     Args:
-        wish: none, configure or activate.
-        patience: how long activation may be refused after configuring [s].
+        mode: none, configure or activate.
+        timeout: how long activation may be refused after configuring [s].
         configure: the transition.
         activate: the transition.
-        why_not: what stands against activating, empty: nothing.
+        activation_problem: gives why the node cannot be activated now; empty: it can.
     """
 
     def __init__(
         self,
-        wish: str,
-        patience: float,
+        mode: str,
+        timeout: float,
         configure: Callable[[], TransitionCallbackReturn],
         activate: Callable[[], TransitionCallbackReturn],
-        why_not: Callable[[], str],
+        activation_problem: Callable[[], str],
     ) -> None:
-        self._wish, self._patience = wish, patience
-        self._configure, self._activate, self._why_not = configure, activate, why_not
+        self._mode, self._timeout = mode, timeout
+        self._configure, self._activate = configure, activate
+        self._activation_problem = activation_problem
         self._until: float | None = None  # set once configured, steady [s]
 
     @property
     def activates(self) -> bool:
-        """Is activation still to come by itself?"""
-        return self._wish == "activate"
+        """Will it still activate the node?"""
+        return self._mode == "activate"
 
     def cancel(self) -> None:
-        """Somebody made a transition: from now on the lifecycle is theirs."""
-        self._wish = "none"
+        """Make no further transition: an operator has made one."""
+        self._mode = "none"
 
-    def look(self) -> tuple[int | None, str]:
-        """Go on if possible. An exit code and why, where it has failed for good."""
-        if self._wish == "none":
+    def poll(self) -> tuple[int | None, str]:
+        """Make the next transition where it is possible.
+
+        Returns:
+            Where it has failed for good, the exit code of the process and why.
+        """
+        if self._mode == "none":
             return None, ""
         if self._until is None:
-            wish = self._wish
+            mode = self._mode
             if self._configure() != TransitionCallbackReturn.SUCCESS:
                 return REFUSED, ""
-            self._until = time.monotonic() + self._patience
-            self._wish = "none" if wish == "configure" else wish
+            self._until = time.monotonic() + self._timeout
+            self._mode = "none" if mode == "configure" else mode
             return None, ""
-        problem = self._why_not()
+        problem = self._activation_problem()
         if not problem:
             self._activate()
         elif time.monotonic() > self._until:

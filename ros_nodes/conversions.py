@@ -1,4 +1,4 @@
-"""Between ROS messages and RobotState / JointCommand. The only place that knows message fields."""
+"""Convert between ROS messages and numpy arrays, RobotState and JointCommand."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from dime_robot.runtime.control.state import JointCommand
 TwistMessage: TypeAlias = Twist | TwistStamped
 CommandMessage: TypeAlias = Float64MultiArray | JointTrajectory | TwistMessage
 
-# best effort matches reliable and best-effort publishers; only the newest reading counts
+# best effort matches reliable and best-effort publishers; only the newest reading is used
 STATE_QOS = QoSProfile(
     history=HistoryPolicy.KEEP_LAST, depth=1, reliability=ReliabilityPolicy.BEST_EFFORT
 )
-# ros2_control's command subscribers ask for a reliable publisher
+# ros2_control's command subscribers need a reliable publisher
 COMMAND_QOS = QoSProfile(
     history=HistoryPolicy.KEEP_LAST,
     depth=1,
@@ -35,7 +35,7 @@ COMMAND_QOS = QoSProfile(
 )
 COMMAND_TYPES = {"forward": Float64MultiArray, "trajectory": JointTrajectory, "twist": Twist}
 TWIST_TYPES: dict[TwistType, type[TwistMessage]] = {"Twist": Twist, "TwistStamped": TwistStamped}
-TWIST_FRAME = "base_link"  # REP 105: velocities are the base's
+TWIST_FRAME = "base_link"  # REP 105: velocities are in the base's frame
 
 
 def command_type(output: CommandOutput) -> type[CommandMessage]:
@@ -47,7 +47,7 @@ def command_type(output: CommandOutput) -> type[CommandMessage]:
 
 
 def seconds(stamp: Time) -> float:
-    """A stamp as a float [s]; below a microsecond off for this century."""
+    """A stamp as a float [s], exact to a microsecond in this century."""
     return float(stamp.sec + 1e-9 * stamp.nanosec)
 
 
@@ -65,7 +65,7 @@ def joint_values(values: Sequence[float], size: int) -> FloatArray:
 
 
 def orientation_of(message: Imu) -> FloatArray:
-    """Base to world, w x y z; NaN where the driver says it measures none (REP 145)."""
+    """Base to world, w x y z; NaN where the driver marks it as not measured (REP 145)."""
     if message.orientation_covariance[0] == -1:
         return np.full(4, np.nan)
     q = message.orientation
@@ -73,7 +73,7 @@ def orientation_of(message: Imu) -> FloatArray:
 
 
 def angular_velocity_of(message: Imu) -> FloatArray:
-    """[rad/s] in the base's frame; NaN where the driver says it measures none (REP 145)."""
+    """[rad/s] in the base's frame; NaN where the driver marks it as not measured (REP 145)."""
     if message.angular_velocity_covariance[0] == -1:
         return np.full(3, np.nan)
     v = message.angular_velocity
@@ -86,7 +86,7 @@ def twist_of(message: TwistMessage) -> Twist:
 
 
 def twist_values(message: TwistMessage) -> FloatArray:
-    """In the order of TWIST_AXES."""
+    """The velocities in the order of TWIST_AXES [m/s, rad/s]."""
     twist = twist_of(message)
     return np.array([twist.linear.x, twist.linear.y, twist.angular.z])
 
@@ -108,7 +108,7 @@ def write_twist(message: TwistMessage, velocity: Mapping[str, float], now: float
 
 
 class CommandWriter:
-    """JointCommand -> the one message of this robot, filled anew for every command."""
+    """Writes JointCommands into one message object of the robot's type."""
 
     def __init__(self, output: CommandOutput, mapping: JointMapping, period: float) -> None:
         self.message: CommandMessage = command_type(output)()

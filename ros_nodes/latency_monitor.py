@@ -1,8 +1,8 @@
 """latency_monitor: record how late a policy is. `ros2 run dime_robot latency_monitor`.
 
-A process of its own beside policy_node: it takes down every step that `~/latency` tells and every
-fault on /diagnostics, and at its end writes the record, a page, and the two distributions that
-training draws from.
+A process of its own beside policy_node: it records every step that is published on `~/latency` and
+every fault on /diagnostics, and at its end writes the record, the two distributions that training
+draws from, and, where matplotlib is installed, a page to look at.
 """
 
 from __future__ import annotations
@@ -16,17 +16,15 @@ import math
 import sys
 import tempfile
 import time
+from array import array
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
-from rcl_interfaces.msg import SetParametersResult
 from rclpy.exceptions import InvalidTopicNameException
 from rclpy.expand_topic_name import expand_topic_name
 from rclpy.node import Node
-from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile
 from rclpy.validate_full_topic_name import validate_full_topic_name
 from std_msgs.msg import Float64MultiArray
@@ -40,11 +38,11 @@ from ros_nodes.latency_record import (
     MAX_FAULTS,
     MAX_NUMBERS,
     LatencyRecord,
-    RecordFacts,
+    RecordHeader,
     Samples,
     SeenFault,
     distributions,
-    longest_row,
+    latency_table,
     lost_samples,
     measured_rate,
     write_distribution,
@@ -52,57 +50,52 @@ from ros_nodes.latency_record import (
 )
 from ros_nodes.parameters import (
     MonitorParameters,
-    check_parameters,
     existing_path,
     read_parameters,
     require_known_parameters,
 )
-from ros_nodes.process import LONGEST_WAIT, run_node
+from ros_nodes.process import MAX_WAIT, run_node
 
-CHUNK = 20_000  # samples: about a megabyte
+FIELDS = len(LatencySample._fields)
 NO_SAMPLE = 1  # exit code
 UNKNOWN = "unknown"
 
 
 class SampleStore:
-    """Samples in memory, in chunks: growing never copies what is there.
+    """Samples in memory.
 
     Args:
-        largest: how many samples are taken at most.
+        max_count: how many samples are kept; later ones are dropped.
     """
 
-    def __init__(self, largest: int = MAX_NUMBERS // len(LatencySample._fields)) -> None:
-        self.count = 0
-        self._largest = largest
-        self._chunks: list[Samples] = []
+    def __init__(self, max_count: int = MAX_NUMBERS // FIELDS) -> None:
+        self._numbers, self._max_count = array("d"), max_count
+
+    @property
+    def count(self) -> int:
+        """How many samples it holds."""
+        return len(self._numbers) // FIELDS
 
     @property
     def full(self) -> bool:
-        """Will no further sample be taken?"""
-        return self.count >= self._largest
+        """Is a further sample dropped?"""
+        return self.count >= self._max_count
 
     def add(self, values: Sequence[float]) -> None:
-        """Take a sample, unless full."""
-        if self.full:
-            return
-        row = self.count % CHUNK
-        if row == 0:
-            self._chunks.append(np.empty((CHUNK, len(LatencySample._fields))))
-        self._chunks[-1][row] = values
-        self.count += 1
+        """Keep a sample, unless full."""
+        if not self.full:
+            self._numbers.extend(values)
 
     def samples(self) -> Samples:
         """All so far, a copy. Shape (n, fields of LatencySample)."""
-        if not self._chunks:
-            return np.empty((0, len(LatencySample._fields)))
-        return np.concatenate(self._chunks)[: self.count]
+        return np.array(self._numbers, dtype=np.float64).reshape(-1, FIELDS)
 
 
 class FaultLog:
-    """What went wrong on /diagnostics, each trouble once when it begins.
+    """The faults on /diagnostics, each once when it begins.
 
     Args:
-        node: fully qualified name of the watched node: no other is heard.
+        node: fully qualified name of the watched node; other nodes are ignored.
     """
 
     def __init__(self, node: str) -> None:
@@ -112,13 +105,13 @@ class FaultLog:
         self._now: dict[str, str] = {}  # message by status, while it is a fault
         self._seen: list[tuple[float, float | None, str]] = []
 
-    def hear(self, entry: DiagnosticStatus, now: float, ahead: float | None) -> None:
-        """Take note of a status.
+    def add(self, entry: DiagnosticStatus, now: float, offset: float | None) -> None:
+        """Record a status.
 
         Args:
             entry: any node's.
             now: steady time of this process [s].
-            ahead: the samples' clock minus that one [s], where already known.
+            offset: the samples' clock minus that one [s], where already known.
         """
         if diagnostics.node_of(entry) != self._node:
             return
@@ -131,12 +124,12 @@ class FaultLog:
         elif self._now.get(entry.name) != entry.message:
             self._now[entry.name] = entry.message
             if len(self._seen) < MAX_FAULTS:
-                self._seen.append((now, ahead, f"{entry.name}: {entry.message}"))
+                self._seen.append((now, offset, f"{entry.name}: {entry.message}"))
 
-    def faults(self, ahead: float) -> tuple[SeenFault, ...]:
-        """All of them; `ahead` for those that came before the first sample [s]."""
+    def faults(self, offset: float) -> tuple[SeenFault, ...]:
+        """All of them; `offset` of the clocks for those before the first sample [s]."""
         return tuple(
-            SeenFault(time=now + (ahead if then is None else then), text=text)
+            SeenFault(time=now + (offset if then is None else then), text=text)
             for now, then, text in self._seen
         )
 
@@ -149,13 +142,12 @@ class LatencyMonitor(Node):
         self.exit_code: int | None = None
         given = read_parameters(self, MonitorParameters)
         require_known_parameters(self)
-        self.add_on_set_parameters_callback(self._on_set_parameters)
         self.folder = writable_folder(existing_path(given.folder, "folder"))
         self._seconds, self._began = given.seconds, time.monotonic()
         self.node = self._full_name(given.node)
         self._store, self._log = SampleStore(), FaultLog(self.node)
-        self._ahead: float | None = None  # of the samples' clock before ours [s]
-        self._first_ahead = 0.0
+        self._offset: float | None = None  # the samples' clock minus ours [s]
+        self._first_offset = 0.0
         self._refused = self._cut_short = False
         subscription = self.create_subscription(
             Float64MultiArray, f"{self.node}/latency", self._on_sample, QoSProfile(depth=1000)
@@ -166,7 +158,7 @@ class LatencyMonitor(Node):
         self.get_logger().info(f"waiting for {self.topic}, recording into {self.folder} {until}")
 
     def _full_name(self, node: str) -> str:
-        """A node's name in full; a relative one is looked for in our own namespace."""
+        """A node's name in full; a relative one is in our own namespace."""
         wrong = f"parameter node: expected a node's name, got {node!r}"
         if not node:
             raise InputError(wrong, code="parameter")
@@ -178,13 +170,9 @@ class LatencyMonitor(Node):
             raise InputError(f"{wrong}: {text}", code="parameter") from None
         return str(full)
 
-    def _on_set_parameters(self, parameters: list[Parameter[Any]]) -> SetParametersResult:
-        problem = check_parameters(MonitorParameters, parameters)
-        return SetParametersResult(successful=not problem, reason=problem)
-
     def _on_sample(self, message: Float64MultiArray) -> None:
         label = message.layout.dim[0].label if message.layout.dim else "none"
-        if label != SAMPLE_LABEL or len(message.data) != len(LatencySample._fields):
+        if label != SAMPLE_LABEL or len(message.data) != FIELDS:
             if not self._refused:
                 self._refused = True
                 self.get_logger().error(
@@ -192,23 +180,23 @@ class LatencyMonitor(Node):
                     f" {len(message.data)} numbers: run one version of dime_robot on both sides"
                 )
             return
-        ahead = message.data[0] - time.monotonic()
-        if math.isfinite(ahead):
-            self._ahead = ahead
+        offset = message.data[0] - time.monotonic()
+        if math.isfinite(offset):
+            self._offset = offset
         if self._store.count == 0:
-            self._first_ahead = self._ahead or 0.0
+            self._first_offset = self._offset or 0.0
             self.get_logger().info("recording")
         if self._store.full and not self._cut_short:
             self._cut_short = True
             self.get_logger().warning(
-                f"the memory for {self._store.count:,} samples is full: what comes now is not"
+                f"the memory for {self._store.count:,} samples is full: later samples are not"
                 " recorded"
             )
         self._store.add(message.data)
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         for entry in message.status:
-            self._log.hear(entry, time.monotonic(), self._ahead)
+            self._log.add(entry, time.monotonic(), self._offset)
 
     def record(self) -> LatencyRecord | None:
         """What was recorded; None without a sample."""
@@ -219,7 +207,7 @@ class LatencyMonitor(Node):
         if len(policies) > 1:
             names = " and ".join(self._log.policies)
             print(f"warning: more than one policy is in this record: {names}", file=sys.stderr)
-        facts = RecordFacts(
+        header = RecordHeader(
             fields=LatencySample._fields,
             node=self.node,
             topic=self.topic,
@@ -230,11 +218,11 @@ class LatencyMonitor(Node):
             rate=measured_rate(samples),
             lost=lost_samples(samples),
             cut_short=self._cut_short,
-            faults=self._log.faults(self._first_ahead),
+            faults=self._log.faults(self._first_offset),
         )
-        return LatencyRecord(samples, facts)
+        return LatencyRecord(samples, header)
 
-    def why_empty(self) -> str:
+    def no_sample_problem(self) -> str:
         """A sentence for a run without a sample."""
         return (
             f"no sample came on {self.topic} within {time.monotonic() - self._began:.1f} s: start"
@@ -244,7 +232,7 @@ class LatencyMonitor(Node):
     def wait(self) -> float:
         """See `process.Running`."""
         if not self._seconds:
-            return LONGEST_WAIT
+            return MAX_WAIT
         return self._began + self._seconds - time.monotonic()
 
     def tick(self) -> None:
@@ -274,45 +262,40 @@ def writable_folder(folder: Path) -> Path:
         ) from None
 
 
-def write_all(record: LatencyRecord, folder: Path) -> list[Path]:
-    """Write record, page and distributions, each replaced as a whole; gives their paths.
+def write_all(record: LatencyRecord, folder: Path) -> list[str]:
+    """Write record, distributions and page, each replaced as a whole.
+
+    Returns:
+        The paths as text; in place of the page's, where matplotlib is missing, how to make it.
 
     Raises:
         InputError: one cannot be written.
     """
-    paths = [
-        write_record(record, folder / "latency.npz"),
-        write_page(record, folder / "latency.html"),
-    ]
+    path = write_record(record, folder / "latency.npz")
+    written = [str(path)]
     for name, distribution in distributions(record).items():
-        paths.append(write_distribution(distribution, folder / name))
-    return paths
+        written.append(str(write_distribution(distribution, folder / name)))
+    try:
+        written.append(str(write_page(record, folder / "latency.html")))
+    except ImportError as error:  # absent, or built for another numpy
+        written.append(
+            f"no page, as matplotlib cannot be imported here ({error}); where it is installed, this"
+            f" makes the page: python -m ros_nodes.latency_page {path}"
+        )
+    return written
 
 
 def describe(record: LatencyRecord) -> str:
-    """The run on the screen."""
-    facts, missed, steps = record.facts, record.missed, len(record.samples)
-    lines = [f"node         {facts.node}", f"policy       {facts.policy} {facts.policy_digest}"]
-    lines.append(f"robot        {facts.robot}")
-    lines.append(f"steps        {steps:,} at {facts.rate:g} Hz, {facts.lost:,} lost on the way")
-    lines.append(
-        f"missed       {int(missed.sum()):,} deadlines ({missed.mean():.2%}), at most"
-        f" {longest_row(missed):,} in a row"
-    )
-    lines.append(f"no policy    {int(steps - record.acted.sum()):,} steps, held, damped or stopped")
-    lines.append(f"{'[ms]':24s}{'p50':>9s}{'p99':>9s}{'max':>9s}")
-    for name, row in record.summary().items():
-        numbers = "".join(f"{1e3 * row[column]:9.3f}" for column in ("p50", "p99", "max"))
-        lines.append(f"  {name:22s}{numbers}")
-    began = float(record.column("time")[0])
-    lines += [f"fault        {fault.time - began:+9.2f} s  {fault.text}" for fault in facts.faults]
-    if not facts.faults:
-        lines.append("faults       none on /diagnostics")
-    return "\n".join(lines)
+    """The run as lines for a console."""
+    began, faults = float(record.column("time")[0]), record.header.faults
+    about = [f"{name:20s}{text}" for name, text in record.about()]
+    listed = [f"{'fault':20s}{fault.time - began:+9.2f} s  {fault.text}" for fault in faults]
+    listed = listed or [f"{'faults':20s}none on /diagnostics"]
+    return "\n".join([*about, *latency_table(record.summary()), *listed])
 
 
 def main() -> int:
-    """Run until told to stop, then write what came."""
+    """Run until a signal, then write what was recorded."""
     made: list[LatencyMonitor] = []
 
     def make() -> LatencyMonitor:
@@ -325,15 +308,13 @@ def main() -> int:
     try:  # the node is gone: a slow disk keeps nobody waiting, and nothing more comes in
         record = made[0].record()
         if record is None:
-            print(f"error: {made[0].why_empty()}", file=sys.stderr)
+            print(f"error: {made[0].no_sample_problem()}", file=sys.stderr)
             return code or NO_SAMPLE
-        paths = write_all(record, made[0].folder)
+        written = write_all(record, made[0].folder)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(describe(record))
-    for path in paths:
-        print(path)
+    print(describe(record), *written, sep="\n")
     return code
 
 

@@ -1,7 +1,8 @@
-"""What latency_monitor leaves behind: a file of samples and facts, read and summarised."""
+"""The file that latency_monitor writes: samples and a header, read and summarised."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,8 +19,13 @@ from dime_robot.runtime.telemetry.latency import TIMES, LatencyDistribution, Lat
 PERCENTILES = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p99.9": 99.9, "max": 100.0}
 MAX_NUMBERS = 20_000_000  # in the samples of one record: 160 MB, 47 minutes at 1 kHz
 MAX_FAULTS = 1_000  # in one record
-LARGEST_TIME = 1e12  # of any field [s]
+MAX_TIME = 1e12  # of any field [s]
 Samples = npt.NDArray[np.float64]
+
+
+def column(samples: Samples, name: str) -> Samples:
+    """One field of samples of shape (n, fields of LatencySample). Shape (n,)."""
+    return samples[:, LatencySample._fields.index(name)]
 
 
 class SeenFault(StrictModel):
@@ -29,8 +35,8 @@ class SeenFault(StrictModel):
     text: str  # the status' name and message
 
 
-class RecordFacts(StrictModel):
-    """What the samples alone do not say."""
+class RecordHeader(StrictModel):
+    """What the samples alone do not show."""
 
     fields: tuple[str, ...]
     node: str = "unknown"  # fully qualified name; records of earlier versions have none
@@ -39,7 +45,7 @@ class RecordFacts(StrictModel):
     policy_digest: str
     robot: str
     cpu: str
-    rate: float = Field(ge=0, le=1e9, description="measured control [Hz]; 0: too little to tell")
+    rate: float = Field(ge=0, le=1e9, description="measured control [Hz]; 0: not known")
     lost: int = Field(ge=0, description="samples that were published and did not arrive")
     cut_short: bool  # the memory for samples was full before the end
     faults: tuple[SeenFault, ...] = Field(max_length=MAX_FAULTS)
@@ -50,26 +56,28 @@ class LatencyRecord:
     """A recorded run. `samples` has shape (n, fields of LatencySample), n > 0."""
 
     samples: Samples
-    facts: RecordFacts
+    header: RecordHeader
 
     def column(self, name: str) -> Samples:
         """One field of all samples. Shape (n,)."""
-        return self.samples[:, LatencySample._fields.index(name)]
+        return column(self.samples, name)
 
-    def finite(self, name: str) -> Samples:
-        """The same without what is infinite: the age before a first reading."""
-        values = self.column(name)
-        return values[np.isfinite(values)]
+    @property
+    def time_range(self) -> tuple[float, ...]:
+        """Smallest and largest finite time [s]; empty where there is none."""
+        times = self.column("time")
+        times = times[np.isfinite(times)]
+        return (float(times.min()), float(times.max())) if len(times) else ()
 
     @property
     def acted(self) -> npt.NDArray[np.bool_]:
-        """In which steps the policy was asked: none while held, damped or stopped. Shape (n,)."""
+        """In which steps the policy ran: not while held, damped or stopped. Shape (n,)."""
         return self.column("inference") > 0
 
     def acting(self, name: str) -> Samples:
-        """The finite values of a field in those steps: an age that nobody acted on is a fault."""
+        """The finite values of a field in the steps in which the policy ran."""
         values = self.column(name)[self.acted]
-        return values[np.isfinite(values)]
+        return values[np.isfinite(values)]  # the age before a first reading is infinite
 
     @property
     def missed(self) -> npt.NDArray[np.bool_]:
@@ -77,26 +85,64 @@ class LatencyRecord:
         return self.column("missed") > 0.5
 
     def summary(self) -> dict[str, dict[str, float]]:
-        """PERCENTILES of each of TIMES over the steps in which the policy acted [s]."""
-        found = {}
-        for name in TIMES:
-            values = self.acting(name)
-            if len(values):
-                numbers = np.percentile(values, list(PERCENTILES.values())).tolist()
-                found[name] = dict(zip(PERCENTILES, numbers, strict=True))
-        return found
+        """PERCENTILES of each of TIMES over the steps in which the policy ran [s]."""
+        values = {name: self.acting(name) for name in TIMES}
+        return {
+            name: dict(zip(PERCENTILES, np.percentile(found, [*PERCENTILES.values()]), strict=True))
+            for name, found in values.items()
+            if len(found)
+        }
+
+    def about(self) -> list[tuple[str, str]]:
+        """What was recorded, as pairs of a name and its text."""
+        header, missed, steps = self.header, self.missed, len(self.samples)
+        full = ", the memory was full before the end" if header.cut_short else ""
+        return [
+            ("policy", f"{header.policy} {header.policy_digest}"),
+            ("robot", header.robot),
+            ("machine", header.cpu),
+            ("node", header.node),
+            ("topic", header.topic),
+            ("duration", f"{np.ptp(self.time_range or (0.0, 0.0)):,.1f} s"),
+            ("rate", f"{header.rate:g} Hz, by the median period" if header.rate else "unknown"),
+            ("steps", f"{steps:,} recorded, {header.lost:,} lost in transport{full}"),
+            (
+                "without the policy",
+                f"{int(steps - self.acted.sum()):,} steps (held, damped or stopped), in neither"
+                " percentiles nor distributions",
+            ),
+            (
+                "missed deadlines",
+                f"{int(missed.sum()):,} of {steps:,} ({missed.mean():.3%}), at most"
+                f" {longest_streak(missed):,} in a row",
+            ),
+        ]
+
+
+def latency_table(rows: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """Lines for a console.
+
+    Args:
+        rows: one of TIMES -> its p50, p99 and max [s].
+    """
+    columns = ("p50", "p99", "max")
+    head = f"{'[ms]':24s}" + "".join(f"{name:>9s}" for name in columns)
+    return [head] + [
+        f"  {name:22s}" + "".join(f"{1e3 * row[column]:9.3f}" for column in columns)
+        for name, row in rows.items()
+    ]
 
 
 def measured_rate(samples: Samples) -> float:
-    """Commands a second by the median period [Hz], four digits; 0 where it cannot be told."""
-    periods = samples[:, LatencySample._fields.index("period")]
+    """Commands a second by the median period [Hz], four digits; 0 where it is not known."""
+    periods = column(samples, "period")
     periods = periods[np.isfinite(periods)]
     median = float(np.median(periods)) if len(periods) else 0.0
     return float(f"{1 / median:.4g}") if median > 0 else 0.0
 
 
 def lost_samples(samples: Samples) -> int:
-    """How many steps between the first and the last sample are not there.
+    """How many steps between the first and the last sample are missing.
 
     Each sample holds the time since the previous command: what lies between that command and the
     previous sample was lost. A policy's first step after an activation has exactly the nominal
@@ -105,9 +151,8 @@ def lost_samples(samples: Samples) -> int:
     rate = measured_rate(samples)
     if not rate or len(samples) < 2:
         return 0
-    times = samples[:, LatencySample._fields.index("time")]
-    periods = samples[1:, LatencySample._fields.index("period")]
-    gaps = np.diff(times) - periods
+    periods = column(samples, "period")[1:]
+    gaps = np.diff(column(samples, "time")) - periods
     with np.errstate(divide="ignore", invalid="ignore"):
         nominal = 1 / np.round(1 / periods, 3) == periods
         missing = np.round(gaps * rate)
@@ -115,35 +160,29 @@ def lost_samples(samples: Samples) -> int:
     return int(missing[counted].sum())
 
 
-def longest_row(missed: npt.NDArray[np.bool_]) -> int:
+def longest_streak(missed: npt.NDArray[np.bool_]) -> int:
     """The largest number of True in a row."""
     edges = np.flatnonzero(np.diff(np.concatenate(([False], missed, [False])).astype(np.int8)))
     return int((edges[1::2] - edges[::2]).max(initial=0))
 
 
 def distributions(record: LatencyRecord) -> dict[str, LatencyDistribution]:
-    """What training draws from, by file name; empty where the rate cannot be told.
+    """What training draws from, by file name; empty where the rate is not known.
 
-    Only steps in which the policy acted count: a held command comes from no observation.
+    Only steps in which the policy ran count: a held command comes from no observation.
     The observation's age is the one by its stamp, unless the robot's clock is ahead of ours.
     """
-    stamped = record.acting("age_by_stamp")
+    stamped, header = record.acting("age_by_stamp"), record.header
     usable = len(stamped) > 0 and float(np.median(stamped)) >= 0
-    chosen = {
+    quantities = {
         "observation_latency.json": "age_by_stamp" if usable else "age_by_receipt",
         "end_to_end_latency.json": "end_to_end",
     }
-    facts = record.facts
+    about = {"policy_digest": header.policy_digest, "rate": header.rate, "cpu": header.cpu}
     return {
-        file: LatencyDistribution.of(
-            record.acting(quantity),
-            quantity=quantity,
-            policy_digest=facts.policy_digest,
-            rate=facts.rate,
-            cpu=facts.cpu,
-        )
-        for file, quantity in chosen.items()
-        if facts.rate and len(record.acting(quantity))
+        file: LatencyDistribution.of(record.acting(quantity), quantity=quantity, **about)
+        for file, quantity in quantities.items()
+        if header.rate and len(record.acting(quantity))
     }
 
 
@@ -153,18 +192,17 @@ def write_distribution(distribution: LatencyDistribution, path: Path) -> Path:
     Raises:
         InputError: it cannot be written.
     """
-    content = (distribution.model_dump_json(indent=1) + "\n").encode()
-    write_atomically(path, content)
+    write_atomically(path, (distribution.model_dump_json(indent=1) + "\n").encode())
     return path
 
 
 def write_record(record: LatencyRecord, path: Path) -> Path:
-    """Write a record as `.npz`: `samples` (float64) and `meta` (RecordFacts as JSON).
+    """Write a record as `.npz`: `samples` (float64) and `meta` (RecordHeader as JSON).
 
     Raises:
         InputError: it cannot be written.
     """
-    meta = np.array(record.facts.model_dump_json())
+    meta = np.array(record.header.model_dump_json())
     write_npz(path, {"samples": record.samples, "meta": meta})
     return path
 
@@ -173,43 +211,37 @@ def read_record(path: Path) -> LatencyRecord:
     """Read what `write_record` wrote.
 
     Raises:
-        InputError: it is none, or from another version.
+        InputError: another file, or one of another version.
     """
-    expected = f"{path}: expected a latency.npz that latency_monitor wrote"
-    arrays = read_npz(
-        path,
-        {"samples": 8 * MAX_NUMBERS, "meta": MAX_META},
-        "a latency.npz that latency_monitor wrote",
-    )
+    what = "a latency.npz that latency_monitor wrote"
+    arrays = read_npz(path, {"samples": 8 * MAX_NUMBERS, "meta": MAX_META}, what)
     samples = arrays["samples"]
     try:
-        facts = RecordFacts.model_validate(parse_text(arrays["meta"]))
-    except ValidationError as error:
-        raise InputError(f"{expected}, {first_problem(error)}") from None
-    except ValueError as error:
-        raise InputError(f"{expected}, {error!s:.300}") from None
-    shape = (len(samples), len(facts.fields)) if samples.ndim else None
-    if facts.fields != LatencySample._fields or samples.shape != shape:
-        raise InputError(
-            f"{expected} with the fields {', '.join(LatencySample._fields)}, got"
-            f" {', '.join(facts.fields):.200} for an array of shape {samples.shape}"
+        header = RecordHeader.model_validate(parse_text(arrays["meta"]))
+        if problem := _problem(samples, header):
+            raise ValueError(problem)
+    except ValueError as error:  # pydantic's ValidationError too
+        text = first_problem(error) if isinstance(error, ValidationError) else f"{error!s:.300}"
+        raise InputError(f"{path}: expected {what}, {text}") from None
+    return LatencyRecord(samples, header)
+
+
+def _problem(samples: Samples, header: RecordHeader) -> str:
+    """What no record of a run can hold, as a phrase; empty: nothing."""
+    shape = (len(samples), len(header.fields)) if samples.ndim else None
+    if header.fields != LatencySample._fields or samples.shape != shape:
+        return (
+            f"with the fields {', '.join(LatencySample._fields)}, got"
+            f" {', '.join(header.fields):.200} for an array of shape {samples.shape}"
         )
     if samples.dtype != np.float64:
-        raise InputError(f"{expected} of float64, got {samples.dtype!s:.60}")
+        return f"of float64, got {samples.dtype!s:.60}"
     if not len(samples):
-        raise InputError(f"{expected}, it holds no sample")
-    _require_times(samples, expected)
-    return LatencyRecord(samples, facts)
-
-
-def _require_times(samples: Samples, expected: str) -> None:
-    """Refuse what no step can have come to; an age before the first reading is infinite."""
-    times = samples[:, LatencySample._fields.index("time")]
-    missed = samples[:, LatencySample._fields.index("missed")]
-    for wrong, what in (
-        (not np.isfinite(times).all(), "a time that is not finite"),
-        ((np.abs(samples[np.isfinite(samples)]) > LARGEST_TIME).any(), "a time of no clock"),
-        (((missed != 0) & (missed != 1)).any(), "a field missed that is neither 0 nor 1"),
-    ):
-        if wrong:
-            raise InputError(f"{expected}, it holds {what}")
+        return "it holds no sample"
+    if not np.isfinite(column(samples, "time")).all():
+        return "it holds a time that is not finite"
+    if (np.abs(samples[np.isfinite(samples)]) > MAX_TIME).any():  # an age may be infinite
+        return "it holds a time of no clock"
+    if not np.isin(column(samples, "missed"), (0, 1)).all():
+        return "it holds a field missed that is neither 0 nor 1"
+    return ""

@@ -1,11 +1,12 @@
 """Run a policy over real ROS 2 on one machine: `python -m ros_nodes.loopback policy.onnx`.
 
-policy_node and sim_node as separate processes over DDS, no `ros2` command needed. The gate before
-hardware: exit code 1 where the return falls below what the policy's provenance promises, deadlines
-are missed, or the safety filter had to hold, damp or stop. A policy that follows a velocity is
-asked for one and judged by how well it does, beside what the training environment measures first.
-How long inference may take is measured before and after the run, on this machine: the policy's
-certificate is of the one that exported it.
+policy_node and sim_node run as separate processes over DDS; no `ros2` command is needed. This is
+the check before hardware: exit code 1 where the return is below what the policy's provenance
+promises, deadlines are missed, or the safety filter had to hold, damp or stop. A policy that
+follows a velocity is sent one, and its tracking errors are compared with those in the training
+environment.
+How long inference may take is measured before and after the run on this machine; the policy's
+certificate holds the latency on the machine that exported it.
 """
 
 from __future__ import annotations
@@ -34,49 +35,49 @@ from dime_robot.runtime.io.command import run_command
 from dime_robot.runtime.io.errors import InputError
 from dime_robot.runtime.policy.noise import NOISE_MODES
 from dime_robot.runtime.policy.onnx_policy import OnnxPolicy
-from dime_robot.runtime.telemetry.latency import TIMES, LatencySample, percentiles_of
+from dime_robot.runtime.telemetry.latency import LatencySample, percentiles_of
 from dime_robot.runtime.telemetry.machine import cpu_model
 from dime_robot.runtime.telemetry.measure_latency import measure_latency
-from dime_robot.sim.config.robot_task import TaskConfig, load_robot_task
-from ros_nodes.commissioning import COLD_CALLS, WARM_CALLS
-from ros_nodes.latency_record import measured_rate
+from dime_robot.sim.config.robot_task import load_robot_task
+from ros_nodes.latency_record import column, latency_table, measured_rate
 from ros_nodes.loopback_session import Session, is_file
 from ros_nodes.loopback_tracking import (
     describe_tracking,
     environment_errors,
     judge_tracking,
     tracking_of,
-    velocity_to_ask,
+    velocity_to_send,
 )
+from ros_nodes.startup_checks import COLD_CALLS, WARM_CALLS
 
 RETURN_SHARE = 0.9  # of the certified mean return
-LARGEST_MISSED_SHARE = 0.01
-SECONDS = "stop after so long, instead of by episodes; one episode where a velocity is followed"
+MAX_MISSED_SHARE = 0.01
+SECONDS = "run for so long [s], not for whole episodes; one episode where a velocity is followed"
 
 
 def private_domain() -> None:
-    """Leave any robot's graph alone: a domain of our own, on this machine only."""
+    """Use a ROS domain of our own, on this machine only, away from any robot's graph."""
     os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
     os.environ["ROS_DOMAIN_ID"] = str(random.SystemRandom().randint(60, 100))
 
 
 def judge(result: dict[str, Any]) -> list[str]:
-    """What is not as promised, a sentence each."""
+    """What is not as promised, one sentence each; empty: everything is."""
     problems = []
     promised, mean = result["promised_return"], result["return_mean"]
     if result["tracking"] is not None:  # promised for other velocities than this
         problems += judge_tracking(result["tracking"])
     elif mean is not None:
-        least = promised - (1 - RETURN_SHARE) * abs(promised)
-        if mean < least:
-            problems.append(f"return {mean:.1f}, expected at least {least:.1f}")
+        minimum = promised - (1 - RETURN_SHARE) * abs(promised)
+        if mean < minimum:
+            problems.append(f"return {mean:.1f}, expected at least {minimum:.1f}")
     inference, promised = result["inference_p50_ms"], result["promised_inference_ms"]
     if inference > promised:
         problems.append(
             f"inference takes {inference:.3f} ms (median) beside ROS, by itself on this machine"
-            f" {promised:.3f} ms (99 % with cold caches)"
+            f" {promised:.3f} ms (p99 with cold caches)"
         )
-    if result["missed_share"] > LARGEST_MISSED_SHARE:
+    if result["missed_share"] > MAX_MISSED_SHARE:
         problems.append(f"{result['missed_share']:.1%} of the deadlines missed")
     if result["faults"]:
         problems.append(f"faults: {'; '.join(result['faults'])}")
@@ -84,13 +85,22 @@ def judge(result: dict[str, Any]) -> list[str]:
 
 
 def run(options: argparse.Namespace, policy: OnnxPolicy, log_folder: Path) -> dict[str, Any]:
-    """All episodes; what they came to."""
+    """Run all episodes.
+
+    Returns:
+        The result, as `--json` prints it.
+
+    Raises:
+        InputError: there is no task, so no episode ends, and `--seconds` is not given.
+    """
     config, _ = load_robot_task(options.config)
-    seconds = options.seconds or options.episodes * _episode_seconds(options.config, config.task)
+    if config.task is None and not options.seconds:
+        raise InputError(f"{options.config} has no task, so no episode ends: give --seconds S")
+    seconds = options.seconds or options.episodes * config.episode_seconds
     robot = load_robot(options.robot, policy.spec) if options.robot else config.robot
-    velocity = velocity_to_ask(options.velocity, policy.spec, robot)
-    environment: dict[str, float] = {}  # empty: there is none to be compared with
-    if velocity is not None and _has_episodes(config.task):
+    velocity = velocity_to_send(options.velocity, policy.spec, robot)
+    environment: dict[str, float] = {}  # errors in the training environment; empty: no task
+    if velocity is not None and config.task is not None:
         number = 1 if options.seconds else options.episodes
         environment = environment_errors(
             policy, options.config, velocity, seconds / number, number, options.seed
@@ -99,10 +109,10 @@ def run(options: argparse.Namespace, policy: OnnxPolicy, log_folder: Path) -> di
     policy.reset(options.seed)
     with Session(options, policy, log_folder, velocity) as session:
         session.run(seconds)
-    # again, since others may have come to use this machine meanwhile
+    # again, since other programs may have started on this machine meanwhile
     alone.append(measure_latency(policy, WARM_CALLS, COLD_CALLS))
     samples = np.array(session.samples).reshape(-1, len(LatencySample._fields))
-    inference = samples[:, LatencySample._fields.index("inference")]
+    inference = column(samples, "inference")
     returns = [episode["return"] for episode in session.episodes]
     tracking = None
     if velocity is not None and environment:
@@ -124,42 +134,27 @@ def run(options: argparse.Namespace, policy: OnnxPolicy, log_folder: Path) -> di
         "rate": policy.spec.rate,
         "measured_rate": measured_rate(samples),
         "steps": len(samples),
-        "missed_share": float(samples[:, -1].mean()) if len(samples) else 1.0,
+        "missed_share": float(column(samples, "missed").mean()) if len(samples) else 1.0,
         "latency_ms": {
             name: {"p50": 1e3 * p.p50, "p99": 1e3 * p.p99, "max": 1e3 * p.max}
             for name, p in percentiles_of(samples).items()
         },
-        "answers": dict(session.answers),
+        "answers": dict(session.responses),
         "faults": session.faults,
     }
-
-
-def _has_episodes(task: TaskConfig | None) -> bool:
-    return task is not None
-
-
-def _episode_seconds(name: str, task: TaskConfig | None) -> float:
-    """Length of an episode [s].
-
-    Raises:
-        InputError: there is no task.
-    """
-    if task is None:
-        raise InputError(f"{name} has no task, so no episode ends: say how long, --seconds S")
-    return task.episode_seconds
 
 
 def configuration(given: str | None, policy: OnnxPolicy, robot: Path | None = None) -> str:
     """Name or absolute path of the configuration that is simulated.
 
     Args:
-        given: what the user named; none: the robot's file where it says how it is simulated, else
+        given: name or file; None: the robot's file where it has the sections policy and sim, else
             the shipped configuration of the policy's name.
-        policy: whose contract the configuration has to have.
-        robot: file of the robot, if the user named one.
+        policy: the configuration has to have its contract.
+        robot: file of the robot, where one is given.
 
     Raises:
-        InputError: there is none, or its contract is not the policy's.
+        InputError: there is no such configuration, or its contract is not the policy's.
     """
     name = given or policy.spec.name
     if given is None and robot is not None and _is_simulated(robot):
@@ -188,12 +183,12 @@ def configuration(given: str | None, policy: OnnxPolicy, robot: Path | None = No
 
 
 def _is_simulated(robot: Path) -> bool:
-    """Does a robot's file say too how it is simulated, and by which contract?"""
+    """Has a robot's file also the sections that its simulation needs?"""
     return is_file(str(robot)) and {"policy", "sim"} <= read_config(robot.expanduser()).keys()
 
 
 def describe(result: dict[str, Any]) -> None:
-    """The result on the screen."""
+    """Print the result."""
     print(f"simulated    {result['config']}")
     for number, episode in enumerate(result["episodes"], 1):
         success = "success" if episode["success"] else "no success"
@@ -212,13 +207,9 @@ def describe(result: dict[str, Any]) -> None:
         f"rate         {result['measured_rate']:.2f} Hz of {result['rate']:g},"
         f" {result['steps']:,} steps, {result['missed_share']:.2%} of the deadlines missed"
     )
-    print(f"{'[ms]':24s}{'p50':>9s}{'p99':>9s}{'max':>9s}")
-    for name in TIMES:
-        if name in result["latency_ms"]:
-            row = result["latency_ms"][name]
-            print(f"  {name:22s}{row['p50']:9.3f}{row['p99']:9.3f}{row['max']:9.3f}")
-    answers = [f"{name} {count:,}" for name, count in result["answers"].items() if count]
-    print(f"answers      {', '.join(answers)}")
+    print(*latency_table(result["latency_ms"]), sep="\n")
+    responses = [f"{name} {count:,}" for name, count in result["answers"].items() if count]
+    print(f"responses    {', '.join(responses)}")
     print(f"faults       {'; '.join(result['faults']) or 'none'}")
 
 
@@ -238,14 +229,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         " has a section sim, else the policy's own name",
     )
     parser.add_argument(
-        "--robot", type=Path, help="other facts of the robot for policy_node; default: config's"
+        "--robot",
+        type=Path,
+        help="another robot configuration for policy_node; default: the one in --config",
     )
     parser.add_argument(
         "--velocity",
         type=float,
         nargs=3,
         metavar=("VX", "VY", "WZ"),
-        help="to ask for [m/s, m/s, rad/s]; default: 0.5 0 0",
+        help="to follow [m/s, m/s, rad/s]; default: 0.5 0 0",
     )
     parser.add_argument("--mode", choices=("realtime", "lockstep"), default="realtime")
     parser.add_argument("--noise", choices=NOISE_MODES, default="fresh")

@@ -1,4 +1,4 @@
-"""Session: policy_node and sim_node as processes, and a node that conducts them."""
+"""Session: run policy_node and sim_node as processes, and a node that controls them."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import rclpy
@@ -32,30 +32,39 @@ from ros_nodes.conversions import TWIST_TYPES, write_twist
 from ros_nodes.process import make_executor
 
 POLICY_NODE = "/policy_node"  # its fully qualified name
-START_LIMIT = 30.0  # [s] for both processes to be there, and for a transition
-SETTLE = 0.8  # [s] in which the node sees enough of the robot
-EPISODE_SLACK = 20.0  # [s] on top of an episode's own time
+START_TIMEOUT = 30.0  # [s] for both processes to be discovered, and for a service call
+SETTLING_TIME = 0.8  # [s] of readings that policy_node needs before it can be activated
+EPISODE_SLACK = 20.0  # [s] on top of the length of an episode
 VELOCITY_PERIOD = 0.1  # [s] between two messages of the operator
 LOCKSTEP_VELOCITY_PERIOD = 0.005  # [s] of the wall clock: simulated time runs faster
-REPORT_AFTER = 1.2  # [s] in which the node reports on its last steps
+REPORT_TIME = 1.2  # [s] in which policy_node reports its last steps
 
 
 def is_file(config: str) -> bool:
-    """Is a configuration given by its path, not by its name in sim_configs/?"""
+    """Is a configuration given as a path, not as a name in sim_configs/?"""
     return config.endswith((".yaml", ".yml"))
 
 
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(5)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
 class Session:
-    """Starts both processes, runs episodes one after the other, ends both.
+    """Starts both processes, runs episodes one after the other, and ends both.
 
     Args:
         options: of `ros_nodes.loopback`, `config` a name or an absolute path.
-        policy: already loaded, so known to be good.
-        log_folder: where ROS logs and flight recordings go.
-        velocity: what to ask of the base [m/s, m/s, rad/s]; None: the policy follows none.
+        policy: the loaded policy.
+        log_folder: where flight recordings go.
+        velocity: to send to the policy [m/s, m/s, rad/s]; None: it follows none.
 
     Raises:
-        InputError: a process ended or does not answer.
+        InputError: a process ended or does not respond.
     """
 
     def __init__(
@@ -68,7 +77,7 @@ class Session:
         self.samples: list[tuple[float, ...]] = []
         self.episodes: list[dict[str, Any]] = []
         self.faults: list[str] = []
-        self.answers: Counter[str] = Counter()  # steps per answer, and per reason of an answer
+        self.responses: Counter[str] = Counter()  # steps per safety level, and per fault
         config, _ = load_robot_task(options.config)
         self._config, self._velocity = config, velocity
         self._has_task = config.task is not None
@@ -104,38 +113,22 @@ class Session:
         robot = given.robot or (Path(given.config) if is_file(given.config) else None)
         if rate or robot:
             policy["robot"] = str(self._robot(robot, rate))
-        try:
-            self._start("ros_nodes.sim_node", sim)
-            self._start("ros_nodes.policy_node", policy)
-            self._conduct()
-        except BaseException:
-            self.__exit__(None, None, None)
-            raise
+        with ExitStack() as stack:
+            self._start("ros_nodes.sim_node", sim, stack)
+            self._start("ros_nodes.policy_node", policy, stack)
+            self._connect(stack)
+            self._stack = stack.pop_all()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        for process in reversed(self._processes.values()):
-            process.terminate()
-            try:
-                process.wait(5)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-        if rclpy.ok():
-            self._node.destroy_node()
-            rclpy.shutdown()
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
 
     def run(self, seconds: float) -> None:
-        """Episodes until the time is up; the last one may be cut short."""
+        """Run episodes for so long [s]; the last one may be cut short."""
         episode_seconds, left = self._episode_seconds, seconds
         while left > 0:
             self._call(self._reset, Trigger.Request(), "sim_node/reset")
-            self._until_usable()
+            self._activate()
             count, began = len(self.episodes), time.monotonic()
             whole = self._has_task and left >= episode_seconds - 1e-6
             limit = episode_seconds + EPISODE_SLACK if whole else left
@@ -145,18 +138,19 @@ class Session:
                 raise InputError(f"no episode ended within {limit:g} s")
             self._transition(Transition.TRANSITION_DEACTIVATE, "deactivate")
             left -= episode_seconds
-            reported = time.monotonic() + REPORT_AFTER
+            reported = time.monotonic() + REPORT_TIME
             while time.monotonic() < reported:
                 self._spin()
 
-    def _start(self, module: str, parameters: dict[str, object]) -> None:
+    def _start(self, module: str, parameters: dict[str, object], stack: ExitStack) -> None:
         words = [sys.executable, "-m", module, "--ros-args", "--log-level", "warn"]
         for name, value in parameters.items():
             words += ["-p", f"{name}:={value}"]
         self._processes[module] = subprocess.Popen(words, stdout=sys.stderr)
+        stack.callback(_end, self._processes[module])
 
     def _robot(self, path: Path | None, rate: float | None) -> Path:
-        """The configuration's robot, or that of a file, perhaps with another state rate."""
+        """Write the robot of the configuration or of a file, with another state rate if given."""
         if rate is None:
             assert path is not None
             return path.resolve()
@@ -167,10 +161,12 @@ class Session:
         written.write_text(json.dumps({"robot": robot.model_dump(mode="json")}))  # JSON is YAML
         return written
 
-    def _conduct(self) -> None:
-        """A node of our own: transitions, resets, and ears for everything said."""
+    def _connect(self, stack: ExitStack) -> None:
+        """Make the node that requests transitions and resets and receives all reports."""
         rclpy.init(args=[])
-        self._node = node = Node("loopback")
+        stack.callback(rclpy.shutdown)
+        node = Node("loopback")
+        stack.callback(node.destroy_node)
         self._change: Any = node.create_client(ChangeState, "policy_node/change_state")
         self._reset: Any = node.create_client(Trigger, "sim_node/reset")
         node.create_subscription(
@@ -182,49 +178,49 @@ class Session:
         if self._velocity is not None and operator is not None:
             kind = TWIST_TYPES[operator.type]
             self._operator: Any = node.create_publisher(kind, operator.topic, 10)
-            self._wish = kind()
+            self._command = kind()
         self._executor = make_executor()
         self._executor.add_node(node)
-        until = time.monotonic() + START_LIMIT
+        until = time.monotonic() + START_TIMEOUT
         while not (self._change.service_is_ready() and self._reset.service_is_ready()):
             self._spin()
             if time.monotonic() > until:
                 raise InputError(
-                    f"expected both nodes within {START_LIMIT:g} s, they do not answer"
+                    f"expected both nodes within {START_TIMEOUT:g} s, they do not respond"
                 )
 
-    def _until_usable(self) -> None:
-        """Activate as soon as the node agrees: it has to see the robot first."""
-        until = time.monotonic() + START_LIMIT
-        settled = time.monotonic() + SETTLE
-        while time.monotonic() < settled or not self._heard():
+    def _activate(self) -> None:
+        """Activate policy_node as soon as it agrees: it needs readings first."""
+        until = time.monotonic() + START_TIMEOUT
+        settled = time.monotonic() + SETTLING_TIME
+        while time.monotonic() < settled or not self._operator_is_connected():
             self._spin()
             if time.monotonic() > until:
-                raise InputError("expected both nodes to listen to the velocity, they do not")
-        while not self._transition(Transition.TRANSITION_ACTIVATE, "activate", insist=False):
+                raise InputError("expected both nodes to subscribe to the velocity, they do not")
+        while not self._transition(Transition.TRANSITION_ACTIVATE, "activate", required=False):
             if time.monotonic() > until:
                 raise InputError("policy_node refuses to activate: see its message above")
             for _ in range(5):
                 self._spin()
 
-    def _transition(self, number: int, label: str, insist: bool = True) -> bool:
+    def _transition(self, number: int, label: str, required: bool = True) -> bool:
         request = ChangeState.Request(transition=Transition(id=number))
         done = bool(self._call(self._change, request, label).success)
-        if insist and not done:
+        if required and not done:
             raise InputError(f"policy_node refused to {label}: see its message above")
         return done
 
     def _call(self, client: Any, request: Any, what: str) -> Any:
         future = client.call_async(request)
-        until = time.monotonic() + START_LIMIT
+        until = time.monotonic() + START_TIMEOUT
         while not future.done():
             self._spin()
             if time.monotonic() > until:
-                raise InputError(f"{what}: no answer within {START_LIMIT:g} s")
+                raise InputError(f"{what}: no response within {START_TIMEOUT:g} s")
         return future.result()
 
     def _spin(self) -> None:
-        self._steer()
+        self._send_velocity()
         self._executor.spin_once(timeout_sec=0.05)
         for module, process in self._processes.items():
             if process.poll() is not None:
@@ -232,20 +228,20 @@ class Session:
                     f"{module} ended with code {process.returncode}: see its message above"
                 )
 
-    def _heard(self) -> bool:
-        """Do both nodes hear the operator, if there is one? Discovery may take seconds."""
+    def _operator_is_connected(self) -> bool:
+        """Do both nodes subscribe to the velocity, if there is one? Discovery may take seconds."""
         return self._velocity is None or self._operator.get_subscription_count() >= 2
 
-    def _steer(self) -> None:
-        """Ask for the velocity, as an operator's stick does again and again."""
+    def _send_velocity(self) -> None:
+        """Send the velocity where it is due, as an operator's joystick does."""
         now = time.monotonic()
         if self._velocity is None or now < self._next_velocity:
             return
         lockstep = self._options.mode == "lockstep"
         self._next_velocity = now + (LOCKSTEP_VELOCITY_PERIOD if lockstep else VELOCITY_PERIOD)
-        # stamps are a robot's to judge: those of the wall clock, as an operator's stick has it
-        write_twist(self._wish, dict(zip(TWIST_AXES, self._velocity, strict=True)), time.time())
-        self._operator.publish(self._wish)
+        # the stamp is of the wall clock, as a joystick's would be, also in lockstep
+        write_twist(self._command, dict(zip(TWIST_AXES, self._velocity, strict=True)), time.time())
+        self._operator.publish(self._command)
 
     def _on_latency(self, message: Float64MultiArray) -> None:
         self.samples.append(tuple(message.data))
@@ -262,4 +258,4 @@ class Session:
                 self.faults.append(entry.message)
             for pair in entry.values:
                 if pair.key.startswith("steps "):
-                    self.answers[pair.key.removeprefix("steps ")] += int(pair.value)
+                    self.responses[pair.key.removeprefix("steps ")] += int(pair.value)

@@ -1,7 +1,7 @@
-"""What the loopback expects of a policy that follows a velocity: what the environment measures.
+"""Tracking errors of a policy that follows a velocity, compared with the training environment.
 
-The same policy, noise mode and velocity for as long in the training environment without what it
-randomises and delays: the robot that sim_node simulates.
+The environment runs the same policy, noise mode and velocity for the same time, without its random
+changes and delays: this is the robot that sim_node simulates.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from dime_robot.sim.config.randomization import LatencyConfig
 from dime_robot.sim.config.robot_task import load_robot_task
 from dime_robot.sim.robot_env import RobotEnv
 
-VELOCITY = (0.5, 0.0, 0.0)  # asked for where nothing is said [m/s, m/s, rad/s]
+VELOCITY = (0.5, 0.0, 0.0)  # the default [m/s, m/s, rad/s]
 ERRORS = {"velocity_error": "m/s", "yaw_rate_error": "rad/s"}  # mean magnitudes over the steps
 ERROR_SHARE, ERROR_SLACK = 1.2, 0.01  # of the environment's error; on top of it [m/s, rad/s]
 
 
-def velocity_to_ask(
+def velocity_to_send(
     given: Sequence[float] | None, spec: PolicySpec, robot: RobotConfig
 ) -> tuple[float, ...] | None:
-    """The velocity that the operator asks for [m/s, m/s, rad/s]; None: the policy follows none.
+    """The velocity that the operator sends [m/s, m/s, rad/s]; None: the policy follows none.
 
     Raises:
-        InputError: one is given to a policy that follows none, or the robot takes less.
+        InputError: one is given to a policy that follows none, or it is beyond the robot's limits.
     """
     if not spec.needs("command_velocity"):
         if given is not None:
@@ -67,7 +67,7 @@ def environment_errors(
     """Mean errors over all control steps in the environment, and the share of episodes that fell.
 
     Args:
-        policy: in the noise mode to be judged; its noise starts over with `seed`.
+        policy: in the noise mode of the run; its noise starts over with `seed`.
         config: name or path of the configuration that is simulated.
         velocity: to follow, shape (3,) [m/s, m/s, rad/s].
         seconds: length of an episode [s].
@@ -94,7 +94,7 @@ def environment_errors(
 def tracking_of(
     episodes: Sequence[dict[str, Any]], velocity: Sequence[float], environment: dict[str, float]
 ) -> dict[str, Any]:
-    """What whole episodes over ROS came to, beside the environment's figures."""
+    """Mean errors of whole episodes over ROS, and those in the environment."""
     steps = [episode["steps"] for episode in episodes]
     return {
         "velocity": list(velocity),
@@ -108,25 +108,25 @@ def tracking_of(
 
 
 def judge_tracking(tracking: dict[str, Any]) -> list[str]:
-    """What is not as in the environment, a sentence each."""
+    """What is worse than in the environment, one sentence each."""
     problems = []
     if tracking["fallen"]:
         problems.append(f"the robot fell in {tracking['fallen']} episodes")
     for name, unit in ERRORS.items():
-        most = ERROR_SHARE * tracking["environment"][name] + ERROR_SLACK
-        if tracking[name] > most:
+        maximum = ERROR_SHARE * tracking["environment"][name] + ERROR_SLACK
+        if tracking[name] > maximum:
             problems.append(
                 f"{name.replace('_', ' ')} {tracking[name]:.3f} {unit}, expected at most"
-                f" {most:.3f}: {ERROR_SHARE:g} times the environment's and {ERROR_SLACK:g}"
+                f" {maximum:.3f}: {ERROR_SHARE:g} times the environment's and {ERROR_SLACK:g}"
             )
     return problems
 
 
 def describe_tracking(tracking: dict[str, Any], noise: str) -> None:
-    """The figures on the screen."""
-    asked = ", ".join(f"{number:g}" for number in tracking["velocity"])
+    """Print the errors."""
+    velocity = ", ".join(f"{number:g}" for number in tracking["velocity"])
     environment = tracking["environment"]
-    print(f"asked        [{asked}] m/s, m/s, rad/s ({noise} noise)")
+    print(f"velocity     [{velocity}] m/s, m/s, rad/s ({noise} noise)")
     for name, unit in ERRORS.items():
         what = name.removesuffix("_error").replace("_", " ")
         print(
@@ -134,4 +134,4 @@ def describe_tracking(tracking: dict[str, Any], noise: str) -> None:
             f" {environment[name]:.3f}"
         )
     if environment["fallen"]:
-        print(f"environment  fell in {environment['fallen']:.0%} of its episodes too")
+        print(f"environment  the robot fell in {environment['fallen']:.0%} of its episodes too")

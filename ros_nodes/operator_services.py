@@ -1,4 +1,4 @@
-"""What an operator can call on policy_node: ~/estop, ~/reset_estop, ~/dump."""
+"""The services of policy_node for its operator: ~/estop, ~/reset_estop, ~/dump."""
 
 from __future__ import annotations
 
@@ -12,13 +12,17 @@ from dime_robot.runtime.control.flight_recorder import Dump
 
 
 class Operated(Protocol):
-    """What the services need of their node."""
+    """What the services call on their node."""
 
     def estop(self) -> None:
         """Stop now and stay stopped."""
 
     def reset(self) -> str:
-        """Release the stop; gives what stands against it."""
+        """Release the stop.
+
+        Returns:
+            Why it is not released; empty: it is.
+        """
 
     @property
     def commands(self) -> bool:
@@ -28,8 +32,8 @@ class Operated(Protocol):
         """Begin to write a recording; None where there is no policy."""
 
 
-class Operator:
-    """The services, in any state of the lifecycle."""
+class OperatorServices:
+    """Serves them in any state of the lifecycle."""
 
     def __init__(self, owner: Node, node: Operated) -> None:
         self._node = node
@@ -38,17 +42,17 @@ class Operator:
             owner.create_service(Trigger, "~/reset_estop", self._on_reset),
         ]
         owner.create_service(Trigger, "~/dump", self._on_dump)
-        self._waiting: list[tuple[Dump, Any]] = []  # recordings whose callers wait for the answer
+        self._waiting: list[tuple[Dump, Any]] = []  # recordings whose callers wait for the response
 
-    def look(self) -> None:
-        """Answer those whose recordings are written by now."""
+    def poll(self) -> None:
+        """Respond to the callers of ~/dump whose recordings have been written."""
         for dump, future in self._waiting:
             if dump.done:
                 future.set_result(None)
         self._waiting = [(dump, future) for dump, future in self._waiting if not dump.done]
 
     def serve(self) -> None:
-        """Take calls by hand, inside a callback where no executor can run."""
+        """Take calls of ~/estop and ~/reset_estop inside a callback, where no executor can run."""
         for service in self._services:
             with service.handle:
                 taken = service.handle.service_take_request(service.srv_type.Request)
@@ -72,7 +76,7 @@ class Operator:
         return response
 
     async def _on_dump(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        """Answer when the file is there, or why it is not: the control loop goes on meanwhile."""
+        """Respond once the file is written, or has failed; the control loop goes on meanwhile."""
         dump = self._node.dump("request")
         if dump is None:
             response.success, response.message = False, "nothing to record: not configured"

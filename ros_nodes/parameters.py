@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar
 
-from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+from rcl_interfaces.msg import (
+    FloatingPointRange,
+    IntegerRange,
+    ParameterDescriptor,
+    SetParametersResult,
+)
 from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
 from rclpy.node import Node
 from rclpy.parameter import Parameter
@@ -29,8 +34,7 @@ def parameter(
     default: Any,
     text: str,
     choices: tuple[str, ...] = (),
-    least: float | None = None,
-    most: float | None = None,
+    limits: tuple[float, float] | None = None,
     start_only: bool = False,
 ) -> Any:
     """A field that is a ROS parameter.
@@ -39,28 +43,34 @@ def parameter(
         default: its value.
         text: its description.
         choices: for strings.
-        least: for numbers.
-        most: for numbers.
+        limits: smallest and largest value of a number.
         start_only: read when the node starts, so setting it later would have no effect.
     """
-    metadata = {"text": text, "choices": choices, "range": (least, most), "start_only": start_only}
-    if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata=metadata)
+    descriptor = ParameterDescriptor(description=text)
+    if choices:
+        descriptor.additional_constraints = "one of " + ", ".join(choices)
+    if limits is not None:
+        low, high = limits
+        if isinstance(default, int):
+            descriptor.integer_range = [IntegerRange(from_value=low, to_value=high)]
+        else:
+            descriptor.floating_point_range = [FloatingPointRange(from_value=low, to_value=high)]
+    metadata = {"descriptor": descriptor, "choices": choices, "start_only": start_only}
     return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True)
 class PolicyParameters:
-    """Of policy_node."""
+    """The parameters of policy_node."""
 
     policy: str = parameter("", "the policy.onnx to run")
     robot: str = parameter("", "YAML with a section `robot`; empty: the shipped NAME.yaml")
     provider: str = parameter("cpu", "where the policy runs", (*PROVIDERS, "auto"))
     noise: str = parameter("fresh", "noise mode, one certified in the file", NOISE_MODES)
-    seed: int = parameter(0, "of the noise", least=0, most=2**31)
+    seed: int = parameter(0, "seed of the noise", limits=(0, 2**31))
     drive: str = parameter(
         "auto",
-        "what begins a step: each observation, or a timer that takes the newest one; auto: the"
+        "what begins a step: each observation, or a timer that uses the newest one; auto: the"
         " observation where the robot publishes at the policy's rate",
         ("auto", "observation", "timer"),
     )
@@ -69,27 +79,25 @@ class PolicyParameters:
     )
     activate_timeout: float = parameter(
         10.0,
-        "autostart:=activate waits so long for the robot [s]",
-        least=0.0,
-        most=3600.0,
+        "how long autostart:=activate waits for the robot [s]",
+        limits=(0.0, 3600.0),
         start_only=True,
     )
     discovery_time: float = parameter(
         5.0,
-        "how long after its start the node looks for others on its topics before it is activated"
-        " [s]; Fast DDS announces itself every 3 s",
-        least=0.0,
-        most=60.0,
+        "how long after its start the node waits to discover others on its topics before it is"
+        " activated [s]; Fast DDS announces itself every 3 s",
+        limits=(0.0, 60.0),
     )
     dry_run: bool = parameter(False, "do everything but publish commands")
     budget: float = parameter(
-        0.5, "share of the control period that inference may take at p99", least=1e-6, most=10.0
+        0.5, "share of the control period that inference may take at p99", limits=(1e-6, 10.0)
     )
     realtime: bool = parameter(
         False, "memory locked, garbage collector off, FIFO scheduling of all threads"
     )
-    priority: int = parameter(80, "FIFO priority where realtime is set", least=1, most=98)
-    cpus: list[int] = parameter([-1], "CPUs to run on where realtime is set; -1: any")
+    priority: int = parameter(80, "FIFO priority where realtime is set", limits=(1, 98))
+    cpus: tuple[int, ...] = parameter((-1,), "CPUs to run on where realtime is set; -1: any")
     recordings: str = parameter("", "folder of the flight recorder; empty: ROS_HOME/dime_robot")
 
     @property
@@ -104,56 +112,53 @@ at_start = partial(parameter, start_only=True)
 
 @dataclass(frozen=True)
 class SimParameters:
-    """Of sim_node."""
+    """The parameters of sim_node."""
 
     config: str = at_start("cartpole", "name in sim_configs/, or path of such a file")
-    seed: int = at_start(0, "of the episode's start and of the noise", least=0, most=2**31)
+    seed: int = at_start(0, "seed of the episode's start and of the noise", limits=(0, 2**31))
     mode: str = at_start(
         "realtime",
         "realtime: paced by the wall clock; lockstep: waits for every command and serves /clock",
         ("realtime", "lockstep"),
     )
     state_rate: float = at_start(
-        0.0, "rate of joint_states [Hz]; 0: the robot's own", least=0.0, most=10_000.0
+        0.0, "rate of joint_states [Hz]; 0: the robot's own", limits=(0.0, 10_000.0)
     )
     episode_seconds: float = at_start(
-        0.0, "length of an episode [s]; 0: the task's own", least=0.0, most=86_400.0
+        0.0, "length of an episode [s]; 0: the task's own", limits=(0.0, 86_400.0)
     )
     on_timeout: str = at_start(
         "damp",
-        "what the robot does by itself once no command came for robot.command.timeout: see"
+        "what the robot does by itself after robot.command.timeout without a command: see"
         " ros_nodes/sim_timeout.py; lockstep waits for commands and has no time-out",
         ON_TIMEOUT,
     )
     encoder_counts: int = at_start(
         0,
-        "positions in whole counts, so many a turn of a revolute joint and a metre of a prismatic"
-        " one; 0: exact",
-        least=0,
-        most=2**30,
+        "encoder counts per turn of a revolute joint and per metre of a prismatic one; 0: exact",
+        limits=(0, 2**30),
     )
     position_noise: float = at_start(
-        0.0, "standard deviation of joint positions [rad or m]", least=0.0, most=10.0
+        0.0, "standard deviation of joint positions [rad or m]", limits=(0.0, 10.0)
     )
     velocity_noise: float = at_start(
-        0.0, "standard deviation of joint velocities [rad/s or m/s]", least=0.0, most=100.0
+        0.0, "standard deviation of joint velocities [rad/s or m/s]", limits=(0.0, 100.0)
     )
     imu_noise: float = at_start(
         0.0,
         "standard deviation of the imu's angular velocity [rad/s] and orientation [rad]",
-        least=0.0,
-        most=10.0,
+        limits=(0.0, 10.0),
     )
     fault: str = parameter("", "a fault to inject, see ros_nodes/sim_faults.py")
 
 
 @dataclass(frozen=True)
 class MonitorParameters:
-    """Of latency_monitor."""
+    """The parameters of latency_monitor."""
 
     node: str = at_start("policy_node", "the node to watch; relative to the monitor's namespace")
-    folder: str = at_start("latency", "where the record, the page and the distribution go")
-    seconds: float = at_start(0.0, "stop by itself after so long; 0: at Ctrl-C", least=0.0)
+    folder: str = at_start("latency", "where the record, the page and the distributions go")
+    seconds: float = at_start(0.0, "record for so long [s]; 0: until Ctrl-C", limits=(0.0, 1e9))
 
 
 START_ONLY_OF_ROS = ("use_sim_time", "start_type_description_service")
@@ -162,10 +167,10 @@ START_ONLY_OF_ROS = ("use_sim_time", "start_type_description_service")
 def check_parameters(kind: type, parameters: Sequence[Parameter[Any]]) -> str:
     """Why values must not be set while a node runs, as one sentence; empty: they may.
 
-    For an on_set_parameters callback: types and ranges are rclpy's own business by then.
+    Types and ranges are not checked: rclpy has done so before it asks.
 
     Args:
-        kind: the record of the node's parameters.
+        kind: the dataclass of the node's parameters.
         parameters: name and value of each.
     """
     known = {item.name: item.metadata for item in fields(kind)}
@@ -173,14 +178,13 @@ def check_parameters(kind: type, parameters: Sequence[Parameter[Any]]) -> str:
         metadata = known.get(given.name)
         if given.name in START_ONLY_OF_ROS or (metadata and metadata["start_only"]):
             return f"parameter {given.name} is read at start only: restart the node with it"
-        if metadata and (problem := _value_problem(given.name, given.value, metadata)):
+        if metadata and (problem := _value_problem(given.name, given.value, metadata["choices"])):
             return problem
     return ""
 
 
-def _value_problem(name: str, value: Any, metadata: Any) -> str:
+def _value_problem(name: str, value: Any, choices: tuple[str, ...]) -> str:
     """What is wrong with a value that has the right type and range; empty: nothing."""
-    choices = metadata["choices"]
     if choices and value not in choices:
         return f"parameter {name}: expected one of {', '.join(choices)}, got {value!r}"
     if isinstance(value, float) and not math.isfinite(value):
@@ -188,46 +192,43 @@ def _value_problem(name: str, value: Any, metadata: Any) -> str:
     return ""
 
 
-def read_parameters(node: Node, kind: type[Parameters]) -> Parameters:
-    """Declare all parameters of a record on a node and read them.
+def read_parameters(
+    node: Node,
+    kind: type[Parameters],
+    check: Callable[[Sequence[Parameter[Any]]], str] = lambda _: "",
+) -> Parameters:
+    """Declare all parameters of a dataclass on a node, the first time, and read them.
+
+    Args:
+        node: their owner.
+        kind: the dataclass.
+        check: gets values that are set while the node runs, after `check_parameters`; gives why
+            they must not be set, as one sentence, empty: they may.
 
     Raises:
         InputError: a value of the wrong type, out of range or none of the choices.
     """
-    hints = get_type_hints(kind)
+    declared = fields(kind)  # type: ignore[arg-type]
+    if not node.has_parameter(declared[0].name):
+        try:
+            for item in declared:
+                node.declare_parameter(item.name, item.default, item.metadata["descriptor"])
+        except (InvalidParameterTypeException, InvalidParameterValueException) as error:
+            text = " ".join(str(error).split())
+            raise InputError(f"parameter {item.name}: {text}", code="parameter") from None
+
+        def on_set(parameters: list[Parameter[Any]]) -> SetParametersResult:
+            problem = check_parameters(kind, parameters) or check(parameters)
+            return SetParametersResult(successful=not problem, reason=problem)
+
+        node.add_on_set_parameters_callback(on_set)
     values = {}
-    for item in fields(kind):  # type: ignore[arg-type]
-        name, default = item.name, item.default
-        if hints[name] == list[int]:
-            default = item.default_factory()  # type: ignore[operator]
-        if not node.has_parameter(name):
-            try:
-                node.declare_parameter(name, default, _descriptor(item.metadata, hints[name]))
-            except (InvalidParameterTypeException, InvalidParameterValueException) as error:
-                text = " ".join(str(error).split())
-                raise InputError(f"parameter {name}: {text}", code="parameter") from None
-        value = node.get_parameter(name).value
-        if problem := _value_problem(name, value, item.metadata):
+    for item in declared:
+        value = node.get_parameter(item.name).value
+        if problem := _value_problem(item.name, value, item.metadata["choices"]):
             raise InputError(problem, code="parameter")
-        values[name] = list(value) if hints[name] == list[int] else value
+        values[item.name] = tuple(value) if isinstance(item.default, tuple) else value
     return kind(**values)
-
-
-def _descriptor(metadata: Any, hint: type) -> ParameterDescriptor:
-    least, most = metadata["range"]
-    descriptor = ParameterDescriptor(description=metadata["text"])
-    if metadata["choices"]:
-        descriptor.additional_constraints = "one of " + ", ".join(metadata["choices"])
-    if least is None:
-        return descriptor
-    if hint is int:
-        descriptor.integer_range = [IntegerRange(from_value=int(least), to_value=int(most))]
-    else:
-        most = 1e9 if most is None else most
-        descriptor.floating_point_range = [
-            FloatingPointRange(from_value=float(least), to_value=float(most))
-        ]
-    return descriptor
 
 
 def existing_path(text: str, what: str) -> Path:

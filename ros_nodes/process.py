@@ -1,7 +1,7 @@
-"""What every node's process shares: signals, the executor, the clocks, the real-time profile.
+"""Run a node in a process: signals, executor, clocks, real-time profile.
 
 rclpy's own signal handlers end the context before a last command could be published, so they stay
-off; ours only set a flag, which a loop of finite `spin_once` calls sees.
+off; ours only set a flag, which `run_node` reads between finite `spin_once` calls.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
@@ -25,9 +26,9 @@ from rclpy.signals import SignalHandlerOptions
 
 from dime_robot.runtime.io.errors import InputError
 
-LONGEST_WAIT = 0.1  # [s] between two looks at the signal flag
+MAX_WAIT = 0.1  # [s] between two reads of the signal flag
 MEMORY_LOCK_NOW_AND_LATER = 3  # MCL_CURRENT | MCL_FUTURE
-LARGEST_OVERTAKING = 1.0  # [s] of /clock by a stamp
+MAX_STAMP_LEAD = 1.0  # [s] of a reading's stamp before /clock
 SWITCH_INTERVAL = 1e-4  # [s] a background thread may keep the interpreter
 
 
@@ -50,47 +51,48 @@ class NodeClock:
         """Time on the clock of the stamps [s]."""
         return self.now() if self.simulated else time.time()
 
-    def overtaken(self, stamp: float) -> None:
-        """Take note of a reading whose message was faster than the /clock it belongs to [s].
+    def update(self, stamp: float) -> None:
+        """Advance to a reading's stamp [s]: its message may arrive before its /clock.
 
-        A stamp far ahead of /clock is a stray, by which no time may be told.
+        A stamp far ahead of /clock is ignored as wrong.
         """
-        if self.simulated and self._newest < stamp < self.now() + LARGEST_OVERTAKING:
+        if self.simulated and self._newest < stamp < self.now() + MAX_STAMP_LEAD:
             self._newest = stamp
 
     def restart(self) -> None:
-        """Forget the newest time: a simulation may have been started anew."""
+        """Drop the newest time: a simulation may have been restarted."""
         self._newest = 0.0
 
     @property
     def is_served(self) -> bool:
-        """Does anybody publish the simulation's time? A paused simulator does."""
+        """Has the clock a source? In simulation a publisher of /clock, even a paused one."""
         return not self.simulated or self._node.count_publishers("/clock") > 0
 
     def subscriptions(self) -> list[Any]:
-        """What has to be served where no executor runs, so that time goes on."""
+        """The subscription of /clock, to be served where no executor runs; empty: none."""
         if not self.simulated:
             return []
         return [s for s in self._node.subscriptions if s.topic_name == "/clock"]
 
 
 class Running(Protocol):
-    """A node with its own rhythm."""
+    """A node that `run_node` can run."""
 
-    exit_code: int | None  # set: the process ends with it
+    exit_code: int | None  # once it is set, the process ends with it
+    stop_requested: Callable[[], bool]  # has a signal asked the process to end?
 
     def wait(self) -> float:
-        """How long nothing but messages can happen [s]."""
+        """The longest time until `tick` has to be called [s], even where no message comes."""
 
     def tick(self) -> None:
-        """Called after every message and every wait."""
+        """Do what is due; called after every message and every wait."""
 
     def close(self) -> None:
-        """The context is still valid: leave the robot safe."""
+        """Leave the robot safe; the ROS context is still valid."""
 
 
 def make_executor() -> Executor:
-    """The events executor where this rclpy has it (it is three times as quick)."""
+    """The events executor where this rclpy has it: it is three times as fast."""
     try:
         from rclpy.experimental.events_executor import EventsExecutor
     except ImportError:
@@ -101,47 +103,50 @@ def make_executor() -> Executor:
 class StopSignal:
     """SIGTERM, SIGINT and SIGHUP (a terminal that went away) as a flag.
 
-    The second one of a kind ends the process at once.
+    The second signal of a kind ends the process at once.
     """
 
     def __init__(self) -> None:
         self.received: int | None = None
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, self._note)
+            signal.signal(number, self._on_signal)
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self.received = number
         signal.signal(number, signal.SIG_DFL)
 
 
 def run_node(make: Callable[[], Any], args: list[str] | None = None) -> int:
-    """Run a node until a signal or its own `exit_code`; gives the exit code.
+    """Run a node until a signal or its own `exit_code`.
 
-    Wrong input is one sentence and 2; an exception that nobody expected closes the node (which
-    leaves the robot safe), is shown, and gives 1.
+    Args:
+        make: makes the node, see `Running`.
+        args: ROS arguments; None: this process's.
+
+    Returns:
+        The exit code. Wrong input is one sentence and 2; an unexpected exception is printed and 1.
+        The node is closed in every case.
     """
     stop = StopSignal()
     try:
         rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
-    except Exception as error:  # rcl's own kinds, for arguments it cannot parse
+    except Exception as error:  # rcl's own exceptions, for arguments it cannot parse
         print(f"error: ROS arguments: {' '.join(str(error).split())[:300]}", file=sys.stderr)
         return 2
     node = None
     try:
         node = make()
-        node.told_to_end = lambda: stop.received is not None
+        node.stop_requested = lambda: stop.received is not None
         executor = make_executor()
         executor.add_node(node)
         while stop.received is None and node.exit_code is None:
-            executor.spin_once(timeout_sec=min(LONGEST_WAIT, max(0.0, node.wait())))
+            executor.spin_once(timeout_sec=min(MAX_WAIT, max(0.0, node.wait())))
             node.tick()
         return node.exit_code or 0
     except (InputError, InvalidParameterValueException) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except Exception:
-        import traceback
-
         traceback.print_exc()
         return 1
     finally:
@@ -153,9 +158,14 @@ def run_node(make: Callable[[], Any], args: list[str] | None = None) -> int:
 
 
 def realtime_profile(priority: int, cpus: Sequence[int]) -> tuple[str, list[str]]:
-    """Ask the system for all it can do for a control loop.
+    """Ask the system for memory locking, FIFO scheduling and CPUs; stop the garbage collector.
 
-    Gives what was granted in one word each, and a sentence for everything that was refused.
+    Args:
+        priority: of FIFO scheduling, 1 to 99.
+        cpus: to run on; negative ones are ignored.
+
+    Returns:
+        What was granted, one word each, and a sentence for everything that was refused.
     """
     granted, refused = ["gc"], []
     gc.collect()

@@ -10,7 +10,6 @@ from rclpy.node import Node
 from std_msgs.msg import Float64MultiArray, MultiArrayDimension
 
 from dime_robot.runtime.control.control_loop import ControlLoop
-from dime_robot.runtime.control.controller import Controller
 from dime_robot.runtime.control.faults import Fault, SafetyLevel
 from dime_robot.runtime.control.flight_recorder import Dump
 from dime_robot.runtime.control.safety_filter import Decision
@@ -19,24 +18,30 @@ from ros_nodes import diagnostics
 from ros_nodes.process import NodeClock
 
 
+class _Activation:
+    """What is counted from one activation to the next."""
+
+    def __init__(self, loop: ControlLoop) -> None:
+        self.loop = loop
+        self.recorder = LatencyRecorder(loop.controller.policy.spec.rate)
+        self.decision: Decision | None = None  # the last one; None: nothing is commanded
+        self.levels: Counter[SafetyLevel] = Counter()  # steps since the last report
+        self.faults: Counter[Fault] = Counter()  # the same
+        self.published_at = 0.0  # the last command [s]; 0: none yet
+        self.reported_steps = self.reported_misses = 0
+
+
 class Reporter:
-    """Counts, times and publishes. Costs nothing on ~/latency while nobody listens there."""
+    """Counts, times and publishes. Samples are published only while somebody subscribes."""
 
     def __init__(self, node: Node, clock: NodeClock) -> None:
         self.granted = "off"  # of the real-time profile
         self.refusal = ""  # why the last transition was refused
         self.last_fault = "none"
         self.dumps: deque[Dump] = deque(maxlen=3)  # the newest recordings
-        self._loop: ControlLoop | None = None
         self._node, self._clock = node, clock
-        self._controller: Controller | None = None
-        self._recorder: LatencyRecorder | None = None
-        self._decision: Decision | None = None
-        self._levels: Counter[SafetyLevel] = Counter()  # steps since the last report
-        self._reasons: Counter[Fault] = Counter()
-        self._reported_steps = self._reported_misses = 0
-        self._published_at = 0.0
-        self._listened = False
+        self._activation: _Activation | None = None  # the newest, until the policy is released
+        self._has_subscribers = False
         self._diagnostics = node.create_publisher(DiagnosticArray, diagnostics.TOPIC, 10)
         self._samples = node.create_publisher(Float64MultiArray, "~/latency", 100)
         self._message = Float64MultiArray()
@@ -45,121 +50,104 @@ class Reporter:
         ]
 
     def begin(self, loop: ControlLoop) -> None:
-        """A policy is about to run."""
-        self._loop, self._controller = loop, loop.controller
-        controller = loop.controller
-        self._recorder = LatencyRecorder(controller.policy.spec.rate)
-        self._reported_steps = self._reported_misses = 0
-        self._published_at = 0.0
-        self._levels.clear()
-        self._reasons.clear()
+        """Count anew: a policy is activated."""
+        self._activation = _Activation(loop)
 
     def end(self) -> None:
-        """The policy runs no more."""
-        self._decision = None
+        """Report that nothing is commanded any more."""
+        if self._activation is not None:
+            self._activation.decision = None
 
-    def forget(self) -> None:
-        """The policy is gone."""
-        self._loop = self._controller = self._recorder = self._decision = None
+    def release(self) -> None:
+        """Drop everything about a policy that is unloaded."""
+        self._activation = None
 
     def miss(self, count: int) -> None:
-        """Deadlines went by without a step."""
-        if self._recorder is not None:
-            self._recorder.misses += count
+        """Count deadlines without a step."""
+        if self._activation is not None:
+            self._activation.recorder.misses += count
 
     def step(self, decision: Decision) -> None:
-        """Take note of a command that was published just now."""
-        if self._loop is None or self._controller is None or self._recorder is None:
+        """Count and time a command that was published just now."""
+        if (active := self._activation) is None:
             return
-        watchdog, began = self._loop.watchdog, self._loop.began
-        self._decision = decision
-        self._levels[decision.level] += 1
-        self._reasons.update(decision.reasons)
-        now, period = self._clock.now(), self._controller.policy.spec.period
+        watchdog, began = active.loop.watchdog, active.loop.began
+        active.decision = decision
+        active.levels[decision.level] += 1
+        active.faults.update(decision.reasons)
+        now, period = self._clock.now(), active.loop.controller.policy.spec.period
         sample = LatencySample(
             time=now,
             age_by_stamp=watchdog.age_by_stamp(self._clock.robot_now()),
             age_by_receipt=watchdog.age_by_receipt(now),
-            inference=self._controller.inference,
+            inference=active.loop.controller.inference,
             end_to_end=now - began,
-            period=now - self._published_at if self._published_at else period,
+            period=now - active.published_at if active.published_at else period,
             missed=float(now - began > period),
         )
-        self._published_at = now
-        self._recorder.add(sample)
-        if self._listened:
+        active.published_at = now
+        active.recorder.add(sample)
+        if self._has_subscribers:
             self._message.data = array("d", sample)
             self._samples.publish(self._message)
 
-    def look(self) -> None:
-        """See who listens."""
-        self._listened = self._samples.get_subscription_count() > 0
+    def poll(self) -> None:
+        """Look whether anybody subscribes to the samples."""
+        self._has_subscribers = self._samples.get_subscription_count() > 0
 
     def publish(self) -> None:
-        """One report."""
-        controller, recorder = self._controller, self._recorder
-        name = self._node.get_fully_qualified_name()
-        if controller is None or recorder is None:
+        """Publish one report."""
+        node = self._node.get_fully_qualified_name()
+        names = [diagnostics.entry_name(node, what) for what in diagnostics.ENTRIES]
+        if self._activation is None:
             level = DiagnosticStatus.ERROR if self.refusal else DiagnosticStatus.OK
-            entries = [
-                diagnostics.status(f"{name}: control", "", level, self.refusal or "not active", {})
-            ]
+            message = self.refusal or "not active"
+            entries = [diagnostics.status(names[0], "", level, message, {})]
         else:
-            entries = self._entries(name, controller, recorder)
+            entries = self._entries(names, self._activation)
         stamp = self._node.get_clock().now().to_msg()
         self._diagnostics.publish(diagnostics.array(stamp, *entries))
 
-    def _entries(
-        self, name: str, controller: Controller, recorder: LatencyRecorder
-    ) -> list[DiagnosticStatus]:
-        policy, robot = controller.policy, controller.robot
-        steps, misses = (
-            recorder.steps - self._reported_steps,
-            recorder.misses - self._reported_misses,
-        )
-        self._reported_steps, self._reported_misses = recorder.steps, recorder.misses
-        level, message = diagnostics.control_level(self._decision, self._levels, self._reasons)
-        if self._decision is None and self.refusal:
-            level, message = DiagnosticStatus.ERROR, self.refusal
+    def _entries(self, names: list[str], active: _Activation) -> list[DiagnosticStatus]:
+        policy, robot = active.loop.controller.policy, active.loop.controller.robot
+        recorder, decision, period = active.recorder, active.decision, policy.spec.period
+        steps = recorder.steps - active.reported_steps
+        misses = recorder.misses - active.reported_misses
+        active.reported_steps, active.reported_misses = recorder.steps, recorder.misses
+        level, message = diagnostics.control_level(decision, active.levels, active.faults)
+        percentiles = recorder.percentiles()
+        latency, summary = diagnostics.latency_level(percentiles, steps, misses, period)
+        inputs = {}
+        if decision is None:
+            latency, summary = DiagnosticStatus.OK, "not active"
+            if self.refusal:
+                level, message = DiagnosticStatus.ERROR, self.refusal
+        else:
+            inputs = {
+                "why": active.loop.explain(decision.reasons) or "nothing is wrong",
+                "state rate": active.loop.watchdog.describe_rate(),
+                "listeners": ", ".join(active.loop.view.listeners),
+            }
         control = {
-            "answer": "none" if self._decision is None else self._decision.level.name.lower(),
+            diagnostics.RESPONSE: "none" if decision is None else decision.level.name.lower(),
             "last fault": self.last_fault,
             "last recording": self._last_recording(),
-            **self._state(),
-            **{f"steps {level.name.lower()}": self._levels[level] for level in SafetyLevel},
-            **{f"steps with {reason.value}": count for reason, count in self._reasons.items()},
+            **inputs,
+            **{f"steps {level.name.lower()}": active.levels[level] for level in SafetyLevel},
+            **{f"steps with {fault.value}": count for fault, count in active.faults.items()},
             "policy": f"{policy.spec.name} {policy.file.policy_digest[:12]}",
             "rate [Hz]": policy.spec.rate,
             "noise": policy.noise.mode,
             "provider": policy.provider,
             "real-time": self.granted,
         }
-        self._levels.clear()
-        self._reasons.clear()
-        period, percentiles = policy.spec.period, recorder.percentiles()
-        late, summary = diagnostics.latency_level(percentiles, steps, misses, period)
-        if self._decision is None:
-            late, summary = DiagnosticStatus.OK, "not active"
+        active.levels.clear()
+        active.faults.clear()
+        times = diagnostics.latency_values(recorder, percentiles, period)
         return [
-            diagnostics.status(f"{name}: control", robot.name, level, message, control),
-            diagnostics.status(
-                f"{name}: latency",
-                robot.name,
-                late,
-                summary,
-                diagnostics.latency_values(recorder, percentiles, period),
-            ),
+            diagnostics.status(names[0], robot.name, level, message, control),
+            diagnostics.status(names[1], robot.name, latency, summary, times),
         ]
-
-    def _state(self) -> dict[str, object]:
-        """What the control loop knows of its inputs."""
-        if self._loop is None or self._decision is None:
-            return {}
-        return {
-            "why": self._loop.explain(self._decision.reasons) or "nothing is wrong",
-            "state rate": self._loop.watchdog.describe_rate(),
-            "listeners": ", ".join(self._loop.view.listeners),
-        }
 
     def _last_recording(self) -> str:
         done = [dump for dump in self.dumps if dump.done]

@@ -1,13 +1,13 @@
-"""Faults a simulated robot can show, named in sim_node's parameter `fault`.
+"""Faults that a simulated robot can have, named in sim_node's parameter `fault`.
 
 The stream of states:
 
 delay:S         states come S seconds late, stamps true
 drop:P          each JointState is lost with probability P
-rate:K          states come at K times their rate: 2 twice as often, 0.6 slower (`fast:K`: the same)
+rate:K          states come at K times their rate: 2 twice as often, 0.6 slower
 bursts:N        N states come together, 2 ms apart, at the right mean rate, stamps true
 stall:S         states pause once, for S seconds
-die             the process ends at once, like a kernel panic: no goodbye
+die             the process ends at once, as after a kernel panic
 
 Stamps:
 
@@ -26,14 +26,14 @@ spin:JOINT:V    the joint's velocity reads V more [rad/s or m/s]
 no_velocity     JointState.velocity is empty
 permute         the joints come in another order, with their names
 missing:JOINT   the joint is not in the message
-extra           a joint nobody knows is in the message
+extra           an unknown joint is in the message
 
 Imu:
 
-no_imu          the imu falls silent
+no_imu          the imu sends nothing
 tilt:DEGREES    the imu reads a base rolled by so much
 quaternion      the orientation is 0 0 0 0, as of a driver that never sets it
-no_orientation  orientation_covariance[0] is -1: measures none (REP 145)
+no_orientation  orientation_covariance[0] is -1: not measured (REP 145)
 
 In lockstep a state follows each command, so there `rate` and `bursts` change nothing.
 """
@@ -56,44 +56,43 @@ from ros_nodes.conversions import seconds
 BURST_SPACING = 0.002  # [s] between two states of a burst
 GLITCH_PERIOD = 1.0  # [s] of the stamps
 LAST_SECOND = 2.0**31 - 1  # of a stamp, in January 2038 [s]
-LARGEST = 1e6  # of any number below, whose sign and unit are the fault's
+MAX_NUMBER = 1e6  # of any fault
+ANY_NUMBER = (-MAX_NUMBER, MAX_NUMBER)
 
 
-class _Shape(NamedTuple):
-    """What a fault is given."""
+class _Form(NamedTuple):
+    """The arguments of a fault."""
 
     joint: bool = False
-    least: float | None = None  # of its number; None: it takes none
-    most: float = LARGEST
+    limits: tuple[float, float] | None = None  # of its number; None: it takes none
     whole: bool = False  # a whole number
-    imu: bool = False  # says nothing on a robot without one
+    imu: bool = False  # needs a robot with an imu
 
 
-SHAPES = {
-    "delay": _Shape(least=0.0, most=60.0),
-    "drop": _Shape(least=0.0, most=1.0),
-    "rate": _Shape(least=0.01, most=100.0),
-    "fast": _Shape(least=0.01, most=100.0),
-    "bursts": _Shape(least=2, most=1000, whole=True),
-    "stall": _Shape(least=0.0),
-    "die": _Shape(),
-    "freeze_stamp": _Shape(),
-    "clock": _Shape(least=-LAST_SECOND, most=LAST_SECOND),
-    "future": _Shape(),
-    "no_stamp": _Shape(),
-    "frozen": _Shape(),
-    "nan": _Shape(joint=True),
-    "jump": _Shape(joint=True, least=-LARGEST),
-    "glitch": _Shape(joint=True, least=-LARGEST),
-    "spin": _Shape(joint=True, least=-LARGEST),
-    "no_velocity": _Shape(),
-    "permute": _Shape(),
-    "missing": _Shape(joint=True),
-    "extra": _Shape(),
-    "no_imu": _Shape(imu=True),
-    "tilt": _Shape(least=-180.0, most=180.0, imu=True),
-    "quaternion": _Shape(imu=True),
-    "no_orientation": _Shape(imu=True),
+FORMS = {
+    "delay": _Form(limits=(0.0, 60.0)),
+    "drop": _Form(limits=(0.0, 1.0)),
+    "rate": _Form(limits=(0.01, 100.0)),
+    "bursts": _Form(limits=(2, 1000), whole=True),
+    "stall": _Form(limits=(0.0, MAX_NUMBER)),
+    "die": _Form(),
+    "freeze_stamp": _Form(),
+    "clock": _Form(limits=(-LAST_SECOND, LAST_SECOND)),
+    "future": _Form(),
+    "no_stamp": _Form(),
+    "frozen": _Form(),
+    "nan": _Form(joint=True),
+    "jump": _Form(joint=True, limits=ANY_NUMBER),
+    "glitch": _Form(joint=True, limits=ANY_NUMBER),
+    "spin": _Form(joint=True, limits=ANY_NUMBER),
+    "no_velocity": _Form(),
+    "permute": _Form(),
+    "missing": _Form(joint=True),
+    "extra": _Form(),
+    "no_imu": _Form(imu=True),
+    "tilt": _Form(limits=(-180.0, 180.0), imu=True),
+    "quaternion": _Form(imu=True),
+    "no_orientation": _Form(imu=True),
 }
 
 
@@ -102,11 +101,11 @@ class InjectedFault:
 
     Args:
         text: see the module's docstring; empty: none.
-        joints: names on the wire.
+        joints: their names in the messages.
         has_imu: does the robot publish one?
 
     Raises:
-        InputError: there is no such fault, or this robot cannot show it.
+        InputError: there is no such fault, or this robot cannot have it.
     """
 
     def __init__(self, text: str, joints: list[str], has_imu: bool = True) -> None:
@@ -114,9 +113,9 @@ class InjectedFault:
         self.joint, self.number = "", 0.0
         if text:
             self._parse(text, rest, joints)
-        if text and SHAPES[self.kind].imu and not has_imu:
+        if text and FORMS[self.kind].imu and not has_imu:
             raise InputError(
-                f"parameter fault: expected one that a robot without imu can show, got {text!r}:"
+                f"parameter fault: expected one that a robot without imu can have, got {text!r}:"
                 " add the sections robot.imu and sim.imu to its configuration",
                 code="parameter",
             )
@@ -124,24 +123,22 @@ class InjectedFault:
         self._first: dict[type, Imu | JointState] = {}  # of each kind, since the fault began
         self._began: float | None = None  # steady time of the first state [s]
         self._next_glitch = -math.inf
-        self._shown = False  # what is there once only
+        self._shown = False  # a fault that occurs once
 
     def _parse(self, text: str, rest: list[str], joints: list[str]) -> None:
-        shape = SHAPES.get(self.kind)
         try:
-            if shape is None:
-                raise ValueError
-            if shape.joint:
+            form = FORMS[self.kind]
+            if form.joint:
                 self.joint = joints[joints.index(rest.pop(0))]
-            if shape.least is not None:
+            if form.limits is not None:
                 self.number = float(rest.pop(0))
-                if not shape.least <= self.number <= shape.most:  # nor is a NaN
-                    raise ValueError
-                if shape.whole and not self.number.is_integer():
+                low, high = form.limits
+                in_range = low <= self.number <= high  # nor is a NaN
+                if not in_range or (form.whole and not self.number.is_integer()):
                     raise ValueError
             if rest:
                 raise ValueError
-        except (ValueError, IndexError):
+        except (KeyError, ValueError, IndexError):
             raise InputError(_expected(self.kind, joints, text), code="parameter") from None
 
     @property
@@ -152,7 +149,7 @@ class InjectedFault:
     @property
     def rate(self) -> float:
         """How often states are sent, relative to their rate."""
-        return self.number if self.kind in ("rate", "fast") else 1.0
+        return self.number if self.kind == "rate" else 1.0
 
     @property
     def burst(self) -> int:
@@ -160,7 +157,7 @@ class InjectedFault:
         return int(self.number) if self.kind == "bursts" else 1
 
     def stalls(self, now: float) -> bool:
-        """Is a state of steady time `now` [s] not sent?"""
+        """Is the state at steady time `now` [s] not sent?"""
         if self.kind != "stall":
             return False
         if self._began is None:
@@ -168,11 +165,11 @@ class InjectedFault:
         return now - self._began < self.number
 
     def time(self, time: float) -> float:
-        """What the robot's clock says at a time [s]: of the stamps, and of /clock in lockstep."""
+        """The time on the robot's clock [s], for stamps and, in lockstep, /clock."""
         return max(0.0, time + self.number) if self.kind == "clock" else time
 
     def stamp(self, time: float) -> float:
-        """What the stamp of the state taken now says, where the robot's clock says `time` [s]."""
+        """The stamp [s] of the state at `time` on the robot's clock [s]."""
         if self.kind == "no_stamp":
             return 0.0
         if self.kind == "future" and not self._shown:
@@ -181,7 +178,7 @@ class InjectedFault:
         return time
 
     def joint_state(self, message: JointState) -> JointState | None:
-        """The message as the broken robot sends it; None: not at all."""
+        """The message as the robot with the fault sends it; None: it sends none."""
         first = self._first.setdefault(JointState, deepcopy(message)) if self.kind else message
         fields = (message.name, message.position, message.velocity)
         index = message.name.index(self.joint) if self.joint else -1
@@ -220,7 +217,7 @@ class InjectedFault:
         return message
 
     def imu(self, message: Imu) -> Imu | None:
-        """The message as the broken robot sends it; None: not at all."""
+        """The message as the robot with the fault sends it; None: it sends none."""
         q = message.orientation
         match self.kind:
             case "no_imu":
@@ -240,18 +237,19 @@ class InjectedFault:
 
 
 def _expected(kind: str, joints: list[str], text: str) -> str:
-    """A sentence for what cannot be parsed: of the fault that was meant, or of all."""
-    shape = SHAPES.get(kind)
-    if shape is None:
-        return f"parameter fault: expected one of {', '.join(SHAPES)}, got {text!r}"
-    form = kind + (":JOINT" if shape.joint else "")
-    where = [f"a joint out of {', '.join(joints)}"] if shape.joint else []
-    if shape.least is not None:
-        form += ":NUMBER"
-        number = "a whole number" if shape.whole else "a number"
-        where.append(f"{number} from {shape.least:g} to {shape.most:g}")
-    tail = f" with {' and '.join(where)}" if where else ""
-    return f"parameter fault: expected {form}{tail}, got {text!r}"
+    """A sentence for what cannot be parsed: the form of this fault, or the names of all."""
+    if kind not in FORMS:
+        return f"parameter fault: expected one of {', '.join(FORMS)}, got {text!r}"
+    form, words, parts = FORMS[kind], kind, []
+    if form.joint:
+        words += ":JOINT"
+        parts.append(f"a joint out of {', '.join(joints)}")
+    if form.limits is not None:
+        words += ":NUMBER"
+        number = "a whole number" if form.whole else "a number"
+        parts.append(f"{number} from {form.limits[0]:g} to {form.limits[1]:g}")
+    tail = f" with {' and '.join(parts)}" if parts else ""
+    return f"parameter fault: expected {words}{tail}, got {text!r}"
 
 
 def imu_message(orientation: FloatArray, angular_velocity: FloatArray) -> Imu:

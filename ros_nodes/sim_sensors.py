@@ -1,45 +1,37 @@
-"""What the sensors of a simulated robot make of its state: encoder counts and noise."""
+"""Sensors of a simulated robot: encoder counts and noise."""
 
 from __future__ import annotations
 
 import math
 
+import mujoco
 import numpy as np
 
 from dime_robot.runtime.contract.policy_spec import FloatArray, PolicySpec
 from dime_robot.runtime.control.state import RobotState
+from ros_nodes.parameters import SimParameters
 
 
 class Sensors:
-    """Reads a state as encoders, tachometers and an imu would. Without any of it: the state itself.
+    """Reads a state as encoders, tachometers and an imu would; by default exactly.
 
     Args:
         spec: the joints, in the order of the states.
-        encoder_counts: per turn of a revolute joint, per metre of a prismatic one; 0: exact.
-        position_noise: standard deviation [rad or m], before the counts.
-        velocity_noise: standard deviation [rad/s or m/s].
-        imu_noise: standard deviation of the angular velocity [rad/s] and of the orientation [rad].
-        seed: of the noise.
+        given: the parameters of sim_node: encoder counts, noise and its seed.
     """
 
-    def __init__(
-        self,
-        spec: PolicySpec,
-        encoder_counts: int = 0,
-        position_noise: float = 0.0,
-        velocity_noise: float = 0.0,
-        imu_noise: float = 0.0,
-        seed: int = 0,
-    ) -> None:
+    def __init__(self, spec: PolicySpec, given: SimParameters) -> None:
         self._resolution: FloatArray | None = None  # shape (n_joints,) [rad or m]
-        if encoder_counts:
+        if given.encoder_counts:
             spans = [1.0 if joint.type == "prismatic" else 2 * math.pi for joint in spec.joints]
-            self._resolution = np.array(spans) / encoder_counts
-        self._position, self._velocity, self._imu = position_noise, velocity_noise, imu_noise
-        self._random = np.random.default_rng([seed, 1])  # not that of the episodes' starts
+            self._resolution = np.array(spans) / given.encoder_counts
+        self._position, self._velocity = given.position_noise, given.velocity_noise
+        self._imu = given.imu_noise
+        # not the stream of the episodes' starts
+        self._random = np.random.default_rng([given.seed, 1])
 
     def read(self, state: RobotState) -> RobotState:
-        """What is read of a state."""
+        """The state as the sensors measure it."""
         position, velocity = state.joint_position, state.joint_velocity
         if self._position:
             position = position + self._random.normal(0.0, self._position, position.shape)
@@ -60,16 +52,7 @@ class Sensors:
 
 
 def _turned(orientation: FloatArray, rotation: FloatArray) -> FloatArray:
-    """A quaternion w x y z, turned by a small rotation vector in its own frame [rad]."""
-    w, (x, y, z) = 1.0, rotation / 2
-    a, b, c, d = orientation
-    turned = np.array(
-        [
-            a * w - b * x - c * y - d * z,
-            a * x + b * w + c * z - d * y,
-            a * y - b * z + c * w + d * x,
-            a * z + b * y - c * x + d * w,
-        ]
-    )
-    unit: FloatArray = turned / np.linalg.norm(turned)
-    return unit
+    """A quaternion w x y z, turned by a rotation vector in its own frame [rad]."""
+    turned = orientation.copy()
+    mujoco.mju_quatIntegrate(turned, rotation, 1.0)
+    return turned

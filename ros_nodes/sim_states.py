@@ -1,4 +1,4 @@
-"""A simulated robot's states on their way out: sensors, driver and network, and their faults."""
+"""Publish a simulated robot's states through its sensors, driver and network, with faults."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ros_nodes.conversions import stamp_of
 from ros_nodes.sim_faults import BURST_SPACING, InjectedFault, imu_message
 from ros_nodes.sim_sensors import Sensors
 
-Outgoing: TypeAlias = tuple[Publisher[Any], Any]  # a message and where it is published
+Outgoing: TypeAlias = tuple[Publisher[Any], Any]  # a publisher and its message
 
 
 class StateTopics:
@@ -33,9 +33,9 @@ class StateTopics:
         robot: names them.
         mapping: of the joints.
         sensors: through which states are read.
-        fault: what is wrong from the start on.
+        fault: the fault at the start; `fault` may be set later.
         in_bursts: False in lockstep, where each state waits for its command.
-        held: gives where the contract's held joints are, shape (n_held,) [rad or m].
+        held: gives the positions of the contract's held joints, shape (n_held,) [rad or m].
     """
 
     def __init__(
@@ -54,14 +54,14 @@ class StateTopics:
         self._imus: Publisher[Imu] | None = None
         if robot.imu is not None:
             self._imus = node.create_publisher(Imu, robot.imu.topic, 10)
-        # what a fault holds back: until when (steady, [s]), a running number, and itself
+        # delayed messages: when each is due (steady, [s]), a running number, and the message
         self._late: list[tuple[float, int, Outgoing]] = []
         self._numbers = count()
         self._burst: list[list[Outgoing]] = []
 
     @property
     def next_late(self) -> float:
-        """When the next message that was held back is due, steady [s]; infinity: there is none."""
+        """When the next delayed message is due, steady [s]; infinity: there is none."""
         return self._late[0][0] if self._late else math.inf
 
     def flush(self, now: float) -> None:
@@ -71,7 +71,7 @@ class StateTopics:
             publisher.publish(message)
 
     def send(self, state: RobotState, clock: float) -> None:
-        """A state was measured, and the robot's clock says `clock` [s]."""
+        """Publish a state, which was measured at `clock` on the robot's clock [s]."""
         now = time.monotonic()
         messages = self._messages(self._sensors.read(state), self.fault.stamp(clock))
         if self.fault.stalls(now):
@@ -87,7 +87,7 @@ class StateTopics:
         self.flush(now)
 
     def _messages(self, state: RobotState, stamp: float) -> list[Outgoing]:
-        """What the driver publishes of one reading."""
+        """The messages that the driver publishes for one reading."""
         found: list[Outgoing] = []
         if self._imus is not None and state.orientation is not None:
             assert state.angular_velocity is not None

@@ -1,12 +1,12 @@
-"""The robot's own time-out, rehearsed: what the motors do once no command comes any more.
+"""The time-out in the simulated robot: what its motors do when commands stop coming.
 
 `robot.command.timeout` is mandatory because only the robot can act once policy_node, its computer
-or the network is gone. sim_node acts on it as its parameter `on_timeout` says:
+or the network has failed. The parameter `on_timeout` of sim_node selects the response:
 
 damp  effort: -damping * velocity of each joint within its effort limit, 0 where `damping` is not
       given; position: no stiffness, the drive's damping only; twist: 0
 zero  effort and twist: 0; position: no torque at all
-hold  the last command stays, as with forward_command_controller by itself: the dangerous one
+hold  the last command stays, as with forward_command_controller by itself, which is dangerous
 """
 
 from __future__ import annotations
@@ -25,24 +25,28 @@ ON_TIMEOUT: tuple[OnTimeout, ...] = ("damp", "hold", "zero")
 
 
 class CommandTimeout:
-    """Tells when commands have stopped coming. Times are handed in, of any one clock [s]."""
+    """Detects that commands have stopped coming. All times are of one clock, any [s]."""
 
     def __init__(self, timeout: float) -> None:
         self.timeout = timeout
         self.restart()
 
     def restart(self) -> None:
-        """Commands have not begun: before the first one there is nothing to time out."""
+        """Wait for the first command: nothing can time out before it."""
         self._last = math.inf
         self.expired = False
 
     def command(self, now: float) -> bool:
-        """A command came; True where it ends a time-out."""
+        """Note that a command came.
+
+        Returns:
+            Whether it ends a time-out.
+        """
         ended, self._last, self.expired = self.expired, now, False
         return ended
 
-    def look(self, now: float) -> bool:
-        """Has the time-out begun just now?"""
+    def expires(self, now: float) -> bool:
+        """Has the time-out begun since the last call?"""
         if self.expired or now - self._last <= self.timeout:
             return False
         self.expired = True
@@ -50,10 +54,10 @@ class CommandTimeout:
 
 
 class TimeoutResponse:
-    """What the motors follow after the time-out, anew for every simulation step.
+    """What the motors follow after the time-out, computed in every simulation step.
 
     Args:
-        spec: the contract: what is commanded, gains of a position drive.
+        spec: the contract, with what is commanded and the gains of a position drive.
         robot: damping and effort limits of an effort interface.
         on_timeout: see the module's docstring.
     """
@@ -73,7 +77,7 @@ class TimeoutResponse:
         gains = [spec.joint(name) for name in self._joints]
         stiffness = np.array([joint.stiffness or math.inf for joint in gains])
         damping = np.array([joint.damping or 0.0 for joint in gains])
-        # a target so far ahead that the spring pulls as much as the damper brakes
+        # a target so far ahead that the spring cancels the damper
         self._lead = damping / stiffness
 
     @property
@@ -84,7 +88,7 @@ class TimeoutResponse:
         ]
 
     def command(self, position: FloatArray, velocity: FloatArray) -> JointCommand | None:
-        """The command that stands for the answer; None: the last one stays.
+        """The command that has the effect of the response; None: the last command stays.
 
         Args:
             position: true, in the contract's order, shape (n_joints,) [rad or m].

@@ -1,4 +1,4 @@
-"""Who speaks another message type on one of our topics: DDS never matches them, in silence."""
+"""Find nodes that use another message type on one of our topics: DDS never matches them."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ TWISTS = ("geometry_msgs/msg/Twist", "geometry_msgs/msg/TwistStamped")
 
 
 def type_name(kind: type) -> str:
-    """Of a message class, as the graph calls it: geometry_msgs/msg/Twist."""
+    """The name of a message class in the graph, as geometry_msgs/msg/Twist."""
     return f"{kind.__module__.partition('.')[0]}/msg/{kind.__name__}"
 
 
 def type_mismatches(node: Node, topic: str, expected: type, section: str = "") -> list[str]:
-    """A sentence for each endpoint on a topic whose type is not ours, the same ones each once.
+    """A sentence for each endpoint on a topic whose type is not ours; equal sentences once.
 
     Args:
-        node: whose namespace and remaps count; its own endpoints do too.
+        node: its namespace and remaps apply; its own endpoints are judged too.
         topic: as the node publishes or subscribes to it.
         expected: the message class that the robot's file asks for.
-        section: of the robot's file that says so, as `robot.command`; empty: none does.
+        section: of the robot's file that states the type, as `robot.command`; empty: none does.
     """
     ours = type_name(expected)
     name = node.resolve_topic_name(topic)
@@ -40,10 +40,10 @@ def _sentence(endpoint: TopicEndpointInfo, verb: str, topic: str, ours: str, sec
     owner = f"{endpoint.node_namespace.rstrip('/')}/{endpoint.node_name}"
     theirs = endpoint.topic_type
     word = "with" if verb == "publishes on" else "for"
-    said = f"{owner} {verb} {topic} {word} {theirs}"
+    sentence = f"{owner} {verb} {topic} {word} {theirs}"
     if not section:
-        return f"{said}, expected {ours}: remap one of the two"
-    said += f", this robot's file says {ours}"
+        return f"{sentence}, expected {ours}: remap one of the two"
+    sentence += f", this robot's file says {ours}"
     if theirs in TWISTS and ours in TWISTS:
-        return f"{said}: set {section}.type: {theirs.rpartition('/')[2]}"
-    return f"{said}: correct {section}.topic, or remap it"
+        return f"{sentence}: set {section}.type: {theirs.rpartition('/')[2]}"
+    return f"{sentence}: correct {section}.topic, or remap it"

@@ -1,8 +1,8 @@
-"""Who publishes on a topic and who listens: endpoints, and the messages that really come.
+"""Endpoints of a topic, and which publisher sent which message.
 
-An endpoint alone does no harm; a message does. Each message carries its publisher's id, but the
-events executor of rclpy 9.1.2 fails on callbacks that ask for it, so messages are taken by hand
-from a hidden node that no executor knows. It exists only while a topic has a publisher too many.
+A second publisher does no harm before it sends a message. Each message carries its publisher's id,
+but the events executor of rclpy 9.1.2 fails on callbacks that ask for it, so messages are taken
+directly from a hidden node without an executor, only while a topic has more than one publisher.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ GID_BYTES = 16  # of a publisher's id that endpoints and messages both show
 WATCH_QOS = QoSProfile(
     history=HistoryPolicy.KEEP_LAST, depth=50, reliability=ReliabilityPolicy.BEST_EFFORT
 )
-MOST_MESSAGES = 200  # taken at once: a flood must not hold up the control loop
-# nodes that listen to everything and move nothing; rclpy hides names that begin with _
+MAX_MESSAGES = 200  # taken at once: a flood must not hold up the control loop
+# nodes that subscribe to everything and move nothing; rclpy hides names that begin with _
 TOOLS: tuple[str, ...] = ("_", "rosbag2", "ros2bag", "mcap", "foxglove", "rosbridge", "webviz")
 TOOLS += ("plotjuggler", "rqt", "rviz", "rerun", "latency_monitor")
 RECORDER = "recorder"  # anywhere in a name
-JUDGED_AFTER = 1.0  # [s] of watching two publishers, before it is said what they send
-TALKS = 1.0  # [s] since its last message that a publisher counts as one that sends
+WATCH_TIME = 1.0  # [s] of watching two publishers before they are judged
+SENDER_TIMEOUT = 1.0  # [s] after its last message a publisher no longer counts as sending
 
 
 class Endpoint(NamedTuple):
@@ -45,7 +45,7 @@ def full_name(namespace: str, name: str) -> str:
 
 
 def endpoints(infos: Sequence[Any]) -> list[Endpoint]:
-    """What rclpy tells of a topic's endpoints."""
+    """A topic's endpoints out of what rclpy returns."""
     return [
         Endpoint(
             full_name(info.node_namespace, info.node_name),
@@ -57,13 +57,13 @@ def endpoints(infos: Sequence[Any]) -> list[Endpoint]:
 
 
 def is_tool(node: str) -> bool:
-    """Is this a node that records or shows, by its fully qualified name?"""
+    """Does a node's fully qualified name show that it only records or displays?"""
     name = node.rpartition("/")[2]
     return name.startswith(TOOLS) or RECORDER in name
 
 
 class TopicWatch:
-    """Takes messages of one topic with their publishers' ids, while it is open.
+    """Takes the messages of one topic with their publishers' ids, while it is open.
 
     Args:
         owner: whose context and namespace are used.
@@ -82,9 +82,11 @@ class TopicWatch:
         """Does it take messages?"""
         return self._node is not None
 
-    def open(self) -> None:
-        """Begin to take messages."""
-        if self._node is not None:
+    def keep_open(self, needed: bool) -> None:
+        """Begin to take messages where it is needed, else leave the topic."""
+        if not needed:
+            self.close()
+        if not needed or self._node is not None:
             return
         self._node = Node(
             f"_{self._owner.get_name()}_watch",
@@ -111,7 +113,7 @@ class TopicWatch:
         if self._subscription is None:
             return found
         with self._subscription.handle:
-            while len(found) < MOST_MESSAGES:
+            while len(found) < MAX_MESSAGES:
                 taken = self._subscription.handle.take_message(self._kind, False)
                 if taken is None:
                     break
@@ -121,12 +123,12 @@ class TopicWatch:
 
 
 class StatePublishers:
-    """Do two publishers send the joints of the same policy, and do they contradict each other?
+    """Compares what the publishers of the joint states send.
 
     Args:
-        names: the policy's joints as the topic calls them.
-        speed: their largest speeds [rad/s or m/s].
-        turning: which of them turn freely.
+        names: the policy's joints by their names on the topic.
+        speed: their largest speeds, shape (n_joints,) [rad/s or m/s].
+        turning: which of them turn without limits, shape (n_joints,).
     """
 
     def __init__(self, names: Sequence[str], speed: np.ndarray, turning: np.ndarray) -> None:
@@ -134,14 +136,14 @@ class StatePublishers:
         self._seen: dict[bytes | None, tuple[float, float, np.ndarray]] = {}
 
     def restart(self) -> None:
-        """Forget who sent what."""
+        """Drop what was received."""
         self._seen.clear()
 
     def take(
         self, publisher: bytes | None, names: Sequence[str], position: Sequence[float],
         stamp: float, now: float,
     ) -> str:  # fmt: skip
-        """Take note of a message; gives how it contradicts another publisher's, as a phrase.
+        """Compare a message with those of other publishers.
 
         Args:
             publisher: its id.
@@ -149,13 +151,16 @@ class StatePublishers:
             position: theirs [rad or m].
             stamp: of the message [s].
             now: steady time [s].
+
+        Returns:
+            How it contradicts another publisher's, as a phrase; empty: it does not.
         """
         given = dict(zip(names, position, strict=False))
         values = np.array([given.get(name, np.nan) for name in self._names])
         if np.isnan(values).all():  # a gripper's
             return ""
         self._seen[publisher] = (now, stamp, values)
-        for other, (_, their_stamp, theirs) in self._talking(now).items():
+        for other, (_, their_stamp, theirs) in self._senders(now).items():
             if other == publisher:
                 continue
             off = values - theirs
@@ -163,16 +168,14 @@ class StatePublishers:
             excess = np.abs(off) - JUMP_SLACK - self._speed * abs(stamp - their_stamp)
             if (excess > 0).any():  # a joint that only one sends is NaN
                 worst = int(np.nanargmax(excess))
-                return (
-                    f"they say {values[worst]:.3g} and {theirs[worst]:.3g} of {self._names[worst]}"
-                )
+                return f"{self._names[worst]} is {values[worst]:.3g} and {theirs[worst]:.3g}"
         return ""
 
     def shared(self, now: float) -> list[str]:
         """The joints that more than one publisher sends; `now`: steady time [s]."""
-        sent = [np.isfinite(values) for _, _, values in self._talking(now).values()]
+        sent = [np.isfinite(values) for _, _, values in self._senders(now).values()]
         count = np.sum(sent, axis=0) if sent else np.zeros(len(self._names))
         return [name for name, times in zip(self._names, count, strict=True) if times > 1]
 
-    def _talking(self, now: float) -> dict[bytes | None, tuple[float, float, np.ndarray]]:
-        return {gid: seen for gid, seen in self._seen.items() if now - seen[0] <= TALKS}
+    def _senders(self, now: float) -> dict[bytes | None, tuple[float, float, np.ndarray]]:
+        return {gid: seen for gid, seen in self._seen.items() if now - seen[0] <= SENDER_TIMEOUT}

@@ -1,8 +1,8 @@
-"""Parameters that were given and that no node declares: a slip that would have no effect.
+"""Find parameters that were given and that the node does not declare, such as a misspelt name.
 
-`dry_rn:=true` must not command a live robot. rclpy takes any name in silence, so what was given is
-looked up again where it came from: what names this node is refused, what a parameter file says to
-every node (`/**`) may be meant for another one and is only warned about.
+`dry_rn:=true` must not command a live robot. rclpy accepts any name, so the names are looked up
+again where they were given: one that is given to this node is refused; one that a parameter file
+gives to every node (`/**`) may be meant for another node and is only logged as a warning.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ PARAMETER_FLAGS, FILE_FLAG = ("-p", "--param"), "--params-file"
 def unknown_parameters(
     node: Node, arguments: Sequence[str] | None = None
 ) -> tuple[list[str], list[str]]:
-    """Sentences for what was given and is not declared: to be refused, and only to be warned about.
+    """Sentences about parameters that were given and are not declared: to refuse, and to warn.
 
     Args:
-        node: after it has declared all it knows.
+        node: after it has declared all its parameters.
         arguments: the command line; None: this process's.
     """
     words = sys.argv if arguments is None else arguments
     name, full = node.get_name(), node.get_fully_qualified_name()
-    special: set[str] = set()  # names that were given to this very node
+    special: set[str] = set()  # names that are given to this node by its name
     general: set[str] = set()  # names that a file gives to any node
     refused: list[str] = []
     warned: list[str] = []
@@ -60,10 +60,10 @@ def unknown_parameters(
 
 
 def require_known_parameters(node: Node) -> None:
-    """Refuse what was given to this node and is unknown; warn about what was given to all.
+    """Refuse unknown parameters that are given to this node; warn about those given to all.
 
     Raises:
-        InputError: a sentence with all of them.
+        InputError: names all of them in one sentence.
     """
     refused, warned = unknown_parameters(node)
     for sentence in warned:
@@ -80,7 +80,7 @@ def _sentence(key: str, known: Sequence[str]) -> str:
 
 
 def _matches(owner: str, full: str) -> bool:
-    """Does a node's name, perhaps with wildcards, mean the node of this fully qualified name?"""
+    """Does a name, perhaps with wildcards, match a node's fully qualified name?"""
     wildcards = {"**": "(/[^/]+)*", "*": "/[^/]+"}
     tokens = owner.strip("/").split("/")
     pattern = "".join(wildcards.get(token, "/" + re.escape(token)) for token in tokens)
@@ -88,7 +88,7 @@ def _matches(owner: str, full: str) -> bool:
 
 
 def _flags(words: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Each ROS argument that takes a value, with it."""
+    """Each ROS argument for parameters, with its value."""
     inside = False
     for word, following in zip(words, [*words[1:], ""], strict=True):
         if word in ("--ros-args", "--"):
@@ -98,7 +98,7 @@ def _flags(words: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 
 def _on_command_line(words: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Of `-p NODE:NAME:=VALUE`: node, empty where none is said, and name."""
+    """Node, empty where none is given, and name of each `-p NODE:NAME:=VALUE`."""
     for flag, word in _flags(words):
         if flag in PARAMETER_FLAGS:
             owner, _, key = word.partition(":=")[0].rpartition(":")
@@ -114,24 +114,17 @@ def _of_file(path: Path) -> Iterator[tuple[str, str]]:
     try:
         content = read_yaml(path)
     except InputError:
-        return  # rclpy has read it already, and said what is wrong with it
-    yield from _sections(content, "")
+        return  # rclpy has read it already, and reported what is wrong with it
+    for keys in _key_paths(content):
+        if "ros__parameters" in keys:
+            place = keys.index("ros__parameters")
+            yield "/".join(key.strip("/") for key in keys[:place]), ".".join(keys[place + 1 :])
 
 
-def _sections(content: Any, owner: str) -> Iterator[tuple[str, str]]:
+def _key_paths(content: Any, above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """The keys that lead to each value in mappings of mappings."""
     if not isinstance(content, dict):
+        yield above
         return
     for key, inner in content.items():
-        if key == "ros__parameters":
-            yield from ((owner, name) for name in _flat(inner))
-        else:
-            yield from _sections(inner, f"{owner}/{str(key).strip('/')}")
-
-
-def _flat(content: Any) -> Iterator[str]:
-    """Names of parameters; those of a mapping inside another are joined by dots."""
-    for key, inner in content.items() if isinstance(content, dict) else ():
-        if isinstance(inner, dict):
-            yield from (f"{key}.{name}" for name in _flat(inner))
-        else:
-            yield str(key)
+        yield from _key_paths(inner, (*above, str(key)))

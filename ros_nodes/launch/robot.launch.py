@@ -2,7 +2,7 @@
 
     ros2 launch dime_robot robot.launch.py policy:=policy.onnx robot:=robot.yaml
 
-The robot's own launch has to run, started before and not by this file:
+Start the robot's own launch files before this one. They have to provide:
 
 - a controller_manager, with joint_state_broadcaster publishing at `state.rate` of the robot's YAML
   and, where the YAML has an `imu`, imu_sensor_broadcaster;
@@ -14,8 +14,8 @@ The robot's own launch has to run, started before and not by this file:
   forward_command_controller has none, so without one in the hardware component or the motor
   drivers the last command stays for ever once this process, its computer or the network is gone.
 
-The node configures itself (loads, checks and measures) and then waits; with the robot held safely
-somebody who watches it says `ros2 lifecycle set /policy_node activate`. `ros2 service call
+The node configures itself (loads, checks and measures) and then waits. With the robot held safely
+and watched, activate it by `ros2 lifecycle set /policy_node activate`. `ros2 service call
 /policy_node/estop std_srvs/srv/Trigger` stops, but is no substitute for a switch that cuts power.
 """
 
@@ -34,33 +34,36 @@ from dime_robot.runtime.contract.config_files import read_config
 DEFAULTS = Path(get_package_share_directory("dime_robot")) / "config/policy_node.yaml"
 text = partial(ParameterValue, value_type=str)  # else "1" would become a number
 TOPICS = {"joint_states": "state", "imu": "imu", "commands": "command"}  # argument: YAML section
-OF_PARAMS = "empty: as in params"
+
+
+# name, default (None: it must be given), description, choices
+ARGUMENTS: list[tuple[str, str | None, str, list[str] | None]] = [
+    ("policy", None, "the policy.onnx to run", None),
+    ("robot", None, "YAML with the section `robot` of this machine", None),
+    ("params", str(DEFAULTS), "parameter file of policy_node", None),
+    ("namespace", "", "of the node and its topics", None),
+    ("autostart", "configure", "lifecycle at start", ["none", "configure", "activate"]),
+    ("noise", "", "fresh, held or zero; empty: as in params", None),
+    ("realtime", "", "true or false; empty: as in params", None),
+    *(
+        (name, "", f"topic; empty: {section}.topic of robot", None)
+        for name, section in TOPICS.items()
+    ),
+]
 
 
 def arguments() -> list[DeclareLaunchArgument]:
-    """What can be given on the command line."""
-    argument = DeclareLaunchArgument
+    """The arguments of the launch file."""
     return [
-        argument("policy", description="the policy.onnx to run"),
-        argument("robot", description="YAML with the section `robot` of this machine"),
-        argument(
-            "params", default_value=str(DEFAULTS), description="parameter file of policy_node"
-        ),
-        argument("namespace", default_value="", description="of the node and its topics"),
-        argument("autostart", default_value="configure", choices=["none", "configure", "activate"]),
-        argument("noise", default_value="", description=f"fresh, held or zero; {OF_PARAMS}"),
-        argument("realtime", default_value="", description=f"true or false; {OF_PARAMS}"),
-        *(
-            argument(name, default_value="", description=f"topic; empty: {section}.topic of robot")
-            for name, section in TOPICS.items()
-        ),
+        DeclareLaunchArgument(name, default_value=default, description=text, choices=choices)
+        for name, default, text, choices in ARGUMENTS
     ]
 
 
 def remappings(robot: Path, given: dict[str, str]) -> list[tuple[str, str]]:
-    """From the topics that the robot's YAML names to those that were asked for.
+    """Remap the topics of the robot's YAML to those that are given.
 
-    `joint_states` and `imu` have defaults there, which are their names.
+    Where the YAML has no topic of joint_states or imu, its default is that name.
     """
     sections: Any = read_config(robot).get("robot") or {}
     return [
@@ -71,7 +74,7 @@ def remappings(robot: Path, given: dict[str, str]) -> list[tuple[str, str]]:
 
 
 def nodes(context: LaunchContext) -> list[Node]:
-    """The one process."""
+    """The process to start."""
     given = context.launch_configurations
     robot = Path(given["robot"]).expanduser()
     parameters: dict[str, ParameterValue | bool] = {
@@ -92,7 +95,7 @@ def nodes(context: LaunchContext) -> list[Node]:
             parameters=[given["params"], parameters],
             remappings=remappings(robot, given),
             output="screen",
-            respawn=False,  # a policy that ended must not come back to command by itself
+            respawn=False,  # a policy that ended must not command again by itself
             sigterm_timeout="10",  # leading the robot to rest takes seconds
         )
     ]

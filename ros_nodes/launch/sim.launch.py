@@ -1,8 +1,9 @@
 """A policy on the simulated robot: `ros2 launch dime_robot sim.launch.py policy:=policy.onnx`.
 
-sim_node stands for the robot, policy_node activates itself; Ctrl-C ends both, and so does the end
-of either: sim_node goes on until policy_node has led the robot to rest. sim_node needs the extra
-`eval`. `python -m ros_nodes.loopback` needs no `ros2` and judges the run.
+sim_node simulates the robot, policy_node activates itself. Ctrl-C ends both, and so does the end
+of either; sim_node goes on until policy_node has led the robot to rest. sim_node needs the extra
+`eval`.
+`python -m ros_nodes.loopback` needs no `ros2` command and judges the run.
 """
 
 from functools import partial
@@ -18,54 +19,44 @@ DEFAULTS = Path(get_package_share_directory("dime_robot")) / "config/policy_node
 text = partial(ParameterValue, value_type=str)  # else "1" would become a number
 
 
+# name, default (None: it must be given), description, choices
+ARGUMENTS: list[tuple[str, str | None, str, list[str] | None]] = [
+    ("policy", None, "the policy.onnx to run", None),
+    ("config", "cartpole", "name in sim_configs/, or path", None),
+    ("robot", "", "YAML with a section `robot`; empty: that of config", None),
+    ("params", str(DEFAULTS), "parameter file of policy_node", None),
+    ("noise", "fresh", "noise mode of the policy", ["fresh", "held", "zero"]),
+    ("seed", "0", "seed of the noise and of the episode's start", None),
+    (
+        "rate",
+        "0",
+        "rate of joint_states [Hz], robot:=FILE has to state the same; 0: the robot's own",
+        None,
+    ),
+    (
+        "mode",
+        "realtime",
+        "lockstep: no wall clock, each state waits for its command",
+        ["realtime", "lockstep"],
+    ),
+    ("fault", "", "a fault that sim_node injects, as delay:0.05", None),
+    ("on_timeout", "damp", "the robot's response when commands stop", ["damp", "hold", "zero"]),
+    ("namespace", "", "of all nodes", None),
+    ("monitor", "false", "run latency_monitor too", ["true", "false"]),
+    ("folder", "latency", "where latency_monitor writes", None),
+]
+
+
 def arguments() -> list[DeclareLaunchArgument]:
-    """What can be given on the command line."""
-    argument = DeclareLaunchArgument
+    """The arguments of the launch file."""
     return [
-        argument("policy", description="the policy.onnx to run"),
-        argument("config", default_value="cartpole", description="name in sim_configs/, or path"),
-        argument(
-            "robot",
-            default_value="",
-            description="YAML with a section `robot`; empty: that of config",
-        ),
-        argument(
-            "params", default_value=str(DEFAULTS), description="parameter file of policy_node"
-        ),
-        argument("noise", default_value="fresh", choices=["fresh", "held", "zero"]),
-        argument("seed", default_value="0", description="of the noise and the episode's start"),
-        argument(
-            "rate",
-            default_value="0",
-            description="rate of joint_states [Hz]; 0: the robot's own; else give a robot:=FILE"
-            " that says the same",
-        ),
-        argument(
-            "mode",
-            default_value="realtime",
-            choices=["realtime", "lockstep"],
-            description="lockstep: no wall clock, each state waits for its command",
-        ),
-        argument("fault", default_value="", description="a fault sim_node injects, as delay:0.05"),
-        argument(
-            "on_timeout",
-            default_value="damp",
-            choices=["damp", "hold", "zero"],
-            description="what the robot does by itself where commands stop coming",
-        ),
-        argument("namespace", default_value="", description="of all nodes"),
-        argument(
-            "monitor",
-            default_value="false",
-            choices=["true", "false"],
-            description="run latency_monitor too",
-        ),
-        argument("folder", default_value="latency", description="where latency_monitor writes"),
+        DeclareLaunchArgument(name, default_value=default, description=text, choices=choices)
+        for name, default, text, choices in ARGUMENTS
     ]
 
 
 def nodes(context: LaunchContext) -> list[Node]:
-    """The processes."""
+    """The processes to start."""
     given = context.launch_configurations
     config, lockstep = given["config"], given["mode"] == "lockstep"
     by_path = config.endswith((".yaml", ".yml"))
@@ -74,7 +65,7 @@ def nodes(context: LaunchContext) -> list[Node]:
         "namespace": given["namespace"],
         "output": "screen",
         "on_exit": Shutdown(),
-        "sigterm_timeout": "15",  # more than sim_node waits for the robot to be at rest
+        "sigterm_timeout": "15",  # longer than sim_node goes on for policy_node
     }
     found = [
         Node(

@@ -1,4 +1,4 @@
-"""A real ROS graph for a test: its own domain, real processes, and a node that watches them."""
+"""A real ROS graph for a test: its own domain, real processes, and a node that records them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from tests.ros_nodes.node_process import NodeProcess
 POLICY = SHIPPED_CARTPOLE
 MISBEHAVING = str(Path(__file__).with_name("misbehaving_node.py"))
 COMMANDS = "effort_controller/commands"
-PATIENCE = 20.0  # [s] for anything that must happen at all
+TIMEOUT = 20.0  # [s] for anything that must happen at all
 DOMAINS = range(2, 60)  # the loopback, also started by tests, picks one from 60 on
 
 
@@ -64,10 +64,10 @@ def published(info: dict[str, Any]) -> float:
 
 
 class Graph:
-    """Processes in one domain and a node `watcher` that hears what a robot would hear.
+    """Processes in one domain and a node `watcher` that receives what a robot would receive.
 
     `commands`: (steady time of publishing, values) of every command, `states`: the same of every
-    state: when the node acted, however late this watcher was woken. `reports`: (steady time of
+    state: when the node acted, however late this watcher was scheduled. `reports`: (steady time of
     reading, name, level, message, values) of /diagnostics.
     """
 
@@ -113,8 +113,8 @@ class Graph:
         )
 
     def listen(self, topic: str = COMMANDS) -> None:
-        """Hear the commands, as a robot's controller would."""
-        self.ear = self.node.create_subscription(
+        """Subscribe to the commands, as a robot's controller does."""
+        self.command_subscription = self.node.create_subscription(
             Float64MultiArray,
             topic,
             lambda m, info: self.commands.append((published(info), list(m.data))),
@@ -131,7 +131,7 @@ class Graph:
         self._executor.add_node(node)
 
     def remove(self, node: Node) -> None:
-        """Spin it no more."""
+        """Stop spinning it."""
         self._executor.remove_node(node)
 
     def start(
@@ -174,23 +174,23 @@ class Graph:
     def policy_node(
         self, *arguments: str, **parameters: object
     ) -> subprocess.Popen[str] | NodeProcess:
-        """policy_node with the shipped policy, activated by itself, unless said otherwise."""
+        """policy_node with the shipped policy, activated by itself; `parameters` change that."""
         given: dict[str, object] = {
             "policy": POLICY,
             "autostart": "activate",
             "discovery_time": 0.5,  # test_distrust has the one that users get
             "budget": 5.0,  # other tests load this machine; test_refusals has the budget
             "recordings": self.folder / "flights",
-            "robot": self.patient(),
+            "robot": self.tolerant_robot(),
         }
         return self.start("policy_node", *arguments, **{**given, **parameters})
 
-    def patient(self) -> Path:
+    def tolerant_robot(self) -> Path:
         """The shipped robot with time-outs that a busy machine does not reach."""
         config = yaml.safe_load((config_folder() / "cartpole.yaml").read_text())
         config["robot"]["state"]["max_age"] = 0.5
         config["robot"]["safety"].update(hold=0.5, damp=2.0)
-        path = self.folder / "patient.yaml"
+        path = self.folder / "tolerant.yaml"
         path.write_text(yaml.safe_dump(config))
         return path
 
@@ -204,9 +204,9 @@ class Graph:
         while (left := until - time.monotonic()) > 0:
             self._executor.spin_once(timeout_sec=left)
 
-    def until(self, condition: Callable[[], object], what: str, patience: float = PATIENCE) -> None:
+    def until(self, condition: Callable[[], object], what: str, timeout: float = TIMEOUT) -> None:
         """Spin until it holds."""
-        end = time.monotonic() + patience
+        end = time.monotonic() + timeout
         while not condition():
             self._executor.spin_once(timeout_sec=0.02)
             logs = {name: self.log(name) for name in self.processes}
@@ -224,11 +224,11 @@ class Graph:
         )
 
     def call(self, kind: Any, service: str, request: Any) -> Any:
-        """Call a service and wait for its answer."""
+        """Call a service and wait for its response."""
         client = self.node.create_client(kind, service)
         self.until(client.service_is_ready, service)
         future = client.call_async(request)
-        self.until(future.done, f"answer of {service}")
+        self.until(future.done, f"response of {service}")
         self.node.destroy_client(client)
         return future.result()
 
@@ -249,7 +249,7 @@ class Graph:
         return bool(self.call(ChangeState, f"{node}/change_state", request).success)
 
     def set_parameter(self, node: str, name: str, value: bool | str) -> Any:
-        """Try to set a parameter; gives the node's answer."""
+        """Try to set a parameter; gives the node's response."""
         if isinstance(value, str):
             content = ParameterValue(type=4, string_value=value)
         else:
@@ -275,7 +275,7 @@ class Graph:
         """Signal a process by its own id; gives its exit code and how long it took [s]."""
         process, began = self.processes[name], time.monotonic()
         process.send_signal(number)
-        while process.poll() is None and time.monotonic() - began < PATIENCE:
+        while process.poll() is None and time.monotonic() - began < TIMEOUT:
             self._executor.spin_once(timeout_sec=0.01)
         assert process.poll() is not None, f"{name} did not end"
         took = time.monotonic() - began

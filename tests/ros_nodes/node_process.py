@@ -2,7 +2,8 @@
 
 An import takes more than a second of one core, and the tests start some two hundred nodes. What
 runs is what `python -m ros_nodes.NAME` runs, in a process of its own with its own signals,
-environment and log; tests of start-up, packaging and the loopback start the interpreter itself.
+environment and log, but for shorter latency measurements: those at a start of policy_node take
+another second. Tests of start-up, packaging and the loopback start the interpreter itself.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import sys
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from unittest import mock
+
+from ros_nodes import startup_checks
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
@@ -92,6 +95,7 @@ def _run(
         del os.environ[name]
     os.environ.update(environment)
     os.chdir(folder)
+    startup_checks.WARM_CALLS, startup_checks.COLD_CALLS = 50, 10
     node = importlib.import_module(module)
     sys.argv = [str(node.__file__), *arguments]
     code = node.main()

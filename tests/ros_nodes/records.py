@@ -1,4 +1,4 @@
-"""Records of runs that never were, with known numbers."""
+"""Made-up records of runs, with known numbers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from dime_robot.runtime.telemetry.latency import LatencySample
-from ros_nodes.latency_record import LatencyRecord, RecordFacts, Samples, measured_rate
+from ros_nodes.latency_record import LatencyRecord, RecordHeader, Samples, measured_rate
 
 FIELDS = LatencySample._fields
 RATE = 100.0  # [Hz]
@@ -22,7 +22,7 @@ def some_samples(count: int, rate: float = RATE) -> Samples:
     return samples
 
 
-def record_of(samples: Samples, **facts: Any) -> LatencyRecord:
+def record_of(samples: Samples, **changes: Any) -> LatencyRecord:
     given: dict[str, Any] = {
         "fields": FIELDS,
         "topic": "/policy_node/latency",
@@ -35,4 +35,4 @@ def record_of(samples: Samples, **facts: Any) -> LatencyRecord:
         "cut_short": False,
         "faults": (),
     }
-    return LatencyRecord(samples, RecordFacts(**{**given, **facts}))
+    return LatencyRecord(samples, RecordHeader(**{**given, **changes}))

@@ -95,7 +95,7 @@ def test_the_simulated_robot_follows_positions(graph: Graph) -> None:
 
 
 def steered(folder: Path) -> tuple[Path, Path]:
-    """A base that is told velocities and tells its wheels' angles."""
+    """A base that takes velocities and publishes its wheels' angles."""
     config = shipped()
     config["policy"]["observation"].append(
         {"name": "asked", "kind": "command_velocity", "size": 3, "unit": "m/s"}
@@ -134,22 +134,22 @@ def test_a_twist_keeps_its_limits_slows_down_to_zero_and_survives_a_silent_opera
         state.header.stamp = stamp_of(time.time())
         states.publish(state)
         if steering:
-            wish = Twist()
-            wish.linear.x = 0.5
-            operator.publish(wish)
+            velocity = Twist()
+            velocity.linear.x = 0.5
+            operator.publish(velocity)
 
     timer = graph.node.create_timer(0.02, drive)
 
-    def said(reason: Fault) -> bool:
-        return any(reason.value in message for _, _, _, message, _ in graph.reports)
+    def reported(fault: Fault) -> bool:
+        return any(fault.value in message for _, _, _, message, _ in graph.reports)
 
     graph.until(lambda: len(got) > 100, "commands")
     steering = False
     graph.reports.clear()
-    graph.until(lambda: said(Fault.COMMAND_VELOCITY_LOST), "the loss of the operator")
+    graph.until(lambda: reported(Fault.COMMAND_VELOCITY_LOST), "the loss of the operator")
     count = len(got)
     graph.spin(0.5)
-    assert len(got) > count + 10  # it goes on: the policy was asked to stand still
+    assert len(got) > count + 10  # it goes on, with a velocity of 0
     graph.end("policy_node")
     timer.cancel()
     speeds = np.array([[m.linear.x, m.angular.z] for m in got])
@@ -173,7 +173,7 @@ def test_a_timer_keeps_the_policys_rate_where_the_robot_is_faster(graph: Graph) 
     assert len(graph.commands) == pytest.approx(150, abs=6)
 
 
-def test_the_realtime_profile_says_what_was_granted(graph: Graph) -> None:
+def test_the_realtime_profile_reports_what_was_granted(graph: Graph) -> None:
     graph.start("sim_node")
     graph.policy_node(realtime=True, cpus="[0]")
     graph.running()

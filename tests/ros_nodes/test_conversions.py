@@ -1,4 +1,4 @@
-"""Messages and diagnostics entries by themselves: types of velocities, faults told by fields."""
+"""Messages and diagnostics entries by themselves: types of velocities, faults known by fields."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_a_velocity_that_is_no_number_is_no_command() -> None:
     assert command_values(message, mapping()) is None
 
 
-def test_a_type_is_said_where_there_is_a_choice() -> None:
+def test_a_type_is_configured_where_there_is_a_choice() -> None:
     assert output().type == "Twist"
     forward = CommandOutput.model_validate(FORWARD)
     assert command_type(forward) is Float64MultiArray
@@ -102,7 +102,7 @@ ERROR, WARN, STALE, OK = (
 
 
 @pytest.mark.parametrize(
-    ("what", "level", "answer", "fault", "refusal"),
+    ("what", "level", "response", "fault", "refusal"),
     [
         ("control", OK, "run", False, False),
         ("control", WARN, "clamp", False, False),
@@ -116,10 +116,10 @@ ERROR, WARN, STALE, OK = (
         ("latency", ERROR, None, True, False),
     ],
 )
-def test_a_fault_is_told_by_fields_not_by_words(
-    what: str, level: bytes, answer: str | None, fault: bool, refusal: bool
+def test_a_fault_is_known_by_fields_not_by_words(
+    what: str, level: bytes, response: str | None, fault: bool, refusal: bool
 ) -> None:
-    values = {} if answer is None else {"answer": answer}
+    values = {} if response is None else {"answer": response}
     name = diagnostics.entry_name("/left/policy_node", what)
     for message in ("hold: words", "refused [x]: words", "stop", ""):
         entry = diagnostics.status(name, "cart", level, message, values)

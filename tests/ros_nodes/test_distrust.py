@@ -30,9 +30,9 @@ pytestmark = pytest.mark.slow
 PERIOD = 0.02  # [s] of the cart-pole
 
 
-def played(graph: Graph) -> None:
-    """A cart-pole that the watcher plays: at rest, its encoders never still to the last bit."""
-    robot = Neighbour(graph, "played_robot")
+def publish_robot(graph: Graph) -> None:
+    """Publish a cart-pole at rest, whose encoders change in the last bits."""
+    robot = Neighbour(graph, "published_robot")
     random = np.random.default_rng(0)
 
     def state() -> JointState:
@@ -46,7 +46,7 @@ def played(graph: Graph) -> None:
 
 
 class Neighbour:
-    """Another node in the graph, played by the watcher."""
+    """Another node in the graph, in the process of the watcher."""
 
     def __init__(self, graph: Graph, name: str) -> None:
         self.graph = graph
@@ -64,7 +64,7 @@ class Neighbour:
 
 
 def begin(graph: Graph, change: Callable[[dict[str, Any]], None] | None = None) -> None:
-    robot = graph.patient()
+    robot = graph.tolerant_robot()
     if change is not None:
         config = yaml.safe_load(robot.read_text())
         change(config["robot"])
@@ -115,7 +115,7 @@ def test_an_arm_against_gravity_is_damped_and_never_sent_to_0(
     assert all(value != [0.0, 0.0] for _, value in rest)
     damping, holding = np.array([20.0, 4.0]), [-8.2, -1.3]
     judged = []
-    for when, value in rest:  # -damping * velocity of a state that was heard at about then
+    for when, value in rest:  # -damping * velocity of a state received at about that time
         near = [np.array(m.velocity) for t, m in graph.states if abs(t - when) < 0.03]
         off = [np.abs(np.clip(-damping * v, [-40, -15], [40, 15]) - value).max() for v in near]
         if near:
@@ -156,7 +156,7 @@ def test_a_blocked_joint_is_not_forced_and_estop_is_served_meanwhile(silent_grap
     process.send_signal(signal.SIGTERM)
     graph.spin(0.3)
     assert graph.trigger("policy_node/estop").success
-    assert process.poll() is None  # it answered on its way out
+    assert process.poll() is None  # it responded on its way out
     graph.until(lambda: process.poll() is not None, "the end")
     assert process.returncode == 0
     rest = np.array([value for t, value in graph.commands if t > at + 0.1])
@@ -165,7 +165,7 @@ def test_a_blocked_joint_is_not_forced_and_estop_is_served_meanwhile(silent_grap
     assert "robot not at rest: shoulder is 1.4 from its safe position" in graph.log()
 
 
-def test_a_driver_that_hangs_with_fresh_stamps_is_noticed(graph: Graph) -> None:
+def test_a_driver_that_hangs_with_fresh_stamps_is_detected(graph: Graph) -> None:
     robot, policy = arm(graph, "arm_position")
     graph.start("sim_node", config=robot)
     graph.policy_node(policy=policy, robot=robot)
@@ -187,7 +187,7 @@ def test_a_driver_that_hangs_with_fresh_stamps_is_noticed(graph: Graph) -> None:
 def test_a_recorder_may_come_and_go_and_the_last_listener_may_not(silent_graph: Graph) -> None:
     graph = silent_graph
     graph.listen(COMMANDS)
-    played(graph)
+    publish_robot(graph)
     controller = Neighbour(graph, "controller")
     controller.node.create_subscription(Float64MultiArray, COMMANDS, lambda _: None, 10)
     graph.policy_node()
@@ -202,24 +202,24 @@ def test_a_recorder_may_come_and_go_and_the_last_listener_may_not(silent_graph: 
     graph.spin(0.5)
     assert not re.search(r"\]: (hold|damp|stop)", graph.log())
     assert "command.listener is not set: " in graph.log()
-    graph.node.destroy_subscription(graph.ear)
+    graph.node.destroy_subscription(graph.command_subscription)
     controller.leave()  # now the recorder alone is left
     graph.until(
         lambda: any("stop: listener_lost" in message for _, _, _, message, _ in graph.reports), "it"
     )
 
 
-def test_a_named_listener_is_the_one_that_counts(silent_graph: Graph) -> None:
+def test_only_a_configured_listener_counts(silent_graph: Graph) -> None:
     graph = silent_graph
     graph.listen(COMMANDS)
     begin(graph, lambda robot: robot["command"].update(listener="sim_node"))
-    graph.node.destroy_subscription(graph.ear)
+    graph.node.destroy_subscription(graph.command_subscription)
     graph.spin(1.0)
     assert "]: stop" not in graph.log()
     assert "command.listener is not set" not in graph.log()
 
 
-def test_a_rival_warns_while_it_is_idle_and_is_left_alone_once_it_commands(graph: Graph) -> None:
+def test_an_idle_rival_is_a_warning_and_a_commanding_one_gets_the_robot(graph: Graph) -> None:
     begin(graph)
     rival = Neighbour(graph, "other_policy")
     publisher = rival.node.create_publisher(Float64MultiArray, COMMANDS, COMMAND_QOS)
@@ -252,7 +252,7 @@ def ours(graph: Graph) -> list[list[float]]:
 
 def test_a_standby_may_be_configured_beside_a_running_node(graph: Graph) -> None:
     begin(graph)
-    robot = graph.folder / "patient.yaml"
+    robot = graph.folder / "tolerant.yaml"
     graph.start(
         "policy_node", "-r", "__node:=standby", log="standby", policy=POLICY, robot=robot,
         budget=5.0, recordings=graph.folder / "other",
@@ -282,7 +282,7 @@ def joint_states(values: list[float], names: tuple[str, ...]) -> Callable[[], Jo
     return make
 
 
-def test_two_publishers_of_the_same_joints_are_one_too_many(graph: Graph) -> None:
+def test_two_publishers_of_the_same_joints_stop_the_robot(graph: Graph) -> None:
     begin(graph)
     gripper = Neighbour(graph, "gripper")
     gripper.publish(JointState, "joint_states", joint_states([0.1], ("finger",)), 50.0)
@@ -296,7 +296,7 @@ def test_two_publishers_of_the_same_joints_are_one_too_many(graph: Graph) -> Non
     forgotten.publish(
         JointState, "joint_states", joint_states([0.4, 0.0], ("slider", "hinge")), 20.0
     )
-    graph.until(lambda: re.search(r"\]: (damp|stop)", graph.log()), "an answer")
+    graph.until(lambda: re.search(r"\]: (damp|stop)", graph.log()), "a response")
     assert graph.transition("deactivate")
     graph.spin(1.2)
     assert not graph.transition("activate")
@@ -305,7 +305,7 @@ def test_two_publishers_of_the_same_joints_are_one_too_many(graph: Graph) -> Non
     graph.until(lambda: graph.transition("activate"), "activation")
 
 
-def test_another_message_type_is_named(silent_graph: Graph) -> None:
+def test_another_message_type_is_reported(silent_graph: Graph) -> None:
     graph = silent_graph
     config = yaml.safe_load((config_folder() / "cartpole.yaml").read_text())
     config["sim"]["model"] = str(config_folder() / config["sim"]["model"])
@@ -333,13 +333,13 @@ def test_another_message_type_is_named(silent_graph: Graph) -> None:
     base.node.create_subscription(TwistStamped, "base/cmd_vel", got.append, 10)
     base.publish(JointState, "joint_states", joint_states([0.3, 0.1], ("hinge", "slider")), 50.0)
 
-    def wish() -> TwistStamped:
+    def velocity() -> TwistStamped:
         message = TwistStamped()
         message.twist.linear.x = 0.5
         return message
 
-    base.publish(TwistStamped, "cmd_vel", wish, 50.0)
-    process = graph.policy_node(policy=policy, robot=path, activate_timeout=4.0)
+    base.publish(TwistStamped, "cmd_vel", velocity, 50.0)
+    process = graph.policy_node(policy=policy, robot=path, activate_timeout=2.5)
     graph.until(lambda: process.poll() is not None, "its end")
     assert process.returncode == 3
     assert (
@@ -354,7 +354,7 @@ def test_another_message_type_is_named(silent_graph: Graph) -> None:
     assert got[-1].header.stamp.sec > 0
     graph.until(
         lambda: any("type_mismatch" in message for _, _, _, message, _ in graph.reports),
-        "a word on the operator's type",
+        "a report of the operator's type",
     )
     whys = [values.get("why", "") for *_, values in graph.reports]
     assert any("set robot.command_velocity.type: TwistStamped" in why for why in whys)
@@ -374,7 +374,7 @@ def test_another_message_type_is_named(silent_graph: Graph) -> None:
 # ---- its clock and itself
 
 
-def test_a_process_that_was_stopped_does_not_go_on_by_itself(graph: Graph) -> None:
+def test_a_process_that_was_stopped_does_not_continue_by_itself(graph: Graph) -> None:
     begin(graph)
     process = graph.processes["policy_node"]
     for _ in range(3):
@@ -403,17 +403,17 @@ def test_a_process_that_was_stopped_does_not_go_on_by_itself(graph: Graph) -> No
     assert missed[-1] >= 3 * 20
 
 
-def test_an_answer_of_dump_is_the_truth(graph: Graph) -> None:
+def test_the_response_of_dump_is_true(graph: Graph) -> None:
     (graph.folder / "file").write_text("")
     begin(graph)
     assert graph.trigger("policy_node/dump").success
     graph.end("policy_node")
     graph.policy_node(recordings=graph.folder / "file/below")
     graph.running()
-    answer = graph.trigger("policy_node/dump")
-    assert not answer.success
-    assert "Not a directory" in answer.message
-    assert "resume" not in answer.message
+    response = graph.trigger("policy_node/dump")
+    assert not response.success
+    assert "Not a directory" in response.message
+    assert "resume" not in response.message
     graph.until(
         lambda: any(
             values.get("last recording", "").startswith("failed: ") for *_, values in graph.reports

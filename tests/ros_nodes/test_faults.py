@@ -1,7 +1,7 @@
-"""Faults while a robot runs: each ends in its stated command, in time, with its reason.
+"""Faults while a robot runs: each ends in its stated command, in time, and is reported.
 
 Real processes over DDS. The table of docs/robot.md has these rows; the last column of `FAULTS` is
-the answer that stands in the end.
+the response at the end.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tests.ros_nodes.graph import COMMANDS, MISBEHAVING, Graph
 from tests.ros_nodes.policies import nan_policy
 
 pytestmark = pytest.mark.slow
-PERIOD, MAX_AGE, HOLD = 0.02, 0.1, 0.08  # [s] more patient than the shipped robot: see `begin`
+PERIOD, MAX_AGE, HOLD = 0.02, 0.1, 0.08  # [s] longer than the shipped robot's: see `begin`
 ALLOWED = 5 * (MAX_AGE + 2 * PERIOD)  # [s] from injection to the stated command
 DAMPING, EFFORT = 5.0, 8.0  # [N s/m], [N]
 
@@ -40,8 +40,8 @@ def at_rest(graph: Graph, index: int) -> bool:
     when, (value,) = graph.commands[index]
     if value == 0.0:
         return True
-    heard = [m for t, m in graph.states if when - 0.3 < t < when + 0.3]
-    velocities = [m.velocity[0] for m in heard if m.velocity]
+    received = [m for t, m in graph.states if when - 0.3 < t < when + 0.3]
+    velocities = [m.velocity[0] for m in received if m.velocity]
     damped = [max(-EFFORT, min(EFFORT, -DAMPING * v)) for v in velocities]
     return any(abs(value - wanted) < 1.0 for wanted in damped)
 
@@ -63,18 +63,19 @@ def assert_rest_in_time(graph: Graph, since: float, allowed: float) -> None:
     assert rest_began(graph) - since < allowed
 
 
-def reason_reported(graph: Graph, reason: Fault, answer: str | tuple[str, ...]) -> bool:
+def fault_reported(graph: Graph, expected: Fault, response: str | tuple[str, ...]) -> bool:
     return any(
-        name == "/policy_node: control" and reason.value in message and message.startswith(answer)
+        expected.value in message and message.startswith(response)
         for _, name, _, message, _ in graph.reports
+        if name == "/policy_node: control"
     )
 
 
-def recorded_reasons(graph: Graph) -> set[str]:
+def recorded_faults(graph: Graph) -> set[str]:
     found: set[str] = set()
     for path in (graph.folder / "flights").glob("*.npz"):
-        for _, _, reasons in read_recording(path).faults:
-            found.update(reasons)
+        for _, _, names in read_recording(path).faults:
+            found.update(names)
     return found
 
 
@@ -99,7 +100,7 @@ def with_imu(
 
 
 class PublishingRobot:
-    """A cart at rest that the watcher plays."""
+    """A cart at rest, published by the watcher."""
 
     def __init__(self, graph: Graph) -> None:
         publisher = graph.node.create_publisher(JointState, "joint_states", 1)
@@ -123,21 +124,21 @@ def begin(graph: Graph, max_age: float = MAX_AGE, damp: float = 0.3) -> None:
     graph.running()
 
 
-def stated_answer(graph: Graph, injected: float, reason: Fault, answer: str) -> None:
-    """The robot is at rest in time and for good; the reason is everywhere."""
+def assert_response(graph: Graph, injected: float, expected: Fault, response: str) -> None:
+    """The robot is at rest in time and for good; the fault is reported everywhere."""
     graph.until(
         lambda: (
-            reason_reported(graph, reason, ("hold", "damp", "stop"))
-            and any(message.startswith(answer) for _, _, _, message, _ in graph.reports)
+            fault_reported(graph, expected, ("hold", "damp", "stop"))
+            and any(message.startswith(response) for _, _, _, message, _ in graph.reports)
         ),
-        f"{answer}: {reason.value}",
+        f"{response}: {expected.value}",
     )
-    graph.spin(0.4)
-    assert_rest_in_time(graph, injected, ALLOWED + LATER.get(reason, 0.0))
+    graph.spin(0.2)  # ten commands, which have to be those of the rest
+    assert_rest_in_time(graph, injected, ALLOWED + LATER.get(expected, 0.0))
     count = len(graph.commands)
-    graph.spin(0.2)
+    graph.spin(0.1)
     assert len(graph.commands) > count, "a stopped node goes on sending the safe command"
-    assert reason.value in recorded_reasons(graph)
+    assert expected.value in recorded_faults(graph)
 
 
 def end_at_rest(graph: Graph) -> None:
@@ -168,12 +169,12 @@ def test_each_broken_sensor_or_driver_ends_in_a_stop_that_only_an_operator_leave
     graph: Graph,
 ) -> None:
     begin(graph)
-    for fault, (reason, words) in SIM_FAULTS.items():
+    for fault, (expected, words) in SIM_FAULTS.items():
         graph.reports.clear()
-        stated_answer(graph, graph.set_fault(fault), reason, "stop")
-        lines = [line for line in graph.log().splitlines() if f"{reason.value} (" in line]
+        assert_response(graph, graph.set_fault(fault), expected, "stop")
+        lines = [line for line in graph.log().splitlines() if f"{expected.value} (" in line]
         assert words in lines[-1], (fault, lines[-1])
-        if reason != Fault.OBSERVATION_JUMP:  # an operator may take what follows a jump for good
+        if expected != Fault.OBSERVATION_JUMP:  # an operator may take what follows a jump for good
             assert not graph.trigger("policy_node/reset_estop").success, fault
         graph.set_fault("")
         graph.until(lambda: graph.trigger("policy_node/reset_estop").success, f"rest of {fault}")
@@ -191,16 +192,16 @@ def test_each_broken_sensor_or_driver_ends_in_a_stop_that_only_an_operator_leave
     end_at_rest(graph)
 
 
-def test_a_robot_that_dies_is_not_commanded_on(graph: Graph) -> None:
+def test_a_robot_that_dies_is_not_commanded_any_more(graph: Graph) -> None:
     begin(graph)
     injected = time.monotonic()
     graph.end("sim_node", signal.SIGKILL)
-    stated_answer(graph, injected, Fault.OBSERVATION_STALE, "stop")
+    assert_response(graph, injected, Fault.OBSERVATION_STALE, "stop")
     end_at_rest(graph)
 
 
 @pytest.mark.parametrize(
-    ("given", "reason"),
+    ("given", "expected"),
     [
         (lambda folder: {"policy": nan_policy(folder / "bad.onnx")}, Fault.ACTION_NAN),
         (lambda _: {"program": (MISBEHAVING, "slow", str(1.5 * PERIOD))}, Fault.OVERRUN),
@@ -208,22 +209,22 @@ def test_a_robot_that_dies_is_not_commanded_on(graph: Graph) -> None:
     ids=["NaN action", "inference of 1.5 periods"],
 )
 def test_a_policy_that_fails_is_stopped(
-    given: Callable[[Path], dict[str, object]], reason: Fault, graph: Graph
+    given: Callable[[Path], dict[str, object]], expected: Fault, graph: Graph
 ) -> None:
     config = with_imu(graph.folder)
     graph.start("sim_node", config=config)
     graph.policy_node(robot=config, **given(graph.folder))
     graph.until(lambda: len(graph.commands) > 10, "commands")
     injected = graph.set_fault("spin:hinge:40")
-    graph.until(lambda: reason_reported(graph, reason, ("damp", "stop")), reason.value)
+    graph.until(lambda: fault_reported(graph, expected, ("damp", "stop")), expected.value)
     graph.until(lambda: "]: stop: " in graph.log(), "a stop")
     graph.spin(0.3)
     assert_rest_in_time(graph, injected, ALLOWED + 3 * 1.5 * PERIOD)  # three misses in a row
     assert graph.end("policy_node")[0] == 0
-    assert reason.value in recorded_reasons(graph)
+    assert expected.value in recorded_faults(graph)
 
 
-def test_an_exception_nobody_expected_ends_with_the_safe_command_and_exit_1(graph: Graph) -> None:
+def test_an_unexpected_exception_ends_with_the_safe_command_and_exit_1(graph: Graph) -> None:
     graph.start("sim_node")
     process = graph.policy_node(program=(MISBEHAVING, "crash"))
     graph.until(lambda: len(graph.commands) > 10, "commands")
@@ -239,7 +240,7 @@ def test_an_exception_nobody_expected_ends_with_the_safe_command_and_exit_1(grap
     assert len(read_recording(path).records) > 5
 
 
-def test_a_trouble_that_ends_in_time_ends_in_running(graph: Graph) -> None:
+def test_a_fault_that_ends_in_time_ends_in_running(graph: Graph) -> None:
     begin(graph, damp=10.0)  # long enough not to stop
     graph.set_fault("drop:1.0")
     graph.spin(MAX_AGE + HOLD + 0.1)  # long enough to damp
@@ -261,7 +262,7 @@ def test_losing_the_only_listener_stops_the_robot(silent_graph: Graph) -> None:
     graph.policy_node(robot=with_imu(graph.folder, tilt_limit=None))
     graph.until(lambda: "[policy_node]: active" in graph.log(), "active")
     graph.node.destroy_subscription(controller)
-    graph.until(lambda: reason_reported(graph, Fault.LISTENER_LOST, "stop"), "a stop")
+    graph.until(lambda: fault_reported(graph, Fault.LISTENER_LOST, "stop"), "a stop")
     graph.listen()
     graph.spin(0.5)
     assert graph.commands  # it goes on with the safe command
@@ -273,10 +274,10 @@ def test_losing_the_only_listener_stops_the_robot(silent_graph: Graph) -> None:
 def test_estop_latches_until_the_operator_re_arms(graph: Graph) -> None:
     begin(graph)
     assert graph.trigger("policy_node/estop").success
-    injected = time.monotonic()  # it had stopped before it answered; finding it may take long
-    graph.until(lambda: reason_reported(graph, Fault.ESTOP, "stop"), "a report of it")
+    injected = time.monotonic()  # it had stopped before it responded; discovery may take long
+    graph.until(lambda: fault_reported(graph, Fault.ESTOP, "stop"), "a report of it")
     graph.spin(1.0)
     assert_rest_in_time(graph, injected, ALLOWED)
     assert graph.trigger("policy_node/reset_estop").message == "armed"
     graph.until(lambda: abs(graph.commands[-1][1][0]) > 1 and not at_rest(graph, -1), "motion")
-    assert Fault.ESTOP.value in recorded_reasons(graph)
+    assert Fault.ESTOP.value in recorded_faults(graph)

@@ -31,8 +31,8 @@ from tests.ros_nodes.graph import Graph
 
 pytestmark = pytest.mark.slow
 COMMANDS = "position_controller/commands"
-VELOCITY = (0.5, 0.0, 0.0)  # asked for [m/s, m/s, rad/s]
-STEPS, LOST = 100, 20  # commands that are looked at; those that a busy watcher may miss
+VELOCITY = (0.5, 0.0, 0.0)  # to follow [m/s, m/s, rad/s]
+STEPS, LOST = 100, 20  # commands that are compared; those that a busy watcher may miss
 LEGS, PARTS = ("FR", "FL", "RR", "RL"), ("hip", "thigh", "calf")  # Unitree's order
 WIRE = [f"{leg}_{part}_joint" for leg in LEGS for part in PARTS]
 Config = dict[str, Any]
@@ -55,7 +55,7 @@ def joint(config: Config, section: str, name: str) -> Config:
     return found
 
 
-def patient(config: Config) -> None:
+def tolerate_delays(config: Config) -> None:
     """Time-outs that a busy machine does not reach."""
     for sensor in ("state", "imu"):
         config["robot"][sensor]["max_age"] = 0.5
@@ -71,12 +71,12 @@ def in_lockstep(config: Config) -> None:
         entry["velocity_limit"] *= 2
 
 
-def steer(graph: Graph) -> Publisher[Twist]:
-    """Ask for the velocity again and again."""
-    wish = Twist()
-    wish.linear.x, wish.linear.y, wish.angular.z = VELOCITY
+def send_velocity(graph: Graph) -> Publisher[Twist]:
+    """Send the velocity periodically."""
+    message = Twist()
+    message.linear.x, message.linear.y, message.angular.z = VELOCITY
     operator = graph.node.create_publisher(Twist, "cmd_vel", 10)
-    graph.node.create_timer(0.02, lambda: operator.publish(wish))
+    graph.node.create_timer(0.02, lambda: operator.publish(message))
     return operator
 
 
@@ -104,9 +104,9 @@ def environment_commands(seed: int, robot: Path) -> tuple[npt.NDArray[np.floatin
 
 
 def walk_in_lockstep(graph: Graph, robot: Path, seed: int, fault: str = "") -> None:
-    """STEPS commands, heard from the first on; the states they answer are heard too."""
+    """Receive STEPS commands from the first on, and the states before them."""
     graph.listen(COMMANDS)
-    operator = steer(graph)
+    operator = send_velocity(graph)
     graph.start("sim_node", config="go2", mode="lockstep", seed=seed, fault=fault or "''")
     graph.policy_node(
         policy=SHIPPED_GO2, robot=robot, seed=seed, use_sim_time=True, autostart="configure"
@@ -119,14 +119,14 @@ def walk_in_lockstep(graph: Graph, robot: Path, seed: int, fault: str = "") -> N
 
 
 def commands_of(graph: Graph) -> npt.NDArray[np.floating]:
-    """The first that were heard, in wire order, shape (STEPS, 12) [rad]."""
+    """The first that were received, in wire order, shape (STEPS, 12) [rad]."""
     return np.array([values for _, values in graph.commands[:STEPS]])
 
 
-def is_in_order(heard: npt.NDArray[np.floating], sent: npt.NDArray[np.floating]) -> bool:
-    """Is all that was heard what was sent, bit for bit and in order? Some may not be heard."""
+def is_in_order(received: npt.NDArray[np.floating], sent: npt.NDArray[np.floating]) -> bool:
+    """Is all that was received what was sent, bit for bit and in order? Some may be lost."""
     left = iter(sent)
-    return all(any((row == other).all() for other in left) for row in heard)
+    return all(any((row == other).all() for other in left) for row in received)
 
 
 @pytest.mark.parametrize("fault", ["", "permute"])
@@ -147,22 +147,22 @@ def test_in_lockstep_the_commands_are_the_environments_in_the_order_of_the_wire(
 def test_in_real_time_it_walks_as_in_the_environment(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "ros_nodes.loopback", str(SHIPPED_GO2), "--seconds", "6"]
     # other tests load this machine
-    command += ["--robot", str(write(tmp_path, patient)), "--budget", "5", "--json"]
+    command += ["--robot", str(write(tmp_path, tolerate_delays)), "--budget", "5", "--json"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.stdout, done.stderr
     result = json.loads(done.stdout)
     (episode,) = result["episodes"]
-    tracking, answers = result["tracking"], result["answers"]
+    tracking, responses = result["tracking"], result["answers"]
     assert tracking["velocity"] == list(VELOCITY)
     assert not episode["fallen"]
     assert episode["steps"] == 300
     assert not result["faults"]
-    assert "with joints_reordered" not in answers
+    assert "with joints_reordered" not in responses
     # the gate allows a fifth more
     for name in ("velocity_error", "yaw_rate_error"):
         assert tracking[name] < 1.5 * tracking["environment"][name] + 0.05
-    assert answers["run"] > 0.8 * (answers["run"] + answers["clamp"])
-    assert (answers["clamp"] > 0) == any(name.endswith("_limit") for name in answers)
+    assert responses["run"] > 0.8 * (responses["run"] + responses["clamp"])
+    assert (responses["clamp"] > 0) == any(name.endswith("_limit") for name in responses)
     assert abs(result["measured_rate"] / 50 - 1) < 0.05
     assert 0 <= result["missed_share"] < 0.2
     assert (done.returncode == 1) == bool(result["problems"])
@@ -257,14 +257,14 @@ def hold(graph: Graph, leg: tuple[float, float, float]) -> None:
     graph.node.create_timer(0.02, lambda: publisher.publish(message))
 
 
-@pytest.mark.parametrize(("asks", "error"), [(True, VELOCITY[0]), (False, 0.0)])
-def test_the_episode_is_judged_by_the_velocity_that_is_asked_for(
-    asks: bool, error: float, silent_graph: Graph
+@pytest.mark.parametrize(("sends", "error"), [(True, VELOCITY[0]), (False, 0.0)])
+def test_the_episode_is_judged_by_the_velocity_that_is_sent(
+    sends: bool, error: float, silent_graph: Graph
 ) -> None:
     graph = silent_graph
     graph.start("sim_node", config="go2", episode_seconds=2.0)
-    if asks:
-        graph.until(steer(graph).get_subscription_count, "who follows the velocity")
+    if sends:
+        graph.until(send_velocity(graph).get_subscription_count, "who follows the velocity")
     graph.until(lambda: graph.states, "a state")
     graph.spin(0.5)
     assert np.ptp([m.position[2] for _, m in graph.states]) == 0  # stands until it is commanded
@@ -273,7 +273,7 @@ def test_the_episode_is_judged_by_the_velocity_that_is_asked_for(
     episode = json.loads(graph.episodes[0])
     assert episode["steps"] == 100
     assert not episode["fallen"]
-    assert episode["success"] == (not asks)
+    assert episode["success"] == (not sends)
     assert episode["velocity_error"] == pytest.approx(error, abs=0.08)
     assert episode["yaw_rate_error"] == pytest.approx(0.0, abs=0.08)
 

@@ -19,7 +19,7 @@ from benchmarks.made_policy import made_policy
 from dime_robot.runtime.policy.onnx_policy import OnnxPolicy
 from dime_robot.runtime.telemetry.latency import SAMPLE_LABEL, read_distribution
 from ros_nodes import diagnostics
-from ros_nodes.latency_monitor import CHUNK, FaultLog, SampleStore
+from ros_nodes.latency_monitor import FaultLog, SampleStore
 from ros_nodes.latency_record import read_record
 from tests.ros_nodes.graph import POLICY, Graph
 from tests.ros_nodes.records import FIELDS, RATE, some_samples
@@ -32,8 +32,8 @@ def sample_message(sample: Any, label: str = SAMPLE_LABEL) -> Float64MultiArray:
 
 
 def control(level: bytes, message: str, node: str = "/policy_node") -> DiagnosticStatus:
-    answer = message.partition(":")[0].partition(";")[0].replace("running", "run")
-    values = {"answer": answer, "policy": "cartpole 49c80b6c6a66"}
+    response = message.partition(":")[0].partition(";")[0].replace("running", "run")
+    values = {"answer": response, "policy": "cartpole 49c80b6c6a66"}
     name = diagnostics.entry_name(node, diagnostics.CONTROL)
     return diagnostics.status(name, "cart", level, message, values)
 
@@ -58,9 +58,9 @@ def test_what_is_published_is_what_is_written(graph: Graph) -> None:
         publisher.publish(sample_message(sample))
     graph.until(lambda: "recording\n" in graph.log("latency_monitor"), "a sample")
     stop = control(DiagnosticStatus.ERROR, "stop: overrun")
-    for _ in range(2):  # a trouble that lasts is repeated with every report
+    for _ in range(2):  # a fault that lasts is repeated with every report
         reports.publish(diagnostics.array(graph.node.get_clock().now().to_msg(), stop))
-    # it has its own process, of which nothing tells how far it is but that it has taken them
+    # the monitor is another process; this shows only that it has received them
     assert reports.wait_for_all_acked(Duration(seconds=10))
     graph.spin(0.5)
     for sample in samples[100:]:
@@ -143,13 +143,13 @@ def test_a_real_run(graph: Graph) -> None:
     assert code == 0, graph.log("latency_monitor")
     record = read_record(graph.folder / "record/latency.npz")
     policy = OnnxPolicy(POLICY)
-    assert record.facts.policy == policy.spec.name
-    assert record.facts.policy_digest == policy.file.policy_digest[:12]
-    assert record.facts.robot == "cartpole"
-    assert record.facts.rate == pytest.approx(policy.spec.rate, rel=0.1)
-    assert record.facts.lost == 0
+    assert record.header.policy == policy.spec.name
+    assert record.header.policy_digest == policy.file.policy_digest[:12]
+    assert record.header.robot == "cartpole"
+    assert record.header.rate == pytest.approx(policy.spec.rate, rel=0.1)
+    assert record.header.lost == 0
     assert len(record.samples) > policy.spec.rate
-    stop = [fault for fault in record.facts.faults if "stop: observation_stale" in fault.text]
+    stop = [fault for fault in record.header.faults if "stop: observation_stale" in fault.text]
     assert record.samples[0, 0] < stop[0].time < record.samples[-1, 0] + 1
     assert (record.column("end_to_end") >= record.column("inference")).all()
 
@@ -184,11 +184,11 @@ def test_two_robots_in_two_namespaces_never_mix(graph: Graph) -> None:
     digests = {}
     for side, policy in policies.items():
         assert graph.end(f"{side}_latency_monitor")[0] == 0
-        facts = read_record(graph.folder / side / "latency.npz").facts
-        digests[side] = facts.policy_digest
-        assert facts.node == f"/{side}/policy_node"
-        assert facts.policy_digest == OnnxPolicy(policy).file.policy_digest[:12]
-        faults = [fault.text for fault in facts.faults]
+        header = read_record(graph.folder / side / "latency.npz").header
+        digests[side] = header.policy_digest
+        assert header.node == f"/{side}/policy_node"
+        assert header.policy_digest == OnnxPolicy(policy).file.policy_digest[:12]
+        faults = [fault.text for fault in header.faults]
         assert any("stop: estop" in text for text in faults) == (side == "left")
         assert all(text.startswith(f"/{side}/policy_node: ") for text in faults)
         page = (graph.folder / side / "latency.html").read_text()
@@ -198,15 +198,15 @@ def test_two_robots_in_two_namespaces_never_mix(graph: Graph) -> None:
 
 
 def test_memory_grows_to_its_limit_and_no_further() -> None:
-    store, samples = SampleStore(CHUNK + 5), some_samples(CHUNK + 9)
+    store, samples = SampleStore(20_005), some_samples(20_009)
     assert store.samples().shape == (0, len(FIELDS))
     for sample in samples:
         store.add(sample)
     assert store.full
-    np.testing.assert_array_equal(store.samples(), samples[: CHUNK + 5])
+    np.testing.assert_array_equal(store.samples(), samples[:20_005])
 
 
-def test_a_fault_is_taken_down_once_when_it_begins() -> None:
+def test_a_fault_is_recorded_once_when_it_begins() -> None:
     log = FaultLog("/left/policy_node")
     watched = "/left/policy_node"
     ok, hold, stop = (
@@ -220,11 +220,11 @@ def test_a_fault_is_taken_down_once_when_it_begins() -> None:
     ]
     text = "running; since the last report overrun in 1 steps"
     warned = control(DiagnosticStatus.WARN, text, watched)
-    heard = [ok, hold, hold, stop, stop, warned, stop]
-    for second, entry in enumerate(heard):
-        log.hear(entry, float(second), None if second < 3 else 100.0)
+    received = [ok, hold, hold, stop, stop, warned, stop]
+    for second, entry in enumerate(received):
+        log.add(entry, float(second), None if second < 3 else 100.0)
         for other in others:
-            log.hear(other, float(second), 100.0)
+            log.add(other, float(second), 100.0)
     assert [(fault.time, fault.text.split(": ", 2)[2]) for fault in log.faults(50.0)] == [
         (51.0, "hold: imu_stale"),
         (103.0, "stop: observation_stale"),

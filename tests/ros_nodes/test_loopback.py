@@ -27,7 +27,7 @@ from dime_robot.sim.config.robot_task import load_robot_task
 from dime_robot.sim.robot_env import RobotEnv
 from ros_nodes import diagnostics, loopback
 from ros_nodes.loopback_session import Session
-from ros_nodes.loopback_tracking import velocity_to_ask
+from ros_nodes.loopback_tracking import velocity_to_send
 from tests.paths import ROOT
 from tests.ros_nodes.graph import MISBEHAVING, POLICY, Graph
 
@@ -66,7 +66,7 @@ def test_episodes_in_real_time_earn_what_the_certificate_says(tmp_path: Path) ->
     # other tests share the machine: a hiccup of 35 ms is a fault, rightly, but not that of this one
     config["robot"]["state"]["max_age"] = 0.5
     config["robot"]["safety"].update(hold=0.5, damp=2.0)
-    robot = tmp_path / "patient.yaml"
+    robot = tmp_path / "tolerant.yaml"
     robot.write_text(yaml.safe_dump({"robot": config["robot"]}))
     command = [sys.executable, "-m", "ros_nodes.loopback", str(POLICY), "--episodes", "1"]
     command += ["--robot", str(robot), "--budget", "5", "--json"]
@@ -92,7 +92,7 @@ def test_episodes_in_real_time_earn_what_the_certificate_says(tmp_path: Path) ->
         ({"faults": ["hold: action_nan"]}, "hold: action_nan"),
     ],
 )
-def test_the_gate_closes(change: dict[str, object], words: str) -> None:
+def test_the_check_fails(change: dict[str, object], words: str) -> None:
     good = {"return_mean": 390.0, "promised_return": 400.0, "missed_share": 0.0, "faults": []}
     good |= {"inference_p50_ms": 1.0, "promised_inference_ms": 2.0, "tracking": None}
     assert loopback.judge(good) == []
@@ -108,7 +108,9 @@ def test_the_gate_closes(change: dict[str, object], words: str) -> None:
         ({"yaw_rate_error": 0.08}, "yaw rate error 0.080 rad/s, expected at most 0.070"),
     ],
 )
-def test_the_gate_closes_on_what_does_not_follow(change: dict[str, float], words: str) -> None:
+def test_the_check_fails_where_the_robot_does_not_follow(
+    change: dict[str, float], words: str
+) -> None:
     good: dict[str, Any] = {"fallen": 0, "velocity_error": 0.129, "yaw_rate_error": 0.069}
     good["environment"] = {"velocity_error": 0.1, "yaw_rate_error": 0.05, "fallen": 0}
     result = {"return_mean": 1.0, "promised_return": 400.0, "missed_share": 0.0, "faults": []}
@@ -118,21 +120,21 @@ def test_the_gate_closes_on_what_does_not_follow(change: dict[str, float], words
     assert words in problem
 
 
-def test_a_velocity_is_asked_for_within_the_robots_limits() -> None:
+def test_the_velocity_is_within_the_robots_limits() -> None:
     config, _ = load_robot_task("go2")
     robot, spec = config.robot, config.policy
-    assert velocity_to_ask(None, spec, robot) == (0.5, 0.0, 0.0)
-    assert velocity_to_ask((0.0, 0.0, -0.5), spec, robot) == (0.0, 0.0, -0.5)
+    assert velocity_to_send(None, spec, robot) == (0.5, 0.0, 0.0)
+    assert velocity_to_send((0.0, 0.0, -0.5), spec, robot) == (0.0, 0.0, -0.5)
     limits = {"linear_x": 0.2, "linear_y": 0.0, "angular_z": 0.5}
     slow = robot.model_copy(update={"command_velocity": VelocityInput(timeout=0.5, limits=limits)})
-    assert velocity_to_ask(None, spec, slow) == (0.2, 0.0, 0.0)
+    assert velocity_to_send(None, spec, slow) == (0.2, 0.0, 0.0)
     for given in ((0.3, 0.0, 0.0), (0.0, 0.0, float("nan"))):
         with pytest.raises(InputError, match="--velocity: expected linear_x"):
-            velocity_to_ask(given, spec, slow)
+            velocity_to_send(given, spec, slow)
     cartpole, _ = load_robot_task("cartpole")
-    assert velocity_to_ask(None, cartpole.policy, cartpole.robot) is None
+    assert velocity_to_send(None, cartpole.policy, cartpole.robot) is None
     with pytest.raises(InputError, match="--velocity: policy cartpole follows none"):
-        velocity_to_ask((0.0, 0.0, 0.0), cartpole.policy, cartpole.robot)
+        velocity_to_send((0.0, 0.0, 0.0), cartpole.policy, cartpole.robot)
 
 
 def test_a_latency_of_the_robot_is_measured_to_the_millisecond(graph: Graph) -> None:
@@ -213,17 +215,17 @@ def test_the_configuration_must_be_the_policys(tmp_path: Path) -> None:
         loopback.configuration("go2", loaded)
 
 
-def test_a_robots_file_that_says_how_it_is_simulated_is_simulated(tmp_path: Path) -> None:
+def test_a_robots_file_with_a_simulation_is_simulated(tmp_path: Path) -> None:
     path, policy = own(tmp_path)
     loaded = OnnxPolicy(policy)
     assert loopback.configuration(None, loaded, path) == str(path)
     assert loopback.configuration("cartpole", loaded, path) == "cartpole"  # named: it is taken
-    facts = tmp_path / "facts.yaml"
-    facts.write_text(yaml.safe_dump({"robot": yaml.safe_load(path.read_text())["robot"]}))
+    robot_only = tmp_path / "robot_only.yaml"
+    robot_only.write_text(yaml.safe_dump({"robot": yaml.safe_load(path.read_text())["robot"]}))
     with pytest.raises(InputError, match=r"--config FILE \(a --robot FILE with the sections"):
-        loopback.configuration(None, loaded, facts)
+        loopback.configuration(None, loaded, robot_only)
     shipped = OnnxPolicy(POLICY)
-    assert loopback.configuration(None, shipped, facts) == "cartpole"
+    assert loopback.configuration(None, shipped, robot_only) == "cartpole"
     other = tmp_path / "go2.yaml"
     other.write_text(f"extends: {config_folder() / 'go2.yaml'}")
     with pytest.raises(InputError, match=r"--robot .*go2\.yaml: policy\."):
@@ -240,7 +242,7 @@ def test_a_policy_that_is_not_shipped_needs_only_its_robots_file(tmp_path: Path)
 def test_only_its_own_node_is_judged_and_a_refusal_is_no_fault(tmp_path: Path) -> None:
     options = argparse.Namespace(config="cartpole", seconds=None)
     session = Session(options, OnnxPolicy(POLICY), tmp_path)
-    for node, level, answer, message in (
+    for node, level, response, message in (
         ("/policy_node", DiagnosticStatus.WARN, "hold", "hold: imu_stale"),
         ("/policy_node", DiagnosticStatus.WARN, "hold", "hold: imu_stale"),
         ("/policy_node", DiagnosticStatus.ERROR, "none", "it is refused, whatever the words"),
@@ -248,11 +250,11 @@ def test_only_its_own_node_is_judged_and_a_refusal_is_no_fault(tmp_path: Path) -
         ("/other/policy_node", DiagnosticStatus.ERROR, "stop", "stop: tilt"),
     ):
         name = diagnostics.entry_name(node, diagnostics.CONTROL)
-        values = {"answer": answer, "steps run": 7, "steps hold": 1}
+        values = {"answer": response, "steps run": 7, "steps hold": 1}
         entry = diagnostics.status(name, "cart", level, message, values)
         session._on_diagnostics(DiagnosticArray(status=[entry]))
     assert session.faults == ["hold: imu_stale"]
-    assert session.answers == {"run": 28, "hold": 4}
+    assert session.responses == {"run": 28, "hold": 4}
 
 
 def test_a_bad_policy_is_one_sentence(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Parameters of the nodes: unknown ones are told apart by where they came from, values checked."""
+"""Parameters of the nodes: their values, and unknown ones by the place where they are given."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_what_the_command_line_gives_must_be_known(
 
 
 @pytest.mark.parametrize(
-    ("section", "namespace", "answer"),
+    ("section", "namespace", "response"),
     [
         ("/**", "", "warned"),
         ("/*", "", "warned"),
@@ -92,7 +92,7 @@ def test_what_the_command_line_gives_must_be_known(
     ],
 )
 def test_what_a_file_gives_to_all_nodes_only_warns(
-    section: str, namespace: str, answer: str, context: Context, tmp_path: Path
+    section: str, namespace: str, response: str, context: Context, tmp_path: Path
 ) -> None:
     content: dict[str, Any] = {"ros__parameters": {"polcy": "a.onnx", "seed": 3}}
     for name in reversed(section.split(": ")):
@@ -100,8 +100,8 @@ def test_what_a_file_gives_to_all_nodes_only_warns(
     path = tmp_path / "params.yaml"
     path.write_text(yaml.safe_dump(content))
     refused, warned = unknown(context, "--params-file", str(path), namespace=namespace)
-    assert refused == ([SLIP] if answer == "refused" else [])
-    assert warned == ([SLIP] if answer == "warned" else [])
+    assert refused == ([SLIP] if response == "refused" else [])
+    assert warned == ([SLIP] if response == "warned" else [])
 
 
 def test_the_more_special_place_counts(context: Context, tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def test_all_that_is_unknown_is_one_sentence(
         (SimParameters, "fault", "drop:1", ""),
     ],
 )
-def test_a_value_that_has_no_effect_or_cannot_be_is_refused_when_it_is_set(
+def test_a_value_without_effect_or_out_of_range_is_refused_when_it_is_set(
     kind: type, name: str, value: object, words: str
 ) -> None:
     good = Parameter("seed_of_somebody_else", value=1)
@@ -184,7 +184,7 @@ def test_a_node_refuses_at_its_start_what_it_does_not_know(name: str, graph: Gra
 
 
 @pytest.mark.slow
-def test_a_running_node_says_why_a_value_is_not_taken(graph: Graph) -> None:
+def test_a_running_node_explains_why_a_value_is_refused(graph: Graph) -> None:
     path = graph.folder / "params.yaml"
     path.write_text(yaml.safe_dump({"/**": {"ros__parameters": {"sed": 1}}}))
     graph.start("sim_node", "--params-file", str(path))

@@ -16,8 +16,8 @@ from std_msgs.msg import Float64MultiArray
 from dime_robot.runtime.contract.config_files import config_folder
 from dime_robot.runtime.io.errors import InputError
 from dime_robot.runtime.policy.onnx_policy import OnnxPolicy
-from ros_nodes.commissioning import load_and_check
 from ros_nodes.parameters import PolicyParameters
+from ros_nodes.startup_checks import load_and_check
 from tests.ros_nodes.graph import COMMANDS, POLICY, Graph
 from tests.ros_nodes.policies import resealed
 
@@ -134,12 +134,12 @@ def test_a_mismatch_ends_the_process_with_2(name: str, graph: Graph) -> None:
 
 
 @pytest.mark.slow
-def test_without_autostart_the_node_survives_and_says_why_on_diagnostics(graph: Graph) -> None:
+def test_without_autostart_the_node_survives_and_reports_why_on_diagnostics(graph: Graph) -> None:
     graph.policy_node(**truncated(graph.folder), autostart="none")
     assert not graph.transition("configure")
     graph.until(
         lambda: any("refused [digest]" in message for _, _, _, message, _ in graph.reports),
-        "the reason",
+        "the refusal",
     )
     assert graph.end("policy_node", signal.SIGTERM)[0] == 0
 
@@ -158,7 +158,7 @@ def test_a_tightened_limit_is_accepted(graph: Graph) -> None:
 
 
 @pytest.mark.slow
-def test_nobody_listening_refuses_activation(silent_graph: Graph) -> None:
+def test_activation_is_refused_without_a_listener(silent_graph: Graph) -> None:
     graph = silent_graph
     config = yaml.safe_load((config_folder() / "cartpole.yaml").read_text())
     config["robot"]["command"]["topic"] = "another_controller/commands"

@@ -20,18 +20,18 @@ from std_msgs.msg import Float64MultiArray
 
 from dime_robot.runtime.contract.config_files import config_folder
 from ros_nodes.conversions import COMMAND_QOS, seconds
-from ros_nodes.sim_node import LONGEST_FAREWELL
+from ros_nodes.sim_node import MAX_REST_TIME
 from ros_nodes.sim_timeout import ON_TIMEOUT
 from tests.paths import ROOT
 from tests.ros_nodes.graph import COMMANDS, Graph
 
 pytestmark = pytest.mark.slow
 TIMEOUT = 0.1  # [s], robot.command.timeout of the shipped cart-pole
-ALLOWED = 5 * TIMEOUT  # [s] from the last command to the answer: test machines are shared
+ALLOWED = 5 * TIMEOUT  # [s] from the last command to the response: test machines are shared
 PUSH = 1.0  # [N]
 
 
-def said_at(log: str, words: str) -> list[float]:
+def logged_at(log: str, words: str) -> list[float]:
     """When a process logged words, by the wall clock [s]."""
     found = re.findall(rf"\[(\d+\.\d+)\] \[[\w.]+\]: .*{re.escape(words)}", log)
     return [float(text) for text in found]
@@ -60,11 +60,11 @@ def test_where_commands_end_the_robots_own_time_out_acts(silent_graph: Graph) ->
     """damp: the cart is braked; zero: it rolls on; hold: it is pushed on, the dangerous one."""
     graph = silent_graph
     speeds: dict[str, list[float]] = {way: [] for way in ON_TIMEOUT}
-    for way, heard in speeds.items():
+    for way, received in speeds.items():
         graph.node.create_subscription(
             JointState,
             f"/{way}/joint_states",
-            lambda m, heard=heard: heard.append(m.velocity[m.name.index("slider")]),
+            lambda m, received=received: received.append(m.velocity[m.name.index("slider")]),
             100,
         )
         graph.start("sim_node", "-r", f"__ns:=/{way}", on_timeout=way)
@@ -73,15 +73,17 @@ def test_where_commands_end_the_robots_own_time_out_acts(silent_graph: Graph) ->
         graph.until(commander.publisher.get_subscription_count, "the robots")
     for commander in commanders.values():
         commander.go_on()
-    graph.until(lambda: all(heard and heard[-1] > 0.3 for heard in speeds.values()), "moving carts")
+    graph.until(
+        lambda: all(received and received[-1] > 0.3 for received in speeds.values()), "moving carts"
+    )
     for way, commander in commanders.items():
         commander.stop()
         speeds[way].clear()
     graph.until(lambda: min(map(len, speeds.values())) > 30, "states after the time-out")
     words = {"damp": "damping", "zero": "no effort", "hold": "the last command stays"}
     for way, commander in commanders.items():
-        (said,) = said_at(graph.log(f"{way}_sim_node"), f"no command for 0.1 s: {words[way]}")
-        assert TIMEOUT - 0.02 < said - commander.last < ALLOWED
+        (logged,) = logged_at(graph.log(f"{way}_sim_node"), f"no command for 0.1 s: {words[way]}")
+        assert TIMEOUT - 0.02 < logged - commander.last < ALLOWED
     after = {way: speeds[way][30] for way in ON_TIMEOUT}  # 0.6 s later [m/s]
     assert abs(after["damp"]) < 0.15
     assert 0.2 < after["zero"] < 0.6
@@ -89,8 +91,8 @@ def test_where_commands_end_the_robots_own_time_out_acts(silent_graph: Graph) ->
     commanders["damp"].go_on()
     log = "damp_sim_node"
     graph.until(lambda: speeds["damp"][-1] > 0.3, "a cart that moves again")
-    assert len(said_at(graph.log(log), "commands come again")) == 1
-    assert len(said_at(graph.log(log), "no command for")) == 1
+    assert len(logged_at(graph.log(log), "commands come again")) == 1
+    assert len(logged_at(graph.log(log), "no command for")) == 1
 
 
 def test_a_killed_policy_node_leaves_a_damped_robot(graph: Graph) -> None:
@@ -99,8 +101,8 @@ def test_a_killed_policy_node_leaves_a_damped_robot(graph: Graph) -> None:
     graph.running()
     graph.end("policy_node", signal.SIGKILL)
     killed = time.time()
-    graph.until(lambda: said_at(graph.log("sim_node"), "no command for"), "the robot's time-out")
-    assert said_at(graph.log("sim_node"), "no command for")[-1] - killed < ALLOWED
+    graph.until(lambda: logged_at(graph.log("sim_node"), "no command for"), "the robot's time-out")
+    assert logged_at(graph.log("sim_node"), "no command for")[-1] - killed < ALLOWED
     graph.spin(0.8)
     graph.states.clear()
     graph.until(lambda: len(graph.states) > 10, "states")
@@ -118,7 +120,7 @@ def test_in_lockstep_the_robot_waits_for_its_command(silent_graph: Graph) -> Non
         count = len(graph.states)
         commands.publish(Float64MultiArray(data=array("d", [PUSH])))
         graph.until(
-            lambda count=count: len(graph.states) > count + 1, "an answer, and its repetition"
+            lambda count=count: len(graph.states) > count + 1, "a response, and its repetition"
         )
     stamps = sorted({seconds(m.header.stamp) for _, m in graph.states})
     np.testing.assert_allclose(np.diff(stamps), 0.02, atol=1e-6)
@@ -237,7 +239,7 @@ def base(folder: Path, kind: str) -> Path:
     return path
 
 
-def test_stamped_velocities_are_followed_and_who_speaks_another_type_is_named(
+def test_stamped_velocities_are_followed_and_another_type_is_reported(
     silent_graph: Graph,
 ) -> None:
     graph = silent_graph
@@ -263,14 +265,14 @@ def test_stamped_velocities_are_followed_and_who_speaks_another_type_is_named(
     graph.until(
         lambda: all(words in graph.log("plain_sim_node") for words in expected), "the mismatches"
     )
-    graph.spin(1.2)  # another look
+    graph.spin(1.2)  # another check
     assert [graph.log("plain_sim_node").count(words) for words in expected] == [1, 1]
 
 
 # ---- the end
 
 
-def test_told_to_end_it_goes_on_until_the_policy_has_led_it_to_rest(graph: Graph) -> None:
+def test_after_a_signal_it_goes_on_until_the_policy_has_led_it_to_rest(graph: Graph) -> None:
     """Ctrl-C on a launch file reaches all processes at once."""
     graph.start("sim_node")
     graph.policy_node()
@@ -289,7 +291,7 @@ def test_told_to_end_it_goes_on_until_the_policy_has_led_it_to_rest(graph: Graph
     assert graph.commands[-1][1] == [0.0]
 
 
-def test_it_ends_at_once_where_nobody_commands_and_waits_for_nobody_for_ever(
+def test_it_ends_at_once_without_commands_and_does_not_wait_for_ever(
     silent_graph: Graph,
 ) -> None:
     graph = silent_graph
@@ -297,15 +299,15 @@ def test_it_ends_at_once_where_nobody_commands_and_waits_for_nobody_for_ever(
     graph.until(lambda: graph.states, "a state")
     code, took = graph.end("sim_node", signal.SIGTERM)
     assert code == 0
-    assert took < LONGEST_FAREWELL / 2
+    assert took < MAX_REST_TIME / 2
     words = [
         "import sys, ros_nodes.sim_node as sim",
-        "sim.LONGEST_FAREWELL = 1.0",
+        "sim.MAX_REST_TIME = 1.0",
         "sys.exit(sim.main())",
     ]
     commander = Commander(graph)
     commander.go_on()
-    with (graph.folder / "patient_sim_node.log").open("w") as log:
+    with (graph.folder / "commanded_sim_node.log").open("w") as log:
         process = subprocess.Popen(
             [sys.executable, "-c", "\n".join(words)],
             cwd=ROOT,
@@ -314,10 +316,10 @@ def test_it_ends_at_once_where_nobody_commands_and_waits_for_nobody_for_ever(
             stderr=log,
             text=True,
         )
-    graph.processes["patient_sim_node"] = process
+    graph.processes["commanded_sim_node"] = process
     graph.states.clear()
     graph.until(lambda: len(graph.states) > 20, "states")
-    code, took = graph.end("patient_sim_node", signal.SIGTERM)
+    code, took = graph.end("commanded_sim_node", signal.SIGTERM)
     assert code == 0
-    assert 0.9 < took < LONGEST_FAREWELL
+    assert 0.9 < took < MAX_REST_TIME
     commander.stop()

@@ -1,4 +1,4 @@
-"""What sim_node is made of, each part by itself: time-out, sensors, faults."""
+"""The parts of sim_node by themselves: time-out, sensors, faults."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from dime_robot.sim.config.robot_task import load_robot_task
 from dime_robot.sim.plant.plant import make_plant
 from ros_nodes import sim_faults
 from ros_nodes.conversions import seconds, stamp_of
-from ros_nodes.sim_faults import LAST_SECOND, SHAPES, InjectedFault, imu_message
+from ros_nodes.parameters import SimParameters
+from ros_nodes.sim_faults import FORMS, LAST_SECOND, InjectedFault, imu_message
 from ros_nodes.sim_sensors import Sensors
 from ros_nodes.sim_timeout import CommandTimeout, TimeoutResponse
 
@@ -27,41 +28,41 @@ JOINTS = ["slider", "hinge"]
 
 def test_the_time_out_begins_after_its_time_and_ends_with_a_command() -> None:
     timeout = CommandTimeout(0.1)
-    assert not timeout.look(1e9)  # commands have not begun
+    assert not timeout.expires(1e9)  # commands have not begun
     assert not timeout.command(5.0)
-    assert not timeout.look(5.1)
+    assert not timeout.expires(5.1)
     assert not timeout.expired
-    assert timeout.look(5.11)
-    assert not timeout.look(5.12)  # said once
+    assert timeout.expires(5.11)
+    assert not timeout.expires(5.12)  # once
     assert timeout.expired
     assert timeout.command(7.0)
     assert not timeout.expired
     assert not timeout.command(7.05)
-    assert timeout.look(7.2)
+    assert timeout.expires(7.2)
     timeout.restart()
     assert not timeout.expired
-    assert not timeout.look(1e9)
+    assert not timeout.expires(1e9)
 
 
-def test_efforts_are_damped_let_go_or_kept() -> None:
+def test_efforts_are_damped_zero_or_held() -> None:
     config, _ = load_robot_task("cartpole")
     (slider, hinge), spec = config.robot.joints, config.policy
     assert slider.damping == 5.0
     position, velocity = np.array([0.3, 1.0]), np.array([0.4, -9.0])
 
-    def answer(on_timeout: str) -> TimeoutResponse:
+    def response(on_timeout: str) -> TimeoutResponse:
         return TimeoutResponse(spec, config.robot, on_timeout)  # type: ignore[arg-type]
 
-    damped = answer("damp").command(position, velocity)
+    damped = response("damp").command(position, velocity)
     assert damped is not None
     assert (damped.joints, damped.kind, damped.value.tolist()) == (("slider",), "effort", [-2.0])
-    fast = answer("damp").command(position, np.array([-100.0, 0.0]))
+    fast = response("damp").command(position, np.array([-100.0, 0.0]))
     assert fast is not None
     assert fast.value.tolist() == [8.0]  # no more than the motor gives
-    limp = answer("zero").command(position, velocity)
+    limp = response("zero").command(position, velocity)
     assert limp is not None
     assert limp.value.tolist() == [0.0]
-    assert answer("hold").command(position, velocity) is None
+    assert response("hold").command(position, velocity) is None
     coasting = config.robot.model_copy(
         update={"joints": (slider.model_copy(update={"damping": None}), hinge)}
     )
@@ -70,16 +71,16 @@ def test_efforts_are_damped_let_go_or_kept() -> None:
     assert free.value.tolist() == [0.0]
 
 
-def test_a_position_drive_is_damped_without_stiffness_or_limp() -> None:
+def test_a_position_drive_is_damped_without_stiffness_or_has_no_torque() -> None:
     config, model = load_robot_task("go2")
     plant = make_plant(config, model)
     assert plant.drive is not None
     for on_timeout, damping in (("damp", plant.drive.damping), ("zero", 0.0)):
-        answer = TimeoutResponse(config.policy, config.robot, on_timeout)  # type: ignore[arg-type]
+        response = TimeoutResponse(config.policy, config.robot, on_timeout)  # type: ignore[arg-type]
         plant.reset({joint.name: joint.default_position + 0.1 for joint in config.policy.joints})
         velocities = np.linspace(-2, 2, len(plant.dofs))
         plant.data.qvel[plant.dofs] = velocities
-        command = answer.command(plant.joint_position(), plant.data.qvel[plant.dofs])
+        command = response.command(plant.joint_position(), plant.data.qvel[plant.dofs])
         assert command is not None
         plant.command(command)
         plant.advance(1)
@@ -88,12 +89,12 @@ def test_a_position_drive_is_damped_without_stiffness_or_limp() -> None:
 
 
 @pytest.mark.parametrize("on_timeout", ["damp", "zero"])
-def test_a_base_that_nobody_commands_stands(on_timeout: str) -> None:
+def test_a_base_without_commands_stands_still(on_timeout: str) -> None:
     config, _ = load_robot_task("cartpole")
     action = Action(kind="twist", size=2, scale={"linear_x": 1.0, "angular_z": 1.0})
     spec = config.policy.model_copy(update={"action": action})
-    answer = TimeoutResponse(spec, config.robot, on_timeout)  # type: ignore[arg-type]
-    command = answer.command(np.ones(2), np.ones(2))
+    response = TimeoutResponse(spec, config.robot, on_timeout)  # type: ignore[arg-type]
+    command = response.command(np.ones(2), np.ones(2))
     assert command is not None
     assert (command.kind, command.value.tolist()) == ("twist", [0.0, 0.0])
 
@@ -111,14 +112,14 @@ STATE = RobotState(
 
 def test_an_ideal_sensor_reads_the_state() -> None:
     config, _ = load_robot_task("cartpole")
-    read = Sensors(config.policy).read(STATE)
+    read = Sensors(config.policy, SimParameters()).read(STATE)
     for got, expected in zip(read, STATE, strict=True):
         np.testing.assert_array_equal(got, expected)
 
 
 def test_encoders_read_whole_counts_of_a_turn_or_a_metre() -> None:
     config, _ = load_robot_task("cartpole")
-    read = Sensors(config.policy, encoder_counts=4096).read(STATE)
+    read = Sensors(config.policy, SimParameters(encoder_counts=4096)).read(STATE)
     counts = read.joint_position / np.array([1 / 4096, 2 * math.pi / 4096])
     np.testing.assert_allclose(counts, [506, 805], atol=1e-9)
     np.testing.assert_array_equal(read.joint_velocity, STATE.joint_velocity)
@@ -128,7 +129,8 @@ def test_noise_has_the_stated_spread_and_its_own_seed() -> None:
     config, _ = load_robot_task("cartpole")
 
     def readings(seed: int) -> list[RobotState]:
-        sensors = Sensors(config.policy, 0, 0.01, 0.2, 0.03, seed)
+        noise = {"position_noise": 0.01, "velocity_noise": 0.2, "imu_noise": 0.03}
+        sensors = Sensors(config.policy, SimParameters(seed=seed, **noise))
         return [sensors.read(STATE) for _ in range(2000)]
 
     found = readings(0)
@@ -236,7 +238,7 @@ def test_the_imu_is_changed_as_stated() -> None:
 def test_the_stream_is_changed_as_stated() -> None:
     assert 20 < len(stream("drop:0.5")) < 180
     assert not stream("drop:1")
-    assert [InjectedFault(text, JOINTS).rate for text in ("", "rate:0.6", "fast:2")] == [1, 0.6, 2]
+    assert [InjectedFault(text, JOINTS).rate for text in ("", "rate:0.6", "rate:2")] == [1, 0.6, 2]
     assert [InjectedFault(text, JOINTS).burst for text in ("", "bursts:4")] == [1, 4]
     assert [InjectedFault(text, JOINTS).delay for text in ("", "delay:0.04")] == [0, 0.04]
     stall = InjectedFault("stall:0.5", JOINTS)
@@ -256,10 +258,10 @@ def test_the_stream_is_changed_as_stated() -> None:
         ("jump:hinge", "expected jump:JOINT:NUMBER with a joint out of slider, hinge and a"),
         ("jump:hinge:1:2", "got 'jump:hinge:1:2'"),
         ("die:1", "expected die, got 'die:1'"),
-        ("frozn", f"expected one of {', '.join(SHAPES)}, got 'frozn'"),
+        ("frozn", f"expected one of {', '.join(FORMS)}, got 'frozn'"),
     ],
 )
-def test_a_fault_that_cannot_be_is_one_sentence(text: str, words: str) -> None:
+def test_an_impossible_fault_is_one_sentence(text: str, words: str) -> None:
     with pytest.raises(InputError) as caught:
         InjectedFault(text, JOINTS)
     assert words in str(caught.value)
@@ -269,11 +271,11 @@ def test_a_fault_that_cannot_be_is_one_sentence(text: str, words: str) -> None:
 def test_a_fault_of_an_imu_that_is_not_there_is_refused() -> None:
     for kind in ("no_imu", "tilt:60", "quaternion", "no_orientation"):
         InjectedFault(kind, JOINTS)
-        with pytest.raises(InputError, match="a robot without imu can show"):
+        with pytest.raises(InputError, match="a robot without imu can have"):
             InjectedFault(kind, JOINTS, has_imu=False)
 
 
 def test_every_fault_is_explained() -> None:
     lines = (sim_faults.__doc__ or "").splitlines()
     explained = {line.split()[0].partition(":")[0] for line in lines if line}
-    assert set(SHAPES) - {"fast"} <= explained
+    assert set(FORMS) <= explained

@@ -37,7 +37,7 @@ def test_other_values_at_the_same_time_contradict(off: float, contradicts: bool)
     ours.take(A, ARM, (0.0, 1.0, 0.0), 10.0, 0.0)
     text = ours.take(B, ("elbow", "shoulder"), (1.0, off), 10.0, 0.0)
     assert bool(text) == contradicts
-    assert not contradicts or text == f"they say {off:.3g} and 0 of shoulder"
+    assert not contradicts or text == f"shoulder is {off:.3g} and 0"
     assert ours.shared(0.0) == ["shoulder", "elbow"]
 
 
@@ -48,7 +48,7 @@ def test_a_joint_may_have_moved_between_two_stamps_and_a_wheel_may_have_turned_r
     assert ours.take(C, ARM, (0.4, 1.0, -np.pi + 0.01), 10.01, 0.1)
 
 
-def test_who_fell_silent_counts_no_more() -> None:
+def test_a_publisher_that_fell_silent_no_longer_counts() -> None:
     ours = publishers()
     ours.take(A, ARM, (0.0, 1.0, 0.0), 10.0, 0.0)
     assert not ours.take(B, ARM, (1.0, 1.0, 0.0), 12.0, 2.0)
@@ -70,5 +70,5 @@ def test_who_fell_silent_counts_no_more() -> None:
         ("/robot", False),
     ],
 )
-def test_tools_only_look_on(node: str, tool: bool) -> None:
+def test_tools_are_known_by_their_names(node: str, tool: bool) -> None:
     assert is_tool(node) == tool

@@ -1,4 +1,4 @@
-"""Everything that is checked when a policy and a robot are put together."""
+"""Load a policy and its robot, and check that they fit each other and this machine."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ WARM_CALLS, COLD_CALLS = 500, 100
 
 
 def load_and_check(given: PolicyParameters) -> tuple[Controller, LatencyCertificate]:
-    """Load policy and robot, see that they fit, warm up and measure on this machine.
+    """Load policy and robot, check that they fit, warm up and measure on this machine.
+
+    Returns:
+        The controller, and the latency that was measured.
 
     Raises:
         InputError: with a code; see docs/robot.md.
@@ -48,12 +51,12 @@ def load_and_check(given: PolicyParameters) -> tuple[Controller, LatencyCertific
     problem = budget_problem(latency, budget, 99, policy.file.diffusion_steps)
     if problem:
         raise InputError(f"{given.policy}: {problem}", code="latency")
-    policy.reset(given.seed)  # what was measured draws no noise from the run
+    policy.reset(given.seed)  # the measurement has drawn noise
     return controller, latency
 
 
 def describe(controller: Controller, latency: LatencyCertificate, how: str) -> str:
-    """What was commissioned, as one line."""
+    """What was loaded and measured, as one line."""
     spec, file = controller.policy.spec, controller.policy.file
     return (
         f"policy {spec.name} {file.policy_digest[:12]}, robot {controller.robot.name},"
@@ -66,7 +69,7 @@ def drives_by_reading(drive: str, spec: PolicySpec, robot: RobotConfig) -> bool:
     """Does each reading begin a step? `auto`: where the robot publishes at the policy's rate.
 
     Raises:
-        InputError: asked for, though the rates differ.
+        InputError: `observation` is given, though the rates differ.
     """
     by_reading = steps_by_reading(drive, robot.state.rate, spec.rate)
     if drive == "observation" and not by_reading:

@@ -1,0 +1,179 @@
+"""GraphWatch: which other nodes are on a robot's topics, and what they send.
+
+Which nodes take the commands, which others could send commands or do, and whether two publishers of
+one input contradict each other.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import NamedTuple
+
+import numpy as np
+from rclpy.node import Node
+
+from dime_robot.runtime.contract.policy_spec import PolicySpec
+from dime_robot.runtime.contract.robot_config import RobotConfig
+from dime_robot.runtime.control.control_loop import GraphView
+from ros_nodes.conversions import command_type, seconds
+from ros_nodes.topic_types import type_mismatches, type_name
+from ros_nodes.topic_watch import (
+    WATCH_TIME,
+    Endpoint,
+    StatePublishers,
+    TopicWatch,
+    endpoints,
+    full_name,
+    is_tool,
+)
+
+FULL_POLL_PERIOD = 1.0  # [s] between two full reads of the graph; endpoints are counted each time
+
+
+class Input(NamedTuple):
+    """A topic that the node subscribes to."""
+
+    topic: str  # fully resolved
+    kind: type  # of its messages
+
+
+class GraphWatch:
+    """See the module's docstring.
+
+    Args:
+        node: reads the graph.
+        spec: the joints of the policy.
+        robot: its topics and listener.
+        inputs: section of the robot's file (state, imu, command_velocity) -> its topic.
+    """
+
+    def __init__(
+        self, node: Node, spec: PolicySpec, robot: RobotConfig, inputs: dict[str, Input]
+    ) -> None:
+        self._node, self._robot, self._inputs = node, robot, inputs
+        self.command_topic = node.resolve_topic_name(robot.command.topic)
+        self.own: set[bytes] = set()  # ids of our own publisher of commands
+        self.view = GraphView()  # as of the last poll
+        self.assumed_listeners: tuple[str, ...] = ()  # who takes commands, where none is configured
+        self._listener = robot.command.listener
+        if self._listener is not None and not self._listener.startswith("/"):
+            self._listener = full_name(node.get_namespace(), self._listener)
+        self._command_type = command_type(robot.command)
+        self._watches = {"command": TopicWatch(node, self._command_type, self.command_topic)}
+        for section in {"state", "imu"} & inputs.keys():
+            self._watches[section] = TopicWatch(node, inputs[section].kind, inputs[section].topic)
+        joints = [robot.joint(joint.name) for joint in spec.joints]
+        self._state_publishers = StatePublishers(
+            [joint.wire for joint in joints],
+            np.array([joint.velocity_limit for joint in joints]),
+            np.array([joint.position_limits is None for joint in joints]),
+        )
+        self._imus: dict[bytes | None, float] = {}  # when each publisher of the imu last sent [s]
+        self._publishers: dict[str, list[Endpoint]] = {}  # by section
+        self._counts: list[int] = []  # of endpoints at the last poll
+        self._polled = -np.inf  # when the graph was last read in full [s]
+
+    def restart(self) -> None:
+        """Read the graph in full at the next poll: our own publisher was made or destroyed."""
+        self._polled = -np.inf
+        if not self.own:
+            self._watches["command"].close()
+
+    def close(self) -> None:
+        """Leave the topics."""
+        for watch in self._watches.values():
+            watch.close()
+
+    def poll(self) -> GraphView:
+        """Read who else is on the topics now."""
+        now = time.monotonic()
+        topics = [self.command_topic, *(topic for topic, _ in self._inputs.values())]
+        counts = [self._node.count_subscribers(self.command_topic)]
+        counts += map(self._node.count_publishers, topics)
+        if counts != self._counts or now - self._polled > FULL_POLL_PERIOD:
+            self._counts, self._polled = counts, now
+            self._read_graph()
+        conflict, shared = self._judge_publishers(now)
+        self.view = self.view._replace(
+            rival_messages=self._rival_messages(), state_conflict=conflict, state_shared=shared
+        )
+        return self.view
+
+    def command_publishers(self) -> list[Endpoint]:
+        """All publishers of commands, our own too."""
+        return endpoints(self._node.get_publishers_info_by_topic(self.command_topic))
+
+    def _read_graph(self) -> None:
+        node, extra, velocity_conflict = self._node, [], ""
+        robot, expected = self._robot, type_name(self._command_type)
+        listeners = [
+            end.node
+            for end in endpoints(node.get_subscriptions_info_by_topic(self.command_topic))
+            if end.type == expected and not is_tool(end.node) and self._listener in (None, end.node)
+        ]
+        rivals = [end for end in self.command_publishers() if end.gid not in self.own]
+        self._publishers["command"] = rivals
+        mismatches = type_mismatches(node, robot.command.topic, self._command_type, "robot.command")
+        for section, (topic, kind) in self._inputs.items():
+            mismatches += type_mismatches(node, topic, kind, f"robot.{section}")
+            expected = type_name(kind)
+            found = endpoints(node.get_publishers_info_by_topic(topic))
+            found = [end for end in found if end.type == expected]
+            self._publishers[section] = found
+            if len(found) > 1:
+                names = ", ".join(end.node for end in found)
+                extra.append(f"{topic} has {len(found)} publishers: {names}")
+                velocity = robot.command_velocity if section == "command_velocity" else None
+                if velocity is not None and velocity.second_publisher == "refuse":
+                    velocity_conflict = f"{extra[-1]}: stop all but one"
+            if section in self._watches:
+                self._watches[section].keep_open(len(found) > 1)
+        self._watches["command"].keep_open(bool(rivals) and bool(self.own))
+        self.assumed_listeners = tuple(listeners) if self._listener is None else ()
+        self.view = GraphView(
+            listeners=tuple(listeners),
+            rivals=tuple(end.node for end in rivals),
+            extra_publishers=tuple(extra),
+            velocity_conflict=velocity_conflict,
+            type_mismatches=tuple(mismatches),
+        )
+
+    def _rival_messages(self) -> int:
+        """Commands of others since the last poll."""
+        taken = self._watches["command"].take()
+        if any(gid is None for gid, _ in taken):  # an older rclpy: count the endpoints instead
+            return len(self._publishers["command"])
+        return sum(gid not in self.own for gid, _ in taken)
+
+    def _judge_publishers(self, now: float) -> tuple[str, str]:
+        """How two publishers of the joints contradict each other, and what two of them share.
+
+        Args:
+            now: steady time [s].
+
+        Returns:
+            A sentence each; empty: they do not. The imu of two publishers is shared too.
+        """
+        conflict = shared = ""
+        state, imu = self._watches["state"], self._watches.get("imu")
+        judged = self._state_publishers
+        names = ", ".join(end.node for end in self._publishers["state"])
+        for gid, message in state.take():
+            stamp = seconds(message.header.stamp)
+            text = judged.take(gid, message.name, message.position, stamp, now)
+            conflict = f"{names} contradict each other: {text}" if text else conflict
+        if not state.is_open:
+            judged.restart()
+        elif joints := judged.shared(now):
+            shared = f"{names} all publish {', '.join(joints[:6])}: stop all but one"
+        elif now - state.since < WATCH_TIME:
+            shared = f"{names} publish on {state.topic}: their joints are compared first"
+        if imu is None or not imu.is_open:
+            return conflict, shared
+        self._imus |= {gid: now for gid, _ in imu.take()}
+        names = ", ".join(end.node for end in self._publishers["imu"])
+        if sum(now - then <= WATCH_TIME for then in self._imus.values()) > 1:
+            shared = f"{names} all publish on {imu.topic}: stop all but one"
+        elif not shared and now - imu.since < WATCH_TIME:
+            shared = f"{names} publish on {imu.topic}: their messages are counted first"
+        return conflict, shared
