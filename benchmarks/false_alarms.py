@@ -59,12 +59,13 @@ class Scenario:
     policy: str
     velocity: tuple[float, float, float] | None = None  # given to the base [m/s, m/s, rad/s]
     state_rate: float | None = None  # [Hz]; none: the robot's own
-    # standard deviations [rad or m], [rad/s or m/s], [rad/s and rad]
-    noise: tuple[float, float, float] = (0.002, 0.02, 0.0)
+    # standard deviations of joint positions [rad or m] and velocities [rad/s or m/s], of the gyro
+    # [rad/s] and of the orientation per axis [rad]
+    noise: tuple[float, float, float, float] = (0.002, 0.02, 0.0, 0.0)
 
 
 GO2 = "results/go2/policy.onnx"
-GO2_NOISE = (0.006, 0.3, 0.05)  # as wide as what it was trained with
+GO2_NOISE = (0.006, 0.3, 0.05, 0.02)  # as wide as what it was trained with
 SCENARIOS = (
     Scenario("go2 walks", "go2", GO2, (0.5, 0.0, 0.0), noise=GO2_NOISE),
     Scenario("go2 stands", "go2", GO2, (0.0, 0.0, 0.0), noise=GO2_NOISE),
@@ -171,11 +172,11 @@ class SimulatedRobot:
         position, velocity = state.joint_position, state.joint_velocity
         orientation, gyro = state.orientation, state.angular_velocity
         if self._sensors == "noise":
-            a, b, c = self._scenario.noise
+            a, b, c, turn = self._scenario.noise
             position = position + self._random.normal(0, a, len(position))
             velocity = velocity + self._random.normal(0, b, len(velocity))
             if orientation is not None and gyro is not None:
-                orientation = orientation + self._random.normal(0, c / 5, 4)
+                orientation = orientation + self._random.normal(0, turn / 2, 4)
                 orientation = orientation / np.linalg.norm(orientation)
                 gyro = gyro + self._random.normal(0, c, 3)
         elif self._sensors != "exact":
@@ -227,13 +228,14 @@ def real_time(scenario: Scenario, sensors: str, seconds: float, busy: int) -> Ou
         robot = _robot_file(config, scenario, Path(folder))
         state = config.robot.state
         slack = state.max_age - 1 / (scenario.state_rate or state.rate)  # [s]
-        a, b, c = scenario.noise if sensors == "noise" else (0.0, 0.0, 0.0)
+        noise = scenario.noise if sensors == "noise" else (0.0, 0.0, 0.0, 0.0)
         sim = {
             "config": scenario.config,
             "episode_seconds": float(seconds + 60),
-            "position_noise": a,
-            "velocity_noise": b,
-            "imu_noise": c,
+            "position_noise": noise[0],
+            "velocity_noise": noise[1],
+            "gyro_noise": noise[2],
+            "orientation_noise": noise[3],
             "encoder_counts": COUNTS if sensors == SENSORS[2] else 0,
         }
         if scenario.state_rate is not None:

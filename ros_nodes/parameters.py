@@ -144,10 +144,11 @@ class SimParameters:
     velocity_noise: float = at_start(
         0.0, "standard deviation of joint velocities [rad/s or m/s]", limits=(0.0, 100.0)
     )
-    imu_noise: float = at_start(
-        0.0,
-        "standard deviation of the imu's angular velocity [rad/s] and orientation [rad]",
-        limits=(0.0, 10.0),
+    gyro_noise: float = at_start(
+        0.0, "standard deviation of the imu's angular velocity [rad/s]", limits=(0.0, 10.0)
+    )
+    orientation_noise: float = at_start(
+        0.0, "standard deviation of the imu's orientation, per axis [rad]", limits=(0.0, 1.0)
     )
     fault: str = parameter("", "a fault to inject, see ros_nodes/sim_faults.py")
 

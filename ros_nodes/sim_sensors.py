@@ -26,7 +26,7 @@ class Sensors:
             spans = [1.0 if joint.type == "prismatic" else 2 * math.pi for joint in spec.joints]
             self._resolution = np.array(spans) / given.encoder_counts
         self._position, self._velocity = given.position_noise, given.velocity_noise
-        self._imu = given.imu_noise
+        self._gyro, self._orientation = given.gyro_noise, given.orientation_noise
         # not the stream of the episodes' starts
         self._random = np.random.default_rng([given.seed, 1])
 
@@ -40,9 +40,10 @@ class Sensors:
         if self._velocity:
             velocity = velocity + self._random.normal(0.0, self._velocity, velocity.shape)
         orientation, turning = state.orientation, state.angular_velocity
-        if self._imu and orientation is not None and turning is not None:
-            orientation = _turned(orientation, self._random.normal(0.0, self._imu, 3))
-            turning = turning + self._random.normal(0.0, self._imu, 3)
+        if self._orientation and orientation is not None:
+            orientation = _turned(orientation, self._random.normal(0.0, self._orientation, 3))
+        if self._gyro and turning is not None:
+            turning = turning + self._random.normal(0.0, self._gyro, 3)
         return state._replace(
             joint_position=position,
             joint_velocity=velocity,

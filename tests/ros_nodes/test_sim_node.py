@@ -160,7 +160,8 @@ def test_sensors_and_stream_faults_over_the_wire(silent_graph: Graph) -> None:
         config=with_imu(graph.folder),
         encoder_counts=4096,
         velocity_noise=0.1,
-        imu_noise=0.01,
+        gyro_noise=0.01,
+        orientation_noise=0.01,
     )
 
     def stream(fault: str, count: int = 40) -> tuple[list[float], list[JointState]]:
