@@ -1,10 +1,10 @@
-"""Look at configurations: `python -m dime_robot.config check FILE`, `... diff A B`.
+"""Check and compare configurations: `python -m dime_robot.config check FILE`, `... diff A B`.
 
 `check` reads a file of the kind of `sim_configs/*.yaml`, builds its simulated robot, sees whether
-policy and robot fit each other, and simulates the default pose for two seconds; it says everything
-that is wrong, one sentence each, and ends with 2 where something is. `diff` says which numbers
-differ, and who owns them: what the policy owns was trained with and needs a new policy, what the
-robot owns are facts of the machine.
+policy and robot fit each other, and simulates the default pose for two seconds; it prints
+everything that is wrong, one sentence each, and ends with 2 where something is. `diff` prints which
+numbers differ, and who owns them: a change of the policy's needs a new policy, the robot's describe
+the machine.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ if __name__ == "__main__":
 
     require_extras(eval=("mujoco", "gymnasium"))
 
-import argparse
 import sys
 from collections.abc import Sequence
 
+from dime_robot.command_line import Parser
 from dime_robot.runtime.contract.config_diff import differences
 from dime_robot.runtime.io.command import run_command
 from dime_robot.runtime.io.errors import InputError
@@ -25,7 +25,7 @@ from dime_robot.sim.config.robot_task import load_robot_task
 
 OWNERS = {
     "policy": "policy: a change needs a new policy",
-    "robot": "robot: a fact of the machine",
+    "robot": "robot: a property of the machine",
     "sim": "simulation: only training sees it",
     "task": "task: only training sees it",
     "randomization": "training: how the simulated robots differ",
@@ -69,16 +69,14 @@ def diff(name: str, other: str) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """See the module's docstring."""
-    parser = argparse.ArgumentParser(
-        prog="python -m dime_robot.config", description=__doc__.splitlines()[0]
-    )
+    parser = Parser("python -m dime_robot.config", __doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
     checked = commands.add_parser("check", help="is this file right?")
     checked.add_argument("file", help="path, or name in sim_configs/")
     compared = commands.add_parser("diff", help="what differs, and who owns it")
     compared.add_argument("file")
     compared.add_argument("other")
-    options = parser.parse_args(argv)
+    options = parser.parse_args(sys.argv[1:] if argv is None else argv)
     if options.command == "check":
         return check(options.file)
     return diff(options.file, options.other)

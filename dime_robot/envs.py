@@ -1,4 +1,4 @@
-"""One `make_env` for Gymnasium ids, dm_control tasks and this project's robot tasks.
+"""One `make_env` for Gymnasium ids, dm_control tasks, this project's robot tasks and own code.
 
 Whatever the source, an environment leaves here with flat float32 observations, float32 actions in
 [-1, 1], its time limit as truncation, and a PolicySpec that describes it. What it returns is plain
@@ -8,12 +8,16 @@ reads (`is_success`, `measures`, `effort_peak`).
 
 from __future__ import annotations
 
+import copy
+import functools
 import math
+import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from traceback import extract_tb
-from typing import Any
+from typing import Any, TypeAlias
+from weakref import WeakValueDictionary
 
 import gymnasium
 import numpy as np
@@ -24,9 +28,12 @@ from gymnasium.wrappers import RescaleAction, TimeLimit
 import dime_robot.sim  # noqa: F401  imports MuJoCo, before anything else does
 from dime_robot.runtime.contract.policy_spec import PolicySpec
 from dime_robot.runtime.io.errors import InputError
+from dime_robot.runtime.policy.env_name import PYTHON
 
 FloatArray = npt.NDArray[np.float32]
 Env = gymnasium.Env[FloatArray, FloatArray]
+# a name, a function without arguments that makes an environment, or an environment to copy
+EnvLike: TypeAlias = str | gymnasium.Env[Any, Any] | Callable[[], gymnasium.Env[Any, Any]]
 
 DEFAULT_RATE = 50.0  # [Hz], where an environment does not say how fast it is controlled
 # of an episode of an environment that states no time limit, in evaluations and videos
@@ -178,6 +185,11 @@ class PlainEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
             self._plain_info(info),
         )
 
+    def close(self) -> None:
+        """Close it; a function may give the same environment again from now on."""
+        _in_use.pop(id(self.unwrapped), None)
+        super().close()
+
     def _vector(self, given: Any) -> FloatArray:
         """A copy: some environments write every observation into the same array."""
         try:
@@ -259,29 +271,96 @@ def in_one_line(error: BaseException) -> str:
     return f"{text} ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else text
 
 
-def make_env(name: str, render_mode: str | None = None, startup_seed: int = 0) -> Env:
-    """Build an environment from its name; see the module's docstring for the form it has.
+class SharedEnvironmentError(InputError):
+    """A function gave an environment that is in use already."""
+
+
+def env_name(env: EnvLike) -> str:
+    """What settings, files and messages call an environment.
+
+    Returns:
+        The name itself; of a function, a class or an object python:NAME, which `make_env` and
+        every file refuse as a name.
+    """
+    if isinstance(env, str):
+        return env
+    if isinstance(env, functools.partial):
+        return env_name(env.func)
+    source = type(env.unwrapped) if isinstance(env, gymnasium.Env) else env
+    name = getattr(source, "__name__", type(source).__name__)
+    return PYTHON + re.sub(r"[^A-Za-z0-9_.-]+", "_", name).strip("_")[:64]
+
+
+def make_env(env: EnvLike, render_mode: str | None = None, startup_seed: int = 0) -> Env:
+    """Build an environment; see the module's docstring for the form it has.
+
+    An object is never stepped or closed itself: what is built from it is a deep copy, so that
+    training, evaluation and the caller do not disturb each other.
 
     Args:
-        name: a Gymnasium id (MODULE:ID imports MODULE first), dm_control/DOMAIN-TASK-v0, or
-            sim:NAME.
-        render_mode: None or rgb_array.
+        env: a Gymnasium id (MODULE:ID imports MODULE first), dm_control/DOMAIN-TASK-v0,
+            sim:NAME, a function without arguments that makes a new environment at each call, or
+            an environment that can be copied.
+        render_mode: None or rgb_array; what a function makes has its own.
         startup_seed: of what a robot task draws once for the environment's life.
 
     Raises:
-        InputError: unknown name, missing package, a constructor that failed, or spaces a
-            continuous policy cannot use.
+        InputError: unknown name, missing package, a constructor that failed, an environment that
+            cannot be copied, or spaces a continuous policy cannot use.
     """
-    if name.startswith("sim:"):
+    name = env_name(env)
+    if not isinstance(env, str):
+        made = _from_python(env, name)
+    elif name.startswith("sim:"):
         from dime_robot.sim.robot_env import RobotEnv
 
         robot = RobotEnv(name.removeprefix("sim:"), render_mode, startup_seed=startup_seed)
         return PlainEnv(TimeLimit(robot, robot.config.episode_steps), name)
-    env = (
-        _dm_control(name, render_mode)
-        if name.startswith("dm_control/")
-        else _gymnasium(name, render_mode)
-    )
+    elif name.startswith("dm_control/"):
+        made = _dm_control(name, render_mode)
+    else:
+        made = _gymnasium(name, render_mode)
+    return _in_plain_form(made, name)
+
+
+_in_use: WeakValueDictionary[int, gymnasium.Env[Any, Any]] = WeakValueDictionary()  # by their id
+
+
+def _from_python(env: EnvLike, name: str) -> gymnasium.Env[Any, Any]:
+    if isinstance(env, gymnasium.Env):
+        try:
+            return copy.deepcopy(env)
+        except Exception as error:  # windows, sockets, threads, objects of C libraries
+            raise InputError(
+                f"{name}: expected an environment that copy.deepcopy can copy, as training and"
+                f" evaluation each need one, got {in_one_line(error)}; give a function that makes"
+                " it instead"
+            ) from error
+    if not callable(env):
+        raise InputError(
+            "env: expected a name, a gymnasium.Env or a function that makes one, got"
+            f" {type(env).__name__}"
+        )
+    try:
+        made = env()
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f"{name}: cannot be made here: {in_one_line(error)}") from error
+    if not isinstance(made, gymnasium.Env):
+        raise InputError(
+            f"{name}: expected a function that returns a gymnasium.Env, got {type(made).__name__}"
+        )
+    if _in_use.get(id(made.unwrapped)) is made.unwrapped:
+        raise SharedEnvironmentError(
+            f"{name}: expected a function that makes a new environment at each call, got one that"
+            " is in use already, so that an evaluation would disturb the training episode"
+        )
+    _in_use[id(made.unwrapped)] = made.unwrapped
+    return made
+
+
+def _in_plain_form(env: gymnasium.Env[Any, Any], name: str) -> Env:
     try:
         box = _checked_actions(name, env.action_space)
         _check_observations(name, env.observation_space)
@@ -363,6 +442,11 @@ def _dm_control(name: str, render_mode: str | None) -> gymnasium.Env[Any, Any]:
 
 
 def _gymnasium(name: str, render_mode: str | None) -> gymnasium.Env[Any, Any]:
+    if name.startswith(PYTHON):
+        raise InputError(
+            f"{name}: stands for an environment that a Python program made; expected that function"
+            " or object itself, or the id of a registered environment"
+        )
     try:
         return _constructed(name, render_mode)
     except gymnasium.error.NameNotFound as error:
@@ -415,7 +499,7 @@ def spec_of(env: Env, name: str) -> PolicySpec:
     return PolicySpec.flat(name, n_obs, n_act, control_rate(env))
 
 
-def action_bounds(name: str) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+def action_bounds(name: EnvLike) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     """The bounds of an environment's actions in its own units, as `gymnasium.make` gives it.
 
     Args:

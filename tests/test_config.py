@@ -277,7 +277,7 @@ def test_a_difference_has_an_owner(tmp_path: Path, capsys: pytest.CaptureFixture
         ("task.position_width", ["1.0", "->", "1.5"]),
     ]
     assert "needs a new policy" in lines[0]
-    assert "fact of the machine" in lines[1]
+    assert "property of the machine" in lines[1]
     assert lines[3] == "3 differences"
 
 

@@ -24,7 +24,6 @@ HEAVY = {
     "scipy",
     "numpy",
     "pydantic",
-    "tyro",
     "rich",
 }
 SMALL = {"steps": 120, "random_steps": 50, "eval_interval": 40, "eval_episodes": 1}

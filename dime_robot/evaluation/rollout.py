@@ -10,7 +10,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dime_robot.envs import MAX_EPISODE_STEPS, Env, make_env, time_limit
+from dime_robot.envs import (
+    MAX_EPISODE_STEPS,
+    Env,
+    EnvLike,
+    SharedEnvironmentError,
+    env_name,
+    make_env,
+    time_limit,
+)
 from dime_robot.evaluation.statistics import bootstrap_interval, iqm
 from dime_robot.runtime.io.errors import InputError
 from dime_robot.runtime.policy.noise import NoiseMode, NoiseSource
@@ -208,7 +216,7 @@ class Evaluator:
     Where a simulator allows fewer instances than asked for, those that can be made are used.
 
     Args:
-        env: environment name.
+        env: what `make_env` takes.
         shape: (N+1, d), the noise of one action.
         parallel: how many environments step together, so that the policy sees a batch.
         make: how number i of them is made, where the name does not say it all.
@@ -218,14 +226,14 @@ class Evaluator:
 
     def __init__(
         self,
-        env: str,
+        env: EnvLike,
         shape: tuple[int, int],
         parallel: int = 20,
         make: Callable[[int], Env] | None = None,
         seed: int = 0,
         say: Callable[[str], object] | None = None,
     ) -> None:
-        self._name, self._shape, self._parallel = env, shape, parallel
+        self._name, self._shape, self._parallel = env_name(env), shape, parallel
         self._make = make or (lambda i: make_env(env, startup_seed=seed_of(seed, STARTUP, i)))
         self._say = say or (lambda text: print(text, file=sys.stderr))
         self._envs: list[Env] = []
@@ -277,6 +285,8 @@ class Evaluator:
     def _add_one(self, count: int) -> bool:
         try:
             self._envs.append(self._make(len(self._envs)))
+        except SharedEnvironmentError:
+            raise
         except InputError as error:
             if not self._envs:
                 raise NoEnvironmentError(str(error)) from error

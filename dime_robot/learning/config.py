@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
+from dime_robot.runtime.contract.config_diff import differences
 from dime_robot.runtime.contract.policy_spec import StrictModel
 from dime_robot.runtime.io.errors import InputError, first_problem
 
@@ -187,19 +189,22 @@ GROUP_HELP = {
 }
 
 
-def differences(config: TrainConfig, other: TrainConfig) -> dict[str, tuple[Any, Any]]:
-    """Field name -> (value in `config`, value in `other`) wherever the two differ."""
-    ours, theirs = config.model_dump(), other.model_dump()
-    return {name: (ours[name], theirs[name]) for name in ours if ours[name] != theirs[name]}
+def option(name: str) -> str:
+    """A setting's name on a command line."""
+    return "--" + name.replace("_", "-")
 
 
-def train_options(config: TrainConfig, base: TrainConfig) -> list[str]:
-    """The words of a command line that make `config` out of `base`."""
+def option_words(settings: Mapping[str, Any]) -> list[str]:
+    """Settings as the words of a command line."""
     words = []
-    for name, (value, _) in differences(config, base).items():
-        option = name.replace("_", "-")
+    for name, value in settings.items():
         if isinstance(value, bool):
-            words.append(f"--{option}" if value else f"--no-{option}")
+            words.append(option(name if value else f"no_{name}"))
         else:
-            words += [f"--{option}", str(value)]
+            words += [option(name), str(value)]
     return words
+
+
+def changes(config: TrainConfig, base: TrainConfig) -> dict[str, Any]:
+    """The settings that make `config` out of `base`."""
+    return {name: value for name, value, _ in differences(config, base)}

@@ -35,6 +35,7 @@ from dime_robot.runtime.io.sealed_files import check_seal, seal_of
 from dime_robot.runtime.io.untrusted_files import read_bytes
 from dime_robot.runtime.policy.noise import NoiseMode
 from dime_robot.training.lineage import Lineage
+from dime_robot.training.run_folder import RunFolder
 
 FORMAT, VERSION = "dime_robot checkpoint", 2
 _MAX_BYTES = 16 << 30
@@ -173,7 +174,9 @@ def load(path: Path) -> Checkpoint:
 
 def _read(path: Path) -> bytes:
     if path.is_dir():
-        raise InputError(f"{path}: expected a checkpoint file, got a folder: {path / 'ckpt.pt'}?")
+        raise InputError(
+            f"{path}: expected a checkpoint file, got a folder: {RunFolder(path).checkpoint}?"
+        )
     if not path.exists():
         raise InputError(f"{path}: expected a checkpoint (ckpt.pt), got no such file")
     return read_bytes(path, "a checkpoint", _MAX_BYTES)
@@ -307,7 +310,8 @@ def _migrated(old: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     settings = TrainConfig.model_validate(config)
     if not isinstance(added, int):
         raise InputError(f"replay_added: expected a number, got {added!r:.40}")
-    kept = {"version": 1, "file": "replay.bin", "run": "0" * 32, "added": added}
+    replay = RunFolder(Path()).replay.name
+    kept = {"version": 1, "file": replay, "run": "0" * 32, "added": added}
     sizes = {
         "width": sum(row_sizes(spec.n_obs, spec.n_act)),
         "ring": settings.buffer_size + settings.checkpoint_interval,

@@ -1,11 +1,10 @@
-"""What a run says: the screen and TensorBoard."""
+"""What a run logs: lines on the screen and scalars for TensorBoard."""
 
 from __future__ import annotations
 
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from rich.console import Console
 from rich.live import Live
@@ -14,6 +13,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from dime_robot.evaluation.rollout import Evaluation
 from dime_robot.results.eval_csv import EvalRow
+from dime_robot.training.run_folder import RunFolder
 
 WIDE = 1e7  # from here on a return is shown with an exponent
 PLAIN_INTERVAL = 15.0  # [s] between progress lines where there is no terminal to redraw
@@ -34,10 +34,10 @@ class RunLogger:
     """
 
     def __init__(
-        self, folder: Path, total_steps: int, start_step: int, quiet: bool = False
+        self, files: RunFolder, total_steps: int, start_step: int, quiet: bool = False
     ) -> None:
         self.console = PipeConsole(highlight=False, soft_wrap=True, quiet=quiet)
-        self._writer = SummaryWriter(str(folder), purge_step=start_step + 1)
+        self._writer = SummaryWriter(str(files.events), purge_step=start_step + 1)
         self._total = total_steps
         self._live: Live | None = None
         self._drawn = time.monotonic()
@@ -45,8 +45,13 @@ class RunLogger:
         self._last_return: float | None = None
         self._best: float | None = None
 
-    def start_progress(self) -> None:
-        """Begin the progress line; everything printed from now on appears above it."""
+    def start_progress(self, earlier: Sequence[EvalRow]) -> None:
+        """Begin the progress line; everything printed from now on appears above it.
+
+        Args:
+            earlier: evaluations of this run before it was resumed.
+        """
+        self._best = max((row.return_mean for row in earlier), default=None)
         self._drawn = time.monotonic()
         if self.console.is_terminal:
             self._live = Live(console=self.console, refresh_per_second=4, transient=True)
@@ -63,31 +68,34 @@ class RunLogger:
 
     def progress(self, step: int) -> None:
         """Redraw the progress line; cheap enough for every step."""
-        now = time.monotonic()
-        if now - self._drawn < (0.25 if self._live else PLAIN_INTERVAL):
+        if not self._due():
             return
-        self._drawn = now
+        now = self._drawn
         self._marks.append((now, step))
         (then, at), speed = self._marks[0], 0.0
         if step > at:
             speed = (step - at) / (now - then)
         eta = _duration((self._total - step) / speed) if speed else "-"
-        text = (
+        self._draw(
             f"step {step:>7,}/{self._total:,}  {speed:5.0f} steps/s  ETA {eta}"
             f"  last return {_number(self._last_return)}  best {_number(self._best)}"
         )
-        if self._live:
-            self._live.update(Text(text, style="cyan"))
-        else:
-            self.line(text)
 
     def evaluating(self, step: int, ended: int, episodes: int, steps: int) -> None:
         """An evaluation goes on; cheap enough for every step of it."""
+        if self._due():
+            self._draw(
+                f"evaluating step {step:,}: {ended} of {episodes} episodes ended, {steps:,} steps"
+            )
+
+    def _due(self) -> bool:
         now = time.monotonic()
         if now - self._drawn < (0.25 if self._live else PLAIN_INTERVAL):
-            return
+            return False
         self._drawn = now
-        text = f"evaluating step {step:,}: {ended} of {episodes} episodes ended, {steps:,} steps"
+        return True
+
+    def _draw(self, text: str) -> None:
         if self._live:
             self._live.update(Text(text, style="cyan"))
         else:
@@ -113,10 +121,6 @@ class RunLogger:
         """Write to the event file."""
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
-
-    def remember(self, rows: Sequence[EvalRow]) -> None:
-        """Evaluations of an earlier part of this run."""
-        self._best = max((row.return_mean for row in rows), default=None)
 
     def stop_progress(self) -> None:
         """Remove the progress line."""

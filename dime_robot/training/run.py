@@ -20,7 +20,7 @@ import numpy.typing as npt
 import torch
 import yaml
 
-from dime_robot.envs import MAX_EPISODE_STEPS, Env, make_env, spec_of, time_limit
+from dime_robot.envs import MAX_EPISODE_STEPS, Env, EnvLike, make_env, spec_of, time_limit
 from dime_robot.evaluation.rollout import (
     STARTUP,
     Evaluation,
@@ -44,6 +44,7 @@ from dime_robot.training.checkpoint import Checkpoint, FinalEvaluation, PostMort
 from dime_robot.training.lineage import Lineage, Origin, Stage
 from dime_robot.training.logger import RunLogger
 from dime_robot.training.provenance import provenance
+from dime_robot.training.run_folder import RunFolder
 from dime_robot.training.run_lock import RunLock
 
 _TRAIN, _EVAL = 0, 1  # first part of an episode's seed after the run's
@@ -85,10 +86,11 @@ class TrainingRun:
 
     Args:
         config: all settings.
-        folder: where `ckpt.pt`, `replay.bin`, `config.yaml` and `eval.csv` are.
+        folder: where its files are.
         device: where the agent lives.
         origin: the checkpoint whose networks it begins from, if any.
         lock: on the folder, given back when the run is closed.
+        env: the environment, where its name in `config` does not make it.
     """
 
     def __init__(
@@ -98,9 +100,12 @@ class TrainingRun:
         device: torch.device,
         origin: Origin | None = None,
         lock: RunLock | None = None,
+        env: EnvLike | None = None,
     ) -> None:
         set_up(device, config.threads)
         self.config, self.folder, self._lock = config, folder, lock
+        self.files = RunFolder(folder)
+        self._source: EnvLike = config.env if env is None else env
         self.env = self._make_env()
         self.spec = spec_of(self.env, config.env)
         require_memory(config, self.spec.n_obs, self.spec.n_act, device)
@@ -112,10 +117,11 @@ class TrainingRun:
             device,
             margin=config.checkpoint_interval,
             run=secrets.token_hex(16),
+            file=self.files.replay.name,
         )
         noise_shape = (self.agent.actor.steps + 1, self.spec.n_act)
         self.evaluator = Evaluator(
-            config.env,
+            self._source,
             noise_shape,
             parallel=min(config.final_episodes, MAX_PARALLEL),
             seed=config.seed,
@@ -147,19 +153,9 @@ class TrainingRun:
 
     def _make_env(self) -> Env:
         # what an environment draws once for its life: of this run's seed, and the same on resume
-        return make_env(self.config.env, startup_seed=seed_of(self.config.seed, STARTUP))
+        return make_env(self._source, startup_seed=seed_of(self.config.seed, STARTUP))
 
     # -- files -----------------------------------------------------------------------------------
-
-    @property
-    def checkpoint_path(self) -> Path:
-        """The last good checkpoint."""
-        return self.folder / "ckpt.pt"
-
-    @property
-    def best_path(self) -> Path:
-        """The checkpoint whose evaluation had the highest mean return in this environment."""
-        return self.folder / "best.pt"
 
     @property
     def wall_seconds(self) -> float:
@@ -180,7 +176,7 @@ class TrainingRun:
     def write_config(self) -> None:
         """`config.yaml`: every setting of the run."""
         text = yaml.safe_dump(self.config.model_dump(), sort_keys=False)
-        write_atomically(self.folder / "config.yaml", text.encode(), RUN_AGAIN)
+        write_atomically(self.files.config, text.encode(), RUN_AGAIN)
 
     @property
     def env_since(self) -> int:
@@ -215,10 +211,10 @@ class TrainingRun:
         except OSError as error:
             raise InputError(
                 f"{self.folder}: its replay data cannot be written ({error.strerror});"
-                f" {self.checkpoint_path} is the last good checkpoint, make room and go on with"
+                f" {self.files.checkpoint} is the last good checkpoint, make room and go on with"
                 f" --resume {self.folder}"
             ) from None
-        checkpoint.save(self.checkpoint_path, self.record(), self.agent.state_dict())
+        checkpoint.save(self.files.checkpoint, self.record(), self.agent.state_dict())
         self._saved_step = self.step
 
     def load(self, state: Checkpoint, say: Callable[[str], None] = print) -> None:
@@ -248,7 +244,7 @@ class TrainingRun:
             self.best_mean = -np.inf if record.best_mean is None else record.best_mean
         self._saved_step, self._earlier_seconds = self.step, record.wall_seconds
         self.final = dict(record.final) if self.step >= self.config.steps else {}
-        path = self.folder / "eval.csv"
+        path = self.files.evaluations
         rows = read_eval_csv(path) if path.exists() else []
         self.rows = [row for row in rows if row.step <= self.step]
         self._begin_episode()
@@ -281,9 +277,8 @@ class TrainingRun:
         """Run until the last step or until `stop_requested`, and leave a checkpoint."""
         self._began = time.monotonic()
         self._logger = logger
-        logger.remember(self.rows)
         self._warn_of_endless_episodes(logger)
-        logger.start_progress()
+        logger.start_progress(self.rows)
         try:
             self._loop(logger)
         except StopRequestedError:  # the evaluation is made again by the run that goes on
@@ -470,7 +465,7 @@ class TrainingRun:
     def _keep_if_best(self, result: Evaluation) -> None:
         if self.step > self.env_since and result.mean > self.best_mean:
             self.best_mean = result.mean
-            checkpoint.save(self.best_path, self.record(), self.agent.state_dict())
+            checkpoint.save(self.files.best, self.record(), self.agent.state_dict())
 
     def _add_row(self, result: Evaluation, logger: RunLogger) -> None:
         row = EvalRow(
@@ -482,7 +477,7 @@ class TrainingRun:
             self.wall_seconds,
         )
         self.rows = [r for r in self.rows if r.step != row.step] + [row]
-        write_eval_csv(self.folder / "eval.csv", self.rows)
+        write_eval_csv(self.files.evaluations, self.rows)
         logger.evaluation(row, result)
         if self.on_evaluation is not None:
             event = EvaluationEvent(self.step, result, self.folder)
@@ -529,13 +524,13 @@ class TrainingRun:
             )
 
     def _stop_for(self, reason: str) -> None:
-        if not self.checkpoint_path.exists():  # nothing has been learned yet
+        if not self.files.checkpoint.exists():  # nothing has been learned yet
             raise NonFiniteError(reason)
-        path = self.folder / "nan.pt"
+        path = self.files.post_mortem
         found = PostMortem(reason=reason, metrics=metrics(self.agent))
         checkpoint.save(path, self.record(found), self.agent.state_dict())
         raise NonFiniteError(
-            f"{reason}; the state then is in {path}, the last good one in {self.checkpoint_path}"
+            f"{reason}; the state then is in {path}, the last good one in {self.files.checkpoint}"
         )
 
     def close(self) -> None:

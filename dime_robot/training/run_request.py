@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dime_robot.learning.config import TrainConfig
+
+if TYPE_CHECKING:
+    from dime_robot.envs import EnvLike
 
 
 @dataclass(frozen=True)
@@ -18,6 +22,7 @@ class RunRequest:
         resume: the run folder to go on with.
         init: a checkpoint whose networks a new run begins with.
         video: record a video at the end, where rendering works.
+        env: the environment, where `config.env` alone does not make it.
     """
 
     config: TrainConfig
@@ -25,3 +30,4 @@ class RunRequest:
     resume: Path | None = None
     init: Path | None = None
     video: bool = True
+    env: EnvLike | None = None

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dime_robot import command_line, evaluate
+from dime_robot import evaluate
 from dime_robot.evaluation import robustness_suite as suite
 from dime_robot.evaluation.rollout import Episode, Evaluation, Evaluator
 from dime_robot.runtime.io.errors import InputError
@@ -310,8 +310,8 @@ def test_no_model_of_a_command_line_is_dropped(
 ) -> None:
     words = [word for m in models for word in ([f"--model={m}"] if joined else ["--model", m])]
     words = ["p.onnx", "--suite", *words] if file_first else [*words, "--suite", "p.onnx"]
-    typed = command_line.parse(evaluate.Arguments, words, "evaluate")
-    assert typed.model == tuple(map(Path, models))
+    typed = evaluate._parser().parse_args(words)
+    assert typed.model == list(map(Path, models))
     assert typed.file == Path("p.onnx")
 
 
