@@ -18,6 +18,7 @@ import sys
 from collections.abc import Sequence
 
 from dime_robot.command_line import Parser
+from dime_robot.results.tables import text_table
 from dime_robot.runtime.contract.config_diff import differences
 from dime_robot.runtime.io.command import run_command
 from dime_robot.runtime.io.errors import InputError
@@ -61,8 +62,9 @@ def check(name: str) -> int:
 def diff(name: str, other: str) -> int:
     """Show what differs between two."""
     found = differences(load_robot_task(name)[0], load_robot_task(other)[0])
-    for place, ours, theirs in found:
-        print(f"{place:48s} {ours!s:>14s} -> {theirs!s:14s} {OWNERS[place.split('.')[0]]}")
+    if found:
+        rows = [[*difference, OWNERS[difference[0].split(".")[0]]] for difference in found]
+        print(text_table(["place", name, other, "owner"], rows))
     print(f"{len(found)} differences" if found else "no difference")
     return DIFFERENT if found else SAME
 

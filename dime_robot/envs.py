@@ -13,7 +13,8 @@ import functools
 import math
 import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from traceback import extract_tb
 from typing import Any, TypeAlias
@@ -35,7 +36,7 @@ Env = gymnasium.Env[FloatArray, FloatArray]
 # a name, a function without arguments that makes an environment, or an environment to copy
 EnvLike: TypeAlias = str | gymnasium.Env[Any, Any] | Callable[[], gymnasium.Env[Any, Any]]
 
-DEFAULT_RATE = 50.0  # [Hz], where an environment does not say how fast it is controlled
+DEFAULT_RATE = 50.0  # [Hz], where an environment does not state its control rate
 # of an episode of an environment that states no time limit, in evaluations and videos
 MAX_EPISODE_STEPS = 10_000
 NUMERIC_SPACES = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
@@ -127,6 +128,17 @@ class BoundedActions(gymnasium.ActionWrapper[Any, Any, Any]):
         return bounded
 
 
+@contextmanager
+def _refused_as(what: str) -> Iterator[None]:
+    """Raise whatever foreign code raises as an InputError that begins with these words."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f"{what}: {in_one_line(error)}") from error
+
+
 class PlainEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
     """Turns whatever an environment returns into plain values; see the module's docstring.
 
@@ -152,12 +164,8 @@ class PlainEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         Raises:
             InputError: the environment failed, or gave something else than numbers.
         """
-        try:
+        with _refused_as(f"{self._name}: reset failed"):
             given = self.env.reset(seed=seed, options=options)
-        except InputError:
-            raise
-        except Exception as error:
-            raise InputError(f"{self._name}: reset failed: {in_one_line(error)}") from error
         if not isinstance(given, tuple) or len(given) != 2:
             raise InputError(
                 f"{self._name}: reset: expected (observation, info), got {type(given).__name__};"
@@ -171,12 +179,8 @@ class PlainEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         Raises:
             InputError: the environment failed, or gave something else than numbers.
         """
-        try:
+        with _refused_as(f"{self._name}: step failed"):
             obs, reward, terminated, truncated, info = self.env.step(action)
-        except InputError:
-            raise
-        except Exception as error:
-            raise InputError(f"{self._name}: step failed: {in_one_line(error)}") from error
         return (
             self._vector(obs),
             self._number("reward", reward),
@@ -225,7 +229,7 @@ class PlainEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         return bool(number)
 
     def _plain_info(self, info: Any) -> dict[str, Any]:
-        if not isinstance(info, Mapping):  # None: it has nothing to say
+        if not isinstance(info, Mapping):  # None, as an environment may return
             return {}
         plain: dict[str, Any] = {}
         if info.get("is_success") is not None:
@@ -261,7 +265,7 @@ def plain_number(given: Any) -> float | None:
 
 
 def in_one_line(error: BaseException) -> str:
-    """What an exception says, and the file and line where it was raised."""
+    """An exception's message, and the file and line where it was raised."""
     try:
         words = str(error)
     except Exception:  # PyOpenGL's have none where there is no display
@@ -328,25 +332,18 @@ _in_use: WeakValueDictionary[int, gymnasium.Env[Any, Any]] = WeakValueDictionary
 
 def _from_python(env: EnvLike, name: str) -> gymnasium.Env[Any, Any]:
     if isinstance(env, gymnasium.Env):
-        try:
+        with _refused_as(
+            f"{name}: expected an environment that copy.deepcopy can copy, as training and"
+            " evaluation each need one, or a function that makes it"
+        ):
             return copy.deepcopy(env)
-        except Exception as error:  # windows, sockets, threads, objects of C libraries
-            raise InputError(
-                f"{name}: expected an environment that copy.deepcopy can copy, as training and"
-                f" evaluation each need one, got {in_one_line(error)}; give a function that makes"
-                " it instead"
-            ) from error
     if not callable(env):
         raise InputError(
             "env: expected a name, a gymnasium.Env or a function that makes one, got"
             f" {type(env).__name__}"
         )
-    try:
+    with _refused_as(f"{name}: cannot be made here"):
         made = env()
-    except InputError:
-        raise
-    except Exception as error:
-        raise InputError(f"{name}: cannot be made here: {in_one_line(error)}") from error
     if not isinstance(made, gymnasium.Env):
         raise InputError(
             f"{name}: expected a function that returns a gymnasium.Env, got {type(made).__name__}"
@@ -401,31 +398,32 @@ def _checked_actions(name: str, space: spaces.Space[Any]) -> spaces.Box:
     return space
 
 
-def _check_observations(name: str, space: spaces.Space[Any], where: str = "") -> None:
+def _check_observations(name: str, space: spaces.Space[Any]) -> None:
     """Every part has to be made of numbers; what their bounds are does not matter."""
-    if isinstance(space, spaces.Dict):
-        parts = {str(key): part for key, part in space.spaces.items()}
-    elif isinstance(space, spaces.Tuple):
-        parts = {str(i): part for i, part in enumerate(space.spaces)}
-    else:
-        numeric = isinstance(space, NUMERIC_SPACES)
-        if not numeric or (isinstance(space, spaces.Box) and space.dtype.kind not in "biuf"):
-            place = f" in {where}" if where else ""
+    for place, part in _parts(space):
+        numeric = isinstance(part, NUMERIC_SPACES)
+        if not numeric or (isinstance(part, spaces.Box) and part.dtype.kind not in "biuf"):
+            where = f" in {place}" if place else ""
             raise InputError(
                 f"{name}: expected a vector of observations, or parts of numbers, got"
-                f" {space!s:.80}{place}"
+                f" {part!s:.80}{where}"
             )
-        return _check_not_empty(name, space, where)
-    for key, part in parts.items():
-        _check_observations(name, part, f"{where}.{key}" if where else key)
-    return _check_not_empty(name, space, where)
-
-
-def _check_not_empty(name: str, space: spaces.Space[Any], where: str) -> None:
-    if where:  # one part may be empty, if another is not
-        return
-    if spaces.flatdim(space) == 0:
+    if spaces.flatdim(space) == 0:  # one part may be empty, if another is not
         raise InputError(f"{name}: expected at least one observation, got {space!s:.80}")
+
+
+def _parts(space: spaces.Space[Any], place: str = "") -> Iterator[tuple[str, spaces.Space[Any]]]:
+    """Spaces that hold no others, each with its place, `a.b.0`."""
+    parts: Iterable[tuple[Any, spaces.Space[Any]]]
+    if isinstance(space, spaces.Dict):
+        parts = space.spaces.items()
+    elif isinstance(space, spaces.Tuple):
+        parts = enumerate(space.spaces)
+    else:
+        yield place, space
+        return
+    for key, part in parts:
+        yield from _parts(part, f"{place}.{key}" if place else str(key))
 
 
 def _dm_control(name: str, render_mode: str | None) -> gymnasium.Env[Any, Any]:
@@ -526,7 +524,7 @@ def action_bounds(name: EnvLike) -> tuple[npt.NDArray[np.float32], npt.NDArray[n
 def control_rate(env: gymnasium.Env[Any, Any]) -> float:
     """How often it is controlled [Hz]: by its time step `dt` [s], its frame rate, or 50.
 
-    What is no positive number (a method, 0) says nothing.
+    What is no positive number (a method, 0) is ignored.
     """
     try:
         dt = plain_number(getattr(env.unwrapped, "dt", None))

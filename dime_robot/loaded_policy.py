@@ -33,7 +33,7 @@ _OTHER_FILES = (".yaml", ".yml", ".csv", ".json", ".html", ".xml", ".mp4", ".bin
 class LoadedPolicy:
     """What a checkpoint or a policy.onnx does, with one interface for both.
 
-    Pickling and copying store the path and where the noise stands; the file is read again, and
+    Pickling and copying store the path and the state of the noise; the file is read again, and
     refused where it has changed.
 
     Args:

@@ -17,10 +17,11 @@ import html
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dime_robot.command_line import Parser
 from dime_robot.results.eval_csv import EvalRow, read_eval_csv
+from dime_robot.results.tables import html_table
 from dime_robot.runtime.contract.config_diff import differences
 from dime_robot.runtime.io.command import run_command
 from dime_robot.runtime.io.errors import InputError
@@ -67,14 +68,6 @@ def learning_curve(rows: Sequence[EvalRow], title: str) -> str:
     return figure_of_returns(title, draw)
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    def cells(values: Sequence[Any], tag: str) -> str:
-        return "".join(f"<{tag}>{html.escape(str(value))}</{tag}>" for value in values)
-
-    body = "".join(f"<tr>{cells(row, 'td')}</tr>" for row in rows)
-    return f"<table><tr>{cells(head, 'th')}</tr>{body}</table>"
-
-
 def _repetition(lineage: Lineage) -> str:
     """The commands behind the policy, and what is not known of it."""
     from dime_robot.training.lineage import commands
@@ -103,7 +96,7 @@ def _final_table(final: Mapping[NoiseMode, FinalEvaluation]) -> str:
             ]
         )
     head = ["noise", "return (mean ± std)", "IQM", "95 % of the mean", "episodes", "success"]
-    return _table(head, rows)
+    return html_table(head, rows)
 
 
 def _video(path: Path) -> str:
@@ -145,11 +138,11 @@ def write_report(folder: Path) -> Path:
     parts.append(_video(files.video))
     parts.append(f"<h2>Settings that differ from the preset {html.escape(config.preset)}</h2>")
     if changed:
-        parts.append(_table(["setting", "this run", "preset and task"], changed))
+        parts.append(html_table(["setting", "this run", "preset and task"], changed))
     else:
         parts.append("<p>None.</p>")
     parts += ["<h2>To repeat it</h2>", _repetition(record.lineage)]
-    parts += ["<h2>Made with</h2>", _table(["what", "version"], list(made.items()))]
+    parts += ["<h2>Made with</h2>", html_table(["what", "version"], list(made.items()))]
     page = (
         '<!doctype html><html lang="en"><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'

@@ -36,6 +36,7 @@ from dime_robot import train
 from dime_robot.command_line import Parser
 from dime_robot.learning.config import TrainConfig, changes, option_words
 from dime_robot.results.eval_csv import EvalRow, read_eval_csv, write_eval_csv
+from dime_robot.results.tables import text_table
 from dime_robot.runtime.io.command import run_command
 from dime_robot.runtime.io.errors import InputError
 from dime_robot.runtime.io.regular_files import write_atomically
@@ -287,7 +288,7 @@ class Sweep:
 def write_tables(out: Path, runs: Sequence[Run], failures: Mapping[int, str], command: str) -> str:
     """Write a CSV per task and `summary.md` of what there is; gives the table."""
     from dime_robot.results.curves import Curves
-    from dime_robot.results.summary import LEGEND, OUTCOME, SUMMARY, outcome, table
+    from dime_robot.results.summary import LEGEND, OUTCOME, SUMMARY, outcome
 
     lines = []
     for env in dict.fromkeys(run.config.env for run in runs):
@@ -307,7 +308,7 @@ def write_tables(out: Path, runs: Sequence[Run], failures: Mapping[int, str], co
             path.unlink(missing_ok=True)  # an older one is of other runs
         count = f"{len(own) - len(missing)} of {len(own)}"
         lines.append([env, count, *cells, ", ".join(missing) or "-"])
-    text = table(["task", "seeds finished", *OUTCOME, "not finished"], lines)
+    text = text_table(["task", "seeds finished", *OUTCOME, "not finished"], lines)
     page = f"`{command}` makes this file and the CSVs.\n\n{LEGEND}\n\n{text}\n"
     write_atomically(out / SUMMARY, page.encode())
     return text

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 from dime_robot import __version__
 from dime_robot.command_line import Parser
-from dime_robot.learning.config import GROUP_HELP, GROUPS, TrainConfig, changes, option
+from dime_robot.learning.config import GROUPS, TrainConfig, changes, option
 from dime_robot.runtime.io.command import INTERRUPTED, interruption_as_itself, run_command
 from dime_robot.runtime.io.errors import InputError
 from dime_robot.runtime.policy.env_name import env_options
@@ -30,7 +30,7 @@ from dime_robot.training.presets import preset_config, task_settings
 from dime_robot.training.run_folder import RunFolder
 from dime_robot.training.run_request import RunRequest
 
-if TYPE_CHECKING:  # torch takes seconds to load: functions import what stands on it
+if TYPE_CHECKING:  # torch takes seconds to load: functions import what needs it
     import torch
 
     from dime_robot.training.logger import RunLogger
@@ -48,9 +48,8 @@ def _parser(default: TrainConfig) -> Parser:
         f" defaults shown are those of --preset {default.preset} and --env {default.env}; --preset"
         " official has the paper's sizes.",
     )
-    add = parser.add_argument_group(
-        "folders", "Where a run begins and what it leaves."
-    ).add_argument
+    group = parser.add_argument_group("folders", "Where a run begins and what it leaves.")
+    add = group.add_argument
     add(
         "--out",
         type=Path,
@@ -76,19 +75,17 @@ def _parser(default: TrainConfig) -> Parser:
         default=True,
         help="record a video of the trained policy where rendering works",
     )
-    for title, names in GROUPS.items():
-        group = parser.add_argument_group(title, GROUP_HELP[title])
-        for name in names:
-            field = TrainConfig.model_fields[name]
-            made = group.add_argument(
-                option(name), default=getattr(default, name), **_form(field.annotation)
-            )
-            made.help = f"{field.description} (default: %(default)s)"
+    for name, field in TrainConfig.model_fields.items():
+        if name in GROUPS:
+            group = parser.add_argument_group(*GROUPS[name])
+        form = _form(field.annotation)
+        made = group.add_argument(option(name), default=getattr(default, name), **form)
+        made.help = f"{field.description} (default: %(default)s)"
     return parser
 
 
 def _form(kind: Any) -> dict[str, Any]:
-    """How an option of this type is read."""
+    """Arguments of `add_argument` for a setting of this type."""
     if kind is bool:
         return {"action": BooleanOptionalAction}
     if get_origin(kind) is Literal:
@@ -127,7 +124,7 @@ def parse(argv: Sequence[str]) -> RunRequest:
 
 
 def header(run: TrainingRun, device: torch.device) -> list[str]:
-    """What the run is, in at most 8 lines."""
+    """Describe the run in at most 8 lines."""
     import torch
 
     from dime_robot.learning.networks import parameter_count

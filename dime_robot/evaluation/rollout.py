@@ -39,7 +39,7 @@ class NoEnvironmentError(InputError):
 
 @dataclass
 class Episode:
-    """What an episode came to; plain Python values."""
+    """The result of one episode, in plain Python values."""
 
     total: float = 0.0  # unscaled return
     length: int = 0  # [steps]
@@ -48,7 +48,7 @@ class Episode:
     cut: bool = False  # ended by MAX_EPISODE_STEPS, as its environment states no time limit
     action_change: float = 0.0  # sum over steps of the mean |a_t - a_{t-1}|
     effort_peak: float | None = None  # largest effort of a drive [N m or N]
-    sums: dict[str, float] = field(default_factory=dict)  # over steps, of what the task measures
+    sums: dict[str, float] = field(default_factory=dict)  # over steps, of the task's metrics
     counts: dict[str, int] = field(default_factory=dict)  # steps that gave it, where not all did
 
     @property
@@ -56,8 +56,8 @@ class Episode:
         """Mean |a_t - a_{t-1}| over steps and actions, in units of [-1, 1] per step."""
         return self.action_change / max(1, self.length - 1)
 
-    def measure(self, name: str) -> float:
-        """Mean of one of the task's measures over the steps that gave it, in its unit."""
+    def metric(self, name: str) -> float:
+        """Mean of one of the task's metrics over the steps that gave it, in its unit."""
         return self.sums[name] / self.counts.get(name, self.length)
 
 
@@ -104,10 +104,10 @@ class Evaluation:
         return max(known, default=None)
 
     @property
-    def measures(self) -> dict[str, float]:
-        """Mean over episodes of what the task measures in all, e.g. velocity_error [m/s]."""
+    def metrics(self) -> dict[str, float]:
+        """Mean over episodes of the metrics that every episode has, e.g. velocity_error [m/s]."""
         names = [n for n in self.episodes[0].sums if all(n in e.sums for e in self.episodes)]
-        return {name: float(np.mean([e.measure(name) for e in self.episodes])) for name in names}
+        return {name: float(np.mean([e.metric(name) for e in self.episodes])) for name in names}
 
     @property
     def cut(self) -> int:
@@ -142,8 +142,8 @@ class Evaluation:
             "survival": self.survival,
             "effort_peak": self.effort_peak,
         }
-        # a measure never takes the place of a statistic of the same name
-        plain.update({name: v for name, v in self.measures.items() if name not in plain})
+        # a metric never takes the place of a statistic of the same name
+        plain.update({name: v for name, v in self.metrics.items() if name not in plain})
         if self.cut:
             plain["cut_at_step_limit"] = self.cut
         return plain
@@ -156,7 +156,7 @@ class Evaluation:
         )
         if self.successes is not None:
             text += f"   success {self.successes}/{len(self.episodes)}"
-        for name, value in self.measures.items():
+        for name, value in self.metrics.items():
             text += f"   {name.replace('_', ' ')} {value:.3f}"
         if self.cut:
             text += f"   {self.cut} cut at {MAX_EPISODE_STEPS:,} steps"
@@ -213,15 +213,15 @@ def episode_noise(shape: tuple[int, int], seed: int, mode: NoiseMode) -> NoiseSo
 class Evaluator:
     """Keeps environments between evaluations and runs their episodes side by side.
 
-    Where a simulator allows fewer instances than asked for, those that can be made are used.
+    Where a simulator allows fewer instances than `parallel`, those that can be made are used.
 
     Args:
         env: what `make_env` takes.
         shape: (N+1, d), the noise of one action.
         parallel: how many environments step together, so that the policy sees a batch.
-        make: how number i of them is made, where the name does not say it all.
+        make: makes number i of them, where `env` alone does not determine it.
         seed: of what each environment draws once for its life.
-        say: gets the sentence that fewer could be made; by default it goes to stderr.
+        log: takes the sentence that fewer could be made; by default it goes to stderr.
     """
 
     def __init__(
@@ -231,11 +231,11 @@ class Evaluator:
         parallel: int = 20,
         make: Callable[[int], Env] | None = None,
         seed: int = 0,
-        say: Callable[[str], object] | None = None,
+        log: Callable[[str], object] | None = None,
     ) -> None:
         self._name, self._shape, self._parallel = env_name(env), shape, parallel
         self._make = make or (lambda i: make_env(env, startup_seed=seed_of(seed, STARTUP, i)))
-        self._say = say or (lambda text: print(text, file=sys.stderr))
+        self._log = log or (lambda text: print(text, file=sys.stderr))
         self._envs: list[Env] = []
         self._full = False  # no more can be made
 
@@ -290,7 +290,7 @@ class Evaluator:
         except InputError as error:
             if not self._envs:
                 raise NoEnvironmentError(str(error)) from error
-            self._say(
+            self._log(
                 f"evaluations run {len(self._envs)} episodes at a time, not {count}: no more"
                 f" environments can be made ({error})"
             )

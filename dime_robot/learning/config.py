@@ -15,7 +15,7 @@ MAX_COUNT = 10**12  # of steps, updates and intervals
 MAX_THREADS = 1024
 MAX_WIDTH = 65_536
 MAX_BATCH = 1_000_000
-MAX_ROWS = 10**10  # of the replay; what the machine can hold is looked at with the sizes known
+MAX_ROWS = 10**10  # of the replay; what the machine can hold is checked once the sizes are known
 MAX_RETURN = 1e12
 PresetName = Literal["official", "laptop", "tiny"]
 
@@ -155,37 +155,15 @@ class TrainConfig(StrictModel):
         return self
 
 
-# How the settings are shown together: title -> its settings
-GROUPS: dict[str, tuple[str, ...]] = {
-    "run": (
-        *("env", "preset", "steps", "seed", "device", "threads"),
-        *("compile", "graphs", "overlap"),
-    ),
-    "task": ("reward_scale", "discount", "v_min", "v_max"),
-    "policy": (
-        *("actor", "diffusion_steps", "dt_init", "learn_step_size", "actor_width", "actor_depth"),
-        *("actor_lr", "gradient_clip", "policy_delay", "actor_start"),
-    ),
-    "temperature": ("alpha_init", "alpha_lr", "path_cost_target"),
-    "critic": (
-        *("critic_width", "critic_depth", "atoms", "critic_lr", "critic_entropy"),
-        *("renorm_warmup", "adam_b1"),
-    ),
-    "data": ("batch_size", "update_to_data", "random_steps", "buffer_size"),
-    "evaluation": (
-        *("eval_interval", "eval_episodes", "final_episodes"),
-        *("log_interval", "checkpoint_interval"),
-    ),
-}
-
-GROUP_HELP = {
-    "run": "What is trained, how long, and on what.",
-    "task": "What the learner makes of rewards; every task has its own defaults.",
-    "policy": "The actor: networks, diffusion, updates.",
-    "temperature": "The weight of the policy's entropy.",
-    "critic": "The critics: networks, atoms, updates.",
-    "data": "Batches and replay.",
-    "evaluation": "Evaluations, logs and checkpoints.",
+# How `train --help` shows the settings: the first one of a group -> title and help of the group
+GROUPS = {
+    "env": ("run", "What is trained, how long, and on what."),
+    "reward_scale": ("task", "How rewards enter the learner; every task has its own defaults."),
+    "actor": ("policy", "The actor: networks, diffusion, updates."),
+    "alpha_init": ("temperature", "The weight of the policy's entropy."),
+    "critic_width": ("critic", "The critics: networks, atoms, updates."),
+    "batch_size": ("data", "Batches and replay."),
+    "eval_interval": ("evaluation", "Evaluations, logs and checkpoints."),
 }
 
 

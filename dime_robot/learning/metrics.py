@@ -12,7 +12,7 @@ def metrics(agent: DIME) -> dict[str, float]:
     """Means over the updates since the last call. Waits for the device: not for every step."""
     values = {
         "temperature/alpha": float(agent.alpha),
-        **{name: float(value) for name, value in agent.actor.measures().items()},
+        **{name: float(value) for name, value in agent.actor.metrics().items()},
         **agent.critic_means.read(),
         **agent.actor_means.read(),
     }

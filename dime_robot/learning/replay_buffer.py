@@ -38,6 +38,7 @@ class ReplayBuffer:
         margin: as many transitions may be added after a flush before rows that the flushed state
             still needs are overwritten on disk.
         run: identity of the run, 32 hex digits, for the file's header.
+        file: name of the file on disk.
     """
 
     def __init__(

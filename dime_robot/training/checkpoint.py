@@ -259,11 +259,11 @@ def load_actor(path: Path) -> tuple[Actor, Checkpoint]:
     loaded = load(path)
     config, spec = loaded.config, loaded.spec
     width, layers = config.actor_width, config.actor_depth
-    least_bytes = 4 * width * (spec.n_obs + (layers - 1) * width)
-    if least_bytes > path.stat().st_size:  # a file must not ask for more memory than it fills
+    min_bytes = 4 * width * (spec.n_obs + (layers - 1) * width)
+    if min_bytes > path.stat().st_size:  # a file must not ask for more memory than it fills
         raise InputError(
             f"{path}: its networks are not those its settings say: actor_width {width} and"
-            f" actor_depth {layers} need {least_bytes / 1e6:.1f} MB at least"
+            f" actor_depth {layers} need {min_bytes / 1e6:.1f} MB at least"
         )
     if config.threads:
         torch.set_num_threads(config.threads)

@@ -20,7 +20,7 @@ PLAIN_INTERVAL = 15.0  # [s] between progress lines where there is no terminal t
 
 
 class PipeConsole(Console):
-    """Where the reader of our output has gone, says so to `run_command`; rich would exit mutely."""
+    """Raises where the reader of our output has gone, for `run_command`; rich would just exit."""
 
     def on_broken_pipe(self) -> None:
         """Called while the BrokenPipeError is handled."""

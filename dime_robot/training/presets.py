@@ -46,7 +46,7 @@ PRESETS: dict[PresetName, dict[str, Any]] = {
 }
 
 # What a task needs by itself, first match wins: the atoms must contain its discounted soft
-# returns in units of the scaled reward. A robot's task says it in its own file (`training:`).
+# returns in units of the scaled reward. A robot's task has them in its own file (`training:`).
 TASKS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("dm_control/*", {"v_min": -200.0, "v_max": 200.0}),
     ("Pendulum-v1", {"reward_scale": 0.1, "v_min": -100.0, "v_max": 20.0}),

@@ -55,7 +55,7 @@ FLOAT32_MAX = float(np.finfo(np.float32).max)
 # NaN entries of the actor's gradient are set to 0, as the authors do: right for a rare accident of
 # arithmetic. From one update in ten on, the policy learns from what is left of its gradient.
 NAN_GRADIENT_SHARE = 0.1  # of actor updates
-NAN_GRADIENT_WINDOW = 20  # actor updates that a share is taken over, at the least
+NAN_GRADIENT_WINDOW = 20  # minimum of actor updates that a share is taken over
 
 
 class NonFiniteError(InputError):
@@ -125,11 +125,11 @@ class TrainingRun:
             noise_shape,
             parallel=min(config.final_episodes, MAX_PARALLEL),
             seed=config.seed,
-            say=lambda text: self._notes.append(text),
+            log=lambda text: self._notes.append(text),
         )
         self._notes: list[str] = []  # for the logger, once there is one
         self._one_environment = False  # the simulator allows only one instance at a time
-        self._gradients_seen = (0, 0)  # actor updates, and those with NaN, at the last look
+        self._gradients_seen = (0, 0)  # actor updates, and those with NaN, at the last check
         self.rows: list[EvalRow] = []
         self.final: dict[NoiseMode, FinalEvaluation] = {}  # of the last evaluation
         self.provenance = provenance()
@@ -141,7 +141,7 @@ class TrainingRun:
         self.best_mean = -np.inf  # mean return of the best evaluation since then
         self.on_evaluation: Callable[[EvaluationEvent], bool | None] | None = None
         self.stop_requested = False
-        self.stepping = True  # until the loop ends, which looks at `stop_requested`
+        self.stepping = True  # until the loop ends, which polls `stop_requested`
         self.saving = False  # within a save between two steps
         self._saved_step = 0
         self._earlier_seconds = 0.0
@@ -184,7 +184,7 @@ class TrainingRun:
         return self._lineage[-1].since
 
     def record(self, post_mortem: PostMortem | None = None) -> Record:
-        """What a checkpoint says besides the learner's tensors."""
+        """The part of a checkpoint besides the learner's tensors."""
         *before, own = self._lineage
         own = own.model_copy(update={"until": self.step, "config": self.config})
         return Record(
@@ -217,7 +217,7 @@ class TrainingRun:
         checkpoint.save(self.files.checkpoint, self.record(), self.agent.state_dict())
         self._saved_step = self.step
 
-    def load(self, state: Checkpoint, say: Callable[[str], None] = print) -> None:
+    def load(self, state: Checkpoint, log: Callable[[str], None] = print) -> None:
         """Continue from a checkpoint.
 
         Raises:
@@ -248,12 +248,12 @@ class TrainingRun:
         rows = read_eval_csv(path) if path.exists() else []
         self.rows = [row for row in rows if row.step <= self.step]
         self._begin_episode()
-        self._replay_episode(record, say)
+        self._replay_episode(record, log)
         if record.replay.version == 1:  # from here on with digests
             self.save()
             (self.folder / record.replay.file).unlink(missing_ok=True)
 
-    def _replay_episode(self, record: Record, say: Callable[[str], None]) -> None:
+    def _replay_episode(self, record: Record, log: Callable[[str], None]) -> None:
         """Bring the simulator back to where the checkpoint was taken."""
         count = record.episode_step
         if count == 0:
@@ -267,7 +267,7 @@ class TrainingRun:
         if repeats:
             self._episode_step, self._episode_return = count, record.episode_return
         else:
-            say(f"{self.config.env} does not repeat itself: the interrupted episode is dropped")
+            log(f"{self.config.env} does not repeat itself: the interrupted episode is dropped")
             self.episode += 1
             self._begin_episode()
 
@@ -307,7 +307,7 @@ class TrainingRun:
             self._save_between_steps()
 
     def _save_between_steps(self) -> None:
-        self.saving = True  # a stop is looked at after it, however long it takes
+        self.saving = True  # a stop request waits for it, however long it takes
         try:
             self.save()
         finally:
@@ -386,7 +386,7 @@ class TrainingRun:
             )
 
     def _warn_of_wide_atoms(self, logger: RunLogger) -> None:
-        """A critic whose atoms are far wider than any return tells returns apart badly."""
+        """A critic whose atoms are far wider than any return cannot resolve returns."""
         config, rewards = self.config, self.buffer.rewards()
         low, high = min(0.0, float(rewards.min())), max(0.0, float(rewards.max()))
         returns = (high - low) / (1 - config.discount)
@@ -428,7 +428,7 @@ class TrainingRun:
             self._begin_episode()
 
     def _watch(self, ended: int, episodes: int, steps: int) -> None:
-        """Between two steps of an evaluation: leave where asked to, show how far it is."""
+        """Between two steps of an evaluation: end it on a stop request, show its progress."""
         if self.stop_requested:
             raise StopRequestedError
         if self._logger is not None:
@@ -439,14 +439,14 @@ class TrainingRun:
         if due and not any(row.step == self.step for row in self.rows):
             self.check_finite()
             result = self._evaluate(self.config.eval_episodes, "fresh")
-            self._say_notes(logger)
+            self._log_notes(logger)
             self._add_row(result, logger)
             self._keep_if_best(result)
 
     def _evaluate_finally(self, logger: RunLogger) -> None:
         """The last row of `eval.csv`, and all noise modes for the report."""
         results = {mode: self._evaluate(self.config.final_episodes, mode) for mode in NOISE_MODES}
-        self._say_notes(logger)
+        self._log_notes(logger)
         self._add_row(results["fresh"], logger)
         self._keep_if_best(results["fresh"])
         self.final = {
@@ -458,7 +458,7 @@ class TrainingRun:
         for text in NOISE_LEGEND:
             logger.line(f"  {text}")
 
-    def _say_notes(self, logger: RunLogger) -> None:
+    def _log_notes(self, logger: RunLogger) -> None:
         while self._notes:
             logger.line(f"note: {self._notes.pop(0)}")
 
@@ -486,9 +486,9 @@ class TrainingRun:
     # -- NaN guards ------------------------------------------------------------------------------
 
     def check_finite(self) -> None:
-        """Stop if a loss since the last look, or a parameter, is NaN or inf.
+        """Stop if a loss since the last check, or a parameter, is NaN or inf.
 
-        `ckpt.pt` is from before it: every save looks first.
+        The last checkpoint is from before it: every save checks first.
 
         Raises:
             NonFiniteError: with what, where, and the post-mortem's path.

@@ -1,4 +1,4 @@
-"""RunRequest: what a run shall be. Loads no torch, so that a command line is read at once."""
+"""RunRequest: the settings of a run and where it begins. Loads no torch: it is made at once."""
 
 from __future__ import annotations
 

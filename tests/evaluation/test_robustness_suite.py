@@ -93,7 +93,7 @@ def test_thresholds_hold_for_the_nominal_and_the_randomised_robot() -> None:
     assert suite.shortfalls([row("nominal"), row("randomised"), row("end")], LIMITS) == []
     found = suite.shortfalls([row("nominal", velocity=0.16), row("randomised", yaw=0.3)], LIMITS)
     assert found[0] == (
-        "nominal, asked for (0.0, 0.0, 0.0): velocity error 0.160 m/s, expected at most 0.15"
+        "nominal, command (0.0, 0.0, 0.0): velocity error 0.160 m/s, expected at most 0.15"
     )
     assert len(found) == 4
     assert "randomised" in found[2] and "yaw rate error 0.300 rad/s" in found[2]
@@ -185,9 +185,7 @@ def test_the_shipped_policy_fails_on_a_go2_of_strong_joint_damping(
     words += ["--only", "damped.xml", "--model", str(damped_go2(tmp_path))]
     assert evaluate.main(words) == 1
     out = capsys.readouterr().out
-    error = re.search(
-        r"model damped.xml, asked for \(0.6, 0.0, 0.0\): velocity error (\S+) m/s", out
-    )
+    error = re.search(r"model damped.xml, command \(0.6, 0.0, 0.0\): velocity error (\S+) m/s", out)
     lost = re.search(r"model damped.xml: (\d+)% of the nominal tracking reward lost", out)
     assert error is not None and lost is not None, out
     assert float(error[1]) == pytest.approx(0.58, abs=0.05)  # it stands
