@@ -15,7 +15,7 @@ import sys
 import warnings
 from argparse import BooleanOptionalAction
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
@@ -38,7 +38,7 @@ if TYPE_CHECKING:  # torch takes seconds to load: functions import what needs it
 
 DEFAULT_PRESET, DEFAULT_ENV = "tiny", "sim:cartpole"
 PROGRAM = "python -m dime_robot.train"
-PATIENCE = 2.0  # [s] from a stop request until a step that does not end is left
+PATIENCE = 2.0  # [s] from a stop request until a step that does not end is interrupted
 
 
 def _parser(default: TrainConfig) -> Parser:
@@ -156,10 +156,11 @@ def header(run: TrainingRun, device: torch.device) -> list[str]:
 
 
 class StopSignals:
-    """SIGINT and SIGTERM: between two steps from the run's making to its last one, else at once.
+    """Handles SIGINT and SIGTERM.
 
-    The first one asks the run to stop, which then saves. A second one, or a step that
-    takes longer than `PATIENCE`, leaves at once: the last good checkpoint stays.
+    While the run steps, the first signal requests a stop: the run ends after its current step and
+    saves. A second signal, a step that takes longer than `PATIENCE`, and a signal at any other time
+    end the process at once: the last good checkpoint stays.
     """
 
     def __init__(self) -> None:
@@ -197,25 +198,19 @@ def main(argv: Sequence[str] | None = None) -> int:
             with interruption_as_itself():
                 arguments = parse(sys.argv[1:] if argv is None else argv)
                 return _train(arguments, signals)
-        except KeyboardInterrupt:
-            folder = _resumable(arguments, signals)
-            if folder is None:
+        except (KeyboardInterrupt, BrokenPipeError) as error:
+            files = _resumable(arguments, signals)
+            if files is None:
+                raise
+            command = _resume_command(files, arguments)
+            if isinstance(error, BrokenPipeError):
+                print(f"stopped: the reader of the output is gone; {command}", file=sys.stderr)
                 raise
             print(
-                f"interrupted; the last good checkpoint is {folder.checkpoint}:"
-                f" {_resume_command(folder, arguments)}",
+                f"interrupted; the last good checkpoint is {files.checkpoint}: {command}",
                 file=sys.stderr,
             )
             return INTERRUPTED
-        except BrokenPipeError:
-            folder = _resumable(arguments, signals)
-            if folder is not None:
-                print(
-                    "stopped: nobody reads the output any more;"
-                    f" {_resume_command(folder, arguments)}",
-                    file=sys.stderr,
-                )
-            raise
 
 
 def _resumable(arguments: RunRequest | None, signals: StopSignals) -> RunFolder | None:
@@ -226,10 +221,10 @@ def _resumable(arguments: RunRequest | None, signals: StopSignals) -> RunFolder 
     return files if files is not None and files.checkpoint.exists() else None
 
 
-def _resume_command(folder: RunFolder, arguments: RunRequest | None) -> str:
-    """What to type to go on."""
+def _resume_command(files: RunFolder, arguments: RunRequest | None) -> str:
+    """The command that resumes it."""
     options = [] if arguments is None else env_options(arguments.config.env)
-    return f"{PROGRAM} --resume {shlex.join([str(folder.path), *options])}"
+    return f"{PROGRAM} --resume {shlex.join([str(files.path), *options])}"
 
 
 def _train(arguments: RunRequest, signals: StopSignals) -> int:
@@ -246,16 +241,12 @@ def _train(arguments: RunRequest, signals: StopSignals) -> int:
             write_report(run.folder)
         print(f"{run.folder} is finished ({run.step:,} steps); --steps N extends it")
         return 0
-    logger = RunLogger(run.files, run.config.steps, run.step)
-    try:
+    with closing(run), closing(RunLogger(run.files, run.config.steps, run.step)) as logger:
         for line in header(run, device):
             logger.line(line)
         if arguments.resume is not None:
             logger.line(f"resumed at step {run.step:,}")
         run.train(logger)
-    finally:
-        logger.close()
-        run.close()
     _last_lines(run, logger, arguments)
     return 0
 

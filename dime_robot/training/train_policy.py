@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,7 +104,7 @@ def train_policy(
     run = start_run(request, choose_device(config.device))
     run.on_evaluation = callback
     logger = RunLogger(run.files, config.steps, run.step, quiet=quiet)
-    try:
+    with closing(run), closing(logger):
         if config.env.startswith(PYTHON):
             logger.line(
                 f"note: no file can name {config.env}: this run goes on only with"
@@ -113,7 +114,4 @@ def train_policy(
             )
         if not run.finished:
             run.train(logger)
-    finally:
-        logger.close()
-        run.close()
     return TrainedRun(run.folder, tuple(run.rows), run.finished)
