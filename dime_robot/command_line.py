@@ -17,7 +17,7 @@ WHOLE = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]{1,3})?")
 
 
 def whole_number(text: str) -> int:
-    """12, 1_000, 1e6 and 2.5e3 as the whole numbers that they are.
+    """Read 12, 1_000, 1e6 and 2.5e3 as whole numbers.
 
     Raises:
         ValueError: no number, or one with a fraction.
@@ -65,7 +65,7 @@ class Parser(argparse.ArgumentParser):
         return found
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Read what is known; --eval_interval is --eval-interval."""
+        """Read the known options; --eval_interval is --eval-interval."""
         words = [self._spelled(word) for word in args or ()]
         return super().parse_known_args(words, namespace)
 

@@ -45,7 +45,7 @@ def check(name: str) -> int:
     Raises:
         InputError: there is one problem.
     """
-    from dime_robot.sim.examination import examine  # MuJoCo takes a second to come
+    from dime_robot.sim.examination import examine  # MuJoCo takes a second to load
 
     found = examine(name)
     if len(found.problems) == 1:
@@ -60,7 +60,7 @@ def check(name: str) -> int:
 
 
 def diff(name: str, other: str) -> int:
-    """Show what differs between two."""
+    """Print what differs between two configurations."""
     found = differences(load_robot_task(name)[0], load_robot_task(other)[0])
     if found:
         rows = [[*difference, OWNERS[difference[0].split(".")[0]]] for difference in found]

@@ -51,7 +51,7 @@ class DmControlEnv(gymnasium.Env[FloatArray, FloatArray]):
     metadata = {"render_modes": ["rgb_array"]}
 
     def __init__(self, domain: str, task: str, render_mode: str | None = None) -> None:
-        with warnings.catch_warnings():  # it looks for a display even where none is needed
+        with warnings.catch_warnings():  # it warns of a missing display even where none is needed
             warnings.filterwarnings("ignore", message=".*DISPLAY")
             from dm_control import suite
 
@@ -399,7 +399,7 @@ def _checked_actions(name: str, space: spaces.Space[Any]) -> spaces.Box:
 
 
 def _check_observations(name: str, space: spaces.Space[Any]) -> None:
-    """Every part has to be made of numbers; what their bounds are does not matter."""
+    """Refuse parts that are not made of numbers; bounds do not matter."""
     for place, part in _parts(space):
         numeric = isinstance(part, NUMERIC_SPACES)
         if not numeric or (isinstance(part, spaces.Box) and part.dtype.kind not in "biuf"):

@@ -39,7 +39,7 @@ MAX_EPISODES = 100_000
 SHORT = 1  # exit code: the suite's thresholds are not met
 
 
-def load_agent(name: Literal["zero", "random"], env: str) -> LoadedPolicy:
+def load_builtin(name: Literal["zero", "random"], env: str) -> LoadedPolicy:
     """A policy that needs no file: no action at all, or uniformly random ones.
 
     Raises:
@@ -137,7 +137,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _episodes(arguments: Namespace, loaded: LoadedPolicy, env: str) -> dict[str, Any]:
-    """Noise mode -> its evaluation; each is printed when it is there."""
+    """Noise mode -> its evaluation; each is printed when it ends."""
     from dime_robot.loaded_policy import run_episodes
 
     episodes = EPISODES if arguments.episodes is None else arguments.episodes
@@ -191,7 +191,7 @@ def _video(arguments: Namespace, loaded: LoadedPolicy, env: str) -> None:
 
 
 def _check(arguments: Namespace) -> None:
-    """Refuse what does not go together, before anything is loaded."""
+    """Refuse options that do not fit together, before anything is loaded."""
     min_episodes = 0 if arguments.video is not None and not arguments.suite else 1
     if arguments.episodes is not None and not min_episodes <= arguments.episodes <= MAX_EPISODES:
         raise InputError(
@@ -214,9 +214,9 @@ def _check(arguments: Namespace) -> None:
 
 
 def _load(arguments: Namespace) -> tuple[LoadedPolicy, str]:
-    """The policy, and the environment to try it in."""
+    """The policy, and the name of the environment to evaluate it in."""
     if arguments.policy is not None:
-        return load_agent(arguments.policy, arguments.env), arguments.env
+        return load_builtin(arguments.policy, arguments.env), arguments.env
     from dime_robot.loaded_policy import load_policy, policy_file
 
     path = policy_file(arguments.file)

@@ -1,4 +1,4 @@
-"""A policy out of a file, for programs: `load_policy`, `evaluate_policy`."""
+"""LoadedPolicy: a policy from a file, for programs; `load_policy`, `evaluate_policy`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _OTHER_FILES = (".yaml", ".yml", ".csv", ".json", ".html", ".xml", ".mp4", ".bin
 
 
 class LoadedPolicy:
-    """What a checkpoint or a policy.onnx does, with one interface for both.
+    """The policy of a checkpoint or a policy.onnx, with one interface for both.
 
     Pickling and copying store the path and the state of the noise; the file is read again, and
     refused where it has changed.
@@ -98,7 +98,7 @@ class LoadedPolicy:
             Actions in the environment's own units, shape (n_act,) or (B, n_act), and None.
 
         Raises:
-            InputError: as for `act`, or the environment is not to be had.
+            InputError: as for `act`, or the environment is not available.
         """
         if self._bounds is None:
             if self.path is not None:
@@ -261,7 +261,7 @@ def run_episodes(
     seed: int,
     watch: Watch | None = None,
 ) -> Evaluation:
-    """What `evaluate_policy` does once it is known that policy and environment fit."""
+    """Run the episodes of `evaluate_policy`, where policy and environment fit."""
     evaluator = Evaluator(env, policy.noise_shape, min(_MAX_PARALLEL, episodes), seed=seed)
     try:
         return evaluator.run(policy.act_with, episodes, (seed, _EVALUATION), noise, watch)

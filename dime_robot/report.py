@@ -69,7 +69,7 @@ def learning_curve(rows: Sequence[EvalRow], title: str) -> str:
 
 
 def _repetition(lineage: Lineage) -> str:
-    """The commands behind the policy, and what is not known of it."""
+    """The commands behind the policy, and what was not recorded."""
     from dime_robot.training.lineage import commands
 
     lines = "<br>".join(f"<code>{html.escape(line)}</code>" for line in commands(lineage))

@@ -140,7 +140,9 @@ def parse_seeds(text: str) -> list[int]:
                 f" {part.strip()!r}"
             )
         first, last = int(match[1]), int(match[2] or match[1])
-        seeds.update(range(first, min(last, first + MAX_SEEDS) + 1))  # too many is enough
+        seeds.update(
+            range(first, min(last, first + MAX_SEEDS) + 1)
+        )  # one more than allowed is refused below
     if len(seeds) > MAX_SEEDS:
         raise InputError(f"--seeds {text}: expected at most {MAX_SEEDS:,} seeds")
     return sorted(seeds)
@@ -183,7 +185,7 @@ def plan(
 
 
 def _title(words: Sequence[str]) -> str:
-    """A folder's name that follows from a command's words."""
+    """Derive a folder's name from a command's words."""
     name = re.sub(r"[^A-Za-z0-9.=_]+", "-", " ".join(words)).strip("-.")
     if len(name) <= MAX_NAME:
         return name
@@ -286,7 +288,7 @@ class Sweep:
 
 
 def write_tables(out: Path, runs: Sequence[Run], failures: Mapping[int, str], command: str) -> str:
-    """Write a CSV per task and `summary.md` of what there is; gives the table."""
+    """Write a CSV per task and `summary.md`, and return the table."""
     from dime_robot.results.curves import Curves
     from dime_robot.results.summary import LEGEND, OUTCOME, SUMMARY, outcome
 

@@ -100,7 +100,7 @@ def _read(argv: Sequence[str], default: TrainConfig, resume: Path | None = None)
 
 
 def parse(argv: Sequence[str]) -> RunRequest:
-    """Options over what they start from: the preset and the task, or the run to resume.
+    """Read a command line over its defaults: preset and task, or the run to resume.
 
     Raises:
         InputError: a value that does not fit, or an option that differs from the resumed run's.
@@ -178,7 +178,7 @@ class StopSignals:
 
     @contextmanager
     def handled(self) -> Iterator[None]:
-        """Handle the signals meanwhile."""
+        """Handle the signals while the context is open."""
         signals = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
         previous = {each: signal.signal(each, self) for each in signals}
         try:

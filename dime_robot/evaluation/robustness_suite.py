@@ -46,13 +46,13 @@ class Condition:
     name: str
     config: RobotTaskConfig
     model: Path
-    trained: bool = False  # one extreme of what it was trained with: judged by what it costs
+    trained: bool = False  # one extreme of a randomised quantity: judged by what it costs
     foreign: bool = False  # another model of the robot: judged by everything
-    differences: tuple[str, ...] = ()  # what another model has otherwise, a line each
+    differences: tuple[str, ...] = ()  # of another model, a line each
 
     @property
     def held_to_everything(self) -> bool:
-        """Do all thresholds hold for it, command by command?"""
+        """Whether all thresholds apply to it, command by command."""
         return self.foreign or self.name in (NOMINAL, RANDOMIZED)
 
 
@@ -65,7 +65,7 @@ class Row:
 
     @property
     def tracking(self) -> float:
-        """Mean tracking reward a step, where the steps after a fall earn nothing."""
+        """Mean tracking reward per step; steps after a fall count as 0."""
         steps = self.condition.config.episode_steps
         episodes = [episode for result in self.results for episode in result.episodes]
         return sum(e.sums["tracking_reward"] for e in episodes) / (steps * len(episodes))
@@ -98,7 +98,7 @@ def suite_of(config: RobotTaskConfig, env: str) -> SuiteConfig:
 
 
 def conditions(config: RobotTaskConfig, model: Path, others: Sequence[Path]) -> list[Condition]:
-    """Every condition, the nominal one first.
+    """Make every condition, the nominal one first.
 
     Args:
         config: the robot and its task.
@@ -106,7 +106,7 @@ def conditions(config: RobotTaskConfig, model: Path, others: Sequence[Path]) -> 
         others: more models of the robot (MJCF).
 
     Raises:
-        InputError: a model is no model of this robot, or given twice.
+        InputError: a model does not fit this robot, or is given twice.
     """
 
     def with_only(**changes: object) -> RobotTaskConfig:
@@ -166,7 +166,7 @@ def _title(term: RandomTerm) -> str:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How much is tried."""
+    """Number of episodes, their seeds and noise, and which conditions."""
 
     episodes: int  # per condition and command
     seed: int  # starts and noises follow from it

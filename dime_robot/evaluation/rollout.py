@@ -34,7 +34,7 @@ STARTUP = 5  # of the seeds of what an environment draws once for its life
 
 
 class NoEnvironmentError(InputError):
-    """Not one environment could be made beside those that exist."""
+    """No environment could be made beside those that exist."""
 
 
 @dataclass
@@ -111,12 +111,12 @@ class Evaluation:
 
     @property
     def cut(self) -> int:
-        """How many episodes had no end of their own; they count as truncated."""
+        """Number of episodes cut at MAX_EPISODE_STEPS; they count as truncated."""
         return sum(episode.cut for episode in self.episodes)
 
     @property
     def successes(self) -> int | None:
-        """How many episodes met the task's criterion; None where it states none."""
+        """Number of episodes that met the task's criterion; None where it states none."""
         known = [episode.success for episode in self.episodes if episode.success is not None]
         return sum(known) if len(known) == len(self.episodes) else None
 
@@ -164,13 +164,13 @@ class Evaluation:
 
 
 def seed_of(*key: int) -> int:
-    """An independent 32-bit seed for every tuple of non-negative integers."""
+    """Derive an independent 32-bit seed from every tuple of non-negative integers."""
     # SeedSequence pads with zeros, (s,) and (s, 0) would be one key: the length goes in too
     return int(np.random.SeedSequence((len(key), *key)).generate_state(1)[0])
 
 
 def require_finite_actions(policy: Policy, name: str) -> Policy:
-    """The same policy, which stops where an action is NaN or infinite.
+    """Wrap a policy so that a NaN or infinite action is refused.
 
     Args:
         policy: what acts.
@@ -193,7 +193,7 @@ def require_finite_actions(policy: Policy, name: str) -> Policy:
 
 
 def in_batches(policy: Policy, batch: int) -> Policy:
-    """A policy of a fixed batch size, for any number of rows (the last batch is padded)."""
+    """Wrap a policy of a fixed batch size for any number of rows; the last batch is padded."""
 
     def run(obs: FloatArray, noise: FloatArray) -> FloatArray:
         actions = []
@@ -206,7 +206,7 @@ def in_batches(policy: Policy, batch: int) -> Policy:
 
 
 def episode_noise(shape: tuple[int, int], seed: int, mode: NoiseMode) -> NoiseSource:
-    """Noise of an episode whose environment starts from `seed`: never the same stream twice."""
+    """Noise of an episode whose environment starts from `seed`, from another stream than it."""
     return NoiseSource(shape, seed_of(seed, 1), mode)
 
 

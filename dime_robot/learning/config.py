@@ -17,7 +17,7 @@ PresetName = Literal["official", "laptop", "tiny"]
 
 # bounds; what the machine can hold is checked once the sizes are known
 Count = Annotated[int, Field(gt=0, le=MAX_COUNT)]
-CountOrNone = Annotated[int, Field(ge=0, le=MAX_COUNT)]
+CountFromZero = Annotated[int, Field(ge=0, le=MAX_COUNT)]
 Width = Annotated[int, Field(gt=0, le=65_536)]
 Depth = Annotated[int, Field(gt=0, le=100)]
 Episodes = Annotated[int, Field(gt=0, le=10_000)]
@@ -78,7 +78,7 @@ class TrainConfig(StrictModel):
     actor_lr: StepSize = Field(3e-4, description="Adam step size of the actor")
     gradient_clip: Scale = Field(1.0, description="elementwise bound on actor gradients")
     policy_delay: Count = Field(3, description="critic updates per actor update")
-    actor_start: CountOrNone = Field(
+    actor_start: CountFromZero = Field(
         0,
         description="critic updates before the actor's first: with --init, so that it does not"
         " follow critics that know another task [updates]",
@@ -102,7 +102,7 @@ class TrainConfig(StrictModel):
     critic_entropy: float = Field(
         0.005, ge=0, le=1e3, description="bonus on the entropy of the predicted distribution"
     )
-    renorm_warmup: CountOrNone = Field(
+    renorm_warmup: CountFromZero = Field(
         100_000, description="critic passes before batch renormalisation [updates]"
     )
     adam_b1: Decay = Field(0.5, description="Adam's first decay, actor and critic")

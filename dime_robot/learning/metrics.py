@@ -1,4 +1,4 @@
-"""What a run logs about its learning; each key is explained in docs/metrics.md."""
+"""Metrics of the learner that a run logs; docs/metrics.md explains each key."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ def _seeds(curves: Curves) -> str:
 
 
 def _dots(steps: Sequence[Any]) -> str | None:
-    """A line of one point cannot be seen."""
+    """The marker of a line of one point, which would be invisible."""
     return "o" if len(steps) == 1 else None
 
 

@@ -67,7 +67,7 @@ def outcome(curves: Curves) -> list[str]:
 
 
 def _against(curves: Curves, reference: FloatArray) -> list[str]:
-    """Two cells: the authors' IQM [lowest, highest] at our steps, and where ours lies."""
+    """Two cells: the authors' IQM [lowest, highest] at our steps, and where ours is."""
     if not curves.steps:  # the seeds share none: nothing of ours to compare
         return ["-", "-"]
     last = curves.steps[-1]
@@ -91,7 +91,7 @@ def _in_order(paths: Iterable[Path]) -> list[Path]:
 
 
 def write_results(folder: Path, theirs: Path | None = None) -> list[Path]:
-    """Write the figures and `summary.md`; gives what was written.
+    """Write the figures and `summary.md` and return the written paths.
 
     A `summary.md` that another command made (a sweep's names its failures) stays as it is.
 

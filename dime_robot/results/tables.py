@@ -1,4 +1,4 @@
-"""Tables as text and as HTML; what is printed row by row while it is measured has fixed columns."""
+"""Tables as text and as HTML, once all rows are known."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def text_table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """A Markdown table that can be read as text, too."""
+    """Format a Markdown table that reads well as text, too."""
     lines = [[str(cell).replace("|", "\\|") for cell in line] for line in (head, *rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     lines.insert(1, ["-" * width for width in widths])
@@ -16,7 +16,7 @@ def text_table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 
 def html_table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """A table element."""
+    """Format a table element."""
 
     def cells(values: Sequence[Any], tag: str) -> str:
         return "".join(f"<{tag}>{html.escape(str(value))}</{tag}>" for value in values)

@@ -1,4 +1,4 @@
-"""Checkpoints: one file, checked byte by byte, replaced as a whole, and unable to run code.
+"""Checkpoints: one file with a digest, replaced as a whole, and unable to run code.
 
 A file of version 2 is what `torch.save` writes of
 
@@ -61,7 +61,7 @@ class FinalEvaluation(StrictModel):
 
 
 class PostMortem(StrictModel):
-    """Why a run stopped for a NaN, and what its metrics were."""
+    """Why a run stopped for a NaN, and its metrics then."""
 
     model_config = ConfigDict(allow_inf_nan=True, ser_json_inf_nan="constants")
 
@@ -70,7 +70,7 @@ class PostMortem(StrictModel):
 
 
 class Record(StrictModel):
-    """Everything in a checkpoint that is no tensor."""
+    """Everything in a checkpoint that is not a tensor."""
 
     model_config = ConfigDict(ser_json_inf_nan="constants")  # metrics of a post-mortem
 
@@ -161,7 +161,7 @@ def save(path: Path, record: Record, learner: LearnerState) -> None:
 def load(path: Path) -> Checkpoint:
     """Read a checkpoint onto the CPU.
 
-    Values of tensors are not judged here: `DIME.load_state_dict` and `load_actor` do that.
+    Values of tensors are not checked here: `DIME.load_state_dict` and `load_actor` do that.
 
     Raises:
         InputError: missing, truncated, changed, of another version, or no checkpoint of ours.
@@ -183,7 +183,7 @@ def _read(path: Path) -> bytes:
 
 
 def _contents(path: Path, payload: memoryview, *, sealed: bool) -> tuple[Record, LearnerState]:
-    """Record and tensors of a payload; `sealed`: a digest was there."""
+    """Read record and tensors out of a payload; `sealed`: it came with a digest."""
     content = _unpickled(path, payload)
     found = content.get("format") if isinstance(content, dict) else None
     if not isinstance(found, str) or found != FORMAT:
@@ -221,7 +221,7 @@ def _contents(path: Path, payload: memoryview, *, sealed: bool) -> tuple[Record,
 
 
 def _unpickled(path: Path, payload: memoryview) -> Any:
-    """What torch saved, once it is sure that reading it takes no more memory than the file."""
+    """Unpickle what torch saved, after a check that it takes no more memory than the file."""
     try:
         with zipfile.ZipFile(io.BytesIO(payload)) as archive:
             entries = archive.infolist()
@@ -251,7 +251,7 @@ def _warn_once(path: Path) -> None:
 
 
 def load_actor(path: Path) -> tuple[Actor, Checkpoint]:
-    """The policy of a checkpoint, on the CPU.
+    """Load the policy of a checkpoint onto the CPU.
 
     Raises:
         InputError: as `load`; or its networks are not those of its settings, or hold NaN.
@@ -291,7 +291,7 @@ _V1_OPTIONAL = frozenset({"env_since", "best_mean", "reason", "metrics"})
 
 
 def _migrated(old: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Record (JSON) and tensors out of the flat dictionary of version 1."""
+    """Make record (JSON) and tensors out of the flat dictionary of version 1."""
     missing, unknown = _V1_KEYS - old.keys(), old.keys() - _V1_KEYS - _V1_OPTIONAL
     if missing or unknown:
         raise InputError(
@@ -340,7 +340,7 @@ def _migrated(old: dict[str, Any]) -> tuple[str, dict[str, Any]]:
 
 
 def _plain(value: Any) -> Any:
-    """Refuse what is no plain data, at any depth that a version 1 file has."""
+    """Refuse all but plain data, at any depth that a version 1 file has."""
 
     def check(node: Any, depth: int) -> None:
         if depth > 4:

@@ -1,4 +1,4 @@
-"""Where a policy comes from: every stretch of training behind it, and the commands to repeat it."""
+"""The lineage of a policy: every stage of its training, and the commands that repeat them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Beginning = Literal["new", "init", "moved", "unknown"]
 
 
 class Stage(StrictModel):
-    """One stretch of training: one run, or its part in one environment."""
+    """One stage of training: a run, or its part in one environment."""
 
     begins: Beginning = Field(
         description="from random networks, from those of another run's checkpoint (--init), from"
@@ -35,7 +35,7 @@ class Stage(StrictModel):
     @field_validator("config", mode="before")
     @classmethod
     def _every_setting_is_there(cls, given: Any) -> Any:
-        """A setting left out must not become today's default."""
+        """Refuse a missing setting: it must not become today's default."""
         if isinstance(given, dict):
             missing = sorted(TrainConfig.model_fields.keys() - given.keys())
             if missing:

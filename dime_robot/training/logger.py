@@ -23,7 +23,7 @@ class PipeConsole(Console):
     """Raises where the reader of our output has gone, for `run_command`; rich would just exit."""
 
     def on_broken_pipe(self) -> None:
-        """Called while the BrokenPipeError is handled."""
+        """Let the error pass; rich calls this while it handles it."""
         raise BrokenPipeError
 
 
@@ -62,7 +62,7 @@ class RunLogger:
         self.console.print(Text(text, style=style))
 
     def episode(self, step: int, episode_return: float, length: int) -> None:
-        """A training episode ended."""
+        """Log an ended training episode."""
         self._last_return = episode_return
         self.scalars(step, {"train/return": episode_return, "train/episode_length": length})
 
@@ -82,7 +82,7 @@ class RunLogger:
         )
 
     def evaluating(self, step: int, ended: int, episodes: int, steps: int) -> None:
-        """An evaluation goes on; cheap enough for every step of it."""
+        """Show the progress of an evaluation; cheap enough for every step of it."""
         if self._due():
             self._draw(
                 f"evaluating step {step:,}: {ended} of {episodes} episodes ended, {steps:,} steps"
@@ -102,7 +102,7 @@ class RunLogger:
             self.line(text)
 
     def evaluation(self, row: EvalRow, result: Evaluation) -> None:
-        """One line that stays, and the event file."""
+        """Log an evaluation: a line that stays, and scalars."""
         self._best = row.return_mean if self._best is None else max(self._best, row.return_mean)
         scalars = {"eval/return_mean": row.return_mean, "eval/return_std": row.return_std}
         text = (

@@ -47,9 +47,9 @@ from dime_robot.training.provenance import provenance
 from dime_robot.training.run_folder import RunFolder
 from dime_robot.training.run_lock import RunLock
 
-_TRAIN, _EVAL = 0, 1  # first part of an episode's seed after the run's
+_TRAIN, _EVAL = 0, 1  # keys of episodes among the seeds that follow from the run's
 CLIPPED_MASS_WARNING = 0.05
-WIDE_ATOMS = 4.0  # times the returns that rewards seen so far can add up to
+WIDE_ATOMS = 4.0  # times the range of returns that the rewards so far allow
 MAX_PARALLEL = 100  # environments that evaluations keep
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 # NaN entries of the actor's gradient are set to 0, as the authors do: right for a rare accident of
@@ -59,7 +59,7 @@ NAN_GRADIENT_WINDOW = 20  # minimum of actor updates that a share is taken over
 
 
 class NonFiniteError(InputError):
-    """A NaN or infinity where a run cannot go on."""
+    """A NaN or infinity with which a run cannot go on."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class EvaluationEvent:
 
 
 class StopRequestedError(Exception):
-    """Ends an evaluation that a stop request came in; the run saves and leaves."""
+    """Ends an evaluation on a stop request; the run then saves and ends."""
 
 
 class TrainingRun:
@@ -386,7 +386,7 @@ class TrainingRun:
             )
 
     def _warn_of_wide_atoms(self, logger: RunLogger) -> None:
-        """A critic whose atoms are far wider than any return cannot resolve returns."""
+        """Warn where atoms are far wider than any return: the critic cannot resolve returns."""
         config, rewards = self.config, self.buffer.rewards()
         low, high = min(0.0, float(rewards.min())), max(0.0, float(rewards.max()))
         returns = (high - low) / (1 - config.discount)
@@ -524,7 +524,9 @@ class TrainingRun:
             )
 
     def _stop_for(self, reason: str) -> None:
-        if not self.files.checkpoint.exists():  # nothing has been learned yet
+        if (
+            not self.files.checkpoint.exists()
+        ):  # before the first checkpoint there is no state worth a post-mortem
             raise NonFiniteError(reason)
         path = self.files.post_mortem
         found = PostMortem(reason=reason, metrics=metrics(self.agent))

@@ -53,7 +53,7 @@ class RunLock:
             return False
 
     def release(self) -> None:
-        """Give it back; a folder that this lock made and that holds nothing else goes too."""
+        """Release it; a folder that this lock made and that holds nothing else is removed."""
         if self._file.closed:
             return
         self._path.unlink(missing_ok=True)

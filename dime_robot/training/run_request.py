@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RunRequest:
-    """A new run, or one to go on with.
+    """A new run, or one to resume.
 
     Attributes:
         config: all settings.
         out: the run folder; none: a new one under runs/.
-        resume: the run folder to go on with.
+        resume: the run folder to resume.
         init: a checkpoint whose networks a new run begins with.
         video: record a video at the end, where rendering works.
         env: the environment, where `config.env` alone does not make it.

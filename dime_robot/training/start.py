@@ -1,4 +1,4 @@
-"""Begin a new run, one from a checkpoint's networks, or go on with a run folder."""
+"""Start a new run, one from a checkpoint's networks, or resume a run folder."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def resumed_config(files: RunFolder, env: str | None) -> tuple[TrainConfig, Trai
 
 
 def _with_written(path: Path, saved: TrainConfig) -> TrainConfig:
-    """The settings with what stands in a run's config.yaml, if it is there."""
+    """The settings, overlaid by the run's config.yaml, if it is there."""
     if not path.exists():
         return saved
     content = read_config(path)
@@ -58,7 +58,7 @@ def _with_written(path: Path, saved: TrainConfig) -> TrainConfig:
 
 
 def require_resumable(config: TrainConfig, saved: TrainConfig, source: str = "") -> None:
-    """Only the number of steps may change, and only grow."""
+    """Refuse every changed setting but a larger number of steps."""
     for name, wanted, had in differences(config, saved):
         if name == "steps" and config.steps > saved.steps:
             continue
@@ -68,7 +68,7 @@ def require_resumable(config: TrainConfig, saved: TrainConfig, source: str = "")
 
 
 def choose_device(name: str) -> torch.device:
-    """`auto` is the GPU where there is one.
+    """Make the device of a name; `auto` is the GPU where there is one.
 
     Raises:
         InputError: no such device here.
@@ -80,12 +80,12 @@ def choose_device(name: str) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise InputError(f"--device {name}: not to be had here ({reason}); try auto") from None
+        raise InputError(f"--device {name}: not available here ({reason}); try auto") from None
     return device
 
 
 def require_compiler(device: torch.device) -> None:
-    """`--compile` needs a C++ compiler; say so before anything is started."""
+    """Refuse `--compile` without a C++ compiler, before anything is started."""
     compiler = os.environ.get("CXX", "g++")
     if shutil.which(compiler) is None:
         raise InputError(
@@ -95,7 +95,7 @@ def require_compiler(device: torch.device) -> None:
 
 
 def _check_init(state: Checkpoint, run: TrainingRun) -> None:
-    """The networks may only go on under the same contract, sampler and atoms."""
+    """Refuse networks of another contract, sampler or atoms."""
     path, ours = state.path, run.config
     for name in ("observation", "action"):
         if getattr(state.spec, name) != getattr(run.spec, name):
@@ -122,13 +122,13 @@ def start_run(request: RunRequest, device: torch.device) -> TrainingRun:
             return _resumed(request, device, lock)
     files = RunFolder.for_new_run(request.out, request.config)
     with _locked(files) as lock:
-        RunFolder.for_new_run(files.path, request.config)  # nobody was faster
+        RunFolder.for_new_run(files.path, request.config)  # no other process took it meanwhile
         return _begun(request, device, lock)
 
 
 @contextmanager
 def _locked(files: RunFolder) -> Iterator[RunLock]:
-    """A lock that is given back where the run cannot be built."""
+    """Lock a folder; release it where the run cannot be built."""
     lock = RunLock(files)
     try:
         yield lock
@@ -152,7 +152,7 @@ def _resumed(request: RunRequest, device: torch.device, lock: RunLock) -> Traini
         raise InputError(f"--env {config.env}: expected --steps above {run.step:,} with it")
     run.write_config()
     if moved:
-        run.save()  # a kill must not send it back to the environment before
+        run.save()  # so that a killed run resumes in the new environment
     return run
 
 

@@ -30,7 +30,7 @@ Callback = Callable[[EvaluationEvent], bool | None]
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """What a call of `train_policy` leaves.
+    """The result of `train_policy`.
 
     Attributes:
         folder: of the run; `RunFolder(folder)` has the paths of its files.
