@@ -14,7 +14,6 @@ if __name__ == "__main__":
 
 import json
 import sys
-import time
 import warnings
 from argparse import Namespace
 from collections.abc import Sequence
@@ -24,13 +23,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from dime_robot.command_line import Parser
+from dime_robot.progress import ProgressLine
 from dime_robot.runtime.io.command import run_command
 from dime_robot.runtime.io.errors import InputError
 from dime_robot.runtime.policy.env_name import require_file_may_name
 from dime_robot.runtime.policy.noise import NOISE_LEGEND, NOISE_MODES, NoiseMode
 
 if TYPE_CHECKING:  # what takes seconds to load is imported by the functions that need it
-    from dime_robot.evaluation.rollout import Policy, Watch
+    from dime_robot.evaluation.rollout import Policy
     from dime_robot.loaded_policy import LoadedPolicy
 
 PROGRAM = "python -m dime_robot.evaluate"
@@ -145,29 +145,18 @@ def _episodes(arguments: Namespace, loaded: LoadedPolicy, env: str) -> dict[str,
     if arguments.policy is not None:
         modes = ("fresh",)  # there is no sampler to compare
     results: dict[str, Any] = {}
+    screen = ProgressLine(sys.stderr)
+
+    def watch(ended: int, episodes: int, steps: int) -> None:
+        if screen.due():
+            screen.draw(f"{mode}: {ended} of {episodes} episodes ended, {steps:,} steps")
+
     for mode in modes if episodes else ():
-        results[mode] = run_episodes(loaded, env, episodes, mode, arguments.seed, _watch(mode))
+        results[mode] = run_episodes(loaded, env, episodes, mode, arguments.seed, watch)
+        screen.clear()
         if not arguments.json:
             print(f"{mode:6s}{results[mode]}", flush=True)
     return results
-
-
-def _watch(mode: str) -> Watch:
-    """Show on a terminal how far the episodes are."""
-    interval = 0.25 if sys.stderr.isatty() else 15.0  # [s]
-    last = time.monotonic()
-
-    def show(ended: int, episodes: int, steps: int) -> None:
-        nonlocal last
-        now = time.monotonic()
-        if now - last < interval:
-            return
-        last = now
-        text = f"{mode}: {ended} of {episodes} episodes ended, {steps:,} steps"
-        end = "\r" if sys.stderr.isatty() else "\n"
-        print(f"{text:70s}" if end == "\r" else text, end=end, file=sys.stderr, flush=True)
-
-    return show
 
 
 def _video(arguments: Namespace, loaded: LoadedPolicy, env: str) -> None:

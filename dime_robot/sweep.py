@@ -11,9 +11,7 @@ from __future__ import annotations
 if __name__ == "__main__":
     from dime_robot.runtime.io.extras import require_extras
 
-    require_extras(
-        train=("torch", "gymnasium", "mujoco", "rich", "scipy", "matplotlib", "tensorboard")
-    )
+    require_extras(train=("torch", "gymnasium", "mujoco", "scipy", "matplotlib", "tensorboard"))
 
 import fcntl
 import hashlib
@@ -140,9 +138,7 @@ def parse_seeds(text: str) -> list[int]:
                 f" {part.strip()!r}"
             )
         first, last = int(match[1]), int(match[2] or match[1])
-        seeds.update(
-            range(first, min(last, first + MAX_SEEDS) + 1)
-        )  # one more than allowed is refused below
+        seeds.update(range(first, min(last, first + MAX_SEEDS) + 1))  # refused below if too many
     if len(seeds) > MAX_SEEDS:
         raise InputError(f"--seeds {text}: expected at most {MAX_SEEDS:,} seeds")
     return sorted(seeds)

@@ -5,9 +5,7 @@ from __future__ import annotations
 if __name__ == "__main__":
     from dime_robot.runtime.io.extras import require_extras
 
-    require_extras(
-        train=("torch", "gymnasium", "mujoco", "rich", "scipy", "matplotlib", "tensorboard")
-    )
+    require_extras(train=("torch", "gymnasium", "mujoco", "scipy", "matplotlib", "tensorboard"))
 
 import shlex
 import signal

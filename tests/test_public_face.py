@@ -24,7 +24,6 @@ HEAVY = {
     "scipy",
     "numpy",
     "pydantic",
-    "rich",
 }
 SMALL = {"steps": 120, "random_steps": 50, "eval_interval": 40, "eval_episodes": 1}
 
@@ -41,7 +40,7 @@ def test_importing_it_loads_nothing_heavy() -> None:
     assert "dime_robot" in found
     assert not found & HEAVY
     results = printed("import sys, dime_robot.results.curves; print(*sys.modules)")
-    assert not results & {"torch", "gymnasium", "mujoco", "tensorboard", "rich"}
+    assert not results & {"torch", "gymnasium", "mujoco", "tensorboard"}
 
 
 def test_every_name_stays_what_it_is_after_all_modules_are_imported() -> None:

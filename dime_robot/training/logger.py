@@ -2,64 +2,48 @@
 
 from __future__ import annotations
 
-import time
+import sys
 from collections import deque
 from collections.abc import Mapping, Sequence
+from time import monotonic
 
-from rich.console import Console
-from rich.live import Live
-from rich.text import Text
 from torch.utils.tensorboard import SummaryWriter
 
 from dime_robot.evaluation.rollout import Evaluation
+from dime_robot.progress import ProgressLine
 from dime_robot.results.eval_csv import EvalRow
 from dime_robot.training.run_folder import RunFolder
 
 WIDE = 1e7  # from here on a return is shown with an exponent
-PLAIN_INTERVAL = 15.0  # [s] between progress lines where there is no terminal to redraw
-
-
-class PipeConsole(Console):
-    """Raises where the reader of our output has gone, for `run_command`; rich would just exit."""
-
-    def on_broken_pipe(self) -> None:
-        """Let the error pass; rich calls this while it handles it."""
-        raise BrokenPipeError
 
 
 class RunLogger:
     """Screen and event file of one training run.
 
-    On a terminal one line is redrawn in place; elsewhere plain lines appear now and then.
+    Args:
+        files: of the run.
+        total_steps: steps at which it ends.
+        start_step: step from which it goes on.
+        quiet: print nothing.
     """
 
     def __init__(
         self, files: RunFolder, total_steps: int, start_step: int, quiet: bool = False
     ) -> None:
-        self.console = PipeConsole(highlight=False, soft_wrap=True, quiet=quiet)
+        self._screen = ProgressLine(sys.stdout, quiet)
         self._writer = SummaryWriter(str(files.events), purge_step=start_step + 1)
         self._total = total_steps
-        self._live: Live | None = None
-        self._drawn = time.monotonic()
         self._marks: deque[tuple[float, int]] = deque(maxlen=40)  # the recent speed, not the mean
         self._last_return: float | None = None
         self._best: float | None = None
 
-    def start_progress(self, earlier: Sequence[EvalRow]) -> None:
-        """Begin the progress line; everything printed from now on appears above it.
-
-        Args:
-            earlier: evaluations of this run before it was resumed.
-        """
+    def resume(self, earlier: Sequence[EvalRow]) -> None:
+        """Take over the evaluations of a run before it was resumed."""
         self._best = max((row.return_mean for row in earlier), default=None)
-        self._drawn = time.monotonic()
-        if self.console.is_terminal:
-            self._live = Live(console=self.console, refresh_per_second=4, transient=True)
-            self._live.start()
 
-    def line(self, text: str, style: str = "") -> None:
+    def line(self, text: str) -> None:
         """Print a line that stays."""
-        self.console.print(Text(text, style=style))
+        self._screen.line(text)
 
     def episode(self, step: int, episode_return: float, length: int) -> None:
         """Log an ended training episode."""
@@ -67,39 +51,24 @@ class RunLogger:
         self.scalars(step, {"train/return": episode_return, "train/episode_length": length})
 
     def progress(self, step: int) -> None:
-        """Redraw the progress line; cheap enough for every step."""
-        if not self._due():
+        """Show how far the run is; cheap enough for every step."""
+        if not self._screen.due():
             return
-        now = self._drawn
-        self._marks.append((now, step))
-        (then, at), speed = self._marks[0], 0.0
-        if step > at:
-            speed = (step - at) / (now - then)
+        self._marks.append((monotonic(), step))
+        (first, at), (last, _) = self._marks[0], self._marks[-1]
+        speed = (step - at) / (last - first) if step > at else 0.0
         eta = _duration((self._total - step) / speed) if speed else "-"
-        self._draw(
+        self._screen.draw(
             f"step {step:>7,}/{self._total:,}  {speed:5.0f} steps/s  ETA {eta}"
             f"  last return {_number(self._last_return)}  best {_number(self._best)}"
         )
 
     def evaluating(self, step: int, ended: int, episodes: int, steps: int) -> None:
         """Show the progress of an evaluation; cheap enough for every step of it."""
-        if self._due():
-            self._draw(
+        if self._screen.due():
+            self._screen.draw(
                 f"evaluating step {step:,}: {ended} of {episodes} episodes ended, {steps:,} steps"
             )
-
-    def _due(self) -> bool:
-        now = time.monotonic()
-        if now - self._drawn < (0.25 if self._live else PLAIN_INTERVAL):
-            return False
-        self._drawn = now
-        return True
-
-    def _draw(self, text: str) -> None:
-        if self._live:
-            self._live.update(Text(text, style="cyan"))
-        else:
-            self.line(text)
 
     def evaluation(self, row: EvalRow, result: Evaluation) -> None:
         """Log an evaluation: a line that stays, and scalars."""
@@ -122,15 +91,9 @@ class RunLogger:
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
 
-    def stop_progress(self) -> None:
-        """Remove the progress line."""
-        if self._live:
-            self._live.stop()
-            self._live = None
-
     def close(self) -> None:
-        """Stop drawing and flush the event file."""
-        self.stop_progress()
+        """Remove the progress line and flush the event file."""
+        self._screen.clear()
         self._writer.close()
 
 

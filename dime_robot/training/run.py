@@ -278,14 +278,13 @@ class TrainingRun:
         self._began = time.monotonic()
         self._logger = logger
         self._warn_of_endless_episodes(logger)
-        logger.start_progress(self.rows)
+        logger.resume(self.rows)
         try:
             self._loop(logger)
         except StopRequestedError:  # the evaluation is made again by the run that goes on
             pass
         finally:
             self.stepping = False
-            logger.stop_progress()
         if self.stop_requested:
             logger.line(f"stopping at step {self.step:,}: saving")
         if self.step != self._saved_step or not self.finished:
@@ -317,8 +316,7 @@ class TrainingRun:
         if time_limit(self.env) is None:
             logger.line(
                 f"warning: {self.config.env} states no time limit (max_episode_steps): episodes of"
-                f" evaluations are cut at {MAX_EPISODE_STEPS:,} steps and count as truncated",
-                style="yellow",
+                f" evaluations are cut at {MAX_EPISODE_STEPS:,} steps and count as truncated"
             )
 
     def _begin_episode(self) -> None:
@@ -381,8 +379,7 @@ class TrainingRun:
             logger.line(
                 f"warning: {clipped:.0%} of the target's mass is clipped at the atoms' ends"
                 f" [{self.config.v_min:g}, {self.config.v_max:g}]; widen --v-min/--v-max or lower"
-                " --reward-scale",
-                style="yellow",
+                " --reward-scale"
             )
 
     def _warn_of_wide_atoms(self, logger: RunLogger) -> None:
@@ -395,8 +392,7 @@ class TrainingRun:
                 f"warning: the atoms [{config.v_min:g}, {config.v_max:g}] are more than"
                 f" {WIDE_ATOMS:g} times wider than the returns that rewards in [{low:.3g},"
                 f" {high:.3g}] can add up to, [{low / (1 - config.discount):.4g},"
-                f" {high / (1 - config.discount):.4g}]; set --v-min and --v-max near them",
-                style="yellow",
+                f" {high / (1 - config.discount):.4g}]; set --v-min and --v-max near them"
             )
 
     # -- evaluation ------------------------------------------------------------------------------
@@ -524,9 +520,7 @@ class TrainingRun:
             )
 
     def _stop_for(self, reason: str) -> None:
-        if (
-            not self.files.checkpoint.exists()
-        ):  # before the first checkpoint there is no state worth a post-mortem
+        if not self.files.checkpoint.exists():  # nothing learned, no post-mortem
             raise NonFiniteError(reason)
         path = self.files.post_mortem
         found = PostMortem(reason=reason, metrics=metrics(self.agent))

@@ -262,11 +262,11 @@ def test_what_cannot_be_done_is_one_sentence(words: list[str], message: str) -> 
 
 
 def test_agents_without_a_file(capsys: pytest.CaptureFixture[str]) -> None:
-    zero = evaluate.load_agent("zero", "sim:go2-walk")
+    zero = evaluate.load_builtin("zero", "sim:go2-walk")
     noise = np.random.default_rng(0).standard_normal((500, *zero.noise_shape), dtype=np.float32)
     assert zero.noise_shape == (1, 12)
     assert not zero.act_with(np.zeros((500, 45), np.float32), noise).any()
-    shaken = evaluate.load_agent("random", "sim:go2-walk").act_with(np.zeros((500, 45)), noise)
+    shaken = evaluate.load_builtin("random", "sim:go2-walk").act_with(np.zeros((500, 45)), noise)
     assert np.abs(shaken).max() <= 1
     assert np.quantile(shaken, [0.25, 0.5, 0.75]) == pytest.approx([-0.5, 0, 0.5], abs=0.05)
     words = ["--policy", "zero", "--env", "sim:go2-walk", "--episodes", "1", "--json"]
