@@ -21,9 +21,9 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 from collections import deque
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -43,7 +43,6 @@ from dime_robot.training.run_lock import remove_unfinished_start
 
 COMMAND = "python -m dime_robot.sweep"
 UNFINISHED = 1  # exit code: a run failed, or was stopped
-POLL = 0.2  # [s] between two polls of the processes
 LOG_LINES = 5  # of a failed run, shown
 MAX_SEEDS = 1000
 MAX_NAME = 100  # [characters] of a folder
@@ -170,13 +169,9 @@ def plan(
     runs = []
     for env in envs:
         config = train.parse([*options, "--env", env, "--seed", str(seeds[-1])]).config
-        runs += [
-            Run(
-                config.model_copy(update={"seed": seed}),
-                RunFolder(out / f"{folder_name(env)}-seed{seed}"),
-            )
-            for seed in seeds
-        ]
+        for seed in seeds:
+            files = RunFolder(out / f"{folder_name(env)}-seed{seed}")
+            runs.append(Run(config.model_copy(update={"seed": seed}), files))
     return out, runs
 
 
@@ -209,45 +204,45 @@ class Sweep:
     ) -> None:
         self.runs, self.options, self.jobs, self.lock = runs, options, jobs, lock
         self.failures: dict[int, str] = {}  # number of a run -> why
-        self.stopping = self._killing = False
+        self.stopping = False
+        self._processes: list[subprocess.Popen[bytes]] = []
 
     def stop(self, signum: int, frame: FrameType | None) -> None:
-        """Handle a signal: start no new run, and let the running ones end."""
-        if self.stopping and signum == signal.SIGINT:  # the second one: now
-            self._killing = True
-        self.stopping = True
+        """Handle a signal: start no new run, let the running ones end; a second Ctrl-C kills."""
+        again, self.stopping = self.stopping, True
+        if not again:
+            print("stopping: runs write their checkpoints; again Ctrl-C kills", flush=True)
+        for process in self._processes:
+            if not again:
+                process.terminate()
+            elif signum == signal.SIGINT:  # a second SIGTERM would end their reports
+                process.kill()
 
     def work(self) -> None:
         """Return when every run has ended or, after `stop`, every process."""
-        waiting, announced = deque(enumerate(self.runs, 1)), False
-        running: dict[int, subprocess.Popen[bytes]] = {}
-        try:
-            while running or (waiting and not self.stopping):
-                while waiting and len(running) < self.jobs and not self.stopping:
-                    number, run = waiting.popleft()
-                    rows, finished = run.rows()
-                    if finished:
-                        self._log(number, f"{_result(rows[-1])}  finished before")
-                    else:
-                        running[number] = self._start(number, run)
-                if self._killing:
-                    for process in running.values():
-                        process.kill()
-                elif self.stopping and not announced:  # a second SIGTERM would end their reports
-                    announced = True
-                    print("stopping: runs write their checkpoints; again Ctrl-C kills", flush=True)
-                    for process in running.values():
-                        process.terminate()
-                for number, process in list(running.items()):
-                    if process.poll() is not None:
-                        del running[number]
-                        self._ended(number, process.returncode)
-                time.sleep(POLL)
-        finally:  # however this ends, they end as well
-            for process in running.values():
-                process.terminate()
-            for process in running.values():
-                process.wait()
+        unfinished = []
+        for number, run in enumerate(self.runs, 1):
+            rows, finished = run.rows()
+            if finished:
+                self._log(number, f"{_result(rows[-1])}  finished before")
+            else:
+                unfinished.append(number)
+        with ThreadPoolExecutor(self.jobs) as pool:
+            try:
+                for _ in pool.map(self._train, unfinished):
+                    pass
+            except BaseException:
+                self.stop(signal.SIGTERM, None)
+                raise
+
+    def _train(self, number: int) -> None:
+        if self.stopping:
+            return
+        process = self._start(number, self.runs[number - 1])
+        self._processes.append(process)
+        if self.stopping:  # a signal came meanwhile
+            process.terminate()
+        self._ended(number, process.wait())
 
     def _log(self, number: int, text: str) -> None:
         print(f"[{number}/{len(self.runs)}] {self.runs[number - 1]}  {text}", flush=True)
@@ -278,9 +273,9 @@ class Sweep:
         else:
             reason = f"exit code {code}" if code > 0 else f"killed by signal {-code}"
             self.failures[number] = reason if code else "ended before its last step"
-            self._log(number, f"failed: {self.failures[number]}; its log: {run.log}")
             with run.log.open(encoding="utf-8", errors="replace") as log:
-                print("".join(f"    {line.rstrip()}\n" for line in deque(log, LOG_LINES)), end="")
+                tail = "".join(f"\n    {line.rstrip()}" for line in deque(log, LOG_LINES))
+            self._log(number, f"failed: {self.failures[number]}; its log: {run.log}{tail}")
 
 
 def write_tables(out: Path, runs: Sequence[Run], failures: Mapping[int, str], command: str) -> str:
