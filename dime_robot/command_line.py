@@ -37,6 +37,19 @@ def _whole_number(text: str) -> int:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows the kind of a value, and every default that is one."""
+
+    def _get_default_metavar_for_optional(self, action: argparse.Action) -> str:
+        name = getattr(action.type, "__name__", "text")
+        return "".join(c for c in name.upper() if c.isalpha())
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default is None or action.default is False or action.default in ("", []):
+            return action.help
+        return super()._get_help_string(action)
+
+
 class Parser(argparse.ArgumentParser):
     """A command's options.
 
@@ -47,7 +60,8 @@ class Parser(argparse.ArgumentParser):
     """
 
     def __init__(self, prog: str, description: str = "", **options: Any) -> None:
-        super().__init__(prog=prog, description=description, allow_abbrev=False, **options)
+        options = {"formatter_class": _Help, "allow_abbrev": False, **options}
+        super().__init__(prog=prog, description=description, **options)
         self.register("type", int, _whole_number)
         self._negative_number_matcher = re.compile(r"-\.?[0-9]")  # -1e9 as well
 

@@ -70,48 +70,32 @@ def _parser() -> Parser:
         help="a checkpoint (ckpt.pt), an exported policy (policy.onnx), or a run folder: then its"
         " best.pt, or else its ckpt.pt",
     )
-    add(
-        "--policy",
-        choices=("zero", "random"),
-        help="a policy without a file, to see what doing nothing earns; needs --env",
-    )
+    text = "a policy without a file, to see what doing nothing earns; needs --env"
+    add("--policy", choices=("zero", "random"), help=text)
     add(
         "--episodes",
         type=int,
-        metavar="INT",
         help=f"per noise mode ({EPISODES} by default), or with --suite per condition and command (4"
         " by default); 0 with --video: only the video",
     )
-    add("--seed", type=int, default=0, metavar="INT", help="starts and noises follow from it")
-    add(
-        "--noise",
-        choices=(*NOISE_MODES, "all"),
-        default="all",
-        help="noise mode of the sampler; all: the three of them, one after the other",
-    )
+    add("--seed", type=int, default=0, help="starts and noises follow from it")
+    text = "noise mode of the sampler; all: the three of them, one after the other"
+    add("--noise", choices=(*NOISE_MODES, "all"), default="all", help=text)
     add("--env", help="another environment with the same spaces")
-    add(
-        "--suite",
-        action="store_true",
-        help="try it on every robot of the task's configuration; exit code 1 where it falls short",
-    )
+    text = "try it on every robot of the task's configuration; exit code 1 where it falls short"
+    add("--suite", action="store_true", help=text)
     add(
         "--model",
         type=Path,
         action="append",
         default=[],
-        metavar="MJCF",
-        help="with --suite: another model of the robot, joints matched by name, judged as the"
-        " nominal one is; again for each further one",
+        help="with --suite: another model of the robot (MJCF), joints matched by name, judged as"
+        " the nominal one is; again for each further one",
     )
-    add(
-        "--only",
-        default="",
-        metavar="WORDS",
-        help="with --suite: only conditions with this in their names, and the nominal one",
-    )
+    text = "with --suite: only conditions with this in their names, and the nominal one"
+    add("--only", default="", help=text)
     add("--json", action="store_true", help="print one JSON object instead of a table")
-    add("--video", type=Path, metavar="FILE.mp4", help="record one episode with fresh noise")
+    add("--video", type=Path, help="MP4 file to record one episode with fresh noise to")
     return parser
 
 

@@ -158,15 +158,10 @@ def main() -> int:
         "python -m dime_robot.report",
         "Write the report of a run folder, or figures and summary of a folder of results.",
     )
-    parser.add_argument(
-        "folder", type=Path, help="that dime_robot.train wrote, or with a CSV per task"
-    )
-    parser.add_argument(
-        "--reference",
-        type=Path,
-        metavar="DIR",
-        help="what others reached, a CSV per task, to draw beside ours (default: FOLDER/reference)",
-    )
+    text = "that dime_robot.train wrote, or with a CSV per task"
+    parser.add_argument("folder", type=Path, help=text)
+    text = "what others reached, a CSV per task, to draw beside ours; by default FOLDER/reference"
+    parser.add_argument("--reference", type=Path, help=text)
     options = parser.parse_args(sys.argv[1:])
     folder: Path = options.folder
     if folder.exists() and not folder.is_dir():

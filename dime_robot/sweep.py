@@ -27,6 +27,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from threading import Event
 from types import FrameType
 from typing import IO, Any
 
@@ -55,20 +56,13 @@ def _parser() -> Parser:
         "Train tasks from several seeds and sum them up. Options after -- go to every run.",
     )
     add = parser.add_argument
-    add(
-        "--envs",
-        nargs="+",
-        action="extend",
-        required=True,
-        metavar="ENV",
-        help="tasks, as train's --env takes them",
-    )
+    text = "tasks, as train's --env takes them"
+    add("--envs", nargs="+", action="extend", required=True, metavar="ENV", help=text)
     add("--seeds", required=True, help="such as 0-4, or 0,2,5, or 0-2,7")
-    add("--jobs", type=int, default=1, metavar="INT", help="runs at the same time (default: 1)")
+    add("--jobs", type=int, default=1, help="runs at the same time")
     add(
         "--out",
         type=Path,
-        metavar="DIR",
         help="where runs and tables go; by default a folder in sweeps/, named after tasks and"
         " options. A later command may name more seeds: the tables are about those of the last one",
     )
@@ -204,12 +198,13 @@ class Sweep:
     ) -> None:
         self.runs, self.options, self.jobs, self.lock = runs, options, jobs, lock
         self.failures: dict[int, str] = {}  # number of a run -> why
-        self.stopping = False
+        self.stopping = Event()
         self._processes: list[subprocess.Popen[bytes]] = []
 
     def stop(self, signum: int, frame: FrameType | None) -> None:
         """Handle a signal: start no new run, let the running ones end; a second Ctrl-C kills."""
-        again, self.stopping = self.stopping, True
+        again = self.stopping.is_set()
+        self.stopping.set()
         if not again:
             print("stopping: runs write their checkpoints; again Ctrl-C kills", flush=True)
         for process in self._processes:
@@ -236,11 +231,11 @@ class Sweep:
                 raise
 
     def _train(self, number: int) -> None:
-        if self.stopping:
+        if self.stopping.is_set():
             return
         process = self._start(number, self.runs[number - 1])
         self._processes.append(process)
-        if self.stopping:  # a signal came meanwhile
+        if self.stopping.is_set():  # a signal came meanwhile
             process.terminate()
         self._ended(number, process.wait())
 
@@ -268,7 +263,7 @@ class Sweep:
         rows, finished = run.rows()
         if code == 0 and finished:
             self._log(number, _result(rows[-1]))
-        elif self.stopping and code in (0, -signal.SIGTERM, -signal.SIGKILL):
+        elif self.stopping.is_set() and code in (0, -signal.SIGTERM, -signal.SIGKILL):
             self._log(number, "stopped")
         else:
             reason = f"exit code {code}" if code > 0 else f"killed by signal {-code}"
@@ -340,7 +335,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         again = f"{COMMAND} {shlex.join(words)}"
         print(f"\n{write_tables(out, runs, sweep.failures, again)}\n")
     print(f"summary    {out / SUMMARY}")
-    unfinished = sweep.stopping or sweep.failures
+    unfinished = sweep.stopping.is_set() or sweep.failures
     print(f"next       {again if unfinished else f'python -m dime_robot.report {out}'}")
     return UNFINISHED if unfinished else 0
 

@@ -48,47 +48,28 @@ def _parser(default: TrainConfig) -> Parser:
     )
     group = parser.add_argument_group("folders", "Where a run begins and what it leaves.")
     add = group.add_argument
-    add(
-        "--out",
-        type=Path,
-        metavar="DIR",
-        help="the run folder itself; by default a new one under runs/",
-    )
+    add("--out", type=Path, help="the run folder itself; by default a new one under runs/")
     add(
         "--resume",
         type=Path,
-        metavar="RUN",
         help="go on with this run folder; a larger --steps extends it; another --env of the same"
         " contract goes on there with networks, optimisers and replay as they are (a curriculum)",
     )
-    add(
-        "--init",
-        type=Path,
-        metavar="CKPT",
-        help="start from the networks of this checkpoint (same sizes, new data, new optimisers)",
-    )
-    add(
-        "--video",
-        action=BooleanOptionalAction,
-        default=True,
-        help="record a video of the trained policy where rendering works",
-    )
+    text = "start from the networks of this checkpoint (same sizes, new data, new optimisers)"
+    add("--init", type=Path, help=text)
+    text = "record a video of the trained policy where rendering works"
+    add("--video", action=BooleanOptionalAction, default=True, help=text)
     for name, field in TrainConfig.model_fields.items():
         if name in GROUPS:
             group = parser.add_argument_group(*GROUPS[name])
-        form = _form(field.annotation)
-        made = group.add_argument(option(name), default=getattr(default, name), **form)
-        made.help = f"{field.description} (default: %(default)s)"
+        form: dict[str, Any] = {"type": field.annotation}
+        if field.annotation is bool:
+            form = {"action": BooleanOptionalAction}
+        elif get_origin(field.annotation) is Literal:
+            form = {"choices": get_args(field.annotation)}
+        default_value = getattr(default, name)
+        group.add_argument(option(name), default=default_value, help=field.description, **form)
     return parser
-
-
-def _form(kind: Any) -> dict[str, Any]:
-    """Arguments of `add_argument` for a setting of this type."""
-    if kind is bool:
-        return {"action": BooleanOptionalAction}
-    if get_origin(kind) is Literal:
-        return {"choices": get_args(kind)}
-    return {"type": kind, "metavar": {int: "INT", float: "FLOAT"}.get(kind, "TEXT")}
 
 
 def _read(argv: Sequence[str], default: TrainConfig, resume: Path | None = None) -> RunRequest:

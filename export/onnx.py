@@ -321,6 +321,11 @@ def export_policy(
         InputError: no usable checkpoint or environment, or `out` cannot be written.
         CertificateError: a proof failed; an earlier file is as it was.
     """
+    if env is not None and not isinstance(env, str):
+        raise InputError(
+            f"env: expected the name of an environment, as {RunFolder(Path()).policy} holds it, got"
+            f" {type(env).__name__}; register the environment with Gymnasium and give its id"
+        )
     path = Path(checkpoint)
     target = RunFolder(path.parent).policy if out is None else Path(out)
     export(path, target, batch=batch, env=env, say=lambda _: None)

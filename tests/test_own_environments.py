@@ -184,6 +184,14 @@ def test_no_file_names_an_environment_of_a_program(call: Any, trained: Path) -> 
     assert (trained / "ckpt.pt").read_bytes() == before
 
 
+def test_a_policy_file_holds_a_name_and_no_function(trained: Path) -> None:
+    with pytest.raises(
+        InputError, match="env: expected the name of an environment, as policy.onnx"
+    ):
+        dr.export_policy(trained / "ckpt.pt", env=reach)  # type: ignore[arg-type]
+    assert not (trained / "policy.onnx").exists()
+
+
 def test_an_id_that_the_user_names_is_taken(trained: Path, capsys: Any) -> None:
     gymnasium.register("OwnReach-v0", entry_point=Reach, max_episode_steps=30)
     assert evaluate.main([str(trained), "--episodes", "1", "--env", "OwnReach-v0"]) == 0
