@@ -20,8 +20,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-
 from dime_robot.command_line import Parser
 from dime_robot.progress import ProgressLine
 from dime_robot.runtime.io.command import run_command
@@ -30,7 +28,6 @@ from dime_robot.runtime.policy.env_name import require_file_may_name
 from dime_robot.runtime.policy.noise import NOISE_LEGEND, NOISE_MODES, NoiseMode
 
 if TYPE_CHECKING:  # what takes seconds to load is imported by the functions that need it
-    from dime_robot.evaluation.rollout import Policy
     from dime_robot.loaded_policy import LoadedPolicy
 
 PROGRAM = "python -m dime_robot.evaluate"
@@ -45,19 +42,15 @@ def load_builtin(name: Literal["zero", "random"], env: str) -> LoadedPolicy:
     Raises:
         InputError: no such environment.
     """
-    from scipy.special import ndtr
-
     from dime_robot.envs import make_env, spec_of
+    from dime_robot.evaluation.rollout import random_policy, zero_policy
     from dime_robot.loaded_policy import LoadedPolicy
 
     made = make_env(env)
     spec = spec_of(made, env)
     made.close()
-    agents: dict[str, Policy] = {
-        "zero": lambda obs, noise: np.zeros_like(noise[:, 0]),
-        "random": lambda obs, noise: (2 * ndtr(noise[:, 0]) - 1).astype(np.float32),
-    }
-    return LoadedPolicy(agents[name], spec, env, (1, spec.n_act))
+    policy = zero_policy if name == "zero" else random_policy
+    return LoadedPolicy(policy, spec, env, (1, spec.n_act))
 
 
 def _parser() -> Parser:

@@ -185,9 +185,7 @@ def test_no_file_names_an_environment_of_a_program(call: Any, trained: Path) -> 
 
 
 def test_a_policy_file_holds_a_name_and_no_function(trained: Path) -> None:
-    with pytest.raises(
-        InputError, match="env: expected the name of an environment, as policy.onnx"
-    ):
+    with pytest.raises(InputError, match="env: expected the name of an environment, as"):
         dr.export_policy(trained / "ckpt.pt", env=reach)  # type: ignore[arg-type]
     assert not (trained / "policy.onnx").exists()
 

@@ -169,6 +169,19 @@ def seed_of(*key: int) -> int:
     return int(np.random.SeedSequence((len(key), *key)).generate_state(1)[0])
 
 
+def zero_policy(obs: FloatArray, noise: FloatArray) -> FloatArray:
+    """No action at all."""
+    return np.zeros_like(noise[:, 0])
+
+
+def random_policy(obs: FloatArray, noise: FloatArray) -> FloatArray:
+    """Uniform actions in [-1, 1], a function of the episode's noise so that they repeat, too."""
+    from scipy.special import ndtr
+
+    uniform: FloatArray = (2 * ndtr(noise[:, 0]) - 1).astype(np.float32)
+    return uniform
+
+
 def require_finite_actions(policy: Policy, name: str) -> Policy:
     """Wrap a policy so that a NaN or infinite action is refused.
 

@@ -205,20 +205,17 @@ class DIME:
 
     def learn(self, replay: ReplayBuffer) -> None:
         """The updates of one environment step, on fresh samples."""
-        due = self._actor_due()
-
-        def body() -> None:
-            size = self.config.update_to_data * self.config.batch_size
-            self._update(replay.sample(size, self.generator), due)
-
-        self._graphs.run(due, body)
-        self.updates += len(due)
-        self.actor_updates += sum(due)
+        due, size = self._actor_due(), self.config.update_to_data * self.config.batch_size
+        self._graphs.run(due, lambda: self._update(replay.sample(size, self.generator), due))
+        self._count(due)
 
     def update(self, batch: Batch) -> None:
         """The same on a given batch, UTD x B transitions."""
         due = self._actor_due()
         self._update(batch, due)
+        self._count(due)
+
+    def _count(self, due: tuple[bool, ...]) -> None:
         self.updates += len(due)
         self.actor_updates += sum(due)
 
