@@ -184,7 +184,7 @@ def test_a_policy_is_evaluated_as_by_the_command(
 def test_wrong_calls_are_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="steeps: expected a setting of TrainConfig"):
         dr.train_policy("InvertedPendulum-v5", out=tmp_path / "run", steeps=100)
-    with pytest.raises(InputError, match="env: expected the name of an environment"):
+    with pytest.raises(InputError, match="env: expected an environment or the name of one"):
         dr.train_policy()
     with pytest.raises(InputError, match="leave out `out` and `init`"):
         dr.train_policy(resume=tmp_path, out=tmp_path / "run")

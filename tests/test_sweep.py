@@ -79,8 +79,8 @@ def pretend(monkeypatch: pytest.MonkeyPatch) -> Pretend:
 
 
 def children(process: subprocess.Popen[str]) -> list[int]:
-    found = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
-    return [int(pid) for pid in found.split()]
+    of_threads = Path(f"/proc/{process.pid}/task").glob("*/children")
+    return [int(pid) for found in of_threads for pid in found.read_text().split()]
 
 
 def wait_for(condition: Callable[[], object]) -> None:
