@@ -125,9 +125,8 @@ class TrainingRun:
             noise_shape,
             parallel=min(config.final_episodes, MAX_PARALLEL),
             seed=config.seed,
-            log=lambda text: self._notes.append(text),
+            log=self._note,
         )
-        self._notes: list[str] = []  # for the logger, once there is one
         self._one_environment = False  # the simulator allows only one instance at a time
         self._gradients_seen = (0, 0)  # actor updates, and those with NaN, at the last check
         self.rows: list[EvalRow] = []
@@ -410,7 +409,7 @@ class TrainingRun:
                 return run()
             except NoEnvironmentError as error:
                 self._one_environment = True
-                self._notes.append(
+                self._note(
                     f"only one {self.config.env} can exist at a time ({error}): evaluations use it"
                     " in place of the training episode, which then ends early"
                 )
@@ -435,14 +434,12 @@ class TrainingRun:
         if due and not any(row.step == self.step for row in self.rows):
             self.check_finite()
             result = self._evaluate(self.config.eval_episodes, "fresh")
-            self._log_notes(logger)
             self._add_row(result, logger)
             self._keep_if_best(result)
 
     def _evaluate_finally(self, logger: RunLogger) -> None:
         """The last row of `eval.csv`, and all noise modes for the report."""
         results = {mode: self._evaluate(self.config.final_episodes, mode) for mode in NOISE_MODES}
-        self._log_notes(logger)
         self._add_row(results["fresh"], logger)
         self._keep_if_best(results["fresh"])
         self.final = {
@@ -454,9 +451,9 @@ class TrainingRun:
         for text in NOISE_LEGEND:
             logger.line(f"  {text}")
 
-    def _log_notes(self, logger: RunLogger) -> None:
-        while self._notes:
-            logger.line(f"note: {self._notes.pop(0)}")
+    def _note(self, text: str) -> None:
+        if self._logger is not None:
+            self._logger.line(f"note: {text}")
 
     def _keep_if_best(self, result: Evaluation) -> None:
         if self.step > self.env_since and result.mean > self.best_mean:
