@@ -35,19 +35,7 @@ _HOMES = {
     "train_policy": "dime_robot.training.train_policy",
 }
 
-__all__ = [
-    "Controller",
-    "OnnxPolicy",
-    "PolicySpec",
-    "RobotConfig",
-    "TrainConfig",
-    "__version__",
-    "evaluate_policy",
-    "export_policy",
-    "load_policy",
-    "make_env",
-    "train_policy",
-]
+__all__ = ["__version__", *_HOMES]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,29 +1,23 @@
-"""Reads a command line into a dataclass with tyro, the same way for every command.
+"""One argument parser for the commands: errors are one sentence, and 1e6 is a whole number.
 
-Whole numbers may be written as 1e6. Of an option that holds one value the last one counts, as
-usual; no part of a list is dropped.
+Of an option that holds one value the last one counts, as usual; lists of values are joined.
 """
 
 from __future__ import annotations
 
-import io
+import argparse
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr
-from typing import TypeVar
-
-import tyro
+from collections.abc import Sequence
+from difflib import get_close_matches
+from typing import Any, NoReturn
 
 from dime_robot.runtime.io.errors import InputError
 
-T = TypeVar("T")
-# of the box that tyro draws where the terminal can show one: sides go, rulers stay
-FRAME = str.maketrans({"\u2500": "-"} | dict.fromkeys("\u2502\u256d\u2570\u256f"))
 WHOLE = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]{1,3})?")
 
 
 def whole_number(text: str) -> int:
-    """12, 1_000, 1e6 and 2.5e3 as the whole numbers that they are.
+    """Read 12, 1_000, 1e6 and 2.5e3 as whole numbers.
 
     Raises:
         ValueError: no number, or one with a fraction.
@@ -36,110 +30,65 @@ def whole_number(text: str) -> int:
         raise ValueError(f"expected a whole number, got {text!r}") from None
 
 
-def _registry() -> tyro.constructors.ConstructorRegistry:
-    registry = tyro.constructors.ConstructorRegistry()
-
-    @registry.primitive_rule
-    def _(
-        info: tyro.constructors.PrimitiveTypeInfo,
-    ) -> tyro.constructors.PrimitiveConstructorSpec[int] | None:
-        if info.type is not int:
-            return None
-        return tyro.constructors.PrimitiveConstructorSpec(
-            nargs=1,
-            metavar="INT",
-            instance_from_str=lambda words: whole_number(words[0]),
-            is_instance=lambda value: isinstance(value, int),
-            str_from_instance=lambda value: [str(value)],
-        )
-
-    return registry
-
-
-def refuse_repeated(words: Sequence[str], lists: Sequence[str]) -> None:
-    """Refuse a list that is given in two parts, up to `--`: the first part would be dropped.
-
-    Args:
-        words: the command line.
-        lists: options that take several values at once, such as --envs.
-
-    Raises:
-        InputError: with the option.
-    """
-    names = [word.partition("=")[0].replace("_", "-") for word in words]
-    names = names[: names.index("--")] if "--" in names else names
-    for option in lists:
-        times = names.count(option)
-        if times > 1:
-            raise InputError(
-                f"{option}: expected it once with all its values, got it {times} times"
-            )
-
-
-def _sentence(text: str, prog: str) -> str:
-    """A complaint of tyro's as one sentence.
-
-    Args:
-        text: parts between rulers: a title, what is wrong, options that look alike, where help is.
-        prog: the program's name.
-    """
-    parts: list[list[str]] = [[]]
-    text = text.replace("\u256e", "\n---").translate(FRAME)
-    for line in filter(None, map(str.strip, text.splitlines())):
-        if set(line) == {"-"}:
-            parts.append([])
-        else:
-            parts[-1].append(line)
-    wrong = " ".join(parts[1] if len(parts) > 1 else parts[0]).rstrip(".")
-    alike = [
-        line.split()[0]
-        for part in parts[2:]
-        if part and part[0].startswith(("Perhaps you meant", "Arguments similar to"))
-        for line in part[1:]
-        if line.startswith("--")
-    ]
-    meant = f"; perhaps {' or '.join(alike)}" if alike else ""
-    return f"{wrong}{meant}; {prog} --help lists all options"
-
-
-@contextmanager
-def complaint_as_sentence(prog: str) -> Iterator[None]:
-    """Raise what tyro prints before it exits as an InputError of one sentence.
-
-    Args:
-        prog: the program's name.
-    """
-    complaint = io.StringIO()
+def _whole_number(text: str) -> int:
     try:
-        with redirect_stderr(complaint):
-            yield
-    except SystemExit as end:
-        if end.code in (0, None):  # --help
-            raise
-        raise InputError(_sentence(complaint.getvalue(), prog)) from None
+        return whole_number(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def parse(
-    kind: type[T],
-    words: Sequence[str],
-    prog: str,
-    default: T | None = None,
-    lists: Sequence[str] = (),
-) -> T:
-    """A dataclass of what was typed.
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows the kind of a value, and every default that is one."""
+
+    def _get_default_metavar_for_optional(self, action: argparse.Action) -> str:
+        name = getattr(action.type, "__name__", "text")
+        return "".join(c for c in name.upper() if c.isalpha())
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default is None or action.default is False or action.default in ("", []):
+            return action.help
+        return super()._get_help_string(action)
+
+
+class Parser(argparse.ArgumentParser):
+    """A command's options.
 
     Args:
-        kind: the dataclass; its docstrings are the help.
-        words: the command line without the program's name.
-        prog: the program's name for the help.
-        default: values of what is not given; None: those of the class.
-        lists: options that take several values at once; given twice, one list would be dropped.
-
-    Raises:
-        InputError: a list given twice, an unknown option, or a value that is none.
+        prog: the command, as one types it.
+        description: the help's first lines.
+        **options: others of `argparse.ArgumentParser`.
     """
-    refuse_repeated(words, lists)
-    with _registry(), complaint_as_sentence(prog):
-        if default is None:
-            return tyro.cli(kind, args=words, prog=prog)
-        return tyro.cli(kind, args=words, prog=prog, default=default)
+
+    def __init__(self, prog: str, description: str = "", **options: Any) -> None:
+        options = {"formatter_class": _Help, "allow_abbrev": False, **options}
+        super().__init__(prog=prog, description=description, **options)
+        self.register("type", int, _whole_number)
+        self._negative_number_matcher = re.compile(r"-\.?[0-9]")  # -1e9 as well
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
+        """Read a command line.
+
+        Raises:
+            InputError: an unknown option, or a value that is none.
+        """
+        found, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            similar = get_close_matches(unknown[0], self._option_string_actions, n=1)
+            meant = f"; perhaps {similar[0]}" if similar else ""
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{meant}")
+        return found
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Read the known options; --eval_interval is --eval-interval."""
+        words = [self._spelled(word) for word in args or ()]
+        return super().parse_known_args(words, namespace)
+
+    @staticmethod
+    def _spelled(word: str) -> str:
+        name, equals, value = word.partition("=")
+        return name.replace("_", "-") + equals + value if word.startswith("--") else word
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what is wrong as one sentence."""
+        words = message.removeprefix("argument ")
+        raise InputError(f"{words}; {self.prog} --help lists all options")

@@ -1,4 +1,4 @@
-"""One `make_env` for Gymnasium ids, dm_control tasks and this project's robot tasks.
+"""One `make_env` for Gymnasium ids, dm_control tasks, this project's robot tasks and own code.
 
 Whatever the source, an environment leaves here with flat float32 observations, float32 actions in
 [-1, 1], its time limit as truncation, and a PolicySpec that describes it. What it returns is plain
@@ -8,12 +8,17 @@ reads (`is_success`, `measures`, `effort_peak`).
 
 from __future__ import annotations
 
+import copy
+import functools
 import math
+import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from traceback import extract_tb
-from typing import Any
+from typing import Any, TypeAlias
+from weakref import WeakValueDictionary
 
 import gymnasium
 import numpy as np
@@ -24,11 +29,14 @@ from gymnasium.wrappers import RescaleAction, TimeLimit
 import dime_robot.sim  # noqa: F401  imports MuJoCo, before anything else does
 from dime_robot.runtime.contract.policy_spec import PolicySpec
 from dime_robot.runtime.io.errors import InputError
+from dime_robot.runtime.policy.env_name import PYTHON
 
 FloatArray = npt.NDArray[np.float32]
 Env = gymnasium.Env[FloatArray, FloatArray]
+# a name, a function without arguments that makes an environment, or an environment to copy
+EnvLike: TypeAlias = str | gymnasium.Env[Any, Any] | Callable[[], gymnasium.Env[Any, Any]]
 
-DEFAULT_RATE = 50.0  # [Hz], where an environment does not say how fast it is controlled
+DEFAULT_RATE = 50.0  # [Hz], where an environment does not state its control rate
 # of an episode of an environment that states no time limit, in evaluations and videos
 MAX_EPISODE_STEPS = 10_000
 NUMERIC_SPACES = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
@@ -43,7 +51,7 @@ class DmControlEnv(gymnasium.Env[FloatArray, FloatArray]):
     metadata = {"render_modes": ["rgb_array"]}
 
     def __init__(self, domain: str, task: str, render_mode: str | None = None) -> None:
-        with warnings.catch_warnings():  # it looks for a display even where none is needed
+        with warnings.catch_warnings():  # it warns of a missing display even where none is needed
             warnings.filterwarnings("ignore", message=".*DISPLAY")
             from dm_control import suite
 
@@ -120,6 +128,17 @@ class BoundedActions(gymnasium.ActionWrapper[Any, Any, Any]):
         return bounded
 
 
+@contextmanager
+def _refused_as(what: str) -> Iterator[None]:
+    """Raise whatever foreign code raises as an InputError that begins with these words."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f"{what}: {in_one_line(error)}") from error
+
+
 class PlainEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
     """Turns whatever an environment returns into plain values; see the module's docstring.
 
@@ -145,12 +164,8 @@ class PlainEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         Raises:
             InputError: the environment failed, or gave something else than numbers.
         """
-        try:
+        with _refused_as(f"{self._name}: reset failed"):
             given = self.env.reset(seed=seed, options=options)
-        except InputError:
-            raise
-        except Exception as error:
-            raise InputError(f"{self._name}: reset failed: {in_one_line(error)}") from error
         if not isinstance(given, tuple) or len(given) != 2:
             raise InputError(
                 f"{self._name}: reset: expected (observation, info), got {type(given).__name__};"
@@ -164,12 +179,8 @@ class PlainEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         Raises:
             InputError: the environment failed, or gave something else than numbers.
         """
-        try:
+        with _refused_as(f"{self._name}: step failed"):
             obs, reward, terminated, truncated, info = self.env.step(action)
-        except InputError:
-            raise
-        except Exception as error:
-            raise InputError(f"{self._name}: step failed: {in_one_line(error)}") from error
         return (
             self._vector(obs),
             self._number("reward", reward),
@@ -177,6 +188,11 @@ class PlainEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
             self._truth("truncated", truncated),
             self._plain_info(info),
         )
+
+    def close(self) -> None:
+        """Close it; a function may give the same environment again from now on."""
+        _in_use.pop(id(self.unwrapped), None)
+        super().close()
 
     def _vector(self, given: Any) -> FloatArray:
         """A copy: some environments write every observation into the same array."""
@@ -213,7 +229,7 @@ class PlainEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         return bool(number)
 
     def _plain_info(self, info: Any) -> dict[str, Any]:
-        if not isinstance(info, Mapping):  # None: it has nothing to say
+        if not isinstance(info, Mapping):  # None, as an environment may return
             return {}
         plain: dict[str, Any] = {}
         if info.get("is_success") is not None:
@@ -249,7 +265,7 @@ def plain_number(given: Any) -> float | None:
 
 
 def in_one_line(error: BaseException) -> str:
-    """What an exception says, and the file and line where it was raised."""
+    """An exception's message, and the file and line where it was raised."""
     try:
         words = str(error)
     except Exception:  # PyOpenGL's have none where there is no display
@@ -259,29 +275,89 @@ def in_one_line(error: BaseException) -> str:
     return f"{text} ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else text
 
 
-def make_env(name: str, render_mode: str | None = None, startup_seed: int = 0) -> Env:
-    """Build an environment from its name; see the module's docstring for the form it has.
+class SharedEnvironmentError(InputError):
+    """A function gave an environment that is in use already."""
+
+
+def env_name(env: EnvLike) -> str:
+    """What settings, files and messages call an environment.
+
+    Returns:
+        The name itself; of a function, a class or an object python:NAME, which `make_env` and
+        every file refuse as a name.
+    """
+    if isinstance(env, str):
+        return env
+    if isinstance(env, functools.partial):
+        return env_name(env.func)
+    source = type(env.unwrapped) if isinstance(env, gymnasium.Env) else env
+    name = getattr(source, "__name__", type(source).__name__)
+    return PYTHON + re.sub(r"[^A-Za-z0-9_.-]+", "_", name).strip("_")[:64]
+
+
+def make_env(env: EnvLike, render_mode: str | None = None, startup_seed: int = 0) -> Env:
+    """Build an environment; see the module's docstring for the form it has.
+
+    An object is never stepped or closed itself: what is built from it is a deep copy, so that
+    training, evaluation and the caller do not disturb each other.
 
     Args:
-        name: a Gymnasium id (MODULE:ID imports MODULE first), dm_control/DOMAIN-TASK-v0, or
-            sim:NAME.
-        render_mode: None or rgb_array.
+        env: a Gymnasium id (MODULE:ID imports MODULE first), dm_control/DOMAIN-TASK-v0,
+            sim:NAME, a function without arguments that makes a new environment at each call, or
+            an environment that can be copied.
+        render_mode: None or rgb_array; what a function makes has its own.
         startup_seed: of what a robot task draws once for the environment's life.
 
     Raises:
-        InputError: unknown name, missing package, a constructor that failed, or spaces a
-            continuous policy cannot use.
+        InputError: unknown name, missing package, a constructor that failed, an environment that
+            cannot be copied, or spaces a continuous policy cannot use.
     """
-    if name.startswith("sim:"):
+    name = env_name(env)
+    if not isinstance(env, str):
+        made = _from_python(env, name)
+    elif name.startswith("sim:"):
         from dime_robot.sim.robot_env import RobotEnv
 
         robot = RobotEnv(name.removeprefix("sim:"), render_mode, startup_seed=startup_seed)
         return PlainEnv(TimeLimit(robot, robot.config.episode_steps), name)
-    env = (
-        _dm_control(name, render_mode)
-        if name.startswith("dm_control/")
-        else _gymnasium(name, render_mode)
-    )
+    elif name.startswith("dm_control/"):
+        made = _dm_control(name, render_mode)
+    else:
+        made = _gymnasium(name, render_mode)
+    return _in_plain_form(made, name)
+
+
+_in_use: WeakValueDictionary[int, gymnasium.Env[Any, Any]] = WeakValueDictionary()  # by their id
+
+
+def _from_python(env: EnvLike, name: str) -> gymnasium.Env[Any, Any]:
+    if isinstance(env, gymnasium.Env):
+        with _refused_as(
+            f"{name}: expected an environment that copy.deepcopy can copy, as training and"
+            " evaluation each need one, or a function that makes it"
+        ):
+            return copy.deepcopy(env)
+    if not callable(env):
+        raise InputError(
+            "env: expected a name, a gymnasium.Env or a function that makes one, got"
+            f" {type(env).__name__}"
+        )
+    with _refused_as(f"{name}: cannot be made here"):
+        made = env()
+    if not isinstance(made, gymnasium.Env):
+        raise InputError(
+            f"{name}: expected a function that returns a gymnasium.Env, got {type(made).__name__}"
+        )
+    if _in_use.get(id(made.unwrapped)) is made.unwrapped:
+        raise SharedEnvironmentError(
+            f"{name}: expected a function that makes a new environment at each call, got one that"
+            " is in use already, so that an evaluation would disturb the training episode"
+        )
+    _in_use[id(made.unwrapped)] = made.unwrapped
+    return made
+
+
+def _in_plain_form(env: gymnasium.Env[Any, Any], name: str) -> Env:
     try:
         box = _checked_actions(name, env.action_space)
         _check_observations(name, env.observation_space)
@@ -322,31 +398,32 @@ def _checked_actions(name: str, space: spaces.Space[Any]) -> spaces.Box:
     return space
 
 
-def _check_observations(name: str, space: spaces.Space[Any], where: str = "") -> None:
-    """Every part has to be made of numbers; what their bounds are does not matter."""
-    if isinstance(space, spaces.Dict):
-        parts = {str(key): part for key, part in space.spaces.items()}
-    elif isinstance(space, spaces.Tuple):
-        parts = {str(i): part for i, part in enumerate(space.spaces)}
-    else:
-        numeric = isinstance(space, NUMERIC_SPACES)
-        if not numeric or (isinstance(space, spaces.Box) and space.dtype.kind not in "biuf"):
-            place = f" in {where}" if where else ""
+def _check_observations(name: str, space: spaces.Space[Any]) -> None:
+    """Refuse parts that are not made of numbers; bounds do not matter."""
+    for place, part in _parts(space):
+        numeric = isinstance(part, NUMERIC_SPACES)
+        if not numeric or (isinstance(part, spaces.Box) and part.dtype.kind not in "biuf"):
+            where = f" in {place}" if place else ""
             raise InputError(
                 f"{name}: expected a vector of observations, or parts of numbers, got"
-                f" {space!s:.80}{place}"
+                f" {part!s:.80}{where}"
             )
-        return _check_not_empty(name, space, where)
-    for key, part in parts.items():
-        _check_observations(name, part, f"{where}.{key}" if where else key)
-    return _check_not_empty(name, space, where)
-
-
-def _check_not_empty(name: str, space: spaces.Space[Any], where: str) -> None:
-    if where:  # one part may be empty, if another is not
-        return
-    if spaces.flatdim(space) == 0:
+    if spaces.flatdim(space) == 0:  # one part may be empty, if another is not
         raise InputError(f"{name}: expected at least one observation, got {space!s:.80}")
+
+
+def _parts(space: spaces.Space[Any], place: str = "") -> Iterator[tuple[str, spaces.Space[Any]]]:
+    """Spaces that hold no others, each with its place, `a.b.0`."""
+    parts: Iterable[tuple[Any, spaces.Space[Any]]]
+    if isinstance(space, spaces.Dict):
+        parts = space.spaces.items()
+    elif isinstance(space, spaces.Tuple):
+        parts = enumerate(space.spaces)
+    else:
+        yield place, space
+        return
+    for key, part in parts:
+        yield from _parts(part, f"{place}.{key}" if place else str(key))
 
 
 def _dm_control(name: str, render_mode: str | None) -> gymnasium.Env[Any, Any]:
@@ -363,6 +440,11 @@ def _dm_control(name: str, render_mode: str | None) -> gymnasium.Env[Any, Any]:
 
 
 def _gymnasium(name: str, render_mode: str | None) -> gymnasium.Env[Any, Any]:
+    if name.startswith(PYTHON):
+        raise InputError(
+            f"{name}: stands for an environment that a Python program made; expected that function"
+            " or object itself, or the id of a registered environment"
+        )
     try:
         return _constructed(name, render_mode)
     except gymnasium.error.NameNotFound as error:
@@ -415,7 +497,7 @@ def spec_of(env: Env, name: str) -> PolicySpec:
     return PolicySpec.flat(name, n_obs, n_act, control_rate(env))
 
 
-def action_bounds(name: str) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+def action_bounds(name: EnvLike) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     """The bounds of an environment's actions in its own units, as `gymnasium.make` gives it.
 
     Args:
@@ -442,7 +524,7 @@ def action_bounds(name: str) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.fl
 def control_rate(env: gymnasium.Env[Any, Any]) -> float:
     """How often it is controlled [Hz]: by its time step `dt` [s], its frame rate, or 50.
 
-    What is no positive number (a method, 0) says nothing.
+    What is no positive number (a method, 0) is ignored.
     """
     try:
         dt = plain_number(getattr(env.unwrapped, "dt", None))

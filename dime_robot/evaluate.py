@@ -10,91 +10,91 @@ from __future__ import annotations
 if __name__ == "__main__":
     from dime_robot.runtime.io.extras import require_extras
 
-    require_extras(eval=("gymnasium", "mujoco", "tyro", "scipy", "imageio"))
+    require_extras(eval=("gymnasium", "mujoco", "scipy", "imageio"))
 
 import json
 import sys
-import time
 import warnings
+from argparse import Namespace
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-import tyro
-
-from dime_robot import command_line
+from dime_robot.command_line import Parser
+from dime_robot.progress import ProgressLine
 from dime_robot.runtime.io.command import run_command
 from dime_robot.runtime.io.errors import InputError
 from dime_robot.runtime.policy.env_name import require_file_may_name
 from dime_robot.runtime.policy.noise import NOISE_LEGEND, NOISE_MODES, NoiseMode
 
 if TYPE_CHECKING:  # what takes seconds to load is imported by the functions that need it
-    from dime_robot.evaluation.rollout import Policy, Watch
     from dime_robot.loaded_policy import LoadedPolicy
 
+PROGRAM = "python -m dime_robot.evaluate"
 EPISODES = 20
-MOST_EPISODES = 100_000
+MAX_EPISODES = 100_000
 SHORT = 1  # exit code: the suite's thresholds are not met
 
 
-def load_agent(name: Literal["zero", "random"], env: str) -> LoadedPolicy:
-    """An agent that needs no file: no action at all, or uniformly random ones.
+def load_builtin(name: Literal["zero", "random"], env: str) -> LoadedPolicy:
+    """A policy that needs no file: no action at all, or uniformly random ones.
 
     Raises:
         InputError: no such environment.
     """
-    from scipy.special import ndtr
-
     from dime_robot.envs import make_env, spec_of
+    from dime_robot.evaluation.rollout import random_policy, zero_policy
     from dime_robot.loaded_policy import LoadedPolicy
 
     made = make_env(env)
     spec = spec_of(made, env)
     made.close()
-    agents: dict[str, Policy] = {
-        "zero": lambda obs, noise: np.zeros_like(noise[:, 0]),
-        "random": lambda obs, noise: (2 * ndtr(noise[:, 0]) - 1).astype(np.float32),
-    }
-    return LoadedPolicy(agents[name], spec, env, (1, spec.n_act))
+    policy = zero_policy if name == "zero" else random_policy
+    return LoadedPolicy(policy, spec, env, (1, spec.n_act))
 
 
-@dataclass(frozen=True)
-class Arguments:
-    """Evaluate a policy in the environment it was trained in."""
-
-    file: tyro.conf.Positional[Path | None] = None
-    """A checkpoint (ckpt.pt), an exported policy (policy.onnx), or a run folder: then its best.pt,
-    or else its ckpt.pt."""
-    policy: Literal["zero", "random"] | None = None
-    """An agent without a file, to see what doing nothing earns; needs --env."""
-    episodes: int | None = None
-    """Episodes per noise mode, 20 by default; 0 with --video: only the video. With --suite: per
-    condition and command, 4 by default."""
-    seed: int = 0
-    """Starts and noises follow from it."""
-    noise: NoiseMode | Literal["all"] = "all"
-    """Noise mode of the sampler; all: the three of them, one after the other."""
-    env: str | None = None
-    """Another environment with the same spaces."""
-    suite: bool = False
-    """Try it on every robot of the task's configuration; exit code 1 where it falls short."""
-    model: tyro.conf.UseAppendAction[tuple[Path, ...]] = ()
-    """With --suite: another model of the robot (MJCF), joints matched by name, judged as the
-    nominal one is. Again for each further one."""
-    only: str = ""
-    """With --suite: only conditions with this in their names, beside the nominal one."""
-    json: bool = False
-    """Print one JSON object instead of a table."""
-    video: Annotated[Path | None, tyro.conf.arg(metavar="FILE.mp4")] = None
-    """Record one episode with fresh noise."""
+def _parser() -> Parser:
+    parser = Parser(PROGRAM, "Evaluate a policy in the environment it was trained in.")
+    add = parser.add_argument
+    add(
+        "file",
+        type=Path,
+        nargs="?",
+        help="a checkpoint (ckpt.pt), an exported policy (policy.onnx), or a run folder: then its"
+        " best.pt, or else its ckpt.pt",
+    )
+    text = "a policy without a file, to see what doing nothing earns; needs --env"
+    add("--policy", choices=("zero", "random"), help=text)
+    add(
+        "--episodes",
+        type=int,
+        help=f"per noise mode ({EPISODES} by default), or with --suite per condition and command (4"
+        " by default); 0 with --video: only the video",
+    )
+    add("--seed", type=int, default=0, help="starts and noises follow from it")
+    text = "noise mode of the sampler; all: the three of them, one after the other"
+    add("--noise", choices=(*NOISE_MODES, "all"), default="all", help=text)
+    add("--env", help="another environment with the same spaces")
+    text = "try it on every robot of the task's configuration; exit code 1 where it falls short"
+    add("--suite", action="store_true", help=text)
+    add(
+        "--model",
+        type=Path,
+        action="append",
+        default=[],
+        help="with --suite: another model of the robot (MJCF), joints matched by name, judged as"
+        " the nominal one is; again for each further one",
+    )
+    text = "with --suite: only conditions with this in their names, and the nominal one"
+    add("--only", default="", help=text)
+    add("--json", action="store_true", help="print one JSON object instead of a table")
+    add("--video", type=Path, help="MP4 file to record one episode with fresh noise to")
+    return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """See the module's docstring."""
-    words = sys.argv[1:] if argv is None else argv
-    arguments = command_line.parse(Arguments, words, "python -m dime_robot.evaluate")
+    arguments = _parser().parse_args(sys.argv[1:] if argv is None else argv)
     _check(arguments)
     from dime_robot.loaded_policy import require_fitting_env
 
@@ -109,12 +109,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     elif len(results) > 1:
         print("\n".join(f"  {text}" for text in NOISE_LEGEND), file=sys.stderr)
     if arguments.video is not None:
-        _video(arguments, arguments.video, loaded, env)
+        _video(arguments, loaded, env)
     return 0
 
 
-def _episodes(arguments: Arguments, loaded: LoadedPolicy, env: str) -> dict[str, Any]:
-    """Noise mode -> its evaluation; each is printed when it is there."""
+def _episodes(arguments: Namespace, loaded: LoadedPolicy, env: str) -> dict[str, Any]:
+    """Noise mode -> its evaluation; each is printed when it ends."""
     from dime_robot.loaded_policy import run_episodes
 
     episodes = EPISODES if arguments.episodes is None else arguments.episodes
@@ -122,35 +122,25 @@ def _episodes(arguments: Arguments, loaded: LoadedPolicy, env: str) -> dict[str,
     if arguments.policy is not None:
         modes = ("fresh",)  # there is no sampler to compare
     results: dict[str, Any] = {}
+    screen = ProgressLine(sys.stderr)
+
+    def watch(ended: int, episodes: int, steps: int) -> None:
+        if screen.due():
+            screen.draw(f"{mode}: {ended} of {episodes} episodes ended, {steps:,} steps")
+
     for mode in modes if episodes else ():
-        results[mode] = run_episodes(loaded, env, episodes, mode, arguments.seed, _watch(mode))
+        results[mode] = run_episodes(loaded, env, episodes, mode, arguments.seed, watch)
+        screen.clear()
         if not arguments.json:
             print(f"{mode:6s}{results[mode]}", flush=True)
     return results
 
 
-def _watch(mode: str) -> Watch:
-    """Shows on a terminal how far the episodes are."""
-    interval = 0.25 if sys.stderr.isatty() else 15.0  # [s]
-    last = time.monotonic()
-
-    def show(ended: int, episodes: int, steps: int) -> None:
-        nonlocal last
-        now = time.monotonic()
-        if now - last < interval:
-            return
-        last = now
-        text = f"{mode}: {ended} of {episodes} episodes ended, {steps:,} steps"
-        end = "\r" if sys.stderr.isatty() else "\n"
-        print(f"{text:70s}" if end == "\r" else text, end=end, file=sys.stderr, flush=True)
-
-    return show
-
-
-def _video(arguments: Arguments, path: Path, loaded: LoadedPolicy, env: str) -> None:
+def _video(arguments: Namespace, loaded: LoadedPolicy, env: str) -> None:
     from dime_robot.evaluation.rollout import seed_of
     from dime_robot.evaluation.video import record_in_child, record_video, renders_in_this_process
 
+    path: Path = arguments.video
     if renders_in_this_process():
         seed = seed_of(arguments.seed, 3)
         frames = record_video(env, loaded.act_with, loaded.noise_shape, seed, path)
@@ -166,12 +156,12 @@ def _video(arguments: Arguments, path: Path, loaded: LoadedPolicy, env: str) -> 
         print(text)
 
 
-def _check(arguments: Arguments) -> None:
-    """Refuse what does not go together, before anything is loaded."""
-    least = 0 if arguments.video is not None and not arguments.suite else 1
-    if arguments.episodes is not None and not least <= arguments.episodes <= MOST_EPISODES:
+def _check(arguments: Namespace) -> None:
+    """Refuse options that do not fit together, before anything is loaded."""
+    min_episodes = 0 if arguments.video is not None and not arguments.suite else 1
+    if arguments.episodes is not None and not min_episodes <= arguments.episodes <= MAX_EPISODES:
         raise InputError(
-            f"--episodes: expected at least {least} and at most {MOST_EPISODES:,}, got"
+            f"--episodes: expected at least {min_episodes} and at most {MAX_EPISODES:,}, got"
             f" {arguments.episodes}"
         )
     if arguments.seed < 0:
@@ -189,14 +179,12 @@ def _check(arguments: Arguments) -> None:
             raise InputError(f"--model {model}: expected a MJCF file, got no such file")
 
 
-def _load(arguments: Arguments) -> tuple[LoadedPolicy, str]:
-    """The policy, and the environment to try it in."""
+def _load(arguments: Namespace) -> tuple[LoadedPolicy, str]:
+    """The policy, and the name of the environment to evaluate it in."""
     if arguments.policy is not None:
-        assert arguments.env is not None
-        return load_agent(arguments.policy, arguments.env), arguments.env
+        return load_builtin(arguments.policy, arguments.env), arguments.env
     from dime_robot.loaded_policy import load_policy, policy_file
 
-    assert arguments.file is not None
     path = policy_file(arguments.file)
     if path != arguments.file and not arguments.json:
         print(f"policy {path}", flush=True)
@@ -206,26 +194,26 @@ def _load(arguments: Arguments) -> tuple[LoadedPolicy, str]:
     return loaded, arguments.env or loaded.env
 
 
-def _suite(arguments: Arguments, loaded: LoadedPolicy, env: str) -> int:
+def _suite(arguments: Namespace, loaded: LoadedPolicy, env: str) -> int:
     from dime_robot.evaluation import robustness_suite as suite
 
-    def say(text: str) -> None:
+    def log(text: str) -> None:
         if not arguments.json:
             print(text, flush=True)
 
     noise: NoiseMode = "fresh" if arguments.noise == "all" else arguments.noise
-    rows, asked = suite.run_suite(
+    rows, thresholds = suite.run_suite(
         env,
         loaded.act_with,
         loaded.noise_shape,
         suite.Sampling(arguments.episodes or suite.EPISODES, arguments.seed, noise, arguments.only),
         arguments.model,
-        say,
+        log,
     )
-    found = suite.shortfalls(rows, asked)
+    found = suite.shortfalls(rows, thresholds)
     if arguments.json:
-        print(json.dumps({"env": env, "seed": arguments.seed, **suite.report(rows, asked)}))
-    say("\n".join(["", *found, f"FAIL: {len(found)} shortfalls"] if found else ["", "PASS"]))
+        print(json.dumps({"env": env, "seed": arguments.seed, **suite.report(rows, thresholds)}))
+    log("\n".join(["", *found, f"FAIL: {len(found)} shortfalls"] if found else ["", "PASS"]))
     return SHORT if found else 0
 
 

@@ -1,4 +1,4 @@
-"""A policy out of a file, for programs: `load_policy`, `evaluate_policy`."""
+"""LoadedPolicy: a policy from a file, for programs; `load_policy`, `evaluate_policy`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dime_robot.envs import action_bounds, make_env, sizes_of
+from dime_robot.envs import EnvLike, action_bounds, env_name, make_env, sizes_of
 from dime_robot.evaluation.rollout import (
     Evaluation,
     Evaluator,
@@ -23,6 +23,7 @@ from dime_robot.runtime.contract.policy_spec import PolicySpec
 from dime_robot.runtime.io.errors import InputError
 from dime_robot.runtime.policy.env_name import require_file_may_name
 from dime_robot.runtime.policy.noise import NoiseMode, NoiseSource
+from dime_robot.training.run_folder import RunFolder
 
 _MAX_PARALLEL = 20  # environments that step together
 _EVALUATION = 2  # the key of episodes among the seeds that follow from one number
@@ -30,9 +31,9 @@ _OTHER_FILES = (".yaml", ".yml", ".csv", ".json", ".html", ".xml", ".mp4", ".bin
 
 
 class LoadedPolicy:
-    """What a checkpoint or a policy.onnx does, with one interface for both.
+    """The policy of a checkpoint or a policy.onnx, with one interface for both.
 
-    Pickling and copying store the path and where the noise stands; the file is read again, and
+    Pickling and copying store the path and the state of the noise; the file is read again, and
     refused where it has changed.
 
     Args:
@@ -61,7 +62,7 @@ class LoadedPolicy:
         self.act_with, self.spec, self.env, self.noise_shape = act_with, spec, env, noise_shape
         self.path, self._digest = path, digest
         self._mode, self._seed = noise, seed
-        self._sources: dict[NoiseMode, NoiseSource] = {}  # of those modes that were asked for
+        self._sources: dict[NoiseMode, NoiseSource] = {}  # of the modes in use
         self._bounds: tuple[FloatArray, FloatArray] | None = None
 
     def act(self, observation: npt.ArrayLike) -> FloatArray:
@@ -97,7 +98,7 @@ class LoadedPolicy:
             Actions in the environment's own units, shape (n_act,) or (B, n_act), and None.
 
         Raises:
-            InputError: as for `act`, or the environment is not to be had.
+            InputError: as for `act`, or the environment is not available.
         """
         if self._bounds is None:
             if self.path is not None:
@@ -143,16 +144,13 @@ class LoadedPolicy:
 
 
 def policy_file(path: Path) -> Path:
-    """The file of a policy; of a run folder its best.pt, or else its ckpt.pt.
+    """The file of a policy; of a run folder the best checkpoint, or else the last one.
 
     Raises:
         InputError: neither is there, or it is a file of another kind.
     """
     if path.is_dir():
-        for name in ("best.pt", "ckpt.pt"):
-            if (path / name).exists():
-                return path / name
-        raise InputError(f"{path}: expected a run folder with best.pt or ckpt.pt, got neither")
+        return RunFolder(path).best_policy()
     if path.suffix.lower() in _OTHER_FILES:
         raise InputError(
             f"{path}: expected a policy (ckpt.pt, best.pt or policy.onnx), got a {path.suffix} file"
@@ -191,20 +189,20 @@ def load_policy(path: Path | str, *, noise: NoiseMode = "fresh", seed: int = 0) 
     return LoadedPolicy(act, loaded.spec, loaded.config.env, shape, **options)
 
 
-def require_fitting_env(name: str, spec: PolicySpec) -> None:
+def require_fitting_env(env: EnvLike, spec: PolicySpec) -> None:
     """Refuse an environment that a policy was not made for.
 
     Args:
-        name: of the environment.
+        env: what `make_env` takes.
         spec: the policy's contract.
 
     Raises:
         InputError: another contract, or other sizes.
     """
-    env = make_env(name)
-    got = sizes_of(env)
-    env.close()
-    own = getattr(env.unwrapped, "policy_spec", None)
+    name, made = env_name(env), make_env(env)
+    got = sizes_of(made)
+    made.close()
+    own = getattr(made.unwrapped, "policy_spec", None)
     if own is not None and (found := differences(spec, own)):
         place, ours, theirs = found[0]
         raise InputError(
@@ -222,7 +220,7 @@ def evaluate_policy(
     policy: LoadedPolicy | Path | str,
     *,
     episodes: int = 20,
-    env: str | None = None,
+    env: EnvLike | None = None,
     noise: NoiseMode = "fresh",
     seed: int = 0,
     watch: Watch | None = None,
@@ -232,7 +230,8 @@ def evaluate_policy(
     Args:
         policy: a policy, or the file of one.
         episodes: how many.
-        env: name of the environment, by default the one that it was trained in.
+        env: the environment as `train_policy` takes it, by default the one that the policy was
+            trained in; of an object every episode runs in a copy.
         noise: mode of the sampler's noise.
         seed: starts and noises follow from it.
         watch: called before every step with the episodes that ended, all episodes, and the
@@ -249,20 +248,20 @@ def evaluate_policy(
     loaded = policy if isinstance(policy, LoadedPolicy) else load_policy(policy)
     if env is None and loaded.path is not None:
         require_file_may_name(loaded.env, loaded.path)
-    name = env or loaded.env
-    require_fitting_env(name, loaded.spec)
-    return run_episodes(loaded, name, episodes, noise, seed, watch)
+    given = loaded.env if env is None else env
+    require_fitting_env(given, loaded.spec)
+    return run_episodes(loaded, given, episodes, noise, seed, watch)
 
 
 def run_episodes(
     policy: LoadedPolicy,
-    env: str,
+    env: EnvLike,
     episodes: int,
     noise: NoiseMode,
     seed: int,
     watch: Watch | None = None,
 ) -> Evaluation:
-    """What `evaluate_policy` does once it is known that policy and environment fit."""
+    """Run the episodes of `evaluate_policy`, where policy and environment fit."""
     evaluator = Evaluator(env, policy.noise_shape, min(_MAX_PARALLEL, episodes), seed=seed)
     try:
         return evaluator.run(policy.act_with, episodes, (seed, _EVALUATION), noise, watch)

@@ -10,25 +10,24 @@ from __future__ import annotations
 if __name__ == "__main__":
     from dime_robot.runtime.io.extras import require_extras
 
-    require_extras(train=("torch", "tyro", "matplotlib", "scipy"))
+    require_extras(train=("torch", "matplotlib", "scipy"))
 
 import base64
 import html
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING
 
-import tyro
-
-from dime_robot import command_line
-from dime_robot.learning.config import differences
+from dime_robot.command_line import Parser
 from dime_robot.results.eval_csv import EvalRow, read_eval_csv
+from dime_robot.results.tables import html_table
+from dime_robot.runtime.contract.config_diff import differences
 from dime_robot.runtime.io.command import run_command
 from dime_robot.runtime.io.errors import InputError
 from dime_robot.runtime.io.regular_files import write_atomically
 from dime_robot.runtime.policy.noise import NOISE_LEGEND, NoiseMode
+from dime_robot.training.run_folder import RunFolder
 
 if TYPE_CHECKING:  # matplotlib and torch take seconds to load
     from matplotlib.axes import Axes
@@ -69,16 +68,8 @@ def learning_curve(rows: Sequence[EvalRow], title: str) -> str:
     return figure_of_returns(title, draw)
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    def cells(values: Sequence[Any], tag: str) -> str:
-        return "".join(f"<{tag}>{html.escape(str(value))}</{tag}>" for value in values)
-
-    body = "".join(f"<tr>{cells(row, 'td')}</tr>" for row in rows)
-    return f"<table><tr>{cells(head, 'th')}</tr>{body}</table>"
-
-
 def _repetition(lineage: Lineage) -> str:
-    """The commands behind the policy, and what is not known of it."""
+    """The commands behind the policy, and what was not recorded."""
     from dime_robot.training.lineage import commands
 
     lines = "<br>".join(f"<code>{html.escape(line)}</code>" for line in commands(lineage))
@@ -105,7 +96,7 @@ def _final_table(final: Mapping[NoiseMode, FinalEvaluation]) -> str:
             ]
         )
     head = ["noise", "return (mean ± std)", "IQM", "95 % of the mean", "episodes", "success"]
-    return _table(head, rows)
+    return html_table(head, rows)
 
 
 def _video(path: Path) -> str:
@@ -127,9 +118,10 @@ def write_report(folder: Path) -> Path:
     from dime_robot.training import checkpoint
     from dime_robot.training.presets import preset_config
 
-    record = checkpoint.load(folder / "ckpt.pt").record
+    files = RunFolder(folder)
+    record = checkpoint.load(files.checkpoint).record
     config = record.config
-    rows = read_eval_csv(folder / "eval.csv") if (folder / "eval.csv").exists() else []
+    rows = read_eval_csv(files.evaluations) if files.evaluations.exists() else []
     changed = differences(config, preset_config(config.preset, config.env))
     made = record.provenance
     title = f"{config.env}, {config.preset}, seed {config.seed}"
@@ -143,47 +135,43 @@ def write_report(folder: Path) -> Path:
     if record.final:
         parts += ["<h2>Final evaluation</h2>", _final_table(record.final)]
         parts.append(f'<p class="soft">{"<br>".join(map(html.escape, NOISE_LEGEND))}</p>')
-    parts.append(_video(folder / "video.mp4"))
+    parts.append(_video(files.video))
     parts.append(f"<h2>Settings that differ from the preset {html.escape(config.preset)}</h2>")
     if changed:
-        table = [[name, value, preset] for name, (value, preset) in changed.items()]
-        parts.append(_table(["setting", "this run", "preset and task"], table))
+        parts.append(html_table(["setting", "this run", "preset and task"], changed))
     else:
         parts.append("<p>None.</p>")
     parts += ["<h2>To repeat it</h2>", _repetition(record.lineage)]
-    parts += ["<h2>Made with</h2>", _table(["what", "version"], list(made.items()))]
+    parts += ["<h2>Made with</h2>", html_table(["what", "version"], list(made.items()))]
     page = (
         '<!doctype html><html lang="en"><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{html.escape(title)}</title><style>{_STYLE}</style>{''.join(parts)}</html>\n"
     )
-    path = folder / "report.html"
-    write_atomically(path, page.encode())
-    return path
-
-
-@dataclass(frozen=True)
-class Arguments:
-    """Write the report of a run folder, or figures and summary of a folder of results."""
-
-    folder: tyro.conf.Positional[Path]
-    """A folder that dime_robot.train wrote, or one with a CSV per task."""
-    reference: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
-    """What others reached, a CSV per task, to draw beside ours; by default FOLDER/reference."""
+    write_atomically(files.report, page.encode())
+    return files.report
 
 
 def main() -> int:
     """See the module's docstring."""
-    arguments = command_line.parse(Arguments, sys.argv[1:], "python -m dime_robot.report")
-    folder = arguments.folder
+    parser = Parser(
+        "python -m dime_robot.report",
+        "Write the report of a run folder, or figures and summary of a folder of results.",
+    )
+    text = "that dime_robot.train wrote, or with a CSV per task"
+    parser.add_argument("folder", type=Path, help=text)
+    text = "what others reached, a CSV per task, to draw beside ours; by default FOLDER/reference"
+    parser.add_argument("--reference", type=Path, help=text)
+    options = parser.parse_args(sys.argv[1:])
+    folder: Path = options.folder
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder}: expected a folder, got a file: {folder.parent}?")
-    if (folder / "ckpt.pt").exists():
+    if RunFolder(folder).checkpoint.exists():
         print(write_report(folder))
         return 0
     from dime_robot.results.summary import SUMMARY, write_results
 
-    written = write_results(folder, arguments.reference)
+    written = write_results(folder, options.reference)
     for path in written:
         print(path)
     if folder / SUMMARY not in written:

@@ -3,7 +3,7 @@
 Every run is a `python -m dime_robot.train` of its own, with a folder and a log of its own; options
 after `--` go to each of them. The same command again goes on where the last one stopped and starts
 nothing that is finished. At the end there is a CSV per task, which `python -m dime_robot.report`
-draws, and `summary.md`: both are about the tasks and seeds asked for.
+draws, and `summary.md`: both are about the tasks and seeds of this command.
 """
 
 from __future__ import annotations
@@ -11,9 +11,7 @@ from __future__ import annotations
 if __name__ == "__main__":
     from dime_robot.runtime.io.extras import require_extras
 
-    require_extras(
-        train=("torch", "gymnasium", "mujoco", "tyro", "rich", "scipy", "matplotlib", "tensorboard")
-    )
+    require_extras(train=("torch", "gymnasium", "mujoco", "scipy", "matplotlib", "tensorboard"))
 
 import fcntl
 import hashlib
@@ -23,76 +21,79 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 from collections import deque
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from threading import Event
 from types import FrameType
-from typing import IO, Annotated, Any
+from typing import IO, Any
 
-import tyro
-
-from dime_robot import command_line, train
-from dime_robot.learning.config import TrainConfig, train_options
+from dime_robot import train
+from dime_robot.command_line import Parser
+from dime_robot.learning.config import TrainConfig, changes, option_words
 from dime_robot.results.eval_csv import EvalRow, read_eval_csv, write_eval_csv
+from dime_robot.results.tables import text_table
 from dime_robot.runtime.io.command import run_command
 from dime_robot.runtime.io.errors import InputError
 from dime_robot.runtime.io.regular_files import write_atomically
+from dime_robot.training.run_folder import RunFolder, folder_name
+from dime_robot.training.run_lock import remove_unfinished_start
 
 COMMAND = "python -m dime_robot.sweep"
 UNFINISHED = 1  # exit code: a run failed, or was stopped
-POLL = 0.2  # [s] between two looks at the processes
 LOG_LINES = 5  # of a failed run, shown
-MOST_SEEDS = 1000
-LONGEST_NAME = 100  # [characters] of a folder
+MAX_SEEDS = 1000
+MAX_NAME = 100  # [characters] of a folder
 OWN_OPTIONS = ("--env", "--seed", "--out", "--resume", "--video")  # not for all runs alike
-# all that a run leaves that was killed before its first checkpoint
-STILLBORN = {"config.yaml", "config.yaml.tmp", "replay.bin", "ckpt.pt.tmp"}
 
 
-@dataclass(frozen=True)
-class Arguments:
-    """Train tasks from several seeds and sum them up. Options after -- go to every run."""
-
-    envs: tuple[str, ...]
-    """Tasks, as train's --env takes them."""
-    seeds: str
-    """Such as 0-4, or 0,2,5, or 0-2,7."""
-    jobs: int = 1
-    """Runs at the same time."""
-    out: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
-    """Where runs and tables go; by default a folder in sweeps/, named after tasks and options. More
-    seeds may be asked for there later: the tables are about those of the last command."""
+def _parser() -> Parser:
+    parser = Parser(
+        COMMAND,
+        "Train tasks from several seeds and sum them up. Options after -- go to every run.",
+    )
+    add = parser.add_argument
+    text = "tasks, as train's --env takes them"
+    add("--envs", nargs="+", action="extend", required=True, metavar="ENV", help=text)
+    add("--seeds", required=True, help="such as 0-4, or 0,2,5, or 0-2,7")
+    add("--jobs", type=int, default=1, help="runs at the same time")
+    add(
+        "--out",
+        type=Path,
+        help="where runs and tables go; by default a folder in sweeps/, named after tasks and"
+        " options. A later command may name more seeds: the tables are about those of the last one",
+    )
+    return parser
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run of the sweep: what it shall be, and where."""
+    """One run of the sweep: its settings, and where it goes."""
 
     config: TrainConfig
-    folder: Path
+    files: RunFolder
 
     def __str__(self) -> str:
         return f"{self.config.env} seed {self.config.seed}"
 
     @property
     def log(self) -> Path:
-        """What its process says; beside the folder, which has to be new for it."""
-        return self.folder.with_name(f"{self.folder.name}.log")
+        """The output of its process; beside the folder, which has to be new for it."""
+        return self.files.path.with_name(f"{self.files.path.name}.log")
 
     def rows(self) -> tuple[list[EvalRow], bool]:
-        """Its evaluations, none unless it is what it shall be; and whether it is finished."""
+        """Its evaluations, none where its settings are others; and whether it is finished."""
         from dime_robot.training import checkpoint  # torch takes seconds to load
 
-        path = self.folder / "ckpt.pt"
         try:
-            record = checkpoint.load(path).record
-            config = record.config
-            rows = read_eval_csv(self.folder / "eval.csv")
-        except InputError:  # not there yet, or unusable: the run itself says it best
+            record = checkpoint.load(self.files.checkpoint).record
+            rows = read_eval_csv(self.files.evaluations)
+        except InputError:  # not there yet, or unusable: the run itself prints why
             return [], False
+        config = record.config
         if config.model_copy(update={"steps": self.config.steps}) != self.config:
             return [], False
         finished = config == self.config and record.final and record.step >= config.steps
@@ -103,23 +104,23 @@ class Run:
         from dime_robot.training import checkpoint
 
         words = [sys.executable, "-m", "dime_robot.train", "--no-video"]
-        path = self.folder / "ckpt.pt"
-        if not path.exists():
+        folder = str(self.files.path)
+        if not self.files.checkpoint.exists():
             own = ["--env", self.config.env, "--seed", str(self.config.seed)]
-            return [*words, *own, "--out", str(self.folder), *options]
+            return [*words, *own, "--out", folder, *options]
         try:
-            had = checkpoint.load(path).config
+            had = checkpoint.load(self.files.checkpoint).config
         except InputError:
             had = self.config
         # whatever differs now, an option left out included, so that train can refuse it
-        return [*words, "--resume", str(self.folder), *train_options(self.config, had)]
+        return [*words, "--resume", folder, *option_words(changes(self.config, had))]
 
 
 def parse_seeds(text: str) -> list[int]:
     """`0-2,7` -> [0, 1, 2, 7]: ascending, each once.
 
     Raises:
-        InputError: something else than numbers and ranges, or more than `MOST_SEEDS`.
+        InputError: something else than numbers and ranges, or more than `MAX_SEEDS`.
     """
     seeds: set[int] = set()
     for part in text.split(","):
@@ -130,49 +131,51 @@ def parse_seeds(text: str) -> list[int]:
                 f" {part.strip()!r}"
             )
         first, last = int(match[1]), int(match[2] or match[1])
-        seeds.update(range(first, min(last, first + MOST_SEEDS) + 1))  # too many is enough
-    if len(seeds) > MOST_SEEDS:
-        raise InputError(f"--seeds {text}: expected at most {MOST_SEEDS:,} seeds")
+        seeds.update(range(first, min(last, first + MAX_SEEDS) + 1))  # refused below if too many
+    if len(seeds) > MAX_SEEDS:
+        raise InputError(f"--seeds {text}: expected at most {MAX_SEEDS:,} seeds")
     return sorted(seeds)
 
 
-def plan(arguments: Arguments, options: Sequence[str]) -> tuple[Path, list[Run]]:
+def plan(
+    envs: Sequence[str], seeds: Sequence[int], out: Path | None, options: Sequence[str]
+) -> tuple[Path, list[Run]]:
     """The sweep's folder and its runs, task by task.
+
+    Args:
+        envs: names of the tasks.
+        seeds: of each task, ascending.
+        out: the folder; none: one that is named after tasks and options.
+        options: of every run.
 
     Raises:
         InputError: options that do not fit, or not for all runs alike.
     """
-    seeds, envs = parse_seeds(arguments.seeds), list(dict.fromkeys(arguments.envs))
+    envs = list(dict.fromkeys(envs))
     if not envs or not all(env.strip() for env in envs):
         raise InputError(f"--envs: expected tasks, such as Pendulum-v1, got {envs or 'none'}")
-    if arguments.jobs < 1:
-        raise InputError(f"--jobs: expected at least 1, got {arguments.jobs}")
     for word in options:
         if word.split("=")[0] in OWN_OPTIONS:
             raise InputError(f"{word} after --: expected options that fit all runs; leave it out")
-    if len({_name(env) for env in envs}) < len(envs):
+    if len({folder_name(env) for env in envs}) < len(envs):
         raise InputError(f"--envs {' '.join(envs)}: two of them would share a folder; rename one")
-    out = arguments.out or Path("sweeps") / _title([*envs, *options])
+    out = out or Path("sweeps") / _title([*envs, *options])
     runs = []
     for env in envs:
         config = train.parse([*options, "--env", env, "--seed", str(seeds[-1])]).config
         for seed in seeds:
-            own = config.model_copy(update={"seed": seed})
-            runs.append(Run(own, out / f"{_name(env)}-seed{seed}"))
+            files = RunFolder(out / f"{folder_name(env)}-seed{seed}")
+            runs.append(Run(config.model_copy(update={"seed": seed}), files))
     return out, runs
 
 
-def _name(env: str) -> str:
-    return env.replace(":", "-").replace("/", "-")
-
-
 def _title(words: Sequence[str]) -> str:
-    """A folder's name that follows from a command's words."""
+    """Derive a folder's name from a command's words."""
     name = re.sub(r"[^A-Za-z0-9.=_]+", "-", " ".join(words)).strip("-.")
-    if len(name) <= LONGEST_NAME:
+    if len(name) <= MAX_NAME:
         return name
     digest = hashlib.sha256(" ".join(words).encode()).hexdigest()[:8]
-    return f"{name[: LONGEST_NAME - len(digest) - 1]}-{digest}"
+    return f"{name[: MAX_NAME - len(digest) - 1]}-{digest}"
 
 
 def _result(row: EvalRow) -> str:
@@ -195,57 +198,55 @@ class Sweep:
     ) -> None:
         self.runs, self.options, self.jobs, self.lock = runs, options, jobs, lock
         self.failures: dict[int, str] = {}  # number of a run -> why
-        self.stopping = self._killing = False
+        self.stopping = Event()
+        self._processes: list[subprocess.Popen[bytes]] = []
 
     def stop(self, signum: int, frame: FrameType | None) -> None:
-        """A signal's handler: no new run, and the running ones are asked to end."""
-        if self.stopping and signum == signal.SIGINT:  # asked twice: now
-            self._killing = True
-        self.stopping = True
+        """Handle a signal: start no new run, let the running ones end; a second Ctrl-C kills."""
+        again = self.stopping.is_set()
+        self.stopping.set()
+        if not again:
+            print("stopping: runs write their checkpoints; again Ctrl-C kills", flush=True)
+        for process in self._processes:
+            if not again:
+                process.terminate()
+            elif signum == signal.SIGINT:  # a second SIGTERM would end their reports
+                process.kill()
 
     def work(self) -> None:
-        """Return when every run has ended or, once asked to stop, every process."""
-        waiting, told = deque(enumerate(self.runs, 1)), False
-        running: dict[int, subprocess.Popen[bytes]] = {}
-        try:
-            while running or (waiting and not self.stopping):
-                while waiting and len(running) < self.jobs and not self.stopping:
-                    number, run = waiting.popleft()
-                    rows, finished = run.rows()
-                    if finished:
-                        self._say(number, f"{_result(rows[-1])}  finished before")
-                    else:
-                        running[number] = self._start(number, run)
-                if self._killing:
-                    for process in running.values():
-                        process.kill()
-                elif self.stopping and not told:  # once: a second one would end their reports
-                    told = True
-                    print("stopping: runs write their checkpoints; again Ctrl-C kills", flush=True)
-                    for process in running.values():
-                        process.terminate()
-                for number, process in list(running.items()):
-                    if process.poll() is not None:
-                        del running[number]
-                        self._ended(number, process.returncode)
-                time.sleep(POLL)
-        finally:  # whatever it was that ended us, they end as well
-            for process in running.values():
-                process.terminate()
-            for process in running.values():
-                process.wait()
+        """Return when every run has ended or, after `stop`, every process."""
+        unfinished = []
+        for number, run in enumerate(self.runs, 1):
+            rows, finished = run.rows()
+            if finished:
+                self._log(number, f"{_result(rows[-1])}  finished before")
+            else:
+                unfinished.append(number)
+        with ThreadPoolExecutor(self.jobs) as pool:
+            try:
+                for _ in pool.map(self._train, unfinished):
+                    pass
+            except BaseException:
+                self.stop(signal.SIGTERM, None)
+                raise
 
-    def _say(self, number: int, text: str) -> None:
+    def _train(self, number: int) -> None:
+        if self.stopping.is_set():
+            return
+        process = self._start(number, self.runs[number - 1])
+        self._processes.append(process)
+        if self.stopping.is_set():  # a signal came meanwhile
+            process.terminate()
+        self._ended(number, process.wait())
+
+    def _log(self, number: int, text: str) -> None:
         print(f"[{number}/{len(self.runs)}] {self.runs[number - 1]}  {text}", flush=True)
 
     def _start(self, number: int, run: Run) -> subprocess.Popen[bytes]:
         command = run.command(self.options)
-        found = {path.name for path in run.folder.glob("*")}
-        if found <= STILLBORN:  # else train says what it thinks of the folder
-            for name in found:
-                (run.folder / name).unlink()
+        remove_unfinished_start(run.files)
         resumed = "--resume" in command
-        self._say(number, "resumed" if resumed else "started")
+        self._log(number, "resumed" if resumed else "started")
         with run.log.open("ab" if resumed else "wb") as log:
             return subprocess.Popen(
                 command,
@@ -261,44 +262,41 @@ class Sweep:
         run = self.runs[number - 1]
         rows, finished = run.rows()
         if code == 0 and finished:
-            self._say(number, _result(rows[-1]))
-        elif self.stopping and code in (0, -signal.SIGTERM, -signal.SIGKILL):
-            self._say(number, "stopped")
+            self._log(number, _result(rows[-1]))
+        elif self.stopping.is_set() and code in (0, -signal.SIGTERM, -signal.SIGKILL):
+            self._log(number, "stopped")
         else:
             reason = f"exit code {code}" if code > 0 else f"killed by signal {-code}"
             self.failures[number] = reason if code else "ended before its last step"
-            self._say(number, f"failed: {self.failures[number]}; its log: {run.log}")
             with run.log.open(encoding="utf-8", errors="replace") as log:
-                print("".join(f"    {line.rstrip()}\n" for line in deque(log, LOG_LINES)), end="")
+                tail = "".join(f"\n    {line.rstrip()}" for line in deque(log, LOG_LINES))
+            self._log(number, f"failed: {self.failures[number]}; its log: {run.log}{tail}")
 
 
 def write_tables(out: Path, runs: Sequence[Run], failures: Mapping[int, str], command: str) -> str:
-    """Write a CSV per task and `summary.md` of what there is; gives the table."""
+    """Write a CSV per task and `summary.md`, and return the table."""
     from dime_robot.results.curves import Curves
-    from dime_robot.results.summary import LEGEND, OUTCOME, SUMMARY, outcome, table
+    from dime_robot.results.summary import LEGEND, OUTCOME, SUMMARY, outcome
 
     lines = []
     for env in dict.fromkeys(run.config.env for run in runs):
         rows: list[EvalRow] = []
-        finished, missing, count = 0, [], 0
-        for number, run in enumerate(runs, 1):
-            if run.config.env != env:
-                continue
-            count += 1
+        missing = []
+        own = [(number, run) for number, run in enumerate(runs, 1) if run.config.env == env]
+        for number, run in own:
             found, complete = run.rows()
-            rows += found  # of a failed run too: leaving it out would flatter the others
-            if complete:
-                finished += 1
-            else:
+            rows += found  # of a failed run too: without it the mean would be too high
+            if not complete:
                 missing.append(f"{run.config.seed}: {failures.get(number, 'stopped')}")
-        path, cells = out / f"{_name(env)}.csv", ["-"] * len(OUTCOME)
+        path, cells = out / f"{folder_name(env)}.csv", ["-"] * len(OUTCOME)
         if rows:
             write_eval_csv(path, rows)
             cells = outcome(Curves.of(env, rows))
         else:
             path.unlink(missing_ok=True)  # an older one is of other runs
-        lines.append([env, f"{finished} of {count}", *cells, ", ".join(missing) or "-"])
-    text = table(["task", "seeds finished", *OUTCOME, "not finished"], lines)
+        count = f"{len(own) - len(missing)} of {len(own)}"
+        lines.append([env, count, *cells, ", ".join(missing) or "-"])
+    text = text_table(["task", "seeds finished", *OUTCOME, "not finished"], lines)
     page = f"`{command}` makes this file and the CSVs.\n\n{LEGEND}\n\n{text}\n"
     write_atomically(out / SUMMARY, page.encode())
     return text
@@ -308,17 +306,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """See the module's docstring."""
     words = list(sys.argv[1:] if argv is None else argv)
     split = words.index("--") if "--" in words else len(words)
-    command_line.refuse_repeated(words, ("--envs",))
-    with command_line.complaint_as_sentence(COMMAND):
-        arguments, strange = tyro.cli(
-            Arguments, args=words[:split], prog=COMMAND, return_unknown_args=True
-        )
-    if strange:
-        raise InputError(f"{strange[0]}: no option of a sweep; those of its runs go after --")
+    arguments, unknown = _parser().parse_known_args(words[:split])
+    if unknown:
+        raise InputError(f"{unknown[0]}: no option of a sweep; those of its runs go after --")
+    if arguments.jobs < 1:
+        raise InputError(f"--jobs: expected at least 1, got {arguments.jobs}")
     from dime_robot.results.summary import SUMMARY
 
     options = words[split + 1 :]
-    out, runs = plan(arguments, options)
+    out, runs = plan(arguments.envs, parse_seeds(arguments.seeds), arguments.out, options)
     out.mkdir(parents=True, exist_ok=True)
     with (out / "lock").open("a") as lock:
         try:
@@ -339,7 +335,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         again = f"{COMMAND} {shlex.join(words)}"
         print(f"\n{write_tables(out, runs, sweep.failures, again)}\n")
     print(f"summary    {out / SUMMARY}")
-    unfinished = sweep.stopping or sweep.failures
+    unfinished = sweep.stopping.is_set() or sweep.failures
     print(f"next       {again if unfinished else f'python -m dime_robot.report {out}'}")
     return UNFINISHED if unfinished else 0
 

@@ -5,35 +5,30 @@ from __future__ import annotations
 if __name__ == "__main__":
     from dime_robot.runtime.io.extras import require_extras
 
-    require_extras(
-        train=("torch", "gymnasium", "mujoco", "tyro", "rich", "scipy", "matplotlib", "tensorboard")
-    )
+    require_extras(train=("torch", "gymnasium", "mujoco", "scipy", "matplotlib", "tensorboard"))
 
-import argparse
-import contextlib
-import io
 import shlex
 import signal
 import sys
 import warnings
+from argparse import BooleanOptionalAction
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, make_dataclass, replace
+from contextlib import closing, contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
-import tyro
-
-from dime_robot import __version__, command_line
-from dime_robot.learning.config import GROUP_HELP, GROUPS, TrainConfig, differences
+from dime_robot import __version__
+from dime_robot.command_line import Parser
+from dime_robot.learning.config import GROUPS, TrainConfig, changes, option
 from dime_robot.runtime.io.command import INTERRUPTED, interruption_as_itself, run_command
 from dime_robot.runtime.io.errors import InputError
 from dime_robot.runtime.policy.env_name import env_options
 from dime_robot.training.presets import preset_config, task_settings
+from dime_robot.training.run_folder import RunFolder
 from dime_robot.training.run_request import RunRequest
 
-if TYPE_CHECKING:  # torch takes seconds to load: functions import what stands on it
+if TYPE_CHECKING:  # torch takes seconds to load: functions import what needs it
     import torch
 
     from dime_robot.training.logger import RunLogger
@@ -41,116 +36,80 @@ if TYPE_CHECKING:  # torch takes seconds to load: functions import what stands o
 
 DEFAULT_PRESET, DEFAULT_ENV = "tiny", "sim:cartpole"
 PROGRAM = "python -m dime_robot.train"
-PATIENCE = 2.0  # [s] from a stop request until a step that does not end is left
+PATIENCE = 2.0  # [s] from a stop request until a step that does not end is interrupted
 
 
-@dataclass(frozen=True)
-class Folders:
-    """Where a run begins and what it leaves."""
-
-    out: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
-    """The run folder itself; by default a new one under runs/."""
-    resume: Annotated[Path | None, tyro.conf.arg(metavar="RUN")] = None
-    """Go on with this run folder. A larger --steps extends it; another --env of the same contract
-    goes on there with networks, optimisers and replay as they are (a curriculum)."""
-    init: Annotated[Path | None, tyro.conf.arg(metavar="CKPT")] = None
-    """Start from the networks of this checkpoint (same sizes, new data, new optimisers)."""
-    video: bool = True
-    """Record a video of the trained policy where rendering works."""
-
-
-def _group(title: str, names: Sequence[str]) -> type[Any]:
-    """A dataclass of some settings, as `train --help` shows them together."""
-    fields = TrainConfig.model_fields
-    made = make_dataclass(
-        title.capitalize(),
-        [
-            (name, Annotated[fields[name].annotation, tyro.conf.arg(help=fields[name].description)])
-            for name in names
-        ],
-        frozen=True,
+def _parser(default: TrainConfig) -> Parser:
+    parser = Parser(
+        PROGRAM,
+        "Train DIME in MuJoCo. Without arguments: the cart-pole swing-up, in a few minutes. The"
+        f" defaults shown are those of --preset {default.preset} and --env {default.env}; --preset"
+        " official has the paper's sizes.",
     )
-    made.__doc__ = GROUP_HELP[title]
-    return made
+    group = parser.add_argument_group("folders", "Where a run begins and what it leaves.")
+    add = group.add_argument
+    add("--out", type=Path, help="the run folder itself; by default a new one under runs/")
+    add(
+        "--resume",
+        type=Path,
+        help="go on with this run folder; a larger --steps extends it; another --env of the same"
+        " contract goes on there with networks, optimisers and replay as they are (a curriculum)",
+    )
+    text = "start from the networks of this checkpoint (same sizes, new data, new optimisers)"
+    add("--init", type=Path, help=text)
+    text = "record a video of the trained policy where rendering works"
+    add("--video", action=BooleanOptionalAction, default=True, help=text)
+    for name, field in TrainConfig.model_fields.items():
+        if name in GROUPS:
+            group = parser.add_argument_group(*GROUPS[name])
+        form: dict[str, Any] = {"type": field.annotation}
+        if field.annotation is bool:
+            form = {"action": BooleanOptionalAction}
+        elif get_origin(field.annotation) is Literal:
+            form = {"choices": get_args(field.annotation)}
+        default_value = getattr(default, name)
+        group.add_argument(option(name), default=default_value, help=field.description, **form)
+    return parser
 
 
-def _from_command_line(argv: Sequence[str], default: TrainConfig) -> RunRequest:
-    groups = {title: _group(title, names) for title, names in GROUPS.items()}
-    line = make_dataclass(
-        "CommandLine",
-        [
-            ("folders", tyro.conf.OmitArgPrefixes[Folders], field(default_factory=Folders)),
-            *(
-                (title, Annotated[kind, tyro.conf.OmitArgPrefixes])
-                for title, kind in groups.items()
-            ),
-        ],
-        kw_only=True,
-    )
-    line.__doc__ = (
-        "Train DIME in MuJoCo. Without arguments: the cart-pole swing-up, in a few minutes.\n\n"
-        f"The defaults shown are those of --preset {default.preset} and --env {default.env};"
-        " --preset official has the paper's sizes."
-    )
-    values = default.model_dump()
-    shown = {
-        title: kind(**{name: values[name] for name in GROUPS[title]})
-        for title, kind in groups.items()
-    }
-    typed = command_line.parse(line, argv, PROGRAM, line(**shown))
-    settings = {
-        name: getattr(getattr(typed, title), name) for title in GROUPS for name in GROUPS[title]
-    }
-    folders = typed.folders
-    return RunRequest(
-        TrainConfig(**settings), folders.out, folders.resume, folders.init, folders.video
-    )
+def _read(argv: Sequence[str], default: TrainConfig, resume: Path | None = None) -> RunRequest:
+    given = vars(_parser(default).parse_args(argv))
+    config = TrainConfig(**{name: given[name] for name in TrainConfig.model_fields})
+    return RunRequest(config, given["out"], resume, given["init"], given["video"])
 
 
 def parse(argv: Sequence[str]) -> RunRequest:
-    """Options over what they start from: the preset and the task, or the run to resume.
+    """Read a command line over its defaults: preset and task, or the run to resume.
 
     Raises:
         InputError: a value that does not fit, or an option that differs from the resumed run's.
     """
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first = Parser(PROGRAM, add_help=False)
     first.add_argument("--env")
     first.add_argument("--preset", default=DEFAULT_PRESET)
     first.add_argument("--resume", type=Path)
-    try:
-        with contextlib.redirect_stderr(io.StringIO()):
-            known = first.parse_known_args(argv)[0]
-    except SystemExit:  # an option without its value: tyro says it better
-        known = first.parse_known_args([])[0]
+    known = first.parse_known_args(argv)[0]
     if known.resume is None:
-        return _from_command_line(argv, preset_config(known.preset, known.env or DEFAULT_ENV))
-    from dime_robot.training.start import resumed_config, run_folder
+        return _read(argv, preset_config(known.preset, known.env or DEFAULT_ENV))
+    from dime_robot.training.start import require_resumable, resumed_config
 
-    folder = run_folder(known.resume)
-    default, saved = resumed_config(folder, known.env)
-    arguments = replace(_from_command_line(argv, default), resume=folder)
-    _check_resumed(arguments, saved)
-    return arguments
-
-
-def _check_resumed(arguments: RunRequest, saved: TrainConfig) -> None:
-    if arguments.out is not None or arguments.init is not None:
+    files = RunFolder.to_resume(known.resume)
+    default, saved = resumed_config(files, known.env)
+    request = _read(argv, default, files.path)
+    if request.out is not None or request.init is not None:
         raise InputError("--resume goes on in its own folder: leave out --out and --init")
-    from dime_robot.training.start import require_resumable
-
-    require_resumable(arguments.config, saved)
+    require_resumable(request.config, saved)
+    return request
 
 
 def header(run: TrainingRun, device: torch.device) -> list[str]:
-    """What the run is, in at most 8 lines."""
+    """Describe the run in at most 8 lines."""
     import torch
 
     from dime_robot.learning.networks import parameter_count
 
     config, spec = run.config, run.spec
     task = "  ".join(f"{name} {value:g}" for name, value in task_settings(config.env).items())
-    changed = differences(config, preset_config(config.preset, config.env))
-    changed = {name: pair for name, pair in changed.items() if name not in ("seed", "device")}
     threads = torch.get_num_threads()
     if config.actor == "gaussian":
         policy = "a Gaussian"
@@ -168,17 +127,19 @@ def header(run: TrainingRun, device: torch.device) -> list[str]:
     ]
     if config.compile:
         lines.append("compile about a minute, when the first update comes")
+    settings = changes(config, preset_config(config.preset, config.env))
+    changed = [f"{k} {v}" for k, v in settings.items() if k not in ("seed", "device")]
     if changed:
-        text = "  ".join(f"{name} {value}" for name, (value, _) in changed.items())
-        lines.append(f"changed {text}")
+        lines.append(f"changed {'  '.join(changed)}")
     return lines
 
 
 class StopSignals:
-    """SIGINT and SIGTERM: between two steps from the run's making to its last one, else at once.
+    """Handles SIGINT and SIGTERM.
 
-    The first one asks the run to stop, which then saves. A second one, or a step that
-    takes longer than `PATIENCE`, leaves at once: the last good checkpoint stays.
+    While the run steps, the first signal requests a stop: the run ends after its current step and
+    saves. A second signal, a step that takes longer than `PATIENCE`, and a signal at any other time
+    end the process at once: the last good checkpoint stays.
     """
 
     def __init__(self) -> None:
@@ -196,7 +157,7 @@ class StopSignals:
 
     @contextmanager
     def handled(self) -> Iterator[None]:
-        """Handle the signals meanwhile."""
+        """Handle the signals while the context is open."""
         signals = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
         previous = {each: signal.signal(each, self) for each in signals}
         try:
@@ -216,39 +177,33 @@ def main(argv: Sequence[str] | None = None) -> int:
             with interruption_as_itself():
                 arguments = parse(sys.argv[1:] if argv is None else argv)
                 return _train(arguments, signals)
-        except KeyboardInterrupt:
-            folder = _resumable(arguments, signals)
-            if folder is None:
+        except (KeyboardInterrupt, BrokenPipeError) as error:
+            files = _resumable(arguments, signals)
+            if files is None:
+                raise
+            command = _resume_command(files, arguments)
+            if isinstance(error, BrokenPipeError):
+                print(f"stopped: the reader of the output is gone; {command}", file=sys.stderr)
                 raise
             print(
-                f"interrupted; the last good checkpoint is {folder / 'ckpt.pt'}:"
-                f" {_resume_command(folder, arguments)}",
+                f"interrupted; the last good checkpoint is {files.checkpoint}: {command}",
                 file=sys.stderr,
             )
             return INTERRUPTED
-        except BrokenPipeError:
-            folder = _resumable(arguments, signals)
-            if folder is not None:
-                print(
-                    "stopped: nobody reads the output any more;"
-                    f" {_resume_command(folder, arguments)}",
-                    file=sys.stderr,
-                )
-            raise
 
 
-def _resumable(arguments: RunRequest | None, signals: StopSignals) -> Path | None:
-    """The folder of the run that was interrupted, where it has a checkpoint."""
-    folder = arguments.resume if arguments is not None else None
-    if signals.run is not None:
-        folder = signals.run.folder
-    return folder if folder is not None and (folder / "ckpt.pt").exists() else None
+def _resumable(arguments: RunRequest | None, signals: StopSignals) -> RunFolder | None:
+    """The run that was interrupted, where it has a checkpoint."""
+    files = signals.run.files if signals.run is not None else None
+    if files is None and arguments is not None and arguments.resume is not None:
+        files = RunFolder(arguments.resume)
+    return files if files is not None and files.checkpoint.exists() else None
 
 
-def _resume_command(folder: Path, arguments: RunRequest | None) -> str:
-    """What to type to go on."""
+def _resume_command(files: RunFolder, arguments: RunRequest | None) -> str:
+    """The command that resumes it."""
     options = [] if arguments is None else env_options(arguments.config.env)
-    return f"{PROGRAM} --resume {shlex.join([str(folder), *options])}"
+    return f"{PROGRAM} --resume {shlex.join([str(files.path), *options])}"
 
 
 def _train(arguments: RunRequest, signals: StopSignals) -> int:
@@ -261,20 +216,16 @@ def _train(arguments: RunRequest, signals: StopSignals) -> int:
     signals.run = run = start_run(arguments, device)
     if run.finished:
         run.close()
-        if not (run.folder / "report.html").exists():  # killed between the two
+        if not run.files.report.exists():  # killed between the two
             write_report(run.folder)
         print(f"{run.folder} is finished ({run.step:,} steps); --steps N extends it")
         return 0
-    logger = RunLogger(run.folder, run.config.steps, run.step)
-    try:
+    with closing(run), closing(RunLogger(run.files, run.config.steps, run.step)) as logger:
         for line in header(run, device):
             logger.line(line)
         if arguments.resume is not None:
             logger.line(f"resumed at step {run.step:,}")
         run.train(logger)
-    finally:
-        logger.close()
-        run.close()
     _last_lines(run, logger, arguments)
     return 0
 
@@ -284,28 +235,24 @@ def _last_lines(run: TrainingRun, logger: RunLogger, arguments: RunRequest) -> N
     from dime_robot.report import write_report
 
     report = write_report(run.folder)  # before the video, which may take a while
-    video = run.folder / "video.mp4"
+    files, video = run.files, run.files.video
     if run.finished and arguments.video:
-        reason = record_in_child(
-            run.checkpoint_path, video, run.config.seed, env_options(run.config.env)
-        )
+        options = env_options(run.config.env)
+        reason = record_in_child(files.checkpoint, video, run.config.seed, options)
         if reason:
             logger.line(reason)
         else:
             write_report(run.folder)
-    written = {"checkpoint": run.checkpoint_path, "report": report}
-    if run.best_path.exists():
-        written["best"] = run.best_path
-    if video.exists():
-        written["video"] = video
+    written = {"checkpoint": files.checkpoint, "report": report}
+    written |= {name: p for name, p in (("best", files.best), ("video", video)) if p.exists()}
     for name, path in written.items():
         logger.line(f"{name:11s}{path}")
     if run.finished:
-        words = shlex.join([str(run.checkpoint_path), *env_options(run.config.env)])
+        words = shlex.join([str(files.checkpoint), *env_options(run.config.env)])
         logger.line(f"next       python -m dime_robot.evaluate {words}")
     else:
         logger.line(f"stopped at step {run.step:,} of {run.config.steps:,}")
-        logger.line(f"next       {_resume_command(run.folder, arguments)}")
+        logger.line(f"next       {_resume_command(files, arguments)}")
 
 
 if __name__ == "__main__":

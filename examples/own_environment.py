@@ -1,8 +1,9 @@
-"""Train in an environment of your own: register it, and give its id.
+"""Train and evaluate in an environment of your own: a function that makes it is enough.
 
 python examples/own_environment.py [STEPS]
 
-From the command line the id needs the module that registers it, so that it can be imported:
+No file can name that function, so such a run is evaluated and resumed only where it is given again,
+and never exported. For commands and exports register an id, as the last line of this module does:
 `PYTHONPATH=examples python -m dime_robot.train --env own_environment:Reach-v0`.
 """
 
@@ -13,8 +14,9 @@ from pathlib import Path
 import gymnasium
 import numpy as np
 from gymnasium import spaces
+from gymnasium.wrappers import TimeLimit
 
-from dime_robot import train_policy
+from dime_robot import evaluate_policy, train_policy
 
 
 class Reach(gymnasium.Env):
@@ -37,15 +39,21 @@ class Reach(gymnasium.Env):
         return self.state.copy(), -float(position**2 + 0.1 * velocity**2), False, False, {}
 
 
-gymnasium.register("Reach-v0", entry_point=Reach, max_episode_steps=100)
+def make_reach() -> gymnasium.Env:
+    """A new environment at each call: evaluations step several side by side."""
+    return TimeLimit(Reach(), 100)
+
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
         run = train_policy(
-            "Reach-v0",
+            make_reach,
             steps=int(sys.argv[1]) if len(sys.argv) > 1 else 3000,
             v_min=-110.0,  # discounted returns lie between these: the critic's atoms
             v_max=0.0,
             out=Path(folder) / "run",
         )
         print(f"mean return {run.evaluations[-1].return_mean:.2f}")
+        print(evaluate_policy(run.folder, env=make_reach, episodes=10))
+
+gymnasium.register("Reach-v0", entry_point=Reach, max_episode_steps=100)

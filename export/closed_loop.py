@@ -26,9 +26,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
-from scipy import special, stats
+from scipy import stats
 
-from dime_robot.evaluation.rollout import Evaluation, Evaluator, FloatArray, Policy
+from dime_robot.evaluation.rollout import Evaluation, Evaluator, FloatArray, Policy, random_policy
 from dime_robot.runtime.io.errors import InputError
 
 LOOKS = (20, 200)  # episodes after which the proof may end
@@ -87,12 +87,6 @@ class _Recorder:
             self.observations.append(obs.copy())
             self.noises.append(noise.copy())
         return result
-
-
-def random_policy(obs: FloatArray, noise: FloatArray) -> FloatArray:
-    """Uniform actions in [-1, 1], a function of the episode's noise so that they repeat too."""
-    uniform: FloatArray = (2 * special.ndtr(noise[:, 0]) - 1).astype(np.float32)
-    return uniform
 
 
 def actions_by_episode(calls: list[FloatArray], evaluation: Evaluation) -> list[FloatArray]:

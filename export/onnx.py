@@ -58,6 +58,7 @@ from dime_robot.training import checkpoint
 from dime_robot.training.checkpoint import Checkpoint
 from dime_robot.training.lineage import commands
 from dime_robot.training.provenance import git_commit, package_versions
+from dime_robot.training.run_folder import RunFolder
 from export import proofs as certify
 from export.closed_loop import CertificateError, free_run
 from export.graph import build, fold
@@ -224,7 +225,7 @@ def measure(built: Built, provenance: Provenance, budget: Budget | None, say: Sa
         CertificateError: the latency budget is exceeded.
     """
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "policy.onnx"
+        file = RunFolder(Path(folder)).policy
         write_atomically(file, seal(built.model, built.checkpoint.spec, provenance))
         policy = OnnxPolicy(file)
         result = latency.measure_latency(policy)
@@ -320,8 +321,13 @@ def export_policy(
         InputError: no usable checkpoint or environment, or `out` cannot be written.
         CertificateError: a proof failed; an earlier file is as it was.
     """
+    if env is not None and not isinstance(env, str):
+        raise InputError(
+            f"env: expected the name of an environment, as {RunFolder(Path()).policy} holds it, got"
+            f" {type(env).__name__}; register the environment with Gymnasium and give its id"
+        )
     path = Path(checkpoint)
-    target = path.with_name("policy.onnx") if out is None else Path(out)
+    target = RunFolder(path.parent).policy if out is None else Path(out)
     export(path, target, batch=batch, env=env, say=lambda _: None)
     return target
 
@@ -399,7 +405,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     if options.batch < 1:
         raise InputError(f"--batch: expected 1 or more, got {options.batch}")
-    out = options.out or options.checkpoint.with_name("policy.onnx")
+    out = options.out or RunFolder(options.checkpoint.parent).policy
     if not out.parent.is_dir():
         raise InputError(f"--out {out}: expected an existing folder, got {out.parent}")
     if out.exists() and not out.is_file():

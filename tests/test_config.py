@@ -271,14 +271,16 @@ def test_a_difference_has_an_owner(tmp_path: Path, capsys: pytest.CaptureFixture
     )
     assert config.main(["diff", "cartpole", str(changed)]) == 1
     lines = capsys.readouterr().out.splitlines()
-    assert [(line.split()[0], line.split()[1:4]) for line in lines[:3]] == [
-        ("policy.action.scale.slider", ["8.0", "->", "6.0"]),
-        ("robot.joints.slider.damping", ["5.0", "->", "4.0"]),
-        ("task.position_width", ["1.0", "->", "1.5"]),
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
+    assert cells[0] == ["place", "cartpole", str(changed), "owner"]
+    assert [row[:3] for row in cells[2:5]] == [
+        ["policy.action.scale.slider", "8.0", "6.0"],
+        ["robot.joints.slider.damping", "5.0", "4.0"],
+        ["task.position_width", "1.0", "1.5"],
     ]
-    assert "needs a new policy" in lines[0]
-    assert "fact of the machine" in lines[1]
-    assert lines[3] == "3 differences"
+    assert "needs a new policy" in cells[2][3]
+    assert "property of the machine" in cells[3][3]
+    assert lines[5] == "3 differences"
 
 
 def test_no_difference_is_0(capsys: pytest.CaptureFixture[str]) -> None:

@@ -63,7 +63,7 @@ def test_importing_the_package_is_light() -> None:
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
     )
-    heavy = {"torch", "gymnasium", "mujoco", "rclpy", "scipy", "tyro"}
+    heavy = {"torch", "gymnasium", "mujoco", "rclpy", "scipy"}
     assert not heavy & set(result.stdout.split())
 
 
@@ -102,7 +102,7 @@ def test_every_logged_metric_is_explained_and_every_explained_one_logged() -> No
         ("dime_robot.train", "torch", "train"),
         ("dime_robot.report", "matplotlib", "train"),
         ("dime_robot.sweep", "scipy", "train"),
-        ("dime_robot.evaluate", "tyro", "eval"),
+        ("dime_robot.evaluate", "imageio", "eval"),
         ("export.onnx", "onnx", "train"),
     ],
 )

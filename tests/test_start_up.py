@@ -175,8 +175,8 @@ def test_a_renderer_that_cannot_be_loaded_does_not_stop_what_renders_nothing(cho
         (["report", "{}/config.yaml"], "expected a folder"),
         (["train", "--resume", "{}/best.pt"], "--init"),
         (["train", "--steps", "1.5"], "whole number"),
-        (["sweep", "--seeds", "0"], "Missing from python -m dime_robot.sweep: --envs"),
-        (["sweep", "--seeds", "0", "--envs", "a", "--envs", "b"], "once with all its values"),
+        (["sweep", "--seeds", "0"], "the following arguments are required: --envs"),
+        (["sweep", "--seeds", "0", "--envs", "sim:a", "--envs", "sim/a"], "two of them would"),
     ],
 )
 def test_wrong_files_are_one_sentence(words: list[str], message: str, tmp_path: Path) -> None:

@@ -79,8 +79,8 @@ def pretend(monkeypatch: pytest.MonkeyPatch) -> Pretend:
 
 
 def children(process: subprocess.Popen[str]) -> list[int]:
-    found = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
-    return [int(pid) for pid in found.split()]
+    of_threads = Path(f"/proc/{process.pid}/task").glob("*/children")
+    return [int(pid) for found in of_threads for pid in found.read_text().split()]
 
 
 def wait_for(condition: Callable[[], object]) -> None:
@@ -201,11 +201,11 @@ def test_a_run_without_a_checkpoint_begins_anew(tmp_path: Path, pretend: Pretend
     for name, more in (("killed", []), ("full", ["eval.csv"])):
         folder = tmp_path / name / f"{TASK}-seed0"
         folder.mkdir(parents=True)
-        for file in ("config.yaml", "replay.bin", *more):
+        for file in (".lock", "config.yaml", "replay.bin", *more):
             (folder / file).touch()
         assert sweep.main(command(tmp_path / name, seeds="0")) == 1  # it did nothing
     assert not list((tmp_path / f"killed/{TASK}-seed0").iterdir())
-    assert len(list((tmp_path / f"full/{TASK}-seed0").iterdir())) == 3
+    assert (tmp_path / f"full/{TASK}-seed0/config.yaml").exists()
 
 
 def test_a_process_has_one_thread_and_a_session_of_its_own(
@@ -265,7 +265,7 @@ def test_a_second_ctrl_c_kills(
 
 
 def test_a_folder_where_only_a_run_is_at_work_is_refused(tmp_path: Path, pretend: Pretend) -> None:
-    _, runs = sweep.plan(sweep.Arguments((TASK,), "0", out=tmp_path), [])
+    _, runs = sweep.plan([TASK], [0], tmp_path, [])
     pretend("import time; time.sleep(60)")
     with (tmp_path / "lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -313,7 +313,7 @@ def test_malformed_seeds_are_one_sentence(text: str, tmp_path: Path) -> None:
         (["sim:a", "sim/a", "--seeds", "0"], "two of them would share a folder"),
         (["--seeds", "0", "--", "--preset", "huge"], "--preset: expected one of official"),
         (["--seeds", "0,99999999999999999999"], "seed: Input should be less"),
-        (["--seeds", "0", "--", "--wings", "2"], "Unrecognized options: --wings, 2; "),
+        (["--seeds", "0", "--", "--wings", "2"], "unrecognized arguments: --wings 2; "),
         (["--seeds", "0", "--steps", "9"], "--steps: no option of a sweep; those of its runs go"),
         ([" ", "--seeds", "0"], "--envs: expected tasks, such as Pendulum-v1"),
     ],
@@ -328,7 +328,7 @@ def test_wrong_options_are_one_sentence(words: list[str], message: str, tmp_path
 
 def test_the_folder_follows_from_tasks_and_options_only() -> None:
     def folder(seeds: str, *options: str, envs: tuple[str, ...] = (TASK, "sim:cartpole")) -> Path:
-        return sweep.plan(sweep.Arguments(envs, seeds), options)[0]
+        return sweep.plan(envs, sweep.parse_seeds(seeds), None, options)[0]
 
     tiny = ("--preset", "tiny")
     for seeds in ("0-1", "9"):
@@ -341,9 +341,9 @@ def test_the_folder_follows_from_tasks_and_options_only() -> None:
 
 
 def test_tasks_and_seeds_twice_are_one_run_and_every_run_has_its_settings(tmp_path: Path) -> None:
-    arguments = sweep.Arguments((TASK, "sim:cartpole", TASK), "1,0,1", out=tmp_path)
-    _, runs = sweep.plan(arguments, ["--preset", "tiny", "--steps", "700"])
-    assert [run.folder.name for run in runs] == [
+    envs, seeds = [TASK, "sim:cartpole", TASK], sweep.parse_seeds("1,0,1")
+    _, runs = sweep.plan(envs, seeds, tmp_path, ["--preset", "tiny", "--steps", "700"])
+    assert [run.files.path.name for run in runs] == [
         *("Pendulum-v1-seed0", "Pendulum-v1-seed1", "sim-cartpole-seed0", "sim-cartpole-seed1")
     ]
     assert [run.config.seed for run in runs] == [0, 1, 0, 1]

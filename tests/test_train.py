@@ -294,10 +294,10 @@ def test_a_used_folder_is_refused(finished: Path) -> None:
 
 def test_unknown_options_are_one_sentence(tmp_path: Path) -> None:
     for words, message in (
-        (["--wings", "2"], "Unrecognized options: --wings, 2"),
-        (["--stpes", "2"], "Unrecognized options: --stpes, 2; perhaps --steps"),
-        (["--steps"], "Missing value for argument '--steps'"),
-        (["--env"], "Missing value for argument '--env'"),
+        (["--wings", "2"], "unrecognized arguments: --wings 2"),
+        (["--stpes", "2"], "unrecognized arguments: --stpes 2; perhaps --steps"),
+        (["--steps"], "--steps: expected one argument"),
+        (["--env"], "--env: expected one argument"),
     ):
         with pytest.raises(InputError, match=f"^{message}") as error:
             train.main(["--out", str(tmp_path / "x"), *words])

@@ -1,12 +1,12 @@
-"""What a policy that follows a velocity bears, condition by condition: `evaluate --suite`.
+"""How robust a policy that follows a velocity is, condition by condition: `evaluate --suite`.
 
 Conditions: the nominal robot, everything randomised as in training, each randomised quantity at
 either end by itself, more passive joint damping, readings that are 0 to 3 control steps old, and
 other models of the robot. In each, every velocity of the configuration's `suite.commands` alone.
 
-Judged are the nominal and the randomised robot and other models of it, by every threshold, and each
-end of what was randomised, by survival and by what it costs. Joint damping that was not randomised
-and late readings are shown only: the policy was not trained for them.
+Every threshold holds for the nominal robot, the randomised one and other models of it. Either end
+of a randomised quantity is judged by survival and by the tracking reward that it costs. Joint
+damping that was not randomised and late readings are only shown: no policy is trained for them.
 """
 
 from __future__ import annotations
@@ -46,26 +46,26 @@ class Condition:
     name: str
     config: RobotTaskConfig
     model: Path
-    trained: bool = False  # one extreme of what it was trained with: judged by what it costs
+    trained: bool = False  # one extreme of a randomised quantity: judged by what it costs
     foreign: bool = False  # another model of the robot: judged by everything
-    differences: tuple[str, ...] = ()  # what another model has otherwise, a line each
+    differences: tuple[str, ...] = ()  # of another model, a line each
 
     @property
     def held_to_everything(self) -> bool:
-        """Do all thresholds hold for it, command by command?"""
+        """Whether all thresholds apply to it, command by command."""
         return self.foreign or self.name in (NOMINAL, RANDOMIZED)
 
 
 @dataclass(frozen=True)
 class Row:
-    """What came of one condition: an evaluation per command, in the configuration's order."""
+    """The result of one condition: an evaluation per command, in the configuration's order."""
 
     condition: Condition
     results: tuple[Evaluation, ...]
 
     @property
     def tracking(self) -> float:
-        """Mean tracking reward a step, where the steps after a fall earn nothing."""
+        """Mean tracking reward per step; steps after a fall count as 0."""
         steps = self.condition.config.episode_steps
         episodes = [episode for result in self.results for episode in result.episodes]
         return sum(e.sums["tracking_reward"] for e in episodes) / (steps * len(episodes))
@@ -98,7 +98,7 @@ def suite_of(config: RobotTaskConfig, env: str) -> SuiteConfig:
 
 
 def conditions(config: RobotTaskConfig, model: Path, others: Sequence[Path]) -> list[Condition]:
-    """Every condition, the nominal one first.
+    """Make every condition, the nominal one first.
 
     Args:
         config: the robot and its task.
@@ -106,7 +106,7 @@ def conditions(config: RobotTaskConfig, model: Path, others: Sequence[Path]) -> 
         others: more models of the robot (MJCF).
 
     Raises:
-        InputError: a model is no model of this robot, or given twice.
+        InputError: a model does not fit this robot, or is given twice.
     """
 
     def with_only(**changes: object) -> RobotTaskConfig:
@@ -151,7 +151,7 @@ def conditions(config: RobotTaskConfig, model: Path, others: Sequence[Path]) -> 
         name = other.name if len(alike) == 1 else str(other)
         sim = config.sim.model_copy(update={"imu": base_body(other, config.policy), "camera": None})
         changed = with_only(sim=sim)
-        make_plant(changed, other)  # a misfit is said before the first episode
+        make_plant(changed, other)  # a model that does not fit is refused before the first episode
         lines = model_differences(model, other, config.policy)
         found.append(
             Condition(f"model {name}", changed, other, foreign=True, differences=tuple(lines))
@@ -166,7 +166,7 @@ def _title(term: RandomTerm) -> str:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How much is tried."""
+    """Number of episodes, their seeds and noise, and which conditions."""
 
     episodes: int  # per condition and command
     seed: int  # starts and noises follow from it
@@ -180,7 +180,7 @@ def run_suite(
     shape: tuple[int, int],
     sampling: Sampling,
     others: Sequence[Path],
-    say: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> tuple[list[Row], SuiteConfig]:
     """Run every condition, from the same seeds.
 
@@ -190,7 +190,7 @@ def run_suite(
         shape: (N+1, d), the noise of one action.
         sampling: how much is tried.
         others: more models of the robot (MJCF).
-        say: gets one line per condition.
+        log: takes one line per condition.
 
     Raises:
         InputError: the environment follows no velocity, a model does not fit, or `only` is in no
@@ -208,7 +208,7 @@ def run_suite(
             f"--only: expected words of a condition's name, got {sampling.only!r}, which is in none"
             f" of {[condition.name for condition in found]}"
         )
-    say(header(suite))
+    log(header(suite))
     for condition in (c for c in found if c.name == NOMINAL or sampling.only in c.name):
         results = []
         for velocity in suite.commands:
@@ -218,9 +218,9 @@ def run_suite(
             results.append(evaluator.run(policy, sampling.episodes, seed, sampling.noise))
             evaluator.close()
         rows.append(Row(condition, tuple(results)))
-        say(line(rows[-1], rows[0]))
+        log(line(rows[-1], rows[0]))
         for difference in condition.differences:
-            say(f"    {difference}")
+            log(f"    {difference}")
     return rows, suite
 
 
@@ -248,7 +248,7 @@ def header(suite: SuiteConfig) -> str:
 def line(row: Row, nominal: Row) -> str:
     """One condition: per command the mean velocity error / yaw-rate error."""
     errors = "".join(
-        f"{r.measures['velocity_error']:.2f}/{r.measures['yaw_rate_error']:.2f}".rjust(12)
+        f"{r.metrics['velocity_error']:.2f}/{r.metrics['yaw_rate_error']:.2f}".rjust(12)
         for r in row.results
     )
     share = row.tracking / nominal.tracking
@@ -260,37 +260,32 @@ def line(row: Row, nominal: Row) -> str:
 
 def shortfalls(rows: Sequence[Row], suite: SuiteConfig) -> list[str]:
     """Where the thresholds are not met, one sentence each."""
-    nominal, found = rows[0], []
+    found: list[str] = []
+
+    def check_error(where: str, result: Evaluation, name: str, limit: float, unit: str) -> None:
+        got = result.metrics[name]
+        if not got <= limit:
+            text = f"{where}: {name.replace('_', ' ')} {got:.3f} {unit}"
+            found.append(f"{text}, expected at most {limit:g}")
+
+    def check_survival(where: str, survival: float) -> None:
+        if not survival >= suite.survival:
+            text = f"{where}: survival {survival:.0%}"
+            found.append(f"{text}, expected at least {suite.survival:.0%}")
+
     for row in (row for row in rows if row.condition.held_to_everything):
         for velocity, result in zip(suite.commands, row.results, strict=True):
-            for name, limit, unit in (
-                ("velocity_error", suite.velocity_error, "m/s"),
-                ("yaw_rate_error", suite.yaw_rate_error, "rad/s"),
-            ):
-                got = result.measures[name]
-                if not got <= limit:
-                    words = name.replace("_", " ")
-                    found.append(
-                        f"{row.condition.name}, asked for {velocity}: {words} {got:.3f} {unit},"
-                        f" expected at most {limit:g}"
-                    )
-            if not result.survival >= suite.survival:
-                found.append(
-                    f"{row.condition.name}, asked for {velocity}: survival {result.survival:.0%},"
-                    f" expected at least {suite.survival:.0%}"
-                )
+            where = f"{row.condition.name}, command {velocity}"
+            check_error(where, result, "velocity_error", suite.velocity_error, "m/s")
+            check_error(where, result, "yaw_rate_error", suite.yaw_rate_error, "rad/s")
+            check_survival(where, result.survival)
     for row in rows:
-        loss = 1 - row.tracking / nominal.tracking
-        if row.condition.trained and not row.survival >= suite.survival:
-            found.append(
-                f"{row.condition.name}: survival {row.survival:.0%}, expected at least"
-                f" {suite.survival:.0%}"
-            )
+        name, loss = row.condition.name, 1 - row.tracking / rows[0].tracking
+        if row.condition.trained:
+            check_survival(name, row.survival)
         if (row.condition.trained or row.condition.foreign) and not loss <= suite.extreme_loss:
-            found.append(
-                f"{row.condition.name}: {loss:.0%} of the nominal tracking reward lost, expected"
-                f" at most {suite.extreme_loss:.0%}"
-            )
+            text = f"{name}: {loss:.0%} of the nominal tracking reward lost"
+            found.append(f"{text}, expected at most {suite.extreme_loss:.0%}")
     return found
 
 

@@ -10,7 +10,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dime_robot.envs import MAX_EPISODE_STEPS, Env, make_env, time_limit
+from dime_robot.envs import (
+    MAX_EPISODE_STEPS,
+    Env,
+    EnvLike,
+    SharedEnvironmentError,
+    env_name,
+    make_env,
+    time_limit,
+)
 from dime_robot.evaluation.statistics import bootstrap_interval, iqm
 from dime_robot.runtime.io.errors import InputError
 from dime_robot.runtime.policy.noise import NoiseMode, NoiseSource
@@ -26,12 +34,12 @@ STARTUP = 5  # of the seeds of what an environment draws once for its life
 
 
 class NoEnvironmentError(InputError):
-    """Not one environment could be made beside those that exist."""
+    """No environment could be made beside those that exist."""
 
 
 @dataclass
 class Episode:
-    """What an episode came to; plain Python values."""
+    """The result of one episode, in plain Python values."""
 
     total: float = 0.0  # unscaled return
     length: int = 0  # [steps]
@@ -40,7 +48,7 @@ class Episode:
     cut: bool = False  # ended by MAX_EPISODE_STEPS, as its environment states no time limit
     action_change: float = 0.0  # sum over steps of the mean |a_t - a_{t-1}|
     effort_peak: float | None = None  # largest effort of a drive [N m or N]
-    sums: dict[str, float] = field(default_factory=dict)  # over steps, of what the task measures
+    sums: dict[str, float] = field(default_factory=dict)  # over steps, of the task's metrics
     counts: dict[str, int] = field(default_factory=dict)  # steps that gave it, where not all did
 
     @property
@@ -48,8 +56,8 @@ class Episode:
         """Mean |a_t - a_{t-1}| over steps and actions, in units of [-1, 1] per step."""
         return self.action_change / max(1, self.length - 1)
 
-    def measure(self, name: str) -> float:
-        """Mean of one of the task's measures over the steps that gave it, in its unit."""
+    def metric(self, name: str) -> float:
+        """Mean of one of the task's metrics over the steps that gave it, in its unit."""
         return self.sums[name] / self.counts.get(name, self.length)
 
 
@@ -96,19 +104,19 @@ class Evaluation:
         return max(known, default=None)
 
     @property
-    def measures(self) -> dict[str, float]:
-        """Mean over episodes of what the task measures in all, e.g. velocity_error [m/s]."""
+    def metrics(self) -> dict[str, float]:
+        """Mean over episodes of the metrics that every episode has, e.g. velocity_error [m/s]."""
         names = [n for n in self.episodes[0].sums if all(n in e.sums for e in self.episodes)]
-        return {name: float(np.mean([e.measure(name) for e in self.episodes])) for name in names}
+        return {name: float(np.mean([e.metric(name) for e in self.episodes])) for name in names}
 
     @property
     def cut(self) -> int:
-        """How many episodes had no end of their own; they count as truncated."""
+        """Number of episodes cut at MAX_EPISODE_STEPS; they count as truncated."""
         return sum(episode.cut for episode in self.episodes)
 
     @property
     def successes(self) -> int | None:
-        """How many episodes met the task's criterion; None where it states none."""
+        """Number of episodes that met the task's criterion; None where it states none."""
         known = [episode.success for episode in self.episodes if episode.success is not None]
         return sum(known) if len(known) == len(self.episodes) else None
 
@@ -134,8 +142,8 @@ class Evaluation:
             "survival": self.survival,
             "effort_peak": self.effort_peak,
         }
-        # a measure never takes the place of a statistic of the same name
-        plain.update({name: v for name, v in self.measures.items() if name not in plain})
+        # a metric never takes the place of a statistic of the same name
+        plain.update({name: v for name, v in self.metrics.items() if name not in plain})
         if self.cut:
             plain["cut_at_step_limit"] = self.cut
         return plain
@@ -148,7 +156,7 @@ class Evaluation:
         )
         if self.successes is not None:
             text += f"   success {self.successes}/{len(self.episodes)}"
-        for name, value in self.measures.items():
+        for name, value in self.metrics.items():
             text += f"   {name.replace('_', ' ')} {value:.3f}"
         if self.cut:
             text += f"   {self.cut} cut at {MAX_EPISODE_STEPS:,} steps"
@@ -156,13 +164,26 @@ class Evaluation:
 
 
 def seed_of(*key: int) -> int:
-    """An independent 32-bit seed for every tuple of non-negative integers."""
+    """Derive an independent 32-bit seed from every tuple of non-negative integers."""
     # SeedSequence pads with zeros, (s,) and (s, 0) would be one key: the length goes in too
     return int(np.random.SeedSequence((len(key), *key)).generate_state(1)[0])
 
 
+def zero_policy(obs: FloatArray, noise: FloatArray) -> FloatArray:
+    """No action at all."""
+    return np.zeros_like(noise[:, 0])
+
+
+def random_policy(obs: FloatArray, noise: FloatArray) -> FloatArray:
+    """Uniform actions in [-1, 1], a function of the episode's noise so that they repeat, too."""
+    from scipy.special import ndtr
+
+    uniform: FloatArray = (2 * ndtr(noise[:, 0]) - 1).astype(np.float32)
+    return uniform
+
+
 def require_finite_actions(policy: Policy, name: str) -> Policy:
-    """The same policy, which stops where an action is NaN or infinite.
+    """Wrap a policy so that a NaN or infinite action is refused.
 
     Args:
         policy: what acts.
@@ -185,7 +206,7 @@ def require_finite_actions(policy: Policy, name: str) -> Policy:
 
 
 def in_batches(policy: Policy, batch: int) -> Policy:
-    """A policy of a fixed batch size, for any number of rows (the last batch is padded)."""
+    """Wrap a policy of a fixed batch size for any number of rows; the last batch is padded."""
 
     def run(obs: FloatArray, noise: FloatArray) -> FloatArray:
         actions = []
@@ -198,36 +219,36 @@ def in_batches(policy: Policy, batch: int) -> Policy:
 
 
 def episode_noise(shape: tuple[int, int], seed: int, mode: NoiseMode) -> NoiseSource:
-    """Noise of an episode whose environment starts from `seed`: never the same stream twice."""
+    """Noise of an episode whose environment starts from `seed`, from another stream than it."""
     return NoiseSource(shape, seed_of(seed, 1), mode)
 
 
 class Evaluator:
     """Keeps environments between evaluations and runs their episodes side by side.
 
-    Where a simulator allows fewer instances than asked for, those that can be made are used.
+    Where a simulator allows fewer instances than `parallel`, those that can be made are used.
 
     Args:
-        env: environment name.
+        env: what `make_env` takes.
         shape: (N+1, d), the noise of one action.
         parallel: how many environments step together, so that the policy sees a batch.
-        make: how number i of them is made, where the name does not say it all.
+        make: makes number i of them, where `env` alone does not determine it.
         seed: of what each environment draws once for its life.
-        say: gets the sentence that fewer could be made; by default it goes to stderr.
+        log: takes the sentence that fewer could be made; by default it goes to stderr.
     """
 
     def __init__(
         self,
-        env: str,
+        env: EnvLike,
         shape: tuple[int, int],
         parallel: int = 20,
         make: Callable[[int], Env] | None = None,
         seed: int = 0,
-        say: Callable[[str], object] | None = None,
+        log: Callable[[str], object] | None = None,
     ) -> None:
-        self._name, self._shape, self._parallel = env, shape, parallel
+        self._name, self._shape, self._parallel = env_name(env), shape, parallel
         self._make = make or (lambda i: make_env(env, startup_seed=seed_of(seed, STARTUP, i)))
-        self._say = say or (lambda text: print(text, file=sys.stderr))
+        self._log = log or (lambda text: print(text, file=sys.stderr))
         self._envs: list[Env] = []
         self._full = False  # no more can be made
 
@@ -277,10 +298,12 @@ class Evaluator:
     def _add_one(self, count: int) -> bool:
         try:
             self._envs.append(self._make(len(self._envs)))
+        except SharedEnvironmentError:
+            raise
         except InputError as error:
             if not self._envs:
                 raise NoEnvironmentError(str(error)) from error
-            self._say(
+            self._log(
                 f"evaluations run {len(self._envs)} episodes at a time, not {count}: no more"
                 f" environments can be made ({error})"
             )

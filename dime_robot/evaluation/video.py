@@ -20,7 +20,7 @@ FRAME_RATE = 25  # [1/s], roughly: every so many control steps become a frame
 def record_video(
     env_name: str, policy: Policy, shape: tuple[int, int], seed: int, path: Path
 ) -> int:
-    """Render one episode to an MP4 file; gives the number of frames.
+    """Render one episode to an MP4 file and return the number of frames.
 
     Raises:
         InputError: rendering does not work here, or the environment has no picture.
@@ -62,7 +62,7 @@ def record_video(
 
 
 def renders_in_this_process() -> bool:
-    """Is the GL back end chosen already, by MUJOCO_GL or by a display?"""
+    """Whether MUJOCO_GL or a display already chooses the GL back end."""
     return bool(os.environ.get("MUJOCO_GL") or os.environ.get("DISPLAY"))
 
 
@@ -71,8 +71,8 @@ def record_in_child(
 ) -> str | None:
     """Record a video in a process of its own, where a broken GL library can do no harm.
 
-    Without a display the back ends egl and osmesa are tried in turn. Gives None when the video
-    was written, else the sentence that says why not.
+    Without a display the back ends egl and osmesa are tried in turn. Returns None when the video
+    was written, else the reason as one sentence.
 
     Args:
         file: a checkpoint or an exported policy; None where `options` name the policy.

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
+from dime_robot.runtime.contract.config_diff import differences
 from dime_robot.runtime.contract.policy_spec import StrictModel
 from dime_robot.runtime.io.errors import InputError, first_problem
 
 MAX_COUNT = 10**12  # of steps, updates and intervals
-MAX_THREADS = 1024
-MAX_WIDTH = 65_536
-MAX_BATCH = 1_000_000
-MAX_ROWS = 10**10  # of the replay; what the machine can hold is looked at with the sizes known
 MAX_RETURN = 1e12
 PresetName = Literal["official", "laptop", "tiny"]
+
+# bounds; what the machine can hold is checked once the sizes are known
+Count = Annotated[int, Field(gt=0, le=MAX_COUNT)]
+CountFromZero = Annotated[int, Field(ge=0, le=MAX_COUNT)]
+Width = Annotated[int, Field(gt=0, le=65_536)]
+Depth = Annotated[int, Field(gt=0, le=100)]
+Episodes = Annotated[int, Field(gt=0, le=10_000)]
+Scale = Annotated[float, Field(gt=0, le=1e6)]
+StepSize = Annotated[float, Field(gt=0, le=1)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
+Return = Annotated[float, Field(ge=-MAX_RETURN, le=MAX_RETURN)]
 
 
 class TrainConfig(StrictModel):
@@ -31,13 +40,11 @@ class TrainConfig(StrictModel):
         description="a Gymnasium id, dm_control/DOMAIN-TASK-v0, or sim:NAME from sim_configs/",
     )
     preset: PresetName = Field("official", description="sizes the other settings start from")
-    steps: int = Field(
-        1_000_000, gt=0, le=MAX_COUNT, description="length of the run [environment steps]"
-    )
+    steps: Count = Field(1_000_000, description="length of the run [environment steps]")
     seed: int = Field(0, ge=0, lt=2**63, description="seed of everything random in the run")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     threads: int = Field(
-        0, ge=0, le=MAX_THREADS, description="CPU threads of torch; 0: torch's own choice"
+        0, ge=0, le=1024, description="CPU threads of torch; 0: torch's own choice"
     )
     compile: bool = Field(
         False, description="compile the diffusion step and the losses: a minute first, then faster"
@@ -50,19 +57,12 @@ class TrainConfig(StrictModel):
     )
 
     # task
-    reward_scale: float = Field(
-        1.0,
-        gt=0,
-        le=1e6,
-        description="factor on rewards inside the learner; returns are unscaled [1]",
+    reward_scale: Scale = Field(
+        1.0, description="factor on rewards inside the learner; returns are unscaled [1]"
     )
-    discount: float = Field(0.99, ge=0, lt=1, description="gamma, per control step [1]")
-    v_min: float = Field(
-        -200.0, ge=-MAX_RETURN, le=MAX_RETURN, description="lowest atom [scaled return]"
-    )
-    v_max: float = Field(
-        200.0, ge=-MAX_RETURN, le=MAX_RETURN, description="highest atom [scaled return]"
-    )
+    discount: Decay = Field(0.99, description="gamma, per control step [1]")
+    v_min: Return = Field(-200.0, description="lowest atom [scaled return]")
+    v_max: Return = Field(200.0, description="highest atom [scaled return]")
 
     # policy
     actor: Literal["diffusion", "gaussian"] = Field(
@@ -73,25 +73,19 @@ class TrainConfig(StrictModel):
     learn_step_size: bool = Field(
         True, description="learn dt and the friction phi with the actor, or leave them as they are"
     )
-    actor_width: int = Field(256, gt=0, le=MAX_WIDTH, description="units per hidden layer")
-    actor_depth: int = Field(3, gt=0, le=100, description="hidden layers of the trunk")
-    actor_lr: float = Field(3e-4, gt=0, le=1, description="Adam step size of the actor")
-    gradient_clip: float = Field(
-        1.0, gt=0, le=1e6, description="elementwise bound on actor gradients"
-    )
-    policy_delay: int = Field(3, gt=0, le=MAX_COUNT, description="critic updates per actor update")
-    actor_start: int = Field(
+    actor_width: Width = Field(256, description="units per hidden layer")
+    actor_depth: Depth = Field(3, description="hidden layers of the trunk")
+    actor_lr: StepSize = Field(3e-4, description="Adam step size of the actor")
+    gradient_clip: Scale = Field(1.0, description="elementwise bound on actor gradients")
+    policy_delay: Count = Field(3, description="critic updates per actor update")
+    actor_start: CountFromZero = Field(
         0,
-        ge=0,
-        le=MAX_COUNT,
         description="critic updates before the actor's first: with --init, so that it does not"
         " follow critics that know another task [updates]",
     )
 
     # temperature
-    alpha_init: float = Field(
-        1.0, gt=0, le=1e6, description="initial temperature [scaled reward/nat]"
-    )
+    alpha_init: Scale = Field(1.0, description="initial temperature [scaled reward/nat]")
     alpha_lr: float = Field(1e-3, ge=0, le=1, description="Adam step size of log alpha; 0: fixed")
     path_cost_target: float = Field(
         4.0,
@@ -101,44 +95,34 @@ class TrainConfig(StrictModel):
     )
 
     # critic
-    critic_width: int = Field(2048, gt=0, le=MAX_WIDTH, description="units per hidden layer")
-    critic_depth: int = Field(2, gt=0, le=100, description="hidden layers")
+    critic_width: Width = Field(2048, description="units per hidden layer")
+    critic_depth: Depth = Field(2, description="hidden layers")
     atoms: int = Field(101, ge=2, le=10_001, description="atoms of the return distribution")
-    critic_lr: float = Field(3e-4, gt=0, le=1, description="Adam step size of the critics")
+    critic_lr: StepSize = Field(3e-4, description="Adam step size of the critics")
     critic_entropy: float = Field(
         0.005, ge=0, le=1e3, description="bonus on the entropy of the predicted distribution"
     )
-    renorm_warmup: int = Field(
-        100_000,
-        ge=0,
-        le=MAX_COUNT,
-        description="critic passes before batch renormalisation [updates]",
+    renorm_warmup: CountFromZero = Field(
+        100_000, description="critic passes before batch renormalisation [updates]"
     )
-    adam_b1: float = Field(0.5, ge=0, lt=1, description="Adam's first decay, actor and critic")
+    adam_b1: Decay = Field(0.5, description="Adam's first decay, actor and critic")
 
     # data
-    batch_size: int = Field(256, ge=2, le=MAX_BATCH, description="transitions per critic update")
+    batch_size: int = Field(256, ge=2, le=1_000_000, description="transitions per critic update")
     update_to_data: int = Field(
         2, gt=0, le=1000, description="critic updates per environment step (UTD)"
     )
-    random_steps: int = Field(
-        5000,
-        ge=1,
-        le=MAX_COUNT,
-        description="uniformly random actions before learning starts [steps]",
+    random_steps: Count = Field(
+        5000, description="uniformly random actions before learning starts [steps]"
     )
-    buffer_size: int = Field(
-        1_000_000, gt=0, le=MAX_ROWS, description="transitions kept for replay"
-    )
+    buffer_size: int = Field(1_000_000, gt=0, le=10**10, description="transitions kept for replay")
 
     # evaluation, logging, safety of the run
-    eval_interval: int = Field(3000, gt=0, le=MAX_COUNT, description="between evaluations [steps]")
-    eval_episodes: int = Field(5, gt=0, le=10_000, description="episodes of an evaluation")
+    eval_interval: Count = Field(3000, description="between evaluations [steps]")
+    eval_episodes: Episodes = Field(5, description="episodes of an evaluation")
     final_episodes: int = Field(20, ge=20, le=10_000, description="episodes of the last evaluation")
-    log_interval: int = Field(250, gt=0, le=MAX_COUNT, description="between logged metrics [steps]")
-    checkpoint_interval: int = Field(
-        5000, gt=0, le=MAX_COUNT, description="between checkpoints [steps]"
-    )
+    log_interval: Count = Field(250, description="between logged metrics [steps]")
+    checkpoint_interval: Count = Field(5000, description="between checkpoints [steps]")
 
     def __init__(self, **values: Any) -> None:
         try:
@@ -153,53 +137,34 @@ class TrainConfig(StrictModel):
         return self
 
 
-# How the settings are shown together: title -> its settings
-GROUPS: dict[str, tuple[str, ...]] = {
-    "run": (
-        *("env", "preset", "steps", "seed", "device", "threads"),
-        *("compile", "graphs", "overlap"),
-    ),
-    "task": ("reward_scale", "discount", "v_min", "v_max"),
-    "policy": (
-        *("actor", "diffusion_steps", "dt_init", "learn_step_size", "actor_width", "actor_depth"),
-        *("actor_lr", "gradient_clip", "policy_delay", "actor_start"),
-    ),
-    "temperature": ("alpha_init", "alpha_lr", "path_cost_target"),
-    "critic": (
-        *("critic_width", "critic_depth", "atoms", "critic_lr", "critic_entropy"),
-        *("renorm_warmup", "adam_b1"),
-    ),
-    "data": ("batch_size", "update_to_data", "random_steps", "buffer_size"),
-    "evaluation": (
-        *("eval_interval", "eval_episodes", "final_episodes"),
-        *("log_interval", "checkpoint_interval"),
-    ),
-}
-
-GROUP_HELP = {
-    "run": "What is trained, how long, and on what.",
-    "task": "What the learner makes of rewards; every task has its own defaults.",
-    "policy": "The actor: networks, diffusion, updates.",
-    "temperature": "The weight of the policy's entropy.",
-    "critic": "The critics: networks, atoms, updates.",
-    "data": "Batches and replay.",
-    "evaluation": "Evaluations, logs and checkpoints.",
+# How `train --help` shows the settings: the first one of a group -> title and help of the group
+GROUPS = {
+    "env": ("run", "What is trained, how long, and on what."),
+    "reward_scale": ("task", "How rewards enter the learner; every task has its own defaults."),
+    "actor": ("policy", "The actor: networks, diffusion, updates."),
+    "alpha_init": ("temperature", "The weight of the policy's entropy."),
+    "critic_width": ("critic", "The critics: networks, atoms, updates."),
+    "batch_size": ("data", "Batches and replay."),
+    "eval_interval": ("evaluation", "Evaluations, logs and checkpoints."),
 }
 
 
-def differences(config: TrainConfig, other: TrainConfig) -> dict[str, tuple[Any, Any]]:
-    """Field name -> (value in `config`, value in `other`) wherever the two differ."""
-    ours, theirs = config.model_dump(), other.model_dump()
-    return {name: (ours[name], theirs[name]) for name in ours if ours[name] != theirs[name]}
+def option(name: str) -> str:
+    """A setting's name on a command line."""
+    return "--" + name.replace("_", "-")
 
 
-def train_options(config: TrainConfig, base: TrainConfig) -> list[str]:
-    """The words of a command line that make `config` out of `base`."""
+def option_words(settings: Mapping[str, Any]) -> list[str]:
+    """Settings as the words of a command line."""
     words = []
-    for name, (value, _) in differences(config, base).items():
-        option = name.replace("_", "-")
+    for name, value in settings.items():
         if isinstance(value, bool):
-            words.append(f"--{option}" if value else f"--no-{option}")
+            words.append(option(name if value else f"no_{name}"))
         else:
-            words += [f"--{option}", str(value)]
+            words += [option(name), str(value)]
     return words
+
+
+def changes(config: TrainConfig, base: TrainConfig) -> dict[str, Any]:
+    """The settings that make `config` out of `base`."""
+    return {name: value for name, value, _ in differences(config, base)}

@@ -1,7 +1,7 @@
-"""How the learner's work is run: as it is written, or on a GPU as CUDA graphs.
+"""Run the learner's step functions: as they are written, or on a GPU as CUDA graphs.
 
-A body is a function without arguments and results that reads and writes tensors which stay where
-they are. On a GPU launching its thousand small kernels takes far longer than they do; captured
+A step function has neither arguments nor results: it reads and writes tensors that stay where they
+are. On a GPU launching its thousand small kernels takes far longer than running them; captured
 once, they are launched as one.
 """
 
@@ -12,14 +12,14 @@ from collections.abc import Callable, Hashable
 
 import torch
 
-Body = Callable[[], object]
+StepFunction = Callable[[], object]
 WARM_UP = 3  # calls before a capture: libraries and optimisers set up what they need
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 _KEPT, _DEFAULT = 1 << 30, 128 << 10  # [bytes]
 
 
 def set_up(device: torch.device, threads: int) -> None:
-    """Settings of this process that training wants.
+    """Set up this process for training.
 
     `threads` are torch's on the CPU; 0 leaves its own choice.
     """
@@ -46,10 +46,10 @@ def keep_freed_memory(keep: bool) -> None:
 
 
 class CudaGraphs:
-    """Runs bodies; with `capture` each one becomes a CUDA graph after its first few calls.
+    """Runs step functions; with `capture` each becomes a CUDA graph after its first few calls.
 
     Args:
-        generator: the random numbers that bodies draw; a replay goes on where the last one ended.
+        generator: of their random numbers; a replay goes on where the last one ended.
         capture: only for a CUDA device.
     """
 
@@ -58,8 +58,8 @@ class CudaGraphs:
         self._graphs: dict[Hashable, torch.cuda.CUDAGraph] = {}
         self._calls: dict[Hashable, int] = {}
 
-    def run(self, key: Hashable, body: Body) -> None:
-        """Run `body`; every body with this key must do the same on the same tensors."""
+    def run(self, key: Hashable, body: StepFunction) -> None:
+        """Run `body`; all with the same key must do the same on the same tensors."""
         if not self._capture:
             body()
         elif key in self._graphs:
@@ -72,7 +72,7 @@ class CudaGraphs:
             else:
                 self._beside(body)
 
-    def _beside(self, body: Body) -> None:
+    def _beside(self, body: StepFunction) -> None:
         """On a stream of its own, as capturing asks of what comes before it."""
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
@@ -80,7 +80,7 @@ class CudaGraphs:
             body()
         torch.cuda.current_stream().wait_stream(stream)
 
-    def _captured(self, body: Body) -> torch.cuda.CUDAGraph:
+    def _captured(self, body: StepFunction) -> torch.cuda.CUDAGraph:
         graph = torch.cuda.CUDAGraph()
         graph.register_generator_state(self._generator)
         with torch.cuda.graph(graph):

@@ -6,7 +6,7 @@ diffusion policy's entropy bound, and a temperature that holds the path cost R a
 dimension. Sampler and bound are in `diffusion.py`.
 
 All that an update reads and writes are tensors on one device, in place, of fixed shapes, and
-nothing in it waits for the device: `learn` is one program per phase of the policy delay.
+nothing in it waits for the device: `learn` is one CUDA graph per phase of the policy delay.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ class DIME:
         self.latent: Tensor | None = None  # x_N of the last actor update, shape (B, d)
         self._obs = torch.zeros((1, spec.n_obs), device=device)
         self._action = torch.zeros((1, spec.n_act), device=device)
-        self._programs = CudaGraphs(self.generator, device.type == "cuda" and config.graphs)
+        self._graphs = CudaGraphs(self.generator, device.type == "cuda" and config.graphs)
         self._critic_loss, self._actor_loss = self.critic_loss, self.actor_loss
         if config.compile:
             self.actor.compile_sample()
@@ -143,7 +143,7 @@ class DIME:
     def explore(self, obs: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """The training loop's action, shape (d,), for one raw observation (n_obs,)."""
         self._obs.copy_(torch.from_numpy(obs)[None])
-        self._programs.run("act", lambda: self._action.copy_(self.act(self._obs)))
+        self._graphs.run("act", lambda: self._action.copy_(self.act(self._obs)))
         action: npt.NDArray[np.float32] = self._action[0].cpu().numpy().copy()
         return action
 
@@ -205,20 +205,17 @@ class DIME:
 
     def learn(self, replay: ReplayBuffer) -> None:
         """The updates of one environment step, on fresh samples."""
-        due = self._actor_due()
-
-        def body() -> None:
-            size = self.config.update_to_data * self.config.batch_size
-            self._update(replay.sample(size, self.generator), due)
-
-        self._programs.run(due, body)
-        self.updates += len(due)
-        self.actor_updates += sum(due)
+        due, size = self._actor_due(), self.config.update_to_data * self.config.batch_size
+        self._graphs.run(due, lambda: self._update(replay.sample(size, self.generator), due))
+        self._count(due)
 
     def update(self, batch: Batch) -> None:
         """The same on a given batch, UTD x B transitions."""
         due = self._actor_due()
         self._update(batch, due)
+        self._count(due)
+
+    def _count(self, due: tuple[bool, ...]) -> None:
         self.updates += len(due)
         self.actor_updates += sum(due)
 
@@ -280,7 +277,7 @@ class DIME:
         self.actor_means.add(loss, clipped_share, with_nan, saturated, *costs, *values)
 
     def _flag(self, loss: Tensor) -> None:
-        """Remember on the device the first update whose loss was not finite."""
+        """Record on the device the first update whose loss was not finite."""
         bad = ~torch.isfinite(loss.detach()) & (self.first_bad_update < 0)
         self.first_bad_update.copy_(torch.where(bad, self._updates, self.first_bad_update))
 

@@ -1,4 +1,4 @@
-"""All tensors that the next update depends on, and how foreign ones are judged before use."""
+"""LearnerState: all tensors that the next update depends on, and checks of those from a file."""
 
 from __future__ import annotations
 
@@ -71,10 +71,10 @@ def _require_tensors(where: str, given: Any) -> None:
 
 
 def require_alike(where: str, given: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
-    """Raise where tensors differ in name, shape or type from what this program would write.
+    """Refuse tensors that differ in name, shape or type from the expected ones.
 
     Raises:
-        InputError: so; or a value is NaN or infinite, or a variance negative.
+        InputError: they differ, a value is NaN or infinite, or a variance is negative.
     """
     if given.keys() != expected.keys():
         missing, unknown = expected.keys() - given.keys(), given.keys() - expected.keys()

@@ -1,4 +1,4 @@
-"""Means over updates, summed on the device and read now and then."""
+"""RunningMeans: means over updates, summed on the device and read once per logging interval."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much memory a run needs at the least, compared with the machine's before anything is made."""
+"""The minimum memory of a run, compared with the machine's before anything is made."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CGROUP_LIMITS = (
 
 
 def memory_needed(config: TrainConfig, n_obs: int, n_act: int) -> dict[str, int]:
-    """Option -> bytes that it costs at the least, of what is kept for the whole run.
+    """Option -> minimum bytes that it costs, of what is kept for the whole run.
 
     Args:
         config: sizes.
@@ -71,24 +71,24 @@ def require_memory(config: TrainConfig, n_obs: int, n_act: int, device: torch.de
         config: sizes.
         n_obs: length of an observation.
         n_act: length of an action.
-        device: where the run shall be.
+        device: where the run will be.
 
     Raises:
-        InputError: with the option that costs most, what it asks for, and what there is.
+        InputError: with the option that costs most, what it needs, and what is available.
     """
     needed, available = memory_needed(config, n_obs, n_act), memory_of(device)
     total = sum(needed.values())
     if total <= available:
         return
-    option, most = max(needed.items(), key=lambda item: item[1])
+    option, largest = max(needed.items(), key=lambda item: item[1])
     where = "this machine" if device.type == "cpu" else str(device)
     value = getattr(config, option.removeprefix("--").replace("-", "_"))
     advice = "a smaller one"
     if option == "--buffer-size":
-        rest = max(0, available - (total - most))
-        advice = f"{rest * value // most:,} or fewer"
+        rest = max(0, available - (total - largest))
+        advice = f"{rest * value // largest:,} or fewer"
     raise InputError(
         f"{option} {value}: with {n_obs:,} observations and {n_act:,} actions it needs"
-        f" {most / 1e9:,.1f} GB (the run {total / 1e9:,.1f} GB), {where} has"
+        f" {largest / 1e9:,.1f} GB (the run {total / 1e9:,.1f} GB), {where} has"
         f" {available / 1e9:,.1f} GB; expected {advice}"
     )

@@ -1,4 +1,4 @@
-"""What a run logs about its learning; each key is explained in docs/metrics.md."""
+"""Metrics of the learner that a run logs; docs/metrics.md explains each key."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def metrics(agent: DIME) -> dict[str, float]:
     """Means over the updates since the last call. Waits for the device: not for every step."""
     values = {
         "temperature/alpha": float(agent.alpha),
-        **{name: float(value) for name, value in agent.actor.measures().items()},
+        **{name: float(value) for name, value in agent.actor.metrics().items()},
         **agent.critic_means.read(),
         **agent.actor_means.read(),
     }

@@ -55,7 +55,7 @@ def gelu(x: Tensor) -> Tensor:
 
 
 class Actor(nn.Module, ABC):
-    """What the learner needs of a policy. Shapes: obs (B, n_obs) raw, noise (N+1, B, d)."""
+    """The interface of a policy to the learner. Shapes: obs (B, n_obs) raw, noise (N+1, B, d)."""
 
     n_obs: int
     n_act: int
@@ -86,7 +86,7 @@ class Actor(nn.Module, ABC):
         """Let `sample` run compiled code. `act` stays: its batches have many sizes."""
 
     @abstractmethod
-    def measures(self) -> dict[str, Tensor]:
+    def metrics(self) -> dict[str, Tensor]:
         """Learned scalars that a run logs."""
 
     def scaled_observation(self, obs: Tensor) -> Tensor:
@@ -191,7 +191,7 @@ class ScoreNetwork(Actor):
         w_x = self._first_weights()[0].t()
 
         def score(x: Tensor, base_n: Tensor) -> Tensor:
-            return self.rest(torch.addmm(base_n, x, w_x))
+            return self.remaining_layers(torch.addmm(base_n, x, w_x))
 
         return diffusion.advance(score, x, base, eta, scaled_noise)
 
@@ -220,7 +220,7 @@ class ScoreNetwork(Actor):
         self._trained_advance = torch.compile(self._advance, fullgraph=True, dynamic=False)
         self._path_cost = torch.compile(diffusion.path_cost, fullgraph=True, dynamic=False)
 
-    def measures(self) -> dict[str, Tensor]:
+    def metrics(self) -> dict[str, Tensor]:
         """Learned scalars that a run logs."""
         friction = F.softplus(self.friction_raw)
         return {
@@ -235,7 +235,7 @@ class ScoreNetwork(Actor):
         base, eta = self.conditioned(obs), self.step_sizes()
         return torch.tanh(diffusion.generate(self._advance, base, noise, eta)[-1])
 
-    def rest(self, first_layer: Tensor) -> Tensor:
+    def remaining_layers(self, first_layer: Tensor) -> Tensor:
         """The trunk after its first product: activations (B, width) -> control (B, d)."""
         hidden = gelu(first_layer)
         for layer in self.trunk[1:]:
@@ -288,10 +288,10 @@ class GaussianActor(Actor):
         )
 
     def compile_sample(self) -> None:
-        """Nothing: it is a few operations."""
+        """Do nothing: a few operations are not worth compiling."""
 
-    def measures(self) -> dict[str, Tensor]:
-        """None: its std depends on the observation."""
+    def metrics(self) -> dict[str, Tensor]:
+        """No learned scalar: the standard deviation depends on the observation."""
         return {}
 
     @torch.no_grad()

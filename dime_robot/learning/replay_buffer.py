@@ -38,6 +38,7 @@ class ReplayBuffer:
         margin: as many transitions may be added after a flush before rows that the flushed state
             still needs are overwritten on disk.
         run: identity of the run, 32 hex digits, for the file's header.
+        file: name of the file on disk.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class ReplayBuffer:
         *,
         margin: int,
         run: str = "0" * 32,
+        file: str = "rows.bin",
     ) -> None:
         self.capacity, self.margin = capacity, margin
         self._sizes = row_sizes(n_obs, n_act)
@@ -57,7 +59,7 @@ class ReplayBuffer:
         self._staged = torch.empty(sum(self._sizes), pin_memory=device.type == "cuda")  # one row
         self.added = 0  # transitions ever added
         self._flushed = 0  # of these, how many are on disk
-        self._run, self._file = run, "replay.bin"
+        self._run, self._file = run, file
         self._digests = ChunkDigests()
 
     def __len__(self) -> int:
@@ -179,5 +181,6 @@ class ReplayBuffer:
         if record.version > 1:
             self._flushed = record.added
             return
-        self._file, self._digests = "replay-2.bin", ChunkDigests(needed)
+        self._file = f"{Path(record.file).stem}-2.bin"
+        self._digests = ChunkDigests(needed)
         self._write(folder, needed)

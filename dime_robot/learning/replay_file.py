@@ -36,7 +36,7 @@ def row_sizes(n_obs: int, n_act: int) -> tuple[int, ...]:
 
 
 class ReplayRecord(StrictModel):
-    """What a replay file holds, as its checkpoint knows it."""
+    """The content of a replay file, as its checkpoint records it."""
 
     version: Literal[1, 2] = 2
     file: str = Field(pattern=r"^[A-Za-z0-9_-]+\.bin$", description="name, beside the checkpoint")
@@ -176,7 +176,7 @@ class ChunkDigests:
         self._open = hashlib.sha256()  # of the chunk that `_next` belongs to
 
     def append(self, rows: Rows) -> None:
-        """Take in the next rows, shape (K, width)."""
+        """Append the next rows, shape (K, width)."""
         while len(rows):
             room = CHUNK - self._next % CHUNK
             part, rows = rows[:room], rows[room:]

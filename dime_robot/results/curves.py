@@ -24,7 +24,7 @@ from dime_robot.runtime.io.untrusted_files import read_text
 
 RESAMPLES = 2000  # of the bootstrap
 # for an interval: that of three seeds is always lowest to highest, and far from holding 95 %
-FEWEST_SEEDS = 5
+MIN_SEEDS = 5
 REFERENCE_COLUMNS = ("step", "iqm", "mean", "min", "max")
 
 FloatArray = npt.NDArray[np.float64]
@@ -40,8 +40,8 @@ def interval(returns: FloatArray) -> tuple[FloatArray, FloatArray]:
 
 
 def spread(returns: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """The interval where there are `FEWEST_SEEDS`, else lowest and highest; (seeds, ...)."""
-    if len(returns) >= FEWEST_SEEDS:
+    """The interval where there are `MIN_SEEDS`, else lowest and highest; (seeds, ...)."""
+    if len(returns) >= MIN_SEEDS:
         return interval(returns)
     return returns.min(0), returns.max(0)
 
@@ -50,8 +50,8 @@ def spread(returns: FloatArray) -> tuple[FloatArray, FloatArray]:
 class Curves:
     """The evaluations of a task: its seeds' mean returns, unscaled.
 
-    What is said of all seeds together is said of the steps that they share: seeds that ended early,
-    or failed, are neither left out nor compared with longer ones.
+    Statistics over all seeds use the steps that all of them have: seeds that ended early, or
+    failed, are neither left out nor compared with longer ones.
     """
 
     name: str
@@ -96,17 +96,11 @@ def read_curves(path: Path) -> Curves:
     """A task's or a variant's CSV.
 
     Raises:
-        InputError: no such file, other columns, no row, a row twice, or a return of NaN or inf.
+        InputError: as `read_eval_csv`; or no row, or a row twice.
     """
     rows = read_eval_csv(path)
     if not rows:
         raise InputError(f"{path}: expected at least one evaluation, got none")
-    for row in rows:
-        if not np.isfinite(row.return_mean):
-            raise InputError(
-                f"{path}: seed {row.seed}, step {row.step}: expected a finite return_mean, got"
-                f" {row.return_mean}"
-            )
     (seed, step), count = Counter((row.seed, row.step) for row in rows).most_common(1)[0]
     if count > 1:
         raise InputError(

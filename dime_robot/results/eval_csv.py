@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from dime_robot.runtime.io.errors import InputError
 from dime_robot.runtime.io.regular_files import RUN_AGAIN, write_atomically
@@ -28,6 +29,7 @@ class EvalRow:
 
 MAX_BYTES = 64 * 2**20  # of a table of evaluations: a million rows
 COLUMNS = tuple(EvalRow.__dataclass_fields__)
+MIN = {"step": 0, "seed": 0, "episodes": 1}  # of the whole numbers; the others are floats
 
 
 def read_eval_csv(path: Path) -> list[EvalRow]:
@@ -50,31 +52,23 @@ def read_eval_csv(path: Path) -> list[EvalRow]:
 
 
 def _row(path: Path, words: dict[str, str]) -> EvalRow:
-    row = EvalRow(
-        int(words["step"]),
-        int(words["seed"]),
-        float(words["return_mean"]),
-        float(words["return_std"]),
-        int(words["episodes"]),
-        float(words["wall_seconds"]),
-    )
+    numbers: dict[str, Any] = {
+        name: (int if name in MIN else float)(words[name]) for name in COLUMNS
+    }
+    row = EvalRow(**numbers)
     if len(words) > len(COLUMNS):
         raise ValueError(f"{len(words)} cells or more at step {row.step}")
-    for name, value, least in (
-        ("step", row.step, 0),
-        ("seed", row.seed, 0),
-        ("episodes", row.episodes, 1),
-    ):
-        if value < least:
-            raise InputError(f"{path}: expected {name} to be at least {least}, got {value}"[:300])
-        if value >= 2**63:
-            raise InputError(f"{path}: expected {name} to be below 2^63, got {value!s:.30}")
-    for name in ("return_mean", "return_std", "wall_seconds"):
-        number = getattr(row, name)
-        if not math.isfinite(number):
+    for name, number in numbers.items():
+        if name not in MIN and not math.isfinite(number):
             raise InputError(
                 f"{path}: seed {row.seed}, step {row.step}: expected a finite {name}, got {number}"
             )
+        if name in MIN and number < MIN[name]:
+            raise InputError(
+                f"{path}: expected {name} to be at least {MIN[name]}, got {number}"[:300]
+            )
+        if name in MIN and number >= 2**63:
+            raise InputError(f"{path}: expected {name} to be below 2^63, got {number!s:.30}")
     return row
 
 
@@ -83,15 +77,7 @@ def write_eval_csv(path: Path, rows: Sequence[EvalRow]) -> None:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
-    for row in rows:
-        writer.writerow(
-            [
-                row.step,
-                row.seed,
-                f"{row.return_mean:.6g}",
-                f"{row.return_std:.6g}",
-                row.episodes,
-                f"{row.wall_seconds:.1f}",
-            ]
-        )
+    for r in rows:
+        mean, std, seconds = f"{r.return_mean:.6g}", f"{r.return_std:.6g}", f"{r.wall_seconds:.1f}"
+        writer.writerow([r.step, r.seed, mean, std, r.episodes, seconds])
     write_atomically(path, text.getvalue().encode(), RUN_AGAIN)

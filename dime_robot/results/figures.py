@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import StrMethodFormatter
 
 from dime_robot.evaluation.statistics import iqm
-from dime_robot.results.curves import FEWEST_SEEDS, Curves, FloatArray, spread
+from dime_robot.results.curves import MIN_SEEDS, Curves, FloatArray, spread
 
 OURS, THEIRS = "#0072B2", "#D55E00"
 # Okabe and Ito's, which colour-blind readers can tell apart; with a marker each
@@ -59,7 +59,7 @@ def _seeds(curves: Curves) -> str:
 
 
 def _dots(steps: Sequence[Any]) -> str | None:
-    """A line of one point cannot be seen."""
+    """The marker of a line of one point, which would be invisible."""
     return "o" if len(steps) == 1 else None
 
 
@@ -67,7 +67,7 @@ def task_figure(curves: Curves, reference: FloatArray) -> str:
     """Every seed, our IQM and, where it is known, what the authors reached."""
 
     def draw(axes: Axes) -> None:
-        few, alone = len(curves.seeds) < FEWEST_SEEDS, len(curves.seeds) == 1
+        few, alone = len(curves.seeds) < MIN_SEEDS, len(curves.seeds) == 1
         for number, (seed, curve) in enumerate(curves.seeds.items()):
             style: dict[str, Any] = {"alpha": 0.45, "linewidth": 1, "color": OURS}
             style["label"] = None if number else "each seed"
@@ -97,11 +97,11 @@ def task_figure(curves: Curves, reference: FloatArray) -> str:
 
 def ablation_figure(task: str, variants: Sequence[Curves]) -> str:
     """The variants' IQM over steps, and beside it the mean over the run with its spread."""
-    few = min(len(curves.seeds) for curves in variants) < FEWEST_SEEDS
+    few = min(len(curves.seeds) for curves in variants) < MIN_SEEDS
 
     def fill(figure: Figure) -> None:
         figure.suptitle(f"{task}: IQM over seeds", wrap=True)
-        lines, means = figure.subplots(1, 2, width_ratios=(3, 2))
+        lines, averages = figure.subplots(1, 2, width_ratios=(3, 2))
         for number, curves in enumerate(variants):
             color, marker = STYLES[number % len(STYLES)]
             label = f"{curves.name} ({_seeds(curves)})"
@@ -111,13 +111,13 @@ def ablation_figure(task: str, variants: Sequence[Curves]) -> str:
                 continue
             lines.plot(curves.steps, iqm(curves.returns), label=label, **style)
             average, (low, high) = iqm(curves.averages), spread(curves.averages)
-            means.plot([low, high], [number, number], color=color)
-            means.plot([average], [number], **style)
+            averages.plot([low, high], [number, number], color=color)
+            averages.plot([average], [number], **style)
         _over_steps(lines)
-        means.set_yticks(range(len(variants)), [curves.name for curves in variants])
-        means.set_ylim(len(variants) - 0.5, -0.5)
+        averages.set_yticks(range(len(variants)), [curves.name for curves in variants])
+        averages.set_ylim(len(variants) - 0.5, -0.5)
         what = "lowest to highest seed" if few else "95 % interval"
-        means.set(xlabel=f"mean return over the run,\n{what}")
-        means.grid(alpha=0.3, axis="x")
+        averages.set(xlabel=f"mean return over the run,\n{what}")
+        averages.grid(alpha=0.3, axis="x")
 
     return _svg(fill, (9, 4.5))

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 from dime_robot.evaluation.statistics import iqm
 from dime_robot.results.curves import (
-    FEWEST_SEEDS,
+    MIN_SEEDS,
     RESAMPLES,
     Curves,
     FloatArray,
@@ -23,6 +23,7 @@ from dime_robot.results.curves import (
     spread,
 )
 from dime_robot.results.figures import ablation_figure, task_figure
+from dime_robot.results.tables import text_table
 from dime_robot.runtime.io.errors import InputError
 from dime_robot.runtime.io.regular_files import write_atomically
 
@@ -35,17 +36,9 @@ OUTCOME = ("steps", "IQM of the final returns", "last return of each seed")
 LEGEND = (
     "Returns are unscaled. Final: at the last step that all seeds have. IQM: interquartile mean"
     " over the seeds, which of up to 3 is the mean. In square brackets its 95 % interval"
-    f" (stratified bootstrap, {RESAMPLES:,} resamples), from {FEWEST_SEEDS} seeds on; in round ones"
+    f" (stratified bootstrap, {RESAMPLES:,} resamples), from {MIN_SEEDS} seeds on; in round ones"
     " the lowest and the highest seed where there are fewer."
 )
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table that can be read as text, too."""
-    lines = [[cell.replace("|", "\\|") for cell in line] for line in (head, *rows)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    lines.insert(1, ["-" * width for width in widths])
-    return "\n".join("| " + " | ".join(map(str.ljust, line, widths)) + " |" for line in lines)
 
 
 def estimate(returns: FloatArray) -> str:
@@ -54,7 +47,7 @@ def estimate(returns: FloatArray) -> str:
     if len(returns) == 1:
         return text
     low, high = spread(returns)
-    if len(returns) < FEWEST_SEEDS:
+    if len(returns) < MIN_SEEDS:
         return f"{text} ({low:.1f} to {high:.1f})"
     return f"{text} [{low:.1f}, {high:.1f}]"
 
@@ -74,7 +67,7 @@ def outcome(curves: Curves) -> list[str]:
 
 
 def _against(curves: Curves, reference: FloatArray) -> list[str]:
-    """Two cells: the authors' IQM [lowest, highest] at our steps, and where ours lies."""
+    """Two cells: the authors' IQM [lowest, highest] at our steps, and where ours is."""
     if not curves.steps:  # the seeds share none: nothing of ours to compare
         return ["-", "-"]
     last = curves.steps[-1]
@@ -98,7 +91,7 @@ def _in_order(paths: Iterable[Path]) -> list[Path]:
 
 
 def write_results(folder: Path, theirs: Path | None = None) -> list[Path]:
-    """Write the figures and `summary.md`; gives what was written.
+    """Write the figures and `summary.md` and return the written paths.
 
     A `summary.md` that another command made (a sweep's names its failures) stays as it is.
 
@@ -124,7 +117,7 @@ def write_results(folder: Path, theirs: Path | None = None) -> list[Path]:
     parts = [f"`{command}` makes this file and the figures.", LEGEND]
     if rows:
         against = ["authors: IQM [lowest, highest]", "ours"]
-        parts.append(table(["task", "seeds", *OUTCOME, *against], rows))
+        parts.append(text_table(["task", "seeds", *OUTCOME, *against], rows))
     for task in _in_order((folder / "ablation").glob("*")):
         variants = [read_curves(path) for path in _in_order(task.glob("*.csv"))]
         if variants:
@@ -137,7 +130,7 @@ def write_results(folder: Path, theirs: Path | None = None) -> list[Path]:
                 ]
                 for v in variants
             ]
-            parts += [f"## Ablation: {task.name}", table(head, rows)]
+            parts += [f"## Ablation: {task.name}", text_table(head, rows)]
     if not figures:
         raise InputError(
             f"{folder}: expected a run folder (ckpt.pt) or results (*.csv), got neither"

@@ -1,4 +1,4 @@
-"""Checkpoints: one file, checked byte by byte, replaced as a whole, and unable to run code.
+"""Checkpoints: one file with a digest, replaced as a whole, and unable to run code.
 
 A file of version 2 is what `torch.save` writes of
 
@@ -35,6 +35,7 @@ from dime_robot.runtime.io.sealed_files import check_seal, seal_of
 from dime_robot.runtime.io.untrusted_files import read_bytes
 from dime_robot.runtime.policy.noise import NoiseMode
 from dime_robot.training.lineage import Lineage
+from dime_robot.training.run_folder import RunFolder
 
 FORMAT, VERSION = "dime_robot checkpoint", 2
 _MAX_BYTES = 16 << 30
@@ -60,7 +61,7 @@ class FinalEvaluation(StrictModel):
 
 
 class PostMortem(StrictModel):
-    """Why a run stopped for a NaN, and what its metrics were."""
+    """Why a run stopped for a NaN, and its metrics then."""
 
     model_config = ConfigDict(allow_inf_nan=True, ser_json_inf_nan="constants")
 
@@ -69,7 +70,7 @@ class PostMortem(StrictModel):
 
 
 class Record(StrictModel):
-    """Everything in a checkpoint that is no tensor."""
+    """Everything in a checkpoint that is not a tensor."""
 
     model_config = ConfigDict(ser_json_inf_nan="constants")  # metrics of a post-mortem
 
@@ -160,7 +161,7 @@ def save(path: Path, record: Record, learner: LearnerState) -> None:
 def load(path: Path) -> Checkpoint:
     """Read a checkpoint onto the CPU.
 
-    Values of tensors are not judged here: `DIME.load_state_dict` and `load_actor` do that.
+    Values of tensors are not checked here: `DIME.load_state_dict` and `load_actor` do that.
 
     Raises:
         InputError: missing, truncated, changed, of another version, or no checkpoint of ours.
@@ -173,14 +174,16 @@ def load(path: Path) -> Checkpoint:
 
 def _read(path: Path) -> bytes:
     if path.is_dir():
-        raise InputError(f"{path}: expected a checkpoint file, got a folder: {path / 'ckpt.pt'}?")
+        raise InputError(
+            f"{path}: expected a checkpoint file, got a folder: {RunFolder(path).checkpoint}?"
+        )
     if not path.exists():
         raise InputError(f"{path}: expected a checkpoint (ckpt.pt), got no such file")
     return read_bytes(path, "a checkpoint", _MAX_BYTES)
 
 
 def _contents(path: Path, payload: memoryview, *, sealed: bool) -> tuple[Record, LearnerState]:
-    """Record and tensors of a payload; `sealed`: a digest was there."""
+    """Read record and tensors out of a payload; `sealed`: it came with a digest."""
     content = _unpickled(path, payload)
     found = content.get("format") if isinstance(content, dict) else None
     if not isinstance(found, str) or found != FORMAT:
@@ -218,7 +221,7 @@ def _contents(path: Path, payload: memoryview, *, sealed: bool) -> tuple[Record,
 
 
 def _unpickled(path: Path, payload: memoryview) -> Any:
-    """What torch saved, once it is sure that reading it takes no more memory than the file."""
+    """Unpickle what torch saved, after a check that it takes no more memory than the file."""
     try:
         with zipfile.ZipFile(io.BytesIO(payload)) as archive:
             entries = archive.infolist()
@@ -248,7 +251,7 @@ def _warn_once(path: Path) -> None:
 
 
 def load_actor(path: Path) -> tuple[Actor, Checkpoint]:
-    """The policy of a checkpoint, on the CPU.
+    """Load the policy of a checkpoint onto the CPU.
 
     Raises:
         InputError: as `load`; or its networks are not those of its settings, or hold NaN.
@@ -256,11 +259,11 @@ def load_actor(path: Path) -> tuple[Actor, Checkpoint]:
     loaded = load(path)
     config, spec = loaded.config, loaded.spec
     width, layers = config.actor_width, config.actor_depth
-    least_bytes = 4 * width * (spec.n_obs + (layers - 1) * width)
-    if least_bytes > path.stat().st_size:  # a file must not ask for more memory than it fills
+    min_bytes = 4 * width * (spec.n_obs + (layers - 1) * width)
+    if min_bytes > path.stat().st_size:  # a file must not ask for more memory than it fills
         raise InputError(
             f"{path}: its networks are not those its settings say: actor_width {width} and"
-            f" actor_depth {layers} need {least_bytes / 1e6:.1f} MB at least"
+            f" actor_depth {layers} need {min_bytes / 1e6:.1f} MB at least"
         )
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -288,7 +291,7 @@ _V1_OPTIONAL = frozenset({"env_since", "best_mean", "reason", "metrics"})
 
 
 def _migrated(old: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Record (JSON) and tensors out of the flat dictionary of version 1."""
+    """Make record (JSON) and tensors out of the flat dictionary of version 1."""
     missing, unknown = _V1_KEYS - old.keys(), old.keys() - _V1_KEYS - _V1_OPTIONAL
     if missing or unknown:
         raise InputError(
@@ -307,7 +310,8 @@ def _migrated(old: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     settings = TrainConfig.model_validate(config)
     if not isinstance(added, int):
         raise InputError(f"replay_added: expected a number, got {added!r:.40}")
-    kept = {"version": 1, "file": "replay.bin", "run": "0" * 32, "added": added}
+    replay = RunFolder(Path()).replay.name
+    kept = {"version": 1, "file": replay, "run": "0" * 32, "added": added}
     sizes = {
         "width": sum(row_sizes(spec.n_obs, spec.n_act)),
         "ring": settings.buffer_size + settings.checkpoint_interval,
@@ -336,7 +340,7 @@ def _migrated(old: dict[str, Any]) -> tuple[str, dict[str, Any]]:
 
 
 def _plain(value: Any) -> Any:
-    """Refuse what is no plain data, at any depth that a version 1 file has."""
+    """Refuse all but plain data, at any depth that a version 1 file has."""
 
     def check(node: Any, depth: int) -> None:
         if depth > 4:

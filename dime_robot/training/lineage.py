@@ -1,22 +1,25 @@
-"""Where a policy comes from: every stretch of training behind it, and the commands to repeat it."""
+"""The lineage of a policy: every stage of its training, and the commands that repeat them."""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from pydantic import Field, field_validator
 
-from dime_robot.learning.config import TrainConfig, train_options
+from dime_robot.learning.config import TrainConfig, changes, option_words
 from dime_robot.runtime.contract.policy_spec import StrictModel
+from dime_robot.runtime.policy.env_name import PYTHON
 from dime_robot.training.presets import preset_config
+from dime_robot.training.run_folder import RunFolder
 
 Beginning = Literal["new", "init", "moved", "unknown"]
 
 
 class Stage(StrictModel):
-    """One stretch of training: one run, or its part in one environment."""
+    """One stage of training: a run, or its part in one environment."""
 
     begins: Beginning = Field(
         description="from random networks, from those of another run's checkpoint (--init), from"
@@ -32,7 +35,7 @@ class Stage(StrictModel):
     @field_validator("config", mode="before")
     @classmethod
     def _every_setting_is_there(cls, given: Any) -> Any:
-        """A setting left out must not become today's default."""
+        """Refuse a missing setting: it must not become today's default."""
         if isinstance(given, dict):
             missing = sorted(TrainConfig.model_fields.keys() - given.keys())
             if missing:
@@ -51,27 +54,34 @@ class Origin(NamedTuple):
 
 
 def commands(lineage: Sequence[Stage]) -> list[str]:
-    """The command lines that repeat it, oldest first; run folders are numbered from 1."""
+    """The commands that repeat it, oldest first; run folders are numbered from 1.
+
+    An environment that a program made has no command line: its line is a call of `train_policy`.
+    """
     lines, run = [], 0
     for stage, following in zip(lineage, [*lineage[1:], None], strict=True):
-        words = ["python", "-m", "dime_robot.train"]
-        goes_on = stage.begins == "moved" and run > 0
-        if goes_on:
-            words += ["--resume", f"runs/{run}", "--env", stage.config.env]
+        config = stage.config
+        if following is not None or stage.until < config.steps:  # it ended early
+            config = config.model_copy(update={"steps": stage.until})
+        settings: dict[str, Any]
+        if stage.begins == "moved" and run > 0:
+            settings = {"resume": f"runs/{run}", "env": config.env, "steps": config.steps}
         else:
             run += 1
-            words += ["--env", stage.config.env, "--preset", stage.config.preset]
+            settings = {"env": config.env, "preset": config.preset}
             if stage.begins == "init":
-                words += ["--init", f"runs/{run - 1}/ckpt.pt" if run > 1 else "CKPT"]
-        config = stage.config
-        ended_early = following is not None or stage.until < config.steps
-        if ended_early:
-            config = config.model_copy(update={"steps": stage.until})
-        if goes_on:
-            words += ["--steps", str(config.steps)]
-        else:
-            words += train_options(config, preset_config(config.preset, config.env))
-        if len(lineage) > 1 and not goes_on:
-            words += ["--out", f"runs/{run}"]
-        lines.append(shlex.join(words))
+                before = RunFolder(Path("runs") / str(run - 1))
+                settings["init"] = str(before.checkpoint) if run > 1 else "CKPT"
+            settings |= changes(config, preset_config(config.preset, config.env))
+            if len(lineage) > 1:
+                settings["out"] = f"runs/{run}"
+        lines.append(_command(settings))
     return lines
+
+
+def _command(settings: dict[str, Any]) -> str:
+    env = settings["env"]
+    if not env.startswith(PYTHON):
+        return shlex.join(["python", "-m", "dime_robot.train", *option_words(settings)])
+    others = [f"{name}={value!r}" for name, value in settings.items() if name != "env"]
+    return f"train_policy({', '.join([env.removeprefix(PYTHON), *others])})"

@@ -1,4 +1,4 @@
-"""What the settings of a run start from: a preset's sizes, and what its task needs by itself."""
+"""Default settings of a run: the sizes of a preset, overlaid by what the task needs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PRESETS: dict[PresetName, dict[str, Any]] = {
     },
     # minutes on one core. Half the steps with twice dt: the same total diffusion time.
     "tiny": {
-        "device": "cpu",  # launching kernels for nets this small costs a GPU more than the work
+        "device": "cpu",  # for networks this small a GPU spends more time on launches than on work
         "threads": 1,
         "diffusion_steps": 8,
         "dt_init": 0.2,
@@ -46,7 +46,7 @@ PRESETS: dict[PresetName, dict[str, Any]] = {
 }
 
 # What a task needs by itself, first match wins: the atoms must contain its discounted soft
-# returns in units of the scaled reward. A robot's task says it in its own file (`training:`).
+# returns in units of the scaled reward. A robot's task has them in its own file (`training:`).
 TASKS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("dm_control/*", {"v_min": -200.0, "v_max": 200.0}),
     ("Pendulum-v1", {"reward_scale": 0.1, "v_min": -100.0, "v_max": 20.0}),
@@ -56,7 +56,7 @@ TASKS: tuple[tuple[str, dict[str, Any]], ...] = (
 
 
 def task_settings(env: str) -> dict[str, Any]:
-    """What this environment needs, as settings of `TrainConfig`.
+    """The settings that this environment needs, whatever the preset.
 
     Raises:
         InputError: a robot's file that cannot be used.
@@ -67,7 +67,7 @@ def task_settings(env: str) -> dict[str, Any]:
 
 
 def preset_config(preset: str, env: str) -> TrainConfig:
-    """Preset, overlaid by what the task needs.
+    """Make the settings of a preset, overlaid by those of the task.
 
     Raises:
         InputError: no such preset, or a robot's file that cannot be used.

@@ -20,7 +20,7 @@ import numpy.typing as npt
 import torch
 import yaml
 
-from dime_robot.envs import MAX_EPISODE_STEPS, Env, make_env, spec_of, time_limit
+from dime_robot.envs import MAX_EPISODE_STEPS, Env, EnvLike, make_env, spec_of, time_limit
 from dime_robot.evaluation.rollout import (
     STARTUP,
     Evaluation,
@@ -44,21 +44,22 @@ from dime_robot.training.checkpoint import Checkpoint, FinalEvaluation, PostMort
 from dime_robot.training.lineage import Lineage, Origin, Stage
 from dime_robot.training.logger import RunLogger
 from dime_robot.training.provenance import provenance
+from dime_robot.training.run_folder import RunFolder
 from dime_robot.training.run_lock import RunLock
 
-_TRAIN, _EVAL = 0, 1  # first part of an episode's seed after the run's
+_TRAIN, _EVAL = 0, 1  # keys of episodes among the seeds that follow from the run's
 CLIPPED_MASS_WARNING = 0.05
-WIDE_ATOMS = 4.0  # times the returns that rewards seen so far can add up to
+WIDE_ATOMS = 4.0  # times the range of returns that the rewards so far allow
 MAX_PARALLEL = 100  # environments that evaluations keep
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 # NaN entries of the actor's gradient are set to 0, as the authors do: right for a rare accident of
 # arithmetic. From one update in ten on, the policy learns from what is left of its gradient.
 NAN_GRADIENT_SHARE = 0.1  # of actor updates
-NAN_GRADIENT_WINDOW = 20  # actor updates that a share is taken over, at the least
+NAN_GRADIENT_WINDOW = 20  # minimum of actor updates that a share is taken over
 
 
 class NonFiniteError(InputError):
-    """A NaN or infinity where a run cannot go on."""
+    """A NaN or infinity with which a run cannot go on."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ class EvaluationEvent:
 
 
 class StopRequestedError(Exception):
-    """Ends an evaluation that a stop request came in; the run saves and leaves."""
+    """Ends an evaluation on a stop request; the run then saves and ends."""
 
 
 class TrainingRun:
@@ -85,10 +86,11 @@ class TrainingRun:
 
     Args:
         config: all settings.
-        folder: where `ckpt.pt`, `replay.bin`, `config.yaml` and `eval.csv` are.
+        folder: where its files are.
         device: where the agent lives.
         origin: the checkpoint whose networks it begins from, if any.
         lock: on the folder, given back when the run is closed.
+        env: the environment, where its name in `config` does not make it.
     """
 
     def __init__(
@@ -98,9 +100,12 @@ class TrainingRun:
         device: torch.device,
         origin: Origin | None = None,
         lock: RunLock | None = None,
+        env: EnvLike | None = None,
     ) -> None:
         set_up(device, config.threads)
         self.config, self.folder, self._lock = config, folder, lock
+        self.files = RunFolder(folder)
+        self._source: EnvLike = config.env if env is None else env
         self.env = self._make_env()
         self.spec = spec_of(self.env, config.env)
         require_memory(config, self.spec.n_obs, self.spec.n_act, device)
@@ -112,18 +117,18 @@ class TrainingRun:
             device,
             margin=config.checkpoint_interval,
             run=secrets.token_hex(16),
+            file=self.files.replay.name,
         )
         noise_shape = (self.agent.actor.steps + 1, self.spec.n_act)
         self.evaluator = Evaluator(
-            config.env,
+            self._source,
             noise_shape,
             parallel=min(config.final_episodes, MAX_PARALLEL),
             seed=config.seed,
-            say=lambda text: self._notes.append(text),
+            log=self._note,
         )
-        self._notes: list[str] = []  # for the logger, once there is one
         self._one_environment = False  # the simulator allows only one instance at a time
-        self._gradients_seen = (0, 0)  # actor updates, and those with NaN, at the last look
+        self._gradients_seen = (0, 0)  # actor updates, and those with NaN, at the last check
         self.rows: list[EvalRow] = []
         self.final: dict[NoiseMode, FinalEvaluation] = {}  # of the last evaluation
         self.provenance = provenance()
@@ -135,7 +140,7 @@ class TrainingRun:
         self.best_mean = -np.inf  # mean return of the best evaluation since then
         self.on_evaluation: Callable[[EvaluationEvent], bool | None] | None = None
         self.stop_requested = False
-        self.stepping = True  # until the loop ends, which looks at `stop_requested`
+        self.stepping = True  # until the loop ends, which polls `stop_requested`
         self.saving = False  # within a save between two steps
         self._saved_step = 0
         self._earlier_seconds = 0.0
@@ -147,19 +152,9 @@ class TrainingRun:
 
     def _make_env(self) -> Env:
         # what an environment draws once for its life: of this run's seed, and the same on resume
-        return make_env(self.config.env, startup_seed=seed_of(self.config.seed, STARTUP))
+        return make_env(self._source, startup_seed=seed_of(self.config.seed, STARTUP))
 
     # -- files -----------------------------------------------------------------------------------
-
-    @property
-    def checkpoint_path(self) -> Path:
-        """The last good checkpoint."""
-        return self.folder / "ckpt.pt"
-
-    @property
-    def best_path(self) -> Path:
-        """The checkpoint whose evaluation had the highest mean return in this environment."""
-        return self.folder / "best.pt"
 
     @property
     def wall_seconds(self) -> float:
@@ -180,7 +175,7 @@ class TrainingRun:
     def write_config(self) -> None:
         """`config.yaml`: every setting of the run."""
         text = yaml.safe_dump(self.config.model_dump(), sort_keys=False)
-        write_atomically(self.folder / "config.yaml", text.encode(), RUN_AGAIN)
+        write_atomically(self.files.config, text.encode(), RUN_AGAIN)
 
     @property
     def env_since(self) -> int:
@@ -188,7 +183,7 @@ class TrainingRun:
         return self._lineage[-1].since
 
     def record(self, post_mortem: PostMortem | None = None) -> Record:
-        """What a checkpoint says besides the learner's tensors."""
+        """The part of a checkpoint besides the learner's tensors."""
         *before, own = self._lineage
         own = own.model_copy(update={"until": self.step, "config": self.config})
         return Record(
@@ -215,13 +210,13 @@ class TrainingRun:
         except OSError as error:
             raise InputError(
                 f"{self.folder}: its replay data cannot be written ({error.strerror});"
-                f" {self.checkpoint_path} is the last good checkpoint, make room and go on with"
+                f" {self.files.checkpoint} is the last good checkpoint, make room and go on with"
                 f" --resume {self.folder}"
             ) from None
-        checkpoint.save(self.checkpoint_path, self.record(), self.agent.state_dict())
+        checkpoint.save(self.files.checkpoint, self.record(), self.agent.state_dict())
         self._saved_step = self.step
 
-    def load(self, state: Checkpoint, say: Callable[[str], None] = print) -> None:
+    def load(self, state: Checkpoint, log: Callable[[str], None] = print) -> None:
         """Continue from a checkpoint.
 
         Raises:
@@ -248,16 +243,16 @@ class TrainingRun:
             self.best_mean = -np.inf if record.best_mean is None else record.best_mean
         self._saved_step, self._earlier_seconds = self.step, record.wall_seconds
         self.final = dict(record.final) if self.step >= self.config.steps else {}
-        path = self.folder / "eval.csv"
+        path = self.files.evaluations
         rows = read_eval_csv(path) if path.exists() else []
         self.rows = [row for row in rows if row.step <= self.step]
         self._begin_episode()
-        self._replay_episode(record, say)
+        self._replay_episode(record, log)
         if record.replay.version == 1:  # from here on with digests
             self.save()
             (self.folder / record.replay.file).unlink(missing_ok=True)
 
-    def _replay_episode(self, record: Record, say: Callable[[str], None]) -> None:
+    def _replay_episode(self, record: Record, log: Callable[[str], None]) -> None:
         """Bring the simulator back to where the checkpoint was taken."""
         count = record.episode_step
         if count == 0:
@@ -271,7 +266,7 @@ class TrainingRun:
         if repeats:
             self._episode_step, self._episode_return = count, record.episode_return
         else:
-            say(f"{self.config.env} does not repeat itself: the interrupted episode is dropped")
+            log(f"{self.config.env} does not repeat itself: the interrupted episode is dropped")
             self.episode += 1
             self._begin_episode()
 
@@ -281,16 +276,14 @@ class TrainingRun:
         """Run until the last step or until `stop_requested`, and leave a checkpoint."""
         self._began = time.monotonic()
         self._logger = logger
-        logger.remember(self.rows)
         self._warn_of_endless_episodes(logger)
-        logger.start_progress()
+        logger.resume(self.rows)
         try:
             self._loop(logger)
         except StopRequestedError:  # the evaluation is made again by the run that goes on
             pass
         finally:
             self.stepping = False
-            logger.stop_progress()
         if self.stop_requested:
             logger.line(f"stopping at step {self.step:,}: saving")
         if self.step != self._saved_step or not self.finished:
@@ -312,7 +305,7 @@ class TrainingRun:
             self._save_between_steps()
 
     def _save_between_steps(self) -> None:
-        self.saving = True  # a stop is looked at after it, however long it takes
+        self.saving = True  # a stop request waits for it, however long it takes
         try:
             self.save()
         finally:
@@ -322,8 +315,7 @@ class TrainingRun:
         if time_limit(self.env) is None:
             logger.line(
                 f"warning: {self.config.env} states no time limit (max_episode_steps): episodes of"
-                f" evaluations are cut at {MAX_EPISODE_STEPS:,} steps and count as truncated",
-                style="yellow",
+                f" evaluations are cut at {MAX_EPISODE_STEPS:,} steps and count as truncated"
             )
 
     def _begin_episode(self) -> None:
@@ -386,12 +378,11 @@ class TrainingRun:
             logger.line(
                 f"warning: {clipped:.0%} of the target's mass is clipped at the atoms' ends"
                 f" [{self.config.v_min:g}, {self.config.v_max:g}]; widen --v-min/--v-max or lower"
-                " --reward-scale",
-                style="yellow",
+                " --reward-scale"
             )
 
     def _warn_of_wide_atoms(self, logger: RunLogger) -> None:
-        """A critic whose atoms are far wider than any return tells returns apart badly."""
+        """Warn where atoms are far wider than any return: the critic cannot resolve returns."""
         config, rewards = self.config, self.buffer.rewards()
         low, high = min(0.0, float(rewards.min())), max(0.0, float(rewards.max()))
         returns = (high - low) / (1 - config.discount)
@@ -400,8 +391,7 @@ class TrainingRun:
                 f"warning: the atoms [{config.v_min:g}, {config.v_max:g}] are more than"
                 f" {WIDE_ATOMS:g} times wider than the returns that rewards in [{low:.3g},"
                 f" {high:.3g}] can add up to, [{low / (1 - config.discount):.4g},"
-                f" {high / (1 - config.discount):.4g}]; set --v-min and --v-max near them",
-                style="yellow",
+                f" {high / (1 - config.discount):.4g}]; set --v-min and --v-max near them"
             )
 
     # -- evaluation ------------------------------------------------------------------------------
@@ -419,7 +409,7 @@ class TrainingRun:
                 return run()
             except NoEnvironmentError as error:
                 self._one_environment = True
-                self._notes.append(
+                self._note(
                     f"only one {self.config.env} can exist at a time ({error}): evaluations use it"
                     " in place of the training episode, which then ends early"
                 )
@@ -433,7 +423,7 @@ class TrainingRun:
             self._begin_episode()
 
     def _watch(self, ended: int, episodes: int, steps: int) -> None:
-        """Between two steps of an evaluation: leave where asked to, show how far it is."""
+        """Between two steps of an evaluation: end it on a stop request, show its progress."""
         if self.stop_requested:
             raise StopRequestedError
         if self._logger is not None:
@@ -444,14 +434,12 @@ class TrainingRun:
         if due and not any(row.step == self.step for row in self.rows):
             self.check_finite()
             result = self._evaluate(self.config.eval_episodes, "fresh")
-            self._say_notes(logger)
             self._add_row(result, logger)
             self._keep_if_best(result)
 
     def _evaluate_finally(self, logger: RunLogger) -> None:
         """The last row of `eval.csv`, and all noise modes for the report."""
         results = {mode: self._evaluate(self.config.final_episodes, mode) for mode in NOISE_MODES}
-        self._say_notes(logger)
         self._add_row(results["fresh"], logger)
         self._keep_if_best(results["fresh"])
         self.final = {
@@ -463,14 +451,14 @@ class TrainingRun:
         for text in NOISE_LEGEND:
             logger.line(f"  {text}")
 
-    def _say_notes(self, logger: RunLogger) -> None:
-        while self._notes:
-            logger.line(f"note: {self._notes.pop(0)}")
+    def _note(self, text: str) -> None:
+        if self._logger is not None:
+            self._logger.line(f"note: {text}")
 
     def _keep_if_best(self, result: Evaluation) -> None:
         if self.step > self.env_since and result.mean > self.best_mean:
             self.best_mean = result.mean
-            checkpoint.save(self.best_path, self.record(), self.agent.state_dict())
+            checkpoint.save(self.files.best, self.record(), self.agent.state_dict())
 
     def _add_row(self, result: Evaluation, logger: RunLogger) -> None:
         row = EvalRow(
@@ -482,7 +470,7 @@ class TrainingRun:
             self.wall_seconds,
         )
         self.rows = [r for r in self.rows if r.step != row.step] + [row]
-        write_eval_csv(self.folder / "eval.csv", self.rows)
+        write_eval_csv(self.files.evaluations, self.rows)
         logger.evaluation(row, result)
         if self.on_evaluation is not None:
             event = EvaluationEvent(self.step, result, self.folder)
@@ -491,9 +479,9 @@ class TrainingRun:
     # -- NaN guards ------------------------------------------------------------------------------
 
     def check_finite(self) -> None:
-        """Stop if a loss since the last look, or a parameter, is NaN or inf.
+        """Stop if a loss since the last check, or a parameter, is NaN or inf.
 
-        `ckpt.pt` is from before it: every save looks first.
+        The last checkpoint is from before it: every save checks first.
 
         Raises:
             NonFiniteError: with what, where, and the post-mortem's path.
@@ -529,13 +517,13 @@ class TrainingRun:
             )
 
     def _stop_for(self, reason: str) -> None:
-        if not self.checkpoint_path.exists():  # nothing has been learned yet
+        if not self.files.checkpoint.exists():  # nothing learned, no post-mortem
             raise NonFiniteError(reason)
-        path = self.folder / "nan.pt"
+        path = self.files.post_mortem
         found = PostMortem(reason=reason, metrics=metrics(self.agent))
         checkpoint.save(path, self.record(found), self.agent.state_dict())
         raise NonFiniteError(
-            f"{reason}; the state then is in {path}, the last good one in {self.checkpoint_path}"
+            f"{reason}; the state then is in {path}, the last good one in {self.files.checkpoint}"
         )
 
     def close(self) -> None:

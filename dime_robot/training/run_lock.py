@@ -4,28 +4,26 @@ from __future__ import annotations
 
 import fcntl
 import os
-from pathlib import Path
 from typing import TextIO
 
 from dime_robot.runtime.io.errors import InputError
-
-LOCK = ".lock"  # in the run folder, while a process trains there
+from dime_robot.training.run_folder import RunFolder
 
 
 class RunLock:
     """A lock on a run folder that the system gives back when the process ends, however it ends.
 
     Args:
-        folder: the run folder; made where it is missing.
+        files: of the run; their folder is made where it is missing.
 
     Raises:
         InputError: another process holds it, or the folder cannot be written.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self._path = folder, folder / LOCK
-        self._made_folder = not folder.exists()
-        folder.mkdir(parents=True, exist_ok=True)
+    def __init__(self, files: RunFolder) -> None:
+        self.files, self._path = files, files.lock
+        self._made_folder = not files.path.exists()
+        files.path.mkdir(parents=True, exist_ok=True)
         while True:
             self._file = self._open()
             try:
@@ -34,7 +32,7 @@ class RunLock:
                 holder = self._file.read().strip() or "another process"
                 self._file.close()
                 raise InputError(
-                    f"{folder}: {holder} is training in this folder; wait for its end, or train"
+                    f"{files.path}: {holder} is training in this folder; wait for its end, or train"
                     " into another folder (--out)"
                 ) from None
             if self._is_current():
@@ -55,10 +53,23 @@ class RunLock:
             return False
 
     def release(self) -> None:
-        """Give it back; a folder that this lock made and that holds nothing else goes too."""
+        """Release it; a folder that this lock made and that holds nothing else is removed."""
         if self._file.closed:
             return
         self._path.unlink(missing_ok=True)
         self._file.close()
         if self._made_folder and not any(self._path.parent.iterdir()):
             self._path.parent.rmdir()
+
+
+def remove_unfinished_start(files: RunFolder) -> None:
+    """Empty a folder whose run was killed before its first checkpoint, unless one trains there."""
+    if not files.unfinished_start() and not files.lock.exists():
+        return
+    try:
+        lock = RunLock(files)
+    except InputError:
+        return
+    for path in files.unfinished_start():
+        path.unlink()
+    lock.release()

@@ -1,23 +1,28 @@
-"""RunRequest: what a run shall be. Loads no torch, so that a command line is read at once."""
+"""RunRequest: the settings of a run and where it begins. Loads no torch: it is made at once."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dime_robot.learning.config import TrainConfig
+
+if TYPE_CHECKING:
+    from dime_robot.envs import EnvLike
 
 
 @dataclass(frozen=True)
 class RunRequest:
-    """A new run, or one to go on with.
+    """A new run, or one to resume.
 
     Attributes:
         config: all settings.
         out: the run folder; none: a new one under runs/.
-        resume: the run folder to go on with.
+        resume: the run folder to resume.
         init: a checkpoint whose networks a new run begins with.
         video: record a video at the end, where rendering works.
+        env: the environment, where `config.env` alone does not make it.
     """
 
     config: TrainConfig
@@ -25,3 +30,4 @@ class RunRequest:
     resume: Path | None = None
     init: Path | None = None
     video: bool = True
+    env: EnvLike | None = None

@@ -1,4 +1,4 @@
-"""Begin a new run, one from a checkpoint's networks, or go on with a run folder."""
+"""Start a new run, one from a checkpoint's networks, or resume a run folder."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from pathlib import Path
 
 import torch
 
-from dime_robot.learning.config import TrainConfig, differences
+from dime_robot.learning.config import TrainConfig, option
+from dime_robot.runtime.contract.config_diff import differences
 from dime_robot.runtime.contract.config_files import read_config
 from dime_robot.runtime.io.errors import InputError
 from dime_robot.runtime.policy.env_name import require_file_may_name
@@ -18,51 +19,35 @@ from dime_robot.training import checkpoint
 from dime_robot.training.checkpoint import Checkpoint
 from dime_robot.training.lineage import Origin
 from dime_robot.training.run import TrainingRun
-from dime_robot.training.run_lock import LOCK, RunLock
+from dime_robot.training.run_folder import RunFolder
+from dime_robot.training.run_lock import RunLock
 from dime_robot.training.run_request import RunRequest
 
 
-def run_folder(path: Path) -> Path:
-    """The run that `--resume` names, by its folder or its ckpt.pt.
-
-    Raises:
-        InputError: another file, which no run goes on from.
-    """
-    if path.name == "ckpt.pt":
-        return path.parent
-    if path.suffix == ".pt" and not path.is_dir():
-        raise InputError(
-            f"--resume {path}: a run goes on from its ckpt.pt: --resume {path.parent}; to start a"
-            f" new one from this file use --init {path}"
-        )
-    return path
-
-
-def resumed_config(folder: Path, env: str | None) -> tuple[TrainConfig, TrainConfig]:
+def resumed_config(files: RunFolder, env: str | None) -> tuple[TrainConfig, TrainConfig]:
     """The settings that a run folder goes on with, and those of its checkpoint.
 
     What was changed in its config.yaml since counts like an option; a real option goes before it.
 
     Args:
-        folder: the run folder.
+        files: of the run.
         env: the environment that the user named, if any.
 
     Raises:
         InputError: no usable run, a change that a run cannot take, or an environment that a file
             must not choose.
     """
-    path = folder / "ckpt.pt"
-    saved = checkpoint.load(path).config
-    config = _with_written(folder / "config.yaml", saved)
-    require_resumable(config, saved.model_copy(update={"env": config.env}), f"{folder}/config.yaml")
+    saved = checkpoint.load(files.checkpoint).config
+    config = _with_written(files.config, saved)
+    require_resumable(config, saved.model_copy(update={"env": config.env}), str(files.config))
     if env is None:
-        require_file_may_name(config.env, path)
+        require_file_may_name(config.env, files.checkpoint)
     named = {"env": env or config.env}
     return config.model_copy(update=named), saved.model_copy(update=named)
 
 
 def _with_written(path: Path, saved: TrainConfig) -> TrainConfig:
-    """The settings with what stands in a run's config.yaml, if it is there."""
+    """The settings, overlaid by the run's config.yaml, if it is there."""
     if not path.exists():
         return saved
     content = read_config(path)
@@ -73,17 +58,17 @@ def _with_written(path: Path, saved: TrainConfig) -> TrainConfig:
 
 
 def require_resumable(config: TrainConfig, saved: TrainConfig, source: str = "") -> None:
-    """Only the number of steps may change, and only grow."""
-    for name, (asked, had) in differences(config, saved).items():
-        if name == "steps" and asked > had:
+    """Refuse every changed setting but a larger number of steps."""
+    for name, wanted, had in differences(config, saved):
+        if name == "steps" and config.steps > saved.steps:
             continue
-        where = f"{source}: {name}" if source else "--" + name.replace("_", "-")
+        where = f"{source}: {name}" if source else option(name)
         hint = "a larger one" if name == "steps" else f"{had}, or a new run"
-        raise InputError(f"{where} {asked}: the resumed run has {had}; expected {hint}")
+        raise InputError(f"{where} {wanted}: the resumed run has {had}; expected {hint}")
 
 
 def choose_device(name: str) -> torch.device:
-    """`auto` is the GPU where there is one.
+    """Make the device of a name; `auto` is the GPU where there is one.
 
     Raises:
         InputError: no such device here.
@@ -95,33 +80,12 @@ def choose_device(name: str) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise InputError(f"--device {name}: not to be had here ({reason}); try auto") from None
+        raise InputError(f"--device {name}: not available here ({reason}); try auto") from None
     return device
 
 
-def new_folder(out: Path | None, config: TrainConfig) -> Path:
-    """The run folder: `out`, or a free name under runs/.
-
-    Raises:
-        InputError: `out` already holds something.
-    """
-    if out is not None:
-        if out.exists() and (not out.is_dir() or any(path.name != LOCK for path in out.iterdir())):
-            raise InputError(
-                f"--out {out}: expected a new or empty folder; to go on with the run in it use"
-                f" --resume {out}"
-            )
-        return out
-    name = f"{config.env.replace(':', '-').replace('/', '-')}-{config.preset}-seed{config.seed}"
-    folder, number = Path("runs") / name, 1
-    while folder.exists():
-        number += 1
-        folder = Path("runs") / f"{name}-{number}"
-    return folder
-
-
 def require_compiler(device: torch.device) -> None:
-    """`--compile` needs a C++ compiler; say so before anything is started."""
+    """Refuse `--compile` without a C++ compiler, before anything is started."""
     compiler = os.environ.get("CXX", "g++")
     if shutil.which(compiler) is None:
         raise InputError(
@@ -131,7 +95,7 @@ def require_compiler(device: torch.device) -> None:
 
 
 def _check_init(state: Checkpoint, run: TrainingRun) -> None:
-    """The networks may only go on under the same contract, sampler and atoms."""
+    """Refuse networks of another contract, sampler or atoms."""
     path, ours = state.path, run.config
     for name in ("observation", "action"):
         if getattr(state.spec, name) != getattr(run.spec, name):
@@ -139,13 +103,13 @@ def _check_init(state: Checkpoint, run: TrainingRun) -> None:
                 f"--init {path}: its policy's {name} terms differ from those of {ours.env}"
             )
     for name in ("diffusion_steps", "v_min", "v_max", "atoms", "reward_scale"):
-        had, asked = getattr(state.config, name), getattr(ours, name)
-        if had != asked:
-            option = "--" + name.replace("_", "-")
+        had, wanted = getattr(state.config, name), getattr(ours, name)
+        if had != wanted:
             why = "" if name == "diffusion_steps" else ": its critics would mean other returns"
             raise InputError(
-                f"--init {path}: it was trained with {option} {had}, this run has {asked}{why};"
-                f" give {option} {had}, or train it again with {option} {asked}"
+                f"--init {path}: it was trained with {option(name)} {had}, this run has"
+                f" {wanted}{why}; give {option(name)} {had}, or train it again with"
+                f" {option(name)} {wanted}"
             )
 
 
@@ -154,18 +118,18 @@ def start_run(request: RunRequest, device: torch.device) -> TrainingRun:
     if request.config.compile:
         require_compiler(device)
     if request.resume is not None:
-        with _locked(request.resume) as lock:
+        with _locked(RunFolder(request.resume)) as lock:
             return _resumed(request, device, lock)
-    folder = new_folder(request.out, request.config)
-    with _locked(folder) as lock:
-        new_folder(folder, request.config)  # nobody was faster
-        return _begun(request, folder, device, lock)
+    files = RunFolder.for_new_run(request.out, request.config)
+    with _locked(files) as lock:
+        RunFolder.for_new_run(files.path, request.config)  # no other process took it meanwhile
+        return _begun(request, device, lock)
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[RunLock]:
-    """A lock that is given back where the run cannot be built."""
-    lock = RunLock(folder)
+def _locked(files: RunFolder) -> Iterator[RunLock]:
+    """Lock a folder; release it where the run cannot be built."""
+    lock = RunLock(files)
     try:
         yield lock
     except BaseException:
@@ -174,9 +138,9 @@ def _locked(folder: Path) -> Iterator[RunLock]:
 
 
 def _resumed(request: RunRequest, device: torch.device, lock: RunLock) -> TrainingRun:
-    config, folder = request.config, lock.folder
-    run = TrainingRun(config, folder, device, lock=lock)
-    state = checkpoint.load(run.checkpoint_path)
+    config, folder = request.config, lock.files.path
+    run = TrainingRun(config, folder, device, lock=lock, env=request.env)
+    state = checkpoint.load(run.files.checkpoint)
     if state.spec != run.spec:
         raise InputError(
             f"--resume {folder}: its contract ({state.spec.name}) is not that of"
@@ -188,17 +152,16 @@ def _resumed(request: RunRequest, device: torch.device, lock: RunLock) -> Traini
         raise InputError(f"--env {config.env}: expected --steps above {run.step:,} with it")
     run.write_config()
     if moved:
-        run.save()  # a kill must not send it back to the environment before
+        run.save()  # so that a killed run resumes in the new environment
     return run
 
 
-def _begun(request: RunRequest, folder: Path, device: torch.device, lock: RunLock) -> TrainingRun:
-    if request.init is None:
-        run = TrainingRun(request.config, folder, device, lock=lock)
-    else:
-        state = checkpoint.load(request.init)
-        origin = Origin(state.record.lineage, state.digest)
-        run = TrainingRun(request.config, folder, device, origin, lock=lock)
+def _begun(request: RunRequest, device: torch.device, lock: RunLock) -> TrainingRun:
+    state = None if request.init is None else checkpoint.load(request.init)
+    origin = None if state is None else Origin(state.record.lineage, state.digest)
+    folder = lock.files.path
+    run = TrainingRun(request.config, folder, device, origin, lock=lock, env=request.env)
+    if state is not None:
         _check_init(state, run)
         try:
             run.agent.load_weights(state.learner)

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dime_robot.envs import EnvLike, env_name
 from dime_robot.learning.config import TrainConfig
 from dime_robot.results.eval_csv import EvalRow
 from dime_robot.runtime.io.errors import InputError
+from dime_robot.runtime.policy.env_name import PYTHON
 from dime_robot.training.logger import RunLogger
 from dime_robot.training.presets import preset_config
 from dime_robot.training.run import EvaluationEvent
+from dime_robot.training.run_folder import RunFolder
 from dime_robot.training.run_request import RunRequest
 from dime_robot.training.start import (
     choose_device,
     require_resumable,
     resumed_config,
-    run_folder,
     start_run,
 )
 
@@ -27,10 +30,10 @@ Callback = Callable[[EvaluationEvent], bool | None]
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """What a call of `train_policy` leaves.
+    """The result of `train_policy`.
 
     Attributes:
-        folder: of the run: `ckpt.pt`, `best.pt`, `eval.csv`, `config.yaml`.
+        folder: of the run; `RunFolder(folder)` has the paths of its files.
         evaluations: every evaluation of the run, in the order of their steps.
         finished: whether all steps and the final evaluation were made.
     """
@@ -41,7 +44,7 @@ class TrainedRun:
 
 
 def train_policy(
-    env: str | None = None,
+    env: EnvLike | None = None,
     *,
     preset: str = "tiny",
     out: Path | str | None = None,
@@ -53,13 +56,19 @@ def train_policy(
 ) -> TrainedRun:
     """Train a policy as `python -m dime_robot.train` does, without video and report.
 
+    A function or an object has no name that a file could hold: the run's files call it
+    python:NAME, and neither `--resume` nor an export takes it from there. An object is only copied,
+    for training and for each of the environments that evaluations step side by side, so that an
+    evaluation never disturbs the training episode; the object itself stays as it was given.
+
     Args:
-        env: name of the environment; with `resume` by default that of the run.
+        env: name of the environment, a function without arguments that makes a new one at each
+            call, or an environment object; with `resume` by default that of the run.
         preset: tiny, laptop or official; ignored with `resume`.
         out: the run folder; none: a new one under runs/.
         resume: a run folder to go on with.
         init: a checkpoint whose networks a new run begins with.
-        callback: sees every evaluation; where it returns False the run saves and ends.
+        callback: is called after every evaluation; where it returns False the run saves and ends.
         quiet: print nothing.
         **settings: those of `TrainConfig` by name, e.g. `steps=3000, seed=1`.
 
@@ -69,31 +78,40 @@ def train_policy(
     Raises:
         InputError: a setting, an environment or a folder that cannot be used.
     """
-    folder = None if resume is None else run_folder(Path(resume))
-    if folder is not None:
+    name = None if env is None else env_name(env)
+    files = None if resume is None else RunFolder.to_resume(Path(resume))
+    if files is not None:
         if out is not None or init is not None:
             raise InputError("resume goes on in its own folder: leave out `out` and `init`")
-        start, saved = resumed_config(folder, env)
-    elif env is None:
-        raise InputError("env: expected the name of an environment, or `resume`")
+        start, saved = resumed_config(files, name)
+    elif name is None:
+        raise InputError("env: expected an environment or the name of one, or `resume`")
     else:
-        start = preset_config(preset, env)
+        start = saved = preset_config(preset, name)
     unknown = sorted(set(settings) - set(TrainConfig.model_fields))
     if unknown:
         raise InputError(f"{unknown[0]}: expected a setting of TrainConfig, got another name")
     config = TrainConfig.model_validate({**start.model_dump(), **settings})
-    if folder is not None:
+    if files is not None:
         require_resumable(config, saved)
     request = RunRequest(
-        config, Path(out) if out else None, folder, Path(init) if init else None, video=False
+        config,
+        out=Path(out) if out else None,
+        resume=files.path if files is not None else None,
+        init=Path(init) if init else None,
+        env=env,
     )
     run = start_run(request, choose_device(config.device))
     run.on_evaluation = callback
-    logger = RunLogger(run.folder, config.steps, run.step, quiet=quiet)
-    try:
+    logger = RunLogger(run.files, config.steps, run.step, quiet=quiet)
+    with closing(run), closing(logger):
+        if config.env.startswith(PYTHON):
+            logger.line(
+                f"note: no file can name {config.env}: this run goes on only with"
+                " train_policy(env, resume=...), is evaluated with evaluate_policy(path, env=...)"
+                " and is not exported; for these register the environment with Gymnasium and train"
+                " by its id"
+            )
         if not run.finished:
             run.train(logger)
-    finally:
-        logger.close()
-        run.close()
     return TrainedRun(run.folder, tuple(run.rows), run.finished)

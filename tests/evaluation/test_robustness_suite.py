@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dime_robot import command_line, evaluate
+from dime_robot import evaluate
 from dime_robot.evaluation import robustness_suite as suite
 from dime_robot.evaluation.rollout import Episode, Evaluation, Evaluator
 from dime_robot.runtime.io.errors import InputError
@@ -93,7 +93,7 @@ def test_thresholds_hold_for_the_nominal_and_the_randomised_robot() -> None:
     assert suite.shortfalls([row("nominal"), row("randomised"), row("end")], LIMITS) == []
     found = suite.shortfalls([row("nominal", velocity=0.16), row("randomised", yaw=0.3)], LIMITS)
     assert found[0] == (
-        "nominal, asked for (0.0, 0.0, 0.0): velocity error 0.160 m/s, expected at most 0.15"
+        "nominal, command (0.0, 0.0, 0.0): velocity error 0.160 m/s, expected at most 0.15"
     )
     assert len(found) == 4
     assert "randomised" in found[2] and "yaw rate error 0.300 rad/s" in found[2]
@@ -185,9 +185,7 @@ def test_the_shipped_policy_fails_on_a_go2_of_strong_joint_damping(
     words += ["--only", "damped.xml", "--model", str(damped_go2(tmp_path))]
     assert evaluate.main(words) == 1
     out = capsys.readouterr().out
-    error = re.search(
-        r"model damped.xml, asked for \(0.6, 0.0, 0.0\): velocity error (\S+) m/s", out
-    )
+    error = re.search(r"model damped.xml, command \(0.6, 0.0, 0.0\): velocity error (\S+) m/s", out)
     lost = re.search(r"model damped.xml: (\d+)% of the nominal tracking reward lost", out)
     assert error is not None and lost is not None, out
     assert float(error[1]) == pytest.approx(0.58, abs=0.05)  # it stands
@@ -264,11 +262,11 @@ def test_what_cannot_be_done_is_one_sentence(words: list[str], message: str) -> 
 
 
 def test_agents_without_a_file(capsys: pytest.CaptureFixture[str]) -> None:
-    zero = evaluate.load_agent("zero", "sim:go2-walk")
+    zero = evaluate.load_builtin("zero", "sim:go2-walk")
     noise = np.random.default_rng(0).standard_normal((500, *zero.noise_shape), dtype=np.float32)
     assert zero.noise_shape == (1, 12)
     assert not zero.act_with(np.zeros((500, 45), np.float32), noise).any()
-    shaken = evaluate.load_agent("random", "sim:go2-walk").act_with(np.zeros((500, 45)), noise)
+    shaken = evaluate.load_builtin("random", "sim:go2-walk").act_with(np.zeros((500, 45)), noise)
     assert np.abs(shaken).max() <= 1
     assert np.quantile(shaken, [0.25, 0.5, 0.75]) == pytest.approx([-0.5, 0, 0.5], abs=0.05)
     words = ["--policy", "zero", "--env", "sim:go2-walk", "--episodes", "1", "--json"]
@@ -310,8 +308,8 @@ def test_no_model_of_a_command_line_is_dropped(
 ) -> None:
     words = [word for m in models for word in ([f"--model={m}"] if joined else ["--model", m])]
     words = ["p.onnx", "--suite", *words] if file_first else [*words, "--suite", "p.onnx"]
-    typed = command_line.parse(evaluate.Arguments, words, "evaluate")
-    assert typed.model == tuple(map(Path, models))
+    typed = evaluate._parser().parse_args(words)
+    assert typed.model == list(map(Path, models))
     assert typed.file == Path("p.onnx")
 
 

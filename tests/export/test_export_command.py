@@ -166,7 +166,7 @@ def run_without_torch(*arguments: str) -> subprocess.CompletedProcess[str]:
     banned = (
         ("torch", "onnx")
         if "dime_robot.evaluate" in arguments
-        else (*("torch", "onnx", "gymnasium", "mujoco", "scipy", "tyro", "rclpy"),)
+        else (*("torch", "onnx", "gymnasium", "mujoco", "scipy", "rclpy"),)
     )
     code = (
         "import sys, runpy\n"

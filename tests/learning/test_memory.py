@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from dime_robot import train
 from dime_robot.command_line import whole_number
 from dime_robot.learning import memory
-from dime_robot.learning.config import GROUP_HELP, GROUPS, TrainConfig
+from dime_robot.learning.config import GROUPS, TrainConfig
 from dime_robot.learning.memory import memory_needed, require_memory
 from dime_robot.runtime.io.errors import InputError
 from dime_robot.training.presets import preset_config
@@ -107,7 +107,6 @@ def test_the_replay_is_counted_as_it_is_made() -> None:
     assert memory.memory_of(CPU) > 10**8
 
 
-def test_every_setting_is_in_one_group() -> None:
-    grouped = [name for names in GROUPS.values() for name in names]
-    assert sorted(grouped) == sorted(TrainConfig.model_fields)
-    assert GROUPS.keys() == GROUP_HELP.keys()
+def test_every_group_begins_with_a_setting() -> None:
+    assert [name for name in TrainConfig.model_fields if name in GROUPS] == list(GROUPS)
+    assert next(iter(TrainConfig.model_fields)) == next(iter(GROUPS))

@@ -16,7 +16,7 @@ CAPACITY, MARGIN = 50, 20
 
 
 def make_buffer() -> ReplayBuffer:
-    return ReplayBuffer(CAPACITY, 3, 2, torch.device("cpu"), margin=MARGIN)
+    return ReplayBuffer(CAPACITY, 3, 2, torch.device("cpu"), margin=MARGIN, file="replay.bin")
 
 
 def add(buffer: ReplayBuffer, count: int) -> None:
@@ -131,7 +131,9 @@ def test_a_changed_byte_of_a_wrapped_ring_is_refused_or_harmless(
 
 def test_data_of_another_run_are_named(tmp_path: Path) -> None:
     record = flushed(30, tmp_path).record()
-    other = ReplayBuffer(CAPACITY, 3, 2, torch.device("cpu"), margin=MARGIN, run="ab" * 16)
+    other = ReplayBuffer(
+        CAPACITY, 3, 2, torch.device("cpu"), margin=MARGIN, file="replay.bin", run="ab" * 16
+    )
     other.load(tmp_path, record)  # goes on under the name that is in the file
     assert other.record().run == record.run
     with pytest.raises(InputError, match="expected the replay data of run abababab, got those of"):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dime_robot import report, train
-from dime_robot.learning.config import train_options
+from dime_robot.learning.config import changes, option_words
 from dime_robot.results.curves import Curves, read_reference
 from dime_robot.results.figures import ablation_figure, task_figure
 from dime_robot.results.summary import write_results
@@ -213,9 +213,9 @@ def test_a_summary_of_another_command_is_kept(
 
 def test_the_words_of_a_command_make_the_configuration_again() -> None:
     base = preset_config("tiny", "Pendulum-v1")
-    changes = {"learn_step_size": False, "v_min": -1e-05, "actor_lr": 1e-07, "compile": True}
-    config = base.model_copy(update=changes)
-    words = train_options(config, base)
+    update = {"learn_step_size": False, "v_min": -1e-05, "actor_lr": 1e-07, "compile": True}
+    config = base.model_copy(update=update)
+    words = option_words(changes(config, base))
     assert train.parse(["--env", "Pendulum-v1", "--preset", "tiny", *words]).config == config
 
 

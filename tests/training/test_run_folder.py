@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import sys
@@ -15,8 +16,9 @@ import yaml
 from dime_robot import evaluate, train
 from dime_robot.runtime.io.errors import InputError
 from dime_robot.runtime.policy.env_name import file_may_name
-from dime_robot.training import checkpoint, lineage
-from dime_robot.training.run_lock import LOCK, RunLock
+from dime_robot.training import checkpoint, lineage, run_folder
+from dime_robot.training.run_folder import RunFolder
+from dime_robot.training.run_lock import RunLock, remove_unfinished_start
 from export import onnx
 
 SMALL = [
@@ -48,12 +50,48 @@ def copy(source: Path, folder: Path) -> Path:
 
 
 def test_a_second_writer_is_refused_and_the_folder_is_free_afterwards(tmp_path: Path) -> None:
-    lock = RunLock(tmp_path)
+    lock = RunLock(RunFolder(tmp_path))
     with pytest.raises(InputError, match=r"process \d+ on .* is training in this folder"):
-        RunLock(tmp_path)
+        RunLock(RunFolder(tmp_path))
     lock.release()
-    RunLock(tmp_path).release()
+    RunLock(RunFolder(tmp_path)).release()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("names", "left"),
+    [
+        ((".lock", "config.yaml", "config.yaml.tmp", "replay.bin", "ckpt.pt.tmp"), set()),
+        ((".lock",), set()),
+        (("config.yaml", "ckpt.pt"), {"config.yaml", "ckpt.pt"}),
+        (("config.yaml", "notes.txt"), {"config.yaml", "notes.txt"}),
+    ],
+)
+def test_only_a_start_without_a_checkpoint_is_removed(
+    names: tuple[str, ...], left: set[str], tmp_path: Path
+) -> None:
+    for name in names:
+        (tmp_path / name).touch()
+    remove_unfinished_start(RunFolder(tmp_path))
+    assert {path.name for path in tmp_path.iterdir()} == left
+
+
+def test_a_start_of_a_running_process_is_not_removed(tmp_path: Path) -> None:
+    files = RunFolder(tmp_path)
+    lock = RunLock(files)
+    files.config.touch()
+    remove_unfinished_start(files)
+    assert files.config.exists() and files.lock.exists()
+    lock.release()
+
+
+def test_no_file_name_of_a_run_is_written_twice() -> None:
+    names = [path.name for path in vars(RunFolder(Path("run"))).values() if path.suffix]
+    assert {"ckpt.pt", "eval.csv", "policy.onnx"} <= set(names)
+    home = Path(run_folder.__file__)
+    for path in [*home.parents[1].rglob("*.py"), *home.parents[2].glob("export/*.py")]:
+        found = re.findall(rf"""["'/]({"|".join(map(re.escape, names))})["']""", path.read_text())
+        assert path == home or not found, f"{path}: {found}"
 
 
 def test_two_processes_on_one_folder(tmp_path: Path) -> None:
@@ -73,10 +111,10 @@ def test_two_processes_on_one_folder(tmp_path: Path) -> None:
     finally:
         first.send_signal(signal.SIGKILL)
         first.wait()
-    assert (folder / LOCK).exists()  # nobody was left to remove it
+    assert RunFolder(folder).lock.exists()  # nobody was left to remove it
     step = checkpoint.load(folder / "ckpt.pt").record.step
     assert step < 100_000
-    RunLock(folder).release()
+    RunLock(RunFolder(folder)).release()
 
 
 # -- settings ------------------------------------------------------------------------------------
@@ -130,7 +168,7 @@ def test_twenty_flipped_bits_are_refused_and_the_folder_is_free(
         path.write_bytes(changed)
         with pytest.raises(InputError, match=name):
             train.main(["--resume", str(folder), "--steps", "55", "--no-video"])
-        assert not (folder / LOCK).exists()
+        assert not RunFolder(folder).lock.exists()
     path.write_bytes(content)
     assert train.main(["--resume", str(folder), "--steps", "55", "--no-video"]) == 0
 

@@ -8,6 +8,7 @@ from dime_robot.runtime.contract.config_files import config_folder
 from dime_robot.runtime.io.errors import InputError
 
 _REGISTERED = re.compile(r"(dm_control/[a-z_]+-[a-z0-9_]+-v0|[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)?)")
+PYTHON = "python:"  # begins the names of environments that a program made from its own code
 _SHIPPED = re.compile(r"sim:([A-Za-z0-9_-]+)")
 
 
@@ -31,6 +32,13 @@ def require_file_may_name(env: str, source: object) -> str:
     """
     if file_may_name(env):
         return env
+    if env.startswith(PYTHON):
+        raise InputError(
+            f"{source}: it was trained in {env!r:.100}, an environment that a Python program made"
+            " and that no file can name; from Python evaluate_policy(path, env=factory) and"
+            " train_policy(factory, resume=folder) work; to export it, register the environment"
+            " with Gymnasium and train by its id"
+        )
     what = "a file outside the shipped tasks" if env.startswith("sim:") else "code to import"
     raise InputError(
         f"{source}: it names the environment {env!r:.100}, which is {what}; a file does not choose"
