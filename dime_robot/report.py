@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from dime_robot.command_line import Parser
 from dime_robot.results.eval_csv import EvalRow, read_eval_csv
-from dime_robot.results.tables import html_table
+from dime_robot.results.html_page import html_page, html_table
 from dime_robot.runtime.contract.config_diff import differences
 from dime_robot.runtime.io.command import run_command
 from dime_robot.runtime.io.errors import InputError
@@ -36,21 +36,6 @@ if TYPE_CHECKING:  # matplotlib and torch take seconds to load
     from dime_robot.training.lineage import Lineage
 
 MAX_VIDEO_BYTES = 500_000  # larger ones stay beside the report, which has to stay under 1 MB
-
-_STYLE = """
-:root { color-scheme: light dark; --ink: #1c2733; --soft: #5c6b7a; --line: #d8dee5; --back: #fff }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e6ebf0; --soft: #9aa8b5; --line: #36424e; --back: #141a20 } }
-body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--back);
-  max-width: 50rem; margin: 2rem auto; padding: 0 1rem }
-h1 { font-size: 1.5rem } h2 { font-size: 1.1rem; margin-top: 2rem }
-p.soft, caption { color: var(--soft) }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums }
-td, th { border-bottom: 1px solid var(--line); padding: .3rem 1.2rem .3rem 0; text-align: left }
-figure { margin: 1rem 0; background: #fff; padding: .5rem; border-radius: .4rem }
-svg, video { width: 100%; height: auto }
-code { overflow-wrap: anywhere }
-"""
 
 
 def learning_curve(rows: Sequence[EvalRow], title: str) -> str:
@@ -96,7 +81,7 @@ def _final_table(final: Mapping[NoiseMode, FinalEvaluation]) -> str:
             ]
         )
     head = ["noise", "return (mean ± std)", "IQM", "95 % of the mean", "episodes", "success"]
-    return html_table(head, rows)
+    return html_table(rows, head)
 
 
 def _video(path: Path) -> str:
@@ -138,17 +123,12 @@ def write_report(folder: Path) -> Path:
     parts.append(_video(files.video))
     parts.append(f"<h2>Settings that differ from the preset {html.escape(config.preset)}</h2>")
     if changed:
-        parts.append(html_table(["setting", "this run", "preset and task"], changed))
+        parts.append(html_table(changed, ["setting", "this run", "preset and task"]))
     else:
         parts.append("<p>None.</p>")
     parts += ["<h2>To repeat it</h2>", _repetition(record.lineage)]
-    parts += ["<h2>Made with</h2>", html_table(["what", "version"], list(made.items()))]
-    page = (
-        '<!doctype html><html lang="en"><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{html.escape(title)}</title><style>{_STYLE}</style>{''.join(parts)}</html>\n"
-    )
-    write_atomically(files.report, page.encode())
+    parts += ["<h2>Made with</h2>", html_table(made.items(), ["what", "version"])]
+    write_atomically(files.report, html_page(title, "".join(parts)).encode())
     return files.report
 
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import StrMethodFormatter
 
 from dime_robot.evaluation.statistics import iqm
 from dime_robot.results.curves import MIN_SEEDS, Curves, FloatArray, spread
+from dime_robot.results.html_page import inline_svg
 
 OURS, THEIRS = "#0072B2", "#D55E00"
 # Okabe and Ito's, which colour-blind readers can tell apart; with a marker each
@@ -30,21 +29,13 @@ def figure_of_returns(title: str, draw: Callable[[Axes], None]) -> str:
         draw(axes)
         _over_steps(axes)
         axes.set_title(title, wrap=True)
+        _legend(figure)
 
-    return _svg(fill, (7, 4))
+    return inline_svg(fill, (7, 4), title)
 
 
-def _svg(fill: Callable[[Figure], None], size: tuple[float, float]) -> str:
-    # text stays text: outlines would depend on the fonts installed
-    settings: Any = {"svg.hashsalt": "dime", "svg.fonttype": "none", "font.size": 10}
-    with matplotlib.rc_context(settings):
-        figure = Figure(figsize=size, layout="constrained")
-        fill(figure)
-        figure.legend(loc="outside lower center", ncols=2, frameon=False)  # over no line
-        text = io.StringIO()
-        figure.savefig(text, format="svg", metadata={"Date": None})
-    svg = text.getvalue()
-    return svg[svg.index("<svg") :]
+def _legend(figure: Figure) -> None:
+    figure.legend(loc="outside lower center", ncols=2, frameon=False)  # over no line
 
 
 def _over_steps(axes: Axes) -> None:
@@ -119,5 +110,6 @@ def ablation_figure(task: str, variants: Sequence[Curves]) -> str:
         what = "lowest to highest seed" if few else "95 % interval"
         averages.set(xlabel=f"mean return over the run,\n{what}")
         averages.grid(alpha=0.3, axis="x")
+        _legend(figure)
 
-    return _svg(fill, (9, 4.5))
+    return inline_svg(fill, (9, 4.5), f"{task}: variants compared")
