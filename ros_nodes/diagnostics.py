@@ -60,10 +60,10 @@ def control_level(
     """
     if decision is None:
         return DiagnosticStatus.OK, "not active"
-    why = ", ".join(reason.value for reason in decision.reasons)
+    why = ", ".join(reason.value for reason in decision.faults)
     if decision.level >= SafetyLevel.DAMP:
         # a robot that fell silent and one that was stopped look different on a monitor
-        silent = any(reason in _SILENT for reason in decision.reasons)
+        silent = any(reason in _SILENT for reason in decision.faults)
         level = DiagnosticStatus.STALE if silent else DiagnosticStatus.ERROR
         return level, f"{decision.level.name.lower()}: {why}"
     if decision.level == SafetyLevel.HOLD:
@@ -110,8 +110,8 @@ def latency_values(
     values: dict[str, object] = {
         "steps": recorder.steps,
         "missed": recorder.misses,
-        "missed in a row": recorder.misses_in_a_row,
-        "longest row of misses": recorder.longest_row,
+        "missed in a row": recorder.miss_streak,
+        "longest row of misses": recorder.longest_miss_streak,
     }
     jitter = recorder.jitter(period)
     shown = found if jitter is None else {**found, "jitter": jitter}

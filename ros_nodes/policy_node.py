@@ -260,14 +260,14 @@ class PolicyNode(LifecycleNode):
         if self._level < before:
             self.get_logger().warning(f"{self._level.name.lower()} after {before.name.lower()}")
             return
-        why = self._configured.loop.explain(decision.reasons)
+        why = self._configured.loop.explain(decision.faults)
         self._reporter.last_fault = f"{self._level.name.lower()}: {why}"
         self.get_logger().error(self._reporter.last_fault)
         self._reporter.publish()
         now = time.monotonic()
         if self._level == SafetyLevel.STOP or now >= self._next_dump:
             self._next_dump = now + DUMP_PAUSE
-            self.dump(decision.reasons[0].value)
+            self.dump(decision.faults[0].value)
 
     def estop(self) -> None:
         """Stop now and stay stopped, in any state."""
@@ -359,8 +359,8 @@ class PolicyNode(LifecycleNode):
             return
         self._active = False
         controller, loop, link = self._configured
-        loop.leave()
-        longest = controller.safety.rest.longest + REST_SLACK
+        loop.shut_down()
+        longest = controller.safety.rest.max_duration + REST_SLACK
         until, looked = time.monotonic() + longest, 0.0
         while loop.mode == Mode.RESTING:
             link.serve()
@@ -375,7 +375,7 @@ class PolicyNode(LifecycleNode):
                 looked = now
                 loop.graph(link.look())
             if now > until:  # simulated time may stand still
-                loop.give_up("the simulation's clock stands still")
+                loop.abort_shutdown("the simulation's clock stands still")
             time.sleep(REST_PAUSE)
         link.close()
         self._time.restart()

@@ -74,7 +74,7 @@ class Reporter:
         watchdog, began = self._loop.watchdog, self._loop.began
         self._decision = decision
         self._levels[decision.level] += 1
-        self._reasons.update(decision.reasons)
+        self._reasons.update(decision.faults)
         now, period = self._clock.now(), self._controller.policy.spec.period
         sample = LatencySample(
             time=now,
@@ -156,7 +156,7 @@ class Reporter:
         if self._loop is None or self._decision is None:
             return {}
         return {
-            "why": self._loop.explain(self._decision.reasons) or "nothing is wrong",
+            "why": self._loop.explain(self._decision.faults) or "nothing is wrong",
             "state rate": self._loop.watchdog.describe_rate(),
             "listeners": ", ".join(self._loop.view.listeners),
         }

@@ -101,7 +101,7 @@ class RobotLink:
         self._watches["command"] = TopicWatch(node, self._command_type, self.command_topic)
         joints = [robot.joint(joint.name) for joint in spec.joints]
         self._state_publishers = StatePublishers(
-            [joint.wire for joint in joints],
+            [joint.hardware_name for joint in joints],
             np.array([joint.velocity_limit for joint in joints]),
             np.array([joint.position_limits is None for joint in joints]),
         )
@@ -303,7 +303,7 @@ class RobotLink:
         if not mapping.concerns(message.name):
             return  # joints of something else, such as a gripper
         try:
-            reordered = mapping.follow(message.name)
+            reordered = mapping.set_order(message.name)
         except InputError as error:
             defect = str(error)
             self._carry_out(lambda: self._loop.unusable(defect))

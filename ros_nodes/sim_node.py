@@ -168,7 +168,7 @@ class SimNode(Node):
     def _fault(self, text: str) -> InjectedFault:
         robot = self._config.robot
         has_imu = robot.imu is not None and self._config.sim.imu is not None
-        return InjectedFault(text, [joint.wire for joint in robot.joints], has_imu)
+        return InjectedFault(text, [joint.hardware_name for joint in robot.joints], has_imu)
 
     def _begin(self) -> None:
         """A new episode: at rest in a start pose, waiting for the first command."""

@@ -143,7 +143,7 @@ def test_recordings(tmp_path: Path) -> None:
     good = path.read_bytes()
     assert len(read_recording(path).records) == 5
     for recording in throw(lambda rng: repacked(good, rng), read_recording, path, 300):
-        assert all(level <= 4 for _, level, _ in recording.faults)
+        assert all(level <= 4 for _, level, _ in recording.escalations)
 
 
 def test_latency_records(tmp_path: Path) -> None:

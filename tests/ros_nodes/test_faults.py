@@ -73,8 +73,8 @@ def reason_reported(graph: Graph, reason: Fault, answer: str | tuple[str, ...]) 
 def recorded_reasons(graph: Graph) -> set[str]:
     found: set[str] = set()
     for path in (graph.folder / "flights").glob("*.npz"):
-        for _, _, reasons in read_recording(path).faults:
-            found.update(reasons)
+        for _, _, faults in read_recording(path).escalations:
+            found.update(faults)
     return found
 
 

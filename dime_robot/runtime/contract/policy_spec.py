@@ -24,15 +24,15 @@ from pydantic import (
 
 from dime_robot.runtime.contract.names import Name, Unit
 from dime_robot.runtime.contract.units import (
-    FASTEST,
-    HIGHEST_RATE,
-    LARGEST_ANGLE,
-    LARGEST_DAMPING,
-    LARGEST_DISTANCE,
-    LARGEST_FORCE,
-    LARGEST_STIFFNESS,
-    LARGEST_TORQUE,
-    require_at_most,
+    MAX_ANGLE,
+    MAX_DAMPING,
+    MAX_DISTANCE,
+    MAX_FORCE,
+    MAX_RATE,
+    MAX_SPEED,
+    MAX_STIFFNESS,
+    MAX_TORQUE,
+    require_plausible,
 )
 from dime_robot.runtime.io.errors import InputError, first_problem
 
@@ -83,20 +83,20 @@ class Joint(StrictModel):
     effort_limit: float | None = Field(
         None,
         gt=0,
-        le=LARGEST_FORCE,
+        le=MAX_FORCE,
         description="largest effort the actuator gives [N m or N]; none: not actuated",
     )
     default_position: float = Field(0.0, description="the pose that action 0 asks for [rad or m]")
     stiffness: float | None = Field(
         None,
         gt=0,
-        le=LARGEST_STIFFNESS,
+        le=MAX_STIFFNESS,
         description="gain on the position error [N m/rad or N/m]; for position actions",
     )
     damping: float | None = Field(
         None,
         ge=0,
-        le=LARGEST_DAMPING,
+        le=MAX_DAMPING,
         description="gain on the velocity [N m s/rad or N s/m]; for position actions",
     )
 
@@ -114,15 +114,15 @@ class Joint(StrictModel):
         if self.type == "revolute":
             for stop in self.position_limits or ():
                 what = f"joint {self.name}: position_limits: "
-                require_at_most(what, stop, LARGEST_ANGLE, "rad", "degrees")
+                require_plausible(what, stop, MAX_ANGLE, "rad", "degrees")
             what = f"joint {self.name}: effort_limit: "
-            require_at_most(what, self.effort_limit or 0.0, LARGEST_TORQUE, "N m", "mN m")
+            require_plausible(what, self.effort_limit or 0.0, MAX_TORQUE, "N m", "mN m")
             what = f"joint {self.name}: default_position: "
-            require_at_most(what, self.default_position, LARGEST_ANGLE, "rad", "degrees")
+            require_plausible(what, self.default_position, MAX_ANGLE, "rad", "degrees")
         else:
             for position in (*(self.position_limits or ()), self.default_position):
                 what = f"joint {self.name}: position_limits and default_position: "
-                require_at_most(what, position, LARGEST_DISTANCE, "m", "mm")
+                require_plausible(what, position, MAX_DISTANCE, "m", "mm")
         return self
 
 
@@ -140,7 +140,7 @@ TermKind = Literal[
     "flat",  # a whole vector from an environment without named terms (Gymnasium, dm_control)
 ]
 VECTOR_TERMS = ("angular_velocity", "projected_gravity", "command_velocity")
-LEAST_RATE = 1.0  # [Hz] of a robot's policy
+MIN_RATE = 1.0  # [Hz] of a robot's policy
 IMU_TERMS = ("angular_velocity", "projected_gravity")
 TWIST_AXES = ("linear_x", "linear_y", "angular_z")  # what a twist action commands, in this order
 
@@ -225,7 +225,7 @@ class PolicySpec(StrictModel):
 
     version: Literal[1] = 1
     name: Name
-    rate: float = Field(gt=0, le=HIGHEST_RATE, description="control rate [Hz]")
+    rate: float = Field(gt=0, le=MAX_RATE, description="control rate [Hz]")
     joints: tuple[Joint, ...] = Field((), max_length=MAX_JOINTS)
     observation: tuple[ObservationTerm, ...] = Field(min_length=1, max_length=MAX_JOINTS)
     action: Action
@@ -253,7 +253,7 @@ class PolicySpec(StrictModel):
                     f"held_joints: expected joints that are not among the policy's own, got {name}"
                 )
             what = f"held_joints.{name}: "
-            require_at_most(what, position, LARGEST_ANGLE, "rad or m", "degrees or mm")
+            require_plausible(what, position, MAX_ANGLE, "rad or m", "degrees or mm")
         if self.held_joints and self.action.kind == "flat":
             raise ValueError("held_joints: expected none of a flat action, whose robot has no name")
         return self
@@ -294,9 +294,9 @@ class PolicySpec(StrictModel):
         return self
 
     def _poses_are_possible(self) -> None:
-        if self.action.kind != "flat" and self.rate < LEAST_RATE:
+        if self.action.kind != "flat" and self.rate < MIN_RATE:
             raise ValueError(
-                f"rate: expected at least {LEAST_RATE:g} Hz, got {self.rate:g}: is this really in"
+                f"rate: expected at least {MIN_RATE:g} Hz, got {self.rate:g}: is this really in"
                 " Hz, not a period in s?"
             )
         for joint in self.joints:
@@ -312,7 +312,7 @@ class PolicySpec(StrictModel):
             if asked and joint.type == "revolute":
                 what = f"action.scale.{joint.name}: "
                 scale = self.action.scale[joint.name]
-                require_at_most(what, scale, LARGEST_ANGLE, "rad", "degrees")
+                require_plausible(what, scale, MAX_ANGLE, "rad", "degrees")
 
     def _action_fits(self, known: dict[str, Joint]) -> None:
         if self.action.kind == "flat":
@@ -338,9 +338,9 @@ class PolicySpec(StrictModel):
             if scale <= 0:
                 raise ValueError(f"{what}expected a scale above 0, got {scale}")
             if twist:
-                require_at_most(what, scale, FASTEST, "m/s or rad/s", "mm/s or degrees/s")
+                require_plausible(what, scale, MAX_SPEED, "m/s or rad/s", "mm/s or degrees/s")
             elif self.action.kind == "position":
-                require_at_most(what, scale, LARGEST_DISTANCE, "rad or m", "degrees or mm")
+                require_plausible(what, scale, MAX_DISTANCE, "rad or m", "degrees or mm")
             if self.action.kind == "position" and known[name].stiffness is None:
                 raise ValueError(
                     f"joint {name}: expected a stiffness, a position action was trained with one"

@@ -26,12 +26,12 @@ from dime_robot.runtime.contract.policy_spec import (
 )
 from dime_robot.runtime.contract.robot_joint import RobotJoint, require_joint_fits
 from dime_robot.runtime.contract.units import (
-    FASTEST,
-    FASTEST_FREE,
-    HIGHEST_RATE,
-    LARGEST_DISTANCE,
-    at_least,
-    at_most,
+    MAX_DISTANCE,
+    MAX_FREE_SPEED,
+    MAX_RATE,
+    MAX_SPEED,
+    lower_bound,
+    upper_bound,
 )
 from dime_robot.runtime.io.errors import InputError, first_problem
 
@@ -39,8 +39,8 @@ Topic = Annotated[
     str,
     Field(max_length=MAX_NAME, pattern=r"^(~/|/)?[A-Za-z][A-Za-z0-9_]*(/[A-Za-z][A-Za-z0-9_]*)*$"),
 ]
-Age = Annotated[float, at_most(5, "s", "ms")]
-Speed = Annotated[float, at_most(FASTEST, "m/s or rad/s", "mm/s or degrees/s")]
+Age = Annotated[float, upper_bound(5, "s", "ms")]
+Speed = Annotated[float, upper_bound(MAX_SPEED, "m/s or rad/s", "mm/s or degrees/s")]
 TwistType = Literal["Twist", "TwistStamped"]  # the stamped one is all that newer ROS releases have
 RATE_TOLERANCE = 0.02  # relative difference of two rates that count as the same
 
@@ -49,8 +49,8 @@ class StateInput(StrictModel):
     """Where sensor_msgs/JointState comes from."""
 
     topic: Topic = "joint_states"
-    rate: Annotated[float, at_least(1, "Hz", "s")] = Field(
-        gt=0, le=HIGHEST_RATE, description="how often the robot publishes [Hz]"
+    rate: Annotated[float, lower_bound(1, "Hz", "s")] = Field(
+        gt=0, le=MAX_RATE, description="how often the robot publishes [Hz]"
     )
     max_age: Age = Field(gt=0, description="older readings are stale [s]")
     same_clock: bool = Field(
@@ -69,7 +69,7 @@ class StateInput(StrictModel):
         description="how far a command may move before a joint has to follow: backlash, friction"
         " [rad or m]; for the check of frozen values",
     )
-    frozen_after: Annotated[float, at_most(60, "s", "ms")] = Field(
+    frozen_after: Annotated[float, upper_bound(60, "s", "ms")] = Field(
         0.5,
         gt=0,
         description="values that stay the same to the last bit for so long, while commands moved,"
@@ -82,10 +82,10 @@ class ImuInput(StrictModel):
 
     topic: Topic = "imu"
     max_age: Age = Field(gt=0, description="older readings are stale [s]")
-    max_rate: Annotated[float, at_least(1, "rad/s", "rev/s")] = Field(
+    max_rate: Annotated[float, lower_bound(1, "rad/s", "rev/s")] = Field(
         35.0,
         gt=0,
-        le=FASTEST_FREE,
+        le=MAX_FREE_SPEED,
         description="largest angular velocity that the gyro can show [rad/s]",
     )
 
@@ -95,7 +95,7 @@ class VelocityInput(StrictModel):
 
     topic: Topic = "cmd_vel"
     type: TwistType = Field("Twist", description="of its messages, out of geometry_msgs")
-    timeout: Annotated[float, at_most(60, "s", "ms")] = Field(
+    timeout: Annotated[float, upper_bound(60, "s", "ms")] = Field(
         gt=0, description="after it the policy is asked to stand still [s]"
     )
     second_publisher: Literal["warn", "refuse"] = Field(
@@ -144,7 +144,7 @@ class CommandOutput(StrictModel):
         description="what the robot does with the numbers"
     )
     topic: Topic
-    timeout: Annotated[float, at_most(10, "s", "ms")] = Field(
+    timeout: Annotated[float, upper_bound(10, "s", "ms")] = Field(
         gt=0,
         description="after so long without a command the robot itself goes safe [s]: mandatory,"
         " since nothing here can act once this process or the network is gone",
@@ -204,7 +204,7 @@ class SafetyConfig(StrictModel):
     safe_speed: float = Field(
         0.1, gt=0, le=1, description="share of its velocity_limit a joint is led to safety with"
     )
-    tilt_limit: Annotated[float, at_least(2, "degrees", "rad")] | None = Field(
+    tilt_limit: Annotated[float, lower_bound(2, "degrees", "rad")] | None = Field(
         None, gt=0, lt=180, description="[degrees]; needs an imu"
     )
     consecutive_misses: int = Field(
@@ -224,7 +224,7 @@ class SafetyConfig(StrictModel):
     rest_speed: float = Field(
         0.05,
         gt=0,
-        le=FASTEST,
+        le=MAX_SPEED,
         description="slower joints are at rest [rad/s or m/s]; effort interface",
     )
     rest_fade: float = Field(
@@ -242,18 +242,18 @@ class ActivationConfig(StrictModel):
     position_error: float | None = Field(
         None,
         gt=0,
-        le=LARGEST_DISTANCE,
+        le=MAX_DISTANCE,
         description="largest distance of a commanded joint from its default position, or of all"
         " from their safe positions [rad or m]; none: 0.3 rad (a tenth of a prismatic joint's"
         " range) for a position interface, anything for others",
     )
-    tilt: Annotated[float, at_least(2, "degrees", "rad")] | None = Field(
+    tilt: Annotated[float, lower_bound(2, "degrees", "rad")] | None = Field(
         None, gt=0, lt=180, description="largest [degrees]; none: half of safety.tilt_limit"
     )
     speed: float | None = Field(
         None,
         gt=0,
-        le=FASTEST_FREE,
+        le=MAX_FREE_SPEED,
         description="largest of any joint [rad/s or m/s]; none: 1 for a position interface, any"
         " for others",
     )

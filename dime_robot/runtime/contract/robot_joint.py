@@ -9,17 +9,17 @@ from pydantic import Field, model_validator
 from dime_robot.runtime.contract.names import Name
 from dime_robot.runtime.contract.policy_spec import Action, Joint, StrictModel
 from dime_robot.runtime.contract.units import (
-    FASTEST,
-    FASTEST_FREE,
-    LARGEST_ANGLE,
-    LARGEST_DAMPING,
-    LARGEST_DISTANCE,
-    LARGEST_FORCE,
-    require_at_most,
+    MAX_ANGLE,
+    MAX_DAMPING,
+    MAX_DISTANCE,
+    MAX_FORCE,
+    MAX_FREE_SPEED,
+    MAX_SPEED,
+    require_plausible,
 )
 from dime_robot.runtime.io.errors import InputError
 
-LARGEST_OFFSET = 1e6  # of an encoder that counts many turns [rad or m]
+MAX_OFFSET = 1e6  # of an encoder that counts many turns [rad or m]
 
 
 class RobotJoint(StrictModel):
@@ -32,8 +32,8 @@ class RobotJoint(StrictModel):
     sign: Literal[1, -1] = 1
     offset: float = Field(
         0.0,
-        ge=-LARGEST_OFFSET,
-        le=LARGEST_OFFSET,
+        ge=-MAX_OFFSET,
+        le=MAX_OFFSET,
         description="wire reading where the policy's position is 0 [rad, m]",
     )
     position_limits: tuple[float, float] | None = Field(
@@ -41,19 +41,19 @@ class RobotJoint(StrictModel):
     )
     velocity_limit: float = Field(
         gt=0,
-        le=FASTEST_FREE,
+        le=MAX_FREE_SPEED,
         description="largest speed [rad/s or m/s]; bounds how fast a position target moves",
     )
     effort_limit: float | None = Field(
-        None, gt=0, le=LARGEST_FORCE, description="[N m or N]; none: not actuated"
+        None, gt=0, le=MAX_FORCE, description="[N m or N]; none: not actuated"
     )
     effort_rate_limit: float | None = Field(
-        None, gt=0, le=1e3 * LARGEST_FORCE, description="[N m/s or N/s]; none: any"
+        None, gt=0, le=1e3 * MAX_FORCE, description="[N m/s or N/s]; none: any"
     )
     damping: float | None = Field(
         None,
         ge=0,
-        le=LARGEST_DAMPING,
+        le=MAX_DAMPING,
         description="damp of an effort interface: -damping * velocity [N m s/rad or N s/m]; 0"
         " lets the joint coast",
     )
@@ -64,8 +64,8 @@ class RobotJoint(StrictModel):
     )
     safe_position: float | None = Field(
         None,
-        ge=-LARGEST_DISTANCE,
-        le=LARGEST_DISTANCE,
+        ge=-MAX_DISTANCE,
+        le=MAX_DISTANCE,
         description="damp of a position interface goes here [rad or m]",
     )
 
@@ -87,7 +87,7 @@ class RobotJoint(StrictModel):
         low, high = self.position_limits
         for stop in (low, high):  # of a revolute joint, which the contract knows, they are smaller
             what = f"joint {self.name}: position_limits: "
-            require_at_most(what, stop, LARGEST_DISTANCE, "rad or m", "degrees or mm")
+            require_plausible(what, stop, MAX_DISTANCE, "rad or m", "degrees or mm")
         if low >= high:
             raise ValueError(
                 f"joint {self.name}: expected position_limits [lower, upper] with lower < upper,"
@@ -99,7 +99,7 @@ class RobotJoint(StrictModel):
                 f" {self.safe_position}"
             )
         what = f"joint {self.name}: velocity_limit of a joint with stops: "
-        require_at_most(what, self.velocity_limit, FASTEST, "rad/s or m/s", "degrees/s or mm/s")
+        require_plausible(what, self.velocity_limit, MAX_SPEED, "rad/s or m/s", "degrees/s or mm/s")
         return self
 
 
@@ -119,10 +119,10 @@ def require_joint_fits(
         InputError: with code limits.
     """
     got = ours.position_limits
-    if joint.type == "revolute" and got is not None and max(map(abs, got)) > LARGEST_ANGLE:
+    if joint.type == "revolute" and got is not None and max(map(abs, got)) > MAX_ANGLE:
         raise InputError(
             f"joint {joint.name}: expected position_limits of robot {robot} up to"
-            f" {LARGEST_ANGLE:g} rad, got {list(got)}: is this really in rad, not in degrees?",
+            f" {MAX_ANGLE:g} rad, got {list(got)}: is this really in rad, not in degrees?",
             code="limits",
         )
     if joint.position_limits is not None:

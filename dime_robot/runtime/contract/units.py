@@ -6,18 +6,18 @@ import math
 
 from pydantic import AfterValidator
 
-LARGEST_ANGLE = 4 * math.pi  # of a stop of a revolute joint [rad]
-LARGEST_TORQUE = 1000.0  # of a revolute joint [N m]
-LARGEST_FORCE = 1e6  # of any joint [N m or N]
-LARGEST_DISTANCE = 1e3  # of a prismatic joint's positions [m]
-LARGEST_STIFFNESS = 1e6  # [N m/rad or N/m]
-LARGEST_DAMPING = 1e5  # [N m s/rad or N s/m]
-HIGHEST_RATE = 1e5  # of control and of readings [Hz]
-FASTEST_FREE = 1e4  # of a joint without stops: a spindle, a propeller [rad/s]
-FASTEST = 100.0  # of a joint that has stops, and of a base [rad/s or m/s]
+MAX_ANGLE = 4 * math.pi  # of a stop of a revolute joint [rad]
+MAX_TORQUE = 1000.0  # of a revolute joint [N m]
+MAX_FORCE = 1e6  # of any joint [N m or N]
+MAX_DISTANCE = 1e3  # of a prismatic joint's positions [m]
+MAX_STIFFNESS = 1e6  # [N m/rad or N/m]
+MAX_DAMPING = 1e5  # [N m s/rad or N s/m]
+MAX_RATE = 1e5  # of control and of readings [Hz]
+MAX_FREE_SPEED = 1e4  # of a joint without stops: a spindle, a propeller [rad/s]
+MAX_SPEED = 100.0  # of a joint that has stops, and of a base [rad/s or m/s]
 
 
-def require_at_most(what: str, value: float, largest: float, unit: str, other: str) -> None:
+def require_plausible(what: str, value: float, largest: float, unit: str, other: str) -> None:
     """Refuse a magnitude that is no doubt in another unit.
 
     Raises:
@@ -30,17 +30,17 @@ def require_at_most(what: str, value: float, largest: float, unit: str, other: s
         )
 
 
-def at_most(largest: float, unit: str, other: str) -> AfterValidator:
+def upper_bound(largest: float, unit: str, other: str) -> AfterValidator:
     """The same for a field, whose name pydantic adds."""
 
     def check(value: float) -> float:
-        require_at_most("", value, largest, unit, other)
+        require_plausible("", value, largest, unit, other)
         return value
 
     return AfterValidator(check)
 
 
-def at_least(smallest: float, unit: str, other: str) -> AfterValidator:
+def lower_bound(smallest: float, unit: str, other: str) -> AfterValidator:
     """For a positive field that is too small to be in its unit."""
 
     def check(value: float) -> float:

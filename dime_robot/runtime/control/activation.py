@@ -1,4 +1,4 @@
-"""Whether a robot looks as it did where training began: what a policy may start from."""
+"""Whether a robot is in a state from which a policy may start: near where training began."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from dime_robot.runtime.contract.robot_config import RobotConfig
 from dime_robot.runtime.control.safety_filter import tilt_of
 from dime_robot.runtime.control.state import RobotState
 
-REVOLUTE_ERROR = 0.3  # [rad] of a position interface, where the robot's file says nothing
+# of a position interface, where the robot's file gives no value
+REVOLUTE_ERROR = 0.3  # [rad]
 PRISMATIC_ERROR = 0.1  # share of the range
-SPEED = 1.0  # [rad/s or m/s] of a position interface
+SPEED = 1.0  # [rad/s or m/s]
 
 
 class StartPose:
-    """The permitted poses: near the default pose, or near the safe one that a stop leads to.
+    """Check a pose: near the default pose, or near the safe positions, where a stop ends.
 
     Args:
         spec: the policy's contract.
@@ -51,7 +52,7 @@ class StartPose:
         self._tilt = tilt if tilt is not None or limit is None else limit / 2
 
     def problem(self, state: RobotState) -> str:
-        """Why a policy may not start from a reading, as a sentence; empty: it may."""
+        """Say why a policy may not start from a reading, as a sentence; empty: it may."""
         if self._tilt is not None and state.orientation is not None:
             tilt = tilt_of(state.orientation)
             if tilt > self._tilt:

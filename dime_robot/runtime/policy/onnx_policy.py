@@ -19,7 +19,7 @@ from dime_robot.runtime.policy.noise import NoiseMode, NoiseSource
 from dime_robot.runtime.policy.policy_file import PolicyFile, load_policy_file
 
 ENGINE_CACHE = home_or_temporary() / ".cache" / "dime_robot"  # of TensorRT's engines
-LARGEST_ACTION = np.float32(1.0 + 1e-3)  # beyond rounding, also that of float16 engines
+MAX_ACTION = np.float32(1.0 + 1e-3)  # beyond rounding, also that of float16 engines
 Float32Array = npt.NDArray[np.float32]
 Provider = Literal["cpu", "cuda", "tensorrt", "auto"]
 PROVIDERS: dict[str, str] = {
@@ -176,7 +176,7 @@ class OnnxPolicy:
         """
         self._binding.run()
         np.abs(self._action, out=self._magnitude)  # `max` would allocate, and take twice as long
-        np.greater(self._magnitude, LARGEST_ACTION, out=self._too_large)
+        np.greater(self._magnitude, MAX_ACTION, out=self._too_large)
         if np.count_nonzero(self._too_large):
             largest = float(self._magnitude[self._too_large].max())
             self._action[:] = np.nan

@@ -15,13 +15,13 @@ from pydantic import Field, ValidationError, model_validator
 
 from dime_robot.runtime.contract.names import Name
 from dime_robot.runtime.contract.policy_spec import StrictModel
-from dime_robot.runtime.contract.units import HIGHEST_RATE
+from dime_robot.runtime.contract.units import MAX_RATE
 from dime_robot.runtime.io.errors import InputError, first_problem
 from dime_robot.runtime.io.untrusted_files import read_text
 
 WINDOW = 10.0  # [s]
 MAX_BYTES = 64 * 1024  # of a file with a distribution; one has 3 kB
-LARGEST_WINDOW = 5_000  # samples: sorting them takes well under a millisecond
+MAX_WINDOW = 5_000  # samples: sorting them takes well under a millisecond
 
 
 class LatencySample(NamedTuple):
@@ -58,12 +58,12 @@ class LatencyRecorder:
     """
 
     def __init__(self, rate: float) -> None:
-        capacity = min(LARGEST_WINDOW, max(50, round(WINDOW * rate)))
+        capacity = min(MAX_WINDOW, max(50, round(WINDOW * rate)))
         self._ring: npt.NDArray[np.float64] = np.zeros((capacity, len(LatencySample._fields)))
         self.steps = 0
         self.misses = 0
-        self.misses_in_a_row = 0
-        self.longest_row = 0  # of misses
+        self.miss_streak = 0
+        self.longest_miss_streak = 0  # of misses
 
     def add(self, sample: LatencySample) -> None:
         """Remember a step."""
@@ -71,10 +71,10 @@ class LatencyRecorder:
         self.steps += 1
         if sample.missed:
             self.misses += 1
-            self.misses_in_a_row += 1
-            self.longest_row = max(self.longest_row, self.misses_in_a_row)
+            self.miss_streak += 1
+            self.longest_miss_streak = max(self.longest_miss_streak, self.miss_streak)
         else:
-            self.misses_in_a_row = 0
+            self.miss_streak = 0
 
     def window(self) -> npt.NDArray[np.float64]:
         """The last samples in no particular order. Shape (n, fields of LatencySample)."""
@@ -113,7 +113,7 @@ class LatencyDistribution(StrictModel):
 
     quantity: Name
     policy_digest: Name
-    rate: float = Field(gt=0, le=HIGHEST_RATE, description="control rate [Hz]")
+    rate: float = Field(gt=0, le=MAX_RATE, description="control rate [Hz]")
     samples: int = Field(gt=0)
     cpu: Name
     quantiles: tuple[float, ...] = Field(min_length=101, max_length=101)

@@ -31,8 +31,8 @@ RandomKind = Literal[
 Operation = Literal["set", "add", "scale"]
 Mode = Literal["startup", "reset", "interval"]
 
-LARGEST_SCALE = 10.0  # a factor above it is an absolute value in the wrong place
-LARGEST_DELAY = 0.5  # [s]: above it, milliseconds are meant
+MAX_SCALE = 10.0  # a factor above it is an absolute value in the wrong place
+MAX_DELAY = 0.5  # [s]: above it, milliseconds are meant
 CUT = 4.0  # standard deviations at which a normal draw is cut off, so that a mass stays a mass
 
 
@@ -192,7 +192,7 @@ class RandomTerm(StrictModel):
             raise ValueError(f"{self.kind}: expected {what} of 0 or more, got {reach}")
         if absolute and self.kind == "body_mass" and low == 0:
             raise ValueError(f"{self.kind}: expected values above 0, got {reach}")
-        largest = LARGEST_SCALE if self.operation == "scale" else kind.largest
+        largest = MAX_SCALE if self.operation == "scale" else kind.largest
         if max(abs(low), abs(high)) > largest:
             what = "factors" if self.operation == "scale" else f"values [{kind.unit}]"
             doubt = "a factor" if self.operation == "scale" else f"in {kind.unit}"
@@ -242,9 +242,9 @@ def require_seconds(lower: float, upper: float, what: str) -> None:
         raise ValueError(
             f"delay: expected a {what} in s with 0 <= lower <= upper, got [{lower:g}, {upper:g}]"
         )
-    if upper > LARGEST_DELAY:
+    if upper > MAX_DELAY:
         raise ValueError(
-            f"delay: expected a {what} up to {LARGEST_DELAY:g} s, got [{lower:g}, {upper:g}]: is"
+            f"delay: expected a {what} up to {MAX_DELAY:g} s, got [{lower:g}, {upper:g}]: is"
             " this really in seconds, not milliseconds?"
         )
 

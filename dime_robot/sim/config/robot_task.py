@@ -10,16 +10,16 @@ from pydantic import Field, ValidationError, model_validator
 from dime_robot.runtime.contract.config_files import config_folder, read_config
 from dime_robot.runtime.contract.policy_spec import IMU_TERMS, TWIST_AXES, PolicySpec, StrictModel
 from dime_robot.runtime.contract.robot_config import RobotConfig
-from dime_robot.runtime.contract.units import at_least, at_most
+from dime_robot.runtime.contract.units import lower_bound, upper_bound
 from dime_robot.runtime.io.errors import InputError, first_problem
 from dime_robot.sim.config.randomization import Delay, LatencyConfig, RandomTerm
 
-Seconds = Annotated[float, at_most(3600, "s", "ms")]
-Metres = Annotated[float, at_most(5, "m", "cm")]
-Tilt = Annotated[float, at_least(2, "degrees", "rad")]
-Speed = Annotated[float, at_most(10, "m/s", "mm/s")]
+Seconds = Annotated[float, upper_bound(3600, "s", "ms")]
+Metres = Annotated[float, upper_bound(5, "m", "cm")]
+Tilt = Annotated[float, lower_bound(2, "degrees", "rad")]
+Speed = Annotated[float, upper_bound(10, "m/s", "mm/s")]
 MAX_DECIMATION = 1_000  # more would simulate for hours what takes a second
-YawRate = Annotated[float, at_most(10, "rad/s", "degrees/s")]
+YawRate = Annotated[float, upper_bound(10, "rad/s", "degrees/s")]
 
 
 class Hold(StrictModel):
@@ -36,7 +36,7 @@ class SimConfig(StrictModel):
     """How the robot is simulated."""
 
     model: str = Field(description="MJCF file, relative to the configuration file")
-    timestep: Annotated[float, at_most(0.1, "s", "ms")] = Field(
+    timestep: Annotated[float, upper_bound(0.1, "s", "ms")] = Field(
         gt=0, description="simulation step [s]"
     )
     decimation: int = Field(
@@ -108,7 +108,7 @@ class SwingUpConfig(StrictModel):
     episode_seconds: Seconds = Field(gt=0, description="time limit, a truncation [s]")
     position_width: float = Field(gt=0, description="distance at which 'centred' falls to e^-1 [m]")
     velocity_width: float = Field(gt=0, description="speed at which 'slow' falls to e^-1 [rad/s]")
-    success_angle: Annotated[float, at_least(1, "degrees", "rad")] = Field(
+    success_angle: Annotated[float, lower_bound(1, "degrees", "rad")] = Field(
         gt=0, lt=90, description="counts as standing below it [degrees]"
     )
     success_window: Seconds = Field(gt=0, description="judged at the end of an episode [s]")
@@ -201,7 +201,7 @@ class VelocityTrackingConfig(StrictModel):
     kind: Literal["velocity_tracking"]
     episode_seconds: Seconds = Field(gt=0, description="time limit, a truncation [s]")
     start_height: Metres = Field(gt=0, description="of the base at reset [m]")
-    start_noise: Annotated[float, at_most(1.6, "rad", "degrees")] = Field(
+    start_noise: Annotated[float, upper_bound(1.6, "rad", "degrees")] = Field(
         ge=0, description="largest change of a joint at reset [rad]"
     )
     commands: CommandConfig

@@ -188,7 +188,7 @@ def test_a_tightened_position_limit_is_accepted_and_holds() -> None:
         for _ in range(40):
             run.state = make_state(wrist=run.step([wanted, 0.0, 0.25]).command.value[0])
         assert run.state.joint_position[0] == stop
-    assert run.filter.problems_of(make_state(wrist=1.5)) == [Fault.OBSERVATION_OUT_OF_RANGE]
+    assert run.filter.faults_in(make_state(wrist=1.5)) == [Fault.OBSERVATION_OUT_OF_RANGE]
 
 
 def test_a_robots_limit_on_a_joint_the_policy_knows_as_free_holds() -> None:
@@ -215,7 +215,7 @@ def mapping(kind: str = "effort") -> JointMapping:
 
 def test_readings_are_followed_by_name_sign_and_offset() -> None:
     wires = mapping()
-    assert wires.follow(["spare", "axis_6", "axis_1", "wheel"]) is False
+    assert wires.set_order(["spare", "axis_6", "axis_1", "wheel"]) is False
     wire = np.array([9.0, 1.0, 0.0, 3.0])
     assert wires.positions(wire).tolist() == [1.0 - -0.5, 3.0, -(0.0 - 0.125)]
     assert wires.velocities(np.array([9.0, 1.0, 2.0, 3.0])).tolist() == [1.0, 3.0, -2.0]
@@ -224,7 +224,7 @@ def test_readings_are_followed_by_name_sign_and_offset() -> None:
 def test_a_new_order_is_noticed_once_and_followed() -> None:
     wires = mapping()
     orders = [NAMES, NAMES, ["wheel", "axis_6", "axis_1"], ["wheel", "axis_6", "axis_1"]]
-    assert [wires.follow(names) for names in orders] == [False, False, True, False]
+    assert [wires.set_order(names) for names in orders] == [False, False, True, False]
     assert wires.velocities(np.array([1.0, 2.0, 3.0])).tolist() == [2.0, 1.0, -3.0]
 
 
@@ -233,11 +233,11 @@ def test_a_new_order_is_noticed_once_and_followed() -> None:
 )
 def test_a_message_without_each_joint_once_is_refused(names: list[str]) -> None:
     wires = mapping()
-    wires.follow(NAMES)
+    wires.set_order(NAMES)
     with pytest.raises(InputError, match="once") as caught:
-        wires.follow(names)
+        wires.set_order(names)
     assert caught.value.code == "joints"
-    assert wires.follow(NAMES) is False
+    assert wires.set_order(NAMES) is False
 
 
 def test_commands_are_in_wire_order_with_sign_and_offset() -> None:
@@ -273,7 +273,7 @@ def test_the_simulated_robots_side_is_the_exact_inverse(
     wires = JointMapping(spec, RobotConfig.model_validate(data))
     state = make_state(*values[:3], velocity=values[3:])
     names, position, velocity = wires.readings(state)
-    wires.follow(names)
+    wires.set_order(names)
     assert wires.positions(position).tolist() == list(values[:3])
     assert wires.velocities(velocity).tolist() == list(values[3:])
     joints = spec.action_joints

@@ -126,4 +126,4 @@ class LoopBench:
 
     @property
     def why(self) -> str:
-        return self.loop.explain(self.last.reasons)
+        return self.loop.explain(self.last.faults)

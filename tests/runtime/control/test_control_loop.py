@@ -90,7 +90,7 @@ def test_a_silent_robot_is_answered_after_its_age_and_then_at_every_period() -> 
     assert bench.levels(before)[:5] == ["HOLD"] * 4 + ["DAMP"]
     assert "no new reading for" in bench.why
     bench.run(5)
-    assert bench.last.reasons == (R.OBSERVATION_STALE,)  # it recovers, and says from what
+    assert bench.last.faults == (R.OBSERVATION_STALE,)  # it recovers, and says from what
     assert bench.last.level == SafetyLevel.DAMP
 
 
@@ -110,7 +110,7 @@ def test_a_process_that_was_stopped_does_not_go_on_by_itself(
     bench.read()
     bench.poll()
     assert bench.levels(before)[0] == "STOP"
-    assert bench.last.reasons == (R.SELF_STALLED,)
+    assert bench.last.faults == (R.SELF_STALLED,)
     assert "did not run for 0.50" in bench.why
     assert bench.loop.take_missed() >= 60
     bench.run(100)
@@ -137,7 +137,7 @@ def test_a_short_stall_ramps_from_the_measured_pose() -> None:
     bench.now += 6 * T
     bench.position = np.array([0.7, 0.0, 0.25])
     bench.read()
-    assert R.SELF_LATE in bench.last.reasons
+    assert R.SELF_LATE in bench.last.faults
     assert bench.last.level < SafetyLevel.HOLD
     assert bench.last.command.value[0] == pytest.approx(0.7)
     bench.run(3)
@@ -159,11 +159,11 @@ def test_a_stall_within_a_step_is_not_answered_with_what_was_computed() -> None:
     bench.now += T
     bench.read()
     assert bench.last.level >= SafetyLevel.HOLD
-    assert R.OBSERVATION_STALE in bench.last.reasons
+    assert R.OBSERVATION_STALE in bench.last.faults
     bench_stall = 0.2  # longer than the robot waits
     bench.run(60)
     assert bench.last.level == SafetyLevel.STOP
-    assert R.SELF_STALLED in bench.last.reasons or R.OVERRUN in bench.last.reasons
+    assert R.SELF_STALLED in bench.last.faults or R.OVERRUN in bench.last.faults
 
 
 def test_a_simulation_that_pauses_is_no_fault() -> None:
@@ -182,10 +182,10 @@ def test_a_clock_that_goes_back_stops_and_can_be_activated_again() -> None:
     before = len(bench.decisions)
     bench.run(4)
     assert bench.last.level == SafetyLevel.STOP
-    assert R.CLOCK_WENT_BACK in bench.last.reasons
+    assert R.CLOCK_WENT_BACK in bench.last.faults
     assert "went back from 1000" in bench.why
     assert bench.loop.reset() != ""
-    bench.loop.leave()
+    bench.loop.shut_down()
     bench.run(400)
     assert bench.loop.mode == Mode.INACTIVE
     assert len(bench.decisions) > before
@@ -236,8 +236,8 @@ def test_a_robot_that_slows_down_is_remarked_then_damped_with_the_numbers() -> N
     bench.run(2.0 / T, step=1 / 0.6)
     first = {}
     for when, decision in bench.decisions:
-        for reason in decision.reasons:
-            first.setdefault(reason, when - began)
+        for fault in decision.faults:
+            first.setdefault(fault, when - began)
     assert first[R.RATE_OFF] <= 1.0
     assert first[R.WRONG_RATE] <= 2.0
     assert bench.last.level == SafetyLevel.DAMP
@@ -253,7 +253,7 @@ def test_lost_readings_are_a_wrong_rate_only_where_each_begins_a_step(by_reading
         if k % 5 < 3:
             bench.read()
         bench.poll()
-    said = {reason for _, decision in bench.decisions for reason in decision.reasons}
+    said = {fault for _, decision in bench.decisions for fault in decision.faults}
     assert (R.WRONG_RATE in said) == by_reading
     assert (bench.last.level == SafetyLevel.DAMP) == by_reading
 
@@ -316,7 +316,7 @@ def test_a_driver_that_hangs_with_fresh_stamps_is_damped_and_not_by_its_old_velo
         bench.poll()
     damped = [when for when, d in bench.decisions[before:] if d.level == SafetyLevel.DAMP]
     assert 2.0 <= damped[0] - began < 2.1
-    assert bench.last.reasons == (R.OBSERVATION_FROZEN,)
+    assert bench.last.faults == (R.OBSERVATION_FROZEN,)
     assert not bench.last.command.value.any()  # -damping * velocity would drive the joint
 
 
@@ -380,7 +380,7 @@ def test_a_joint_beyond_its_stop_is_led_inward_within_its_reach() -> None:
     for step in np.linspace(0, 1.54, 60):  # pushed to 2.04, stop at 2.0
         bench.position = np.array([0.5 + step, 0.0, 0.25])
         bench.run(1)
-    assert R.OBSERVATION_OUT_OF_RANGE in bench.last.reasons
+    assert R.OBSERVATION_OUT_OF_RANGE in bench.last.faults
     assert bench.last.level >= SafetyLevel.DAMP
     before = len(bench.decisions)
     bench.run(60)
@@ -400,7 +400,7 @@ def test_a_recorder_that_joins_and_leaves_changes_nothing() -> None:
     assert bench.last.level < SafetyLevel.HOLD
     bench.look(listeners=())
     assert bench.last.level == SafetyLevel.STOP
-    assert bench.last.reasons == (R.LISTENER_LOST,)
+    assert bench.last.faults == (R.LISTENER_LOST,)
 
 
 def test_an_idle_rival_refuses_activation_and_only_warns_while_running() -> None:
@@ -412,7 +412,7 @@ def test_an_idle_rival_refuses_activation_and_only_warns_while_running() -> None
     bench.look(rivals=("/other",))
     bench.run(40)
     assert bench.last.level < SafetyLevel.HOLD
-    assert R.RIVAL_PUBLISHER in bench.last.reasons
+    assert R.RIVAL_PUBLISHER in bench.last.faults
     assert "/other" in bench.why
 
 
@@ -421,7 +421,7 @@ def test_against_a_rival_that_commands_not_one_more_command_is_sent(leaving: boo
     bench = LoopBench().activate()
     bench.run(10)
     if leaving:
-        bench.loop.leave()  # the wrist stays where it is: the way out would last
+        bench.loop.shut_down()  # the wrist stays where it is: the way out would last
         bench.run(4)
     bench.look(rivals=("/other",), rival_messages=1)
     assert bench.loop.mode in (Mode.ACTIVE, Mode.RESTING)  # one message may be a slip
@@ -433,7 +433,7 @@ def test_against_a_rival_that_commands_not_one_more_command_is_sent(leaving: boo
     bench.run(50)
     assert len(bench.sent) == sent
     if not leaving:
-        assert bench.last.reasons == (R.COMMAND_CONFLICT,)
+        assert bench.last.faults == (R.COMMAND_CONFLICT,)
         assert not bench.last.sent
 
 
@@ -467,7 +467,7 @@ def test_two_publishers_of_the_velocity_stand_still_where_that_is_asked_for() ->
     bench.loop.velocity(np.array([0.5, 0.0, 0.25]))
     bench.run(3)
     assert seen() == [0.0, 0.0, 0.0]
-    assert R.COMMAND_VELOCITY_LOST in bench.last.reasons
+    assert R.COMMAND_VELOCITY_LOST in bench.last.faults
 
 
 # ---- activation, stops, the way out
@@ -478,7 +478,7 @@ def test_nothing_is_commanded_before_activation_or_after_the_way_out() -> None:
     assert bench.decisions == []
     bench.activate()
     bench.run(5)
-    bench.loop.leave()
+    bench.loop.shut_down()
     bench.follows = True
     bench.run(200)
     assert bench.loop.mode == Mode.INACTIVE
@@ -543,7 +543,7 @@ def test_an_estop_before_activation_refuses_it() -> None:
 
 def test_an_estop_on_the_way_out_is_remembered() -> None:
     bench = LoopBench().activate()
-    bench.loop.leave()
+    bench.loop.shut_down()
     bench.follows = True
     bench.run(2)
     bench.loop.estop()

@@ -110,7 +110,7 @@ class Story:
             case "estop":
                 self.check(bench.take(bench.loop.estop()))
             case "leave":
-                bench.loop.leave()
+                bench.loop.shut_down()
             case "reset":
                 refused = bool(bench.loop.reset())
                 self.latched &= refused or bench.loop.mode != Mode.ACTIVE
@@ -265,7 +265,7 @@ class Story:
         """Nothing but the safe command, told without the code that makes it."""
         value, loop = decision.command.value, self.bench.loop
         if self.kind == "effort":
-            blind = bool(UNUSABLE.intersection(decision.reasons)) or loop.state is None
+            blind = bool(UNUSABLE.intersection(decision.faults)) or loop.state is None
             allowed = [np.zeros(3)] if self.limp else [np.array([-3.0, 0.0, 12.0])]
             velocities = [self.bench.velocity]
             if loop.state is not None:
@@ -331,7 +331,7 @@ def tell(kind: str, by_reading: bool, limp: bool, seed: int, story: list[Any]) -
             told.bench.loop.reset()
             told.activate()
     return [
-        (when, d.sent, d.level, d.reasons, d.command.value.tobytes())
+        (when, d.sent, d.level, d.faults, d.command.value.tobytes())
         for when, d in told.bench.decisions
     ]
 

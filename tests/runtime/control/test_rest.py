@@ -31,13 +31,13 @@ class WayOut:
         self.decisions: list[Decision] = []
         self.seconds = 0.0
 
-    def leave(self, state: Any, limit: float = 20.0) -> RestReached:
+    def shut_down(self, state: Any, limit: float = 20.0) -> RestReached:
         """`state`: a function of the last command and the time; None: there is no reading."""
         began = self.run.k
         while (self.run.k - began) * T < limit:
             now = self.run.k * T
             last = self.decisions[-1].command.value if self.decisions else np.zeros(3)
-            decision, reached = self.run.filter.leave(now, state(last, now - began * T))
+            decision, reached = self.run.filter.shut_down(now, state(last, now - began * T))
             self.decisions.append(decision)
             self.run.k += 1
             if reached is not None:
@@ -60,7 +60,7 @@ def test_a_moving_effort_robot_is_damped_then_fades_out_then_gets_0() -> None:
     def slowing(_: Any, seconds: float) -> Any:
         return make_state(velocity=speed * max(0.0, 1 - seconds))
 
-    reached = out.leave(slowing)
+    reached = out.shut_down(slowing)
     assert reached == RestReached(True, "all joints slower than 0.05")
     assert out.values[0] == pytest.approx([-8.0, 0.0, -20.0])  # damping * velocity, at once
     assert out.values[-1].tolist() == [0.0, 0.0, 0.0]
@@ -75,14 +75,14 @@ def test_while_it_fades_out_a_new_motion_is_damped_again() -> None:
     def pushed(_: Any, seconds: float) -> Any:
         return make_state(velocity=[0.0 if seconds < 0.3 or seconds > 0.6 else 2.0, 0, 0])
 
-    out.leave(pushed)
+    out.shut_down(pushed)
     assert out.values[int(0.4 / T)].tolist() == [-4.0, 0.0, 0.0]
     assert out.seconds > 1.1
 
 
 def test_one_that_never_slows_down_ends_limp_and_says_so() -> None:
     out = WayOut("effort", safety__rest_timeout=1.0)
-    reached = out.leave(lambda *_: make_state(velocity=[0.5, 0, 0]))
+    reached = out.shut_down(lambda *_: make_state(velocity=[0.5, 0, 0]))
     assert reached == RestReached(False, "wrist still moves at 0.5, effort 0")
     assert out.seconds == pytest.approx(1.0, abs=2 * T)
     assert out.values[-1].tolist() == [0.0, 0.0, 0.0]
@@ -91,7 +91,7 @@ def test_one_that_never_slows_down_ends_limp_and_says_so() -> None:
 
 def test_without_a_velocity_it_is_not_damped_by_an_old_one() -> None:
     out = WayOut("effort")
-    reached = out.leave(lambda *_: None)
+    reached = out.shut_down(lambda *_: None)
     assert reached == RestReached(False, "no velocity can be trusted, effort 0")
     assert not out.values.any()
     assert out.seconds < 0.3
@@ -100,7 +100,7 @@ def test_without_a_velocity_it_is_not_damped_by_an_old_one() -> None:
 def test_a_damping_of_zero_ends_at_once() -> None:
     none = {f"joints__{i}__damping": 0.0 for i in (0, 2, 3)}
     out = WayOut("effort", **none)
-    reached = out.leave(lambda *_: make_state(velocity=[1.0, 0, 0]))
+    reached = out.shut_down(lambda *_: make_state(velocity=[1.0, 0, 0]))
     assert not reached.at_rest
     assert out.seconds <= T
 
@@ -110,7 +110,7 @@ def test_a_damping_of_zero_ends_at_once() -> None:
 
 def test_one_that_may_not_go_limp_is_never_sent_to_0() -> None:
     out = WayOut("effort", safety__rest_timeout=2.0, **HOLDING)
-    reached = out.leave(lambda *_: make_state(velocity=[0.5, 0, 0.1]))
+    reached = out.shut_down(lambda *_: make_state(velocity=[0.5, 0, 0.1]))
     assert not reached.at_rest
     assert "wrist still moves at 0.5, damped until now" in reached.text
     assert "the robot's own time-out of 0.1 s has to act" in reached.text
@@ -121,7 +121,7 @@ def test_one_that_may_not_go_limp_is_never_sent_to_0() -> None:
 
 def test_without_a_velocity_it_is_held_for_a_bounded_time_and_then_left_alone() -> None:
     out = WayOut("effort", safety__rest_timeout=0.5, **HOLDING)
-    reached = out.leave(lambda *_: None)
+    reached = out.shut_down(lambda *_: None)
     assert not reached.at_rest
     assert "holding_effort" in reached.text
     assert out.seconds == pytest.approx(0.5, abs=3 * T)
@@ -130,7 +130,7 @@ def test_without_a_velocity_it_is_held_for_a_bounded_time_and_then_left_alone() 
 
 def test_one_that_hangs_still_by_itself_is_at_rest() -> None:
     out = WayOut("effort", **HOLDING)
-    assert out.leave(lambda *_: make_state()).at_rest
+    assert out.shut_down(lambda *_: make_state()).at_rest
     assert 0.4 < out.seconds < 0.6
 
 
@@ -167,7 +167,7 @@ def following(last: np.ndarray, seconds: float) -> Any:
 
 def test_a_position_robot_ends_at_its_safe_position_slowly() -> None:
     out = WayOut("position")
-    reached = out.leave(following)
+    reached = out.shut_down(following)
     assert reached.at_rest, reached
     assert "at the safe position" in reached.text
     assert out.values[-1].tolist() == [1.0, 0.0, 0.25]
@@ -178,7 +178,7 @@ def test_a_position_robot_ends_at_its_safe_position_slowly() -> None:
 def test_a_blocked_joint_is_not_forced_and_the_way_out_is_bounded() -> None:
     out = WayOut("position", safety__rest_timeout=1.5)
     blocked = make_state(wrist=-0.9)  # safe position 1.0, reach 0.5
-    reached = out.leave(lambda *_: blocked)
+    reached = out.shut_down(lambda *_: blocked)
     assert not reached.at_rest
     assert reached.text == "wrist is 1.9 from its safe position"
     assert out.seconds == pytest.approx(1.5, abs=2 * T)
@@ -188,7 +188,7 @@ def test_a_blocked_joint_is_not_forced_and_the_way_out_is_bounded() -> None:
 def test_blind_it_stays_within_reach_of_the_newest_trusted_position() -> None:
     out = WayOut("position", safety__rest_timeout=1.0)
     out.run.step(None, state=make_state(wrist=-0.9))
-    reached = out.leave(lambda *_: None)
+    reached = out.shut_down(lambda *_: None)
     assert not reached.at_rest
     assert "no reading says where the joints are" in reached.text
     assert out.values[-1, 0] == pytest.approx(-0.4)
@@ -201,7 +201,7 @@ def test_a_base_slows_down_to_0() -> None:
     out = WayOut("twist")
     for _ in range(100):
         out.run.step([1.0, 2.0])
-    reached = out.leave(lambda *_: None)
+    reached = out.shut_down(lambda *_: None)
     assert reached == RestReached(True, "standing: a velocity of 0 is commanded")
     assert out.values[-1].tolist() == [0.0, 0.0]
     assert (np.abs(np.diff(out.values, axis=0)) <= 4.0 * T + 1e-12).all()
@@ -210,7 +210,7 @@ def test_a_base_slows_down_to_0() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_after_the_way_out_the_next_activation_begins_at_the_measured_pose(kind: Any) -> None:
     out = WayOut(kind)
-    out.leave(following)
+    out.shut_down(following)
     out.run.filter.disarm()
     out.run.arm(make_state(wrist=1.2))
     got = out.run.step([1.2, 0.0, 0.25][: 2 if kind == "twist" else 3]).command.value
