@@ -7,10 +7,11 @@ until `restart`: an encoder that slipped, or a second robot on the topic.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
-from dime_robot.runtime.contract.policy_spec import FloatArray, PolicySpec
+from dime_robot.runtime.contract.policy_spec import FloatArray, Joint, PolicySpec
 from dime_robot.runtime.contract.robot_config import RobotConfig
 from dime_robot.runtime.control.safety_filter import SPEED_TOLERANCE
 
@@ -20,6 +21,30 @@ TURN_SLACK = 0.1  # [rad] of an orientation
 FROZEN_MULTIPLE = 5.0  # of resolution + dead band: a larger motion of a command must show
 FROZEN_EFFORT = 0.2  # share of the effort limit: a larger change of an effort must show,
 EFFORT_PATIENCE = 4.0  # after so many times `frozen_after`, since friction may hold the joint
+
+
+class JointDistance:
+    """Distance between two positions of joints: the shorter way round for those that turn freely.
+
+    Args:
+        joints: in the order of the positions.
+        robot: the machine, whose stops say which joints turn freely.
+    """
+
+    def __init__(self, joints: Sequence[Joint], robot: RobotConfig) -> None:
+        free = [
+            joint.type == "revolute" and robot.joint(joint.name).position_limits is None
+            for joint in joints
+        ]
+        self._free, self._any_free = np.array(free, dtype=bool), any(free)
+
+    def __call__(self, position: FloatArray, other: FloatArray) -> FloatArray:
+        """Return |position - other|, shape (n,) [rad or m]."""
+        change: FloatArray = position - other
+        if self._any_free:
+            wrapped = np.remainder(change + np.pi, 2 * np.pi) - np.pi
+            change = np.where(self._free, wrapped, change)
+        return np.abs(change)
 
 
 class ReadingCheck:
@@ -35,13 +60,7 @@ class ReadingCheck:
         joints = [robot.joint(name) for name in self._names]
         self._speed = SPEED_TOLERANCE * np.array([joint.velocity_limit for joint in joints])
         self._unseen = UNSEEN_SPEED / SPEED_TOLERANCE * self._speed
-        self._turning = np.array(
-            [
-                joint.type == "revolute" and own.position_limits is None
-                for joint, own in zip(spec.joints, joints, strict=True)
-            ]
-        )
-        self._turns = bool(self._turning.any())
+        self._distance = JointDistance(spec.joints, robot)
         self._min_interval = 1.0 / robot.state.rate  # [s]: closer stamps tell no speed
         self._max_jumps = robot.safety.consecutive_jumps
         self._gyro = SPEED_TOLERANCE * (robot.imu.max_rate if robot.imu else np.inf)
@@ -114,13 +133,6 @@ class ReadingCheck:
             f" {speed[worst]:.3g} per second is possible"
         )
         return self._reject(why)
-
-    def _distance(self, position: FloatArray, other: FloatArray) -> FloatArray:
-        change: FloatArray = position - other
-        if self._turns:
-            wrapped = np.remainder(change + np.pi, 2 * np.pi) - np.pi
-            change = np.where(self._turning, wrapped, change)
-        return np.abs(change)
 
     def orientation_jump(self, orientation: FloatArray, stamp: float) -> str:
         """Do the same for the base's orientation, shape (4,), w x y z."""

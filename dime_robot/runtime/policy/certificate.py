@@ -1,7 +1,7 @@
-"""Where an exported policy comes from and what was proven about its file.
+"""Provenance and certificates of an exported policy.
 
-Apart from `policy_file.py` because a robot needs little of it: these models are only built when
-somebody asks for the whole record.
+Apart from `policy_file.py`, since a robot needs little of it: pydantic builds these models only
+when the whole provenance is read.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from dime_robot.runtime.policy.noise import NoiseMode
 
 
 class NoiseCertificate(StrictModel):
-    """What the exported graph did in its training environment in one noise mode."""
+    """The exported graph in its training environment, in one noise mode."""
 
     certified: bool = Field(
-        description="lost at most 10 % of the gain and success of the fresh noise; else refused"
+        description="lost at most 10 % of the fresh noise's gain and success; else it is refused"
     )
     return_mean: float
     interval_95: tuple[float, float] = Field(description="of the mean return")
@@ -46,10 +46,10 @@ class ClosedLoopCertificate(StrictModel):
         None, description="of uniformly random actions, same seeds; none: format version 1"
     )
     difference_interval_95: tuple[float, float] = Field(
-        description="of the mean paired difference, over all looks together"
+        description="of the mean paired difference, over all stages together"
     )
     difference_allowed: float | None = Field(
-        None, description="the interval lies inside +- this; none: format version 1"
+        None, description="bound on the interval's magnitude; none: format version 1"
     )
     first_divergence: int | None = Field(
         description="earliest step at which actions differ by more than 1e-3; none: never"
@@ -57,18 +57,18 @@ class ClosedLoopCertificate(StrictModel):
 
 
 class LatencyCertificate(StrictModel):
-    """Milliseconds of one call, measured where `cpu` says."""
+    """Duration of one call [ms], measured on the machine that `cpu` names."""
 
     cpu: str
     threads: int
-    provider: str = Field(description="the one really in use")
+    provider: str = Field(description="execution provider in use")
     runtime: str = Field(description="ONNX Runtime version")
     batch: int
     calls: int
     warm_p50: float
     warm_p99: float
     warm_max: float
-    cold_p50: float = Field(description="caches evicted before each call, as in a control loop")
+    cold_p50: float = Field(description="with caches evicted before each call, as in control")
     cold_p99: float
     cold_max: float
     ratio_to_torch: float | None = Field(
@@ -77,7 +77,7 @@ class LatencyCertificate(StrictModel):
 
 
 class Provenance(StrictModel):
-    """Where a policy comes from and what was proven about the file."""
+    """Where a policy comes from, and what was proven about the file."""
 
     checkpoint_digest: str
     env: str
@@ -93,7 +93,7 @@ class Provenance(StrictModel):
     evaluation: dict[str, float] | None = Field(
         description="the training run's final evaluation, fresh noise; none: it did not finish"
     )
-    noise: dict[NoiseMode, NoiseCertificate] = Field(description="every mode as measured")
+    noise: dict[NoiseMode, NoiseCertificate] = Field(description="of every mode")
 
     parity: ParityCertificate
     closed_loop: ClosedLoopCertificate

@@ -33,7 +33,7 @@ REFUSED: list[tuple[str, str, Any, str]] = [
     ("effort", "colour", "red", "Extra inputs"),
     ("effort", "joints", [], "at least 1 item"),
     ("effort", "joints.1.name", "rail", r"each joint once, got \['rail'\]"),
-    ("effort", "joints.1.wire_name", "axis_6", r"each wire name once, got \['axis_6'\]"),
+    ("effort", "joints.1.wire_name", "axis_6", r"each hardware name once, got \['axis_6'\]"),
     ("effort", "joints.0.sign", 2, "1 or -1"),
     ("effort", "joints.0.sign", 0, "1 or -1"),
     ("effort", "joints.0.offset", float("nan"), "finite"),
@@ -57,7 +57,7 @@ REFUSED: list[tuple[str, str, Any, str]] = [
     ("twist", "command.limits", {"linear_z": 1.0}, "expected axes out of"),
     ("twist", "command.acceleration", 0, "greater than 0"),
     ("twist", "command_velocity.limits", {"linear_x": 1.0}, "for each of"),
-    ("twist", "command_velocity.limits.linear_x", -1.0, "0 or more"),
+    ("twist", "command_velocity.limits.linear_x", -1.0, "or equal to 0"),
     ("twist", "command_velocity.timeout", 0, "greater than 0"),
     ("effort", "safety.soft_margin", 0.5, "less than 0.5"),
     ("effort", "safety.hold", None, "safety.hold: Field required"),
@@ -240,7 +240,7 @@ def test_a_message_without_each_joint_once_is_refused(names: list[str]) -> None:
     assert wires.set_order(NAMES) is False
 
 
-def test_commands_are_in_wire_order_with_sign_and_offset() -> None:
+def test_commands_are_in_hardware_order_with_sign_and_offset() -> None:
     for kind, offsets in (("effort", [0.0, 0.0, 0.0]), ("position", [0.125, 0.0, -0.5])):
         wires = mapping(kind)
         value = JointCommand(("wrist", "wheel", "rail"), np.array([1.0, 2.0, 3.0]))

@@ -147,7 +147,7 @@ def test_a_circle_is_named(length: int, tmp_path: Path) -> None:
     (tmp_path / "link.yaml").symlink_to(first)  # the same file by another name
     (tmp_path / f"{length - 1}.yaml").write_text("extends: link.yaml")
     names = " -> ".join([*(f"{i}.yaml" for i in range(length)), "link.yaml"])
-    with pytest.raises(InputError, match=f"does not come back to itself, got {names}"):
+    with pytest.raises(InputError, match=f"does not extend itself, got {names}"):
         read_config(first)
 
 
