@@ -11,7 +11,7 @@ import pytest
 
 from dime_robot import train
 from dime_robot.runtime.policy.onnx_policy import OnnxPolicy
-from export import closed_loop
+from export import closed_loop, proofs
 from export import onnx as export_onnx
 
 

@@ -36,11 +36,8 @@ TIME_TOLERANCE = 1e-9  # [s]
 
 
 def extremes(term: RandomTerm) -> tuple[float, float]:
-    """The two ends to pin a term at: of its range, or 2 standard deviations [`term.unit`]."""
-    first, second = term.range
-    if term.distribution == "normal":
-        return first - 2 * second, first + 2 * second
-    return first, second
+    """Return the ends of a term's range, or of 2 standard deviations [`term.unit`]."""
+    return term.interval_of(2.0)
 
 
 def pinned(term: RandomTerm, value: float) -> RandomTerm:
