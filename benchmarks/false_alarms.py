@@ -102,7 +102,7 @@ class SimulatedRobot:
         self._plant = make_plant(config, model)
         self._task = make_task(config, self._plant)
         if scenario.velocity is not None:
-            self._task.follow(scenario.velocity)
+            self._task.set_command(scenario.velocity)
         policy = OnnxPolicy(ROOT / scenario.policy, seed=seed)
         robot = config.robot
         if scenario.state_rate is not None:

@@ -135,7 +135,7 @@ class SimNode(Node):
         self._topics.append((robot.command.topic, kind, "robot.command"))
         self.create_subscription(kind, robot.command.topic, self._on_command, COMMAND_QOS)
         self._velocity: VelocityCommand | None = None
-        if self._task is not None and self._task.asked is not None:
+        if self._task is not None and self._task.command_velocity is not None:
             self._velocity = self._follow_operator(given.config)
         self.create_service(Trigger, "~/reset", self._on_reset)
         self.add_on_set_parameters_callback(self._on_set_parameters)
@@ -300,7 +300,7 @@ class SimNode(Node):
         steps = self._control_steps // self._config.sim.decimation
         self._follow()
         self._return += self._task.step(self._command, self._random)
-        for name, value in self._task.measures.items():
+        for name, value in self._task.metrics.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
         fallen = self._task.terminated()
         self._over = fallen or steps == self._episode_steps
@@ -316,7 +316,7 @@ class SimNode(Node):
     def _follow(self) -> None:
         """Judge by what is asked now: the policy heard it too."""
         if self._velocity is not None and self._task is not None:
-            self._task.follow(self._velocity.at(self._steady()).tolist())
+            self._task.set_command(self._velocity.at(self._steady()).tolist())
 
     def _steady(self) -> float:
         """Time that never goes back [s]: policy_node tells time-outs by the same."""

@@ -52,7 +52,7 @@ def test_a_held_arm_of_a_robot_that_falls_is_judged_too(tmp_path: Path) -> None:
         return robot(tmp_path, world(base=base, after=BALL), "effort", gains=gains)
 
     fine = hold_default_pose(lambda: make(300.0), None)
-    assert fine.problems == [] and fine.joint == "right_elbow"
+    assert fine.problems == [] and fine.error_joint == "right_elbow"
     (problem,) = hold_default_pose(lambda: make(15.0), None).problems
     assert problem.startswith("joint right_elbow: expected at most 0.05 rad or m")
     (fixed,) = hold_default_pose(lambda: make(15.0, ""), None).problems

@@ -1,4 +1,4 @@
-"""What a file in `sim_configs/` says: the policy's contract, the simulation, the task."""
+"""RobotTaskConfig: a file in `sim_configs/`, with contract, robot, simulation and task."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ Seconds = Annotated[float, upper_bound(3600, "s", "ms")]
 Metres = Annotated[float, upper_bound(5, "m", "cm")]
 Tilt = Annotated[float, lower_bound(2, "degrees", "rad")]
 Speed = Annotated[float, upper_bound(10, "m/s", "mm/s")]
-MAX_DECIMATION = 1_000  # more would simulate for hours what takes a second
+MAX_DECIMATION = 1_000  # more would take hours
 YawRate = Annotated[float, upper_bound(10, "rad/s", "degrees/s")]
 
 
 class Hold(StrictModel):
-    """How a joint that the policy does not move is held at its place in the contract."""
+    """How a joint that the policy does not move is held at its position in the contract."""
 
     stiffness: float = Field(gt=0, description="gain on the position error [N m/rad or N/m]")
     damping: float = Field(ge=0, description="gain on the velocity [N m s/rad or N s/m]")
@@ -33,7 +33,7 @@ class Hold(StrictModel):
 
 
 class SimConfig(StrictModel):
-    """How the robot is simulated."""
+    """The simulation of the robot."""
 
     model: str = Field(description="MJCF file, relative to the configuration file")
     timestep: Annotated[float, upper_bound(0.1, "s", "ms")] = Field(
@@ -48,24 +48,21 @@ class SimConfig(StrictModel):
         None,
         gt=0,
         lt=1,
-        description="share of the robot's velocity_limit up to which a position drive has its"
-        " whole torque; from there it falls to 0 at the limit; none: whole at any speed",
+        description="share of the robot's velocity_limit up to which a position drive has its full"
+        " torque, which then falls to 0 at the limit; none: full at any speed",
     )
     drive: Literal["explicit", "implicit"] = Field(
         "explicit",
-        description="how a simulation step takes the gains of position drives and of held joints:"
-        " explicit, from the state at its beginning, as a digital controller of that period does;"
-        " implicit, with the damping at its end, as a much faster controller does: for gains that"
-        " the step is too long for",
+        description="integration of position drives and held joints: explicit, with the state at"
+        " the beginning of a step, as a digital controller of that period; implicit, with the"
+        " damping at its end, as a much faster controller: for gains that are unstable otherwise",
     )
     hold: dict[str, Hold] = Field(
         default_factory=dict,
         description="joints of the robot that the policy does not command: how each is held at its"
-        " place in policy.held_joints",
+        " position in policy.held_joints",
     )
-    free: tuple[str, ...] = Field(
-        (), description="joints of the robot that nothing holds or drives: passive ones"
-    )
+    free: tuple[str, ...] = Field((), description="passive joints of the robot, without any drive")
 
     @model_validator(mode="after")
     def _held_is_not_free(self) -> SimConfig:
@@ -77,7 +74,7 @@ class SimConfig(StrictModel):
         return self
 
     def require_fit(self, spec: PolicySpec) -> None:
-        """Refuse a contract whose joints are held otherwise.
+        """Refuse a contract with other held joints.
 
         Args:
             spec: the contract.
@@ -109,14 +106,16 @@ class SwingUpConfig(StrictModel):
     position_width: float = Field(gt=0, description="distance at which 'centred' falls to e^-1 [m]")
     velocity_width: float = Field(gt=0, description="speed at which 'slow' falls to e^-1 [rad/s]")
     success_angle: Annotated[float, lower_bound(1, "degrees", "rad")] = Field(
-        gt=0, lt=90, description="counts as standing below it [degrees]"
+        gt=0, lt=90, description="the pole counts as standing below it [degrees]"
     )
-    success_window: Seconds = Field(gt=0, description="judged at the end of an episode [s]")
-    success_share: float = Field(gt=0, le=1, description="share of the window it has to stand")
+    success_window: Seconds = Field(gt=0, description="end of an episode, which is evaluated [s]")
+    success_share: float = Field(
+        gt=0, le=1, description="share of the window to stand in"
+    )
 
     @property
     def largest_reward(self) -> float:
-        """Of one control step: a product of shares [reward]."""
+        """Largest reward of one control step: a product of shares."""
         return 1.0
 
     @model_validator(mode="after")
@@ -153,20 +152,20 @@ class SwingUpConfig(StrictModel):
         for term in spec.observation:
             if term.kind == "command_velocity":
                 raise ValueError(
-                    f"observation term {term.name}: expected a task that asks for a velocity, got"
+                    f"observation term {term.name}: expected a task with a commanded velocity, got"
                     f" {self.kind}"
                 )
 
 
 class CommandConfig(StrictModel):
-    """What is asked of the base while training, drawn uniformly."""
+    """The commanded velocities of training, drawn uniformly."""
 
     linear_x: tuple[Speed, Speed] = Field(description="forward [m/s]")
     linear_y: tuple[Speed, Speed] = Field(description="left [m/s]")
     angular_z: tuple[YawRate, YawRate] = Field(description="yaw rate, left [rad/s]")
     resample: Seconds = Field(gt=0, description="time between two draws [s]")
-    standing: float = Field(ge=0, le=1, description="share of draws that ask to stand still")
-    turning: float = Field(0.0, ge=0, le=1, description="share that asks to turn on the spot")
+    standing: float = Field(ge=0, le=1, description="share of draws with velocity 0")
+    turning: float = Field(0.0, ge=0, le=1, description="share of draws that turn on the spot")
 
     @model_validator(mode="after")
     def _ranges_are_ordered(self) -> CommandConfig:
@@ -217,7 +216,7 @@ class VelocityTrackingConfig(StrictModel):
 
     @property
     def largest_reward(self) -> float:
-        """Of one control step: perfect tracking, upright, without effort [reward]."""
+        """Largest reward of one control step: perfect tracking, upright, without effort."""
         weights = self.rewards
         return weights.track_linear + weights.track_yaw + weights.alive
 
@@ -252,7 +251,7 @@ TaskConfig: TypeAlias = Annotated[
 
 
 class TrainingConfig(StrictModel):
-    """How the task is learned. Atoms that are left out follow from reward and discount."""
+    """Settings of training. Atoms that are left out are computed from reward and discount."""
 
     discount: float = Field(0.99, ge=0, lt=1, description="gamma, per control step [1]")
     reward_scale: float = Field(1.0, gt=0, description="factor on rewards inside the learner [1]")
@@ -262,7 +261,7 @@ class TrainingConfig(StrictModel):
     steps: int | None = Field(None, gt=0, description="length of a run [steps]")
 
     def settings(self, largest_reward: float) -> dict[str, Any]:
-        """Settings of a training run, atoms included.
+        """Return the settings of a training run, with atoms.
 
         Args:
             largest_reward: of one control step, unscaled.
@@ -275,12 +274,12 @@ class TrainingConfig(StrictModel):
 
 
 class SuiteConfig(StrictModel):
-    """What `python -m dime_robot.evaluate --suite` asks for, and what is good enough."""
+    """Commands and thresholds of `python -m dime_robot.evaluate --suite`."""
 
     commands: tuple[tuple[Speed, Speed, YawRate], ...] = Field(
-        min_length=1, description="velocities, each evaluated by itself [m/s, m/s, rad/s]"
+        min_length=1, description="velocities, evaluated one by one [m/s, m/s, rad/s]"
     )
-    survival: float = Field(ge=0, le=1, description="least share of episodes without a fall")
+    survival: float = Field(ge=0, le=1, description="smallest share of episodes without a fall")
     velocity_error: float = Field(gt=0, description="largest mean error [m/s]")
     yaw_rate_error: float = Field(gt=0, description="largest mean error [rad/s]")
     extreme_loss: float = Field(
@@ -295,7 +294,7 @@ class RobotTaskConfig(StrictModel):
     robot: RobotConfig
     sim: SimConfig
     task: TaskConfig | None = Field(
-        None, description="what is learned; none: the robot can be checked and simulated only"
+        None, description="task to learn; none: the robot can only be checked and simulated"
     )
     training: TrainingConfig = TrainingConfig()
     randomization: tuple[RandomTerm, ...] = ()
@@ -321,7 +320,7 @@ class RobotTaskConfig(StrictModel):
         return round(self.episode_seconds * self.policy.rate)
 
     def training_settings(self) -> dict[str, Any]:
-        """Settings of a training run that this task needs, by their names in `TrainConfig`.
+        """Return the settings of training for this task, by their names in `TrainConfig`.
 
         Raises:
             InputError: there is no task.
@@ -354,7 +353,7 @@ class RobotTaskConfig(StrictModel):
 
 
 def require_task(config: RobotTaskConfig) -> SwingUpConfig | VelocityTrackingConfig:
-    """The configuration's task.
+    """Return the configuration's task.
 
     Raises:
         InputError: it has none.
@@ -368,16 +367,19 @@ def require_task(config: RobotTaskConfig) -> SwingUpConfig | VelocityTrackingCon
 
 
 def load_robot_task(name: str) -> tuple[RobotTaskConfig, Path]:
-    """Read `sim_configs/NAME.yaml`, or a path that ends so; gives configuration and model's path.
+    """Read `sim_configs/NAME.yaml`, or a path to a YAML file.
+
+    Returns:
+        The configuration and the path of its model.
 
     Raises:
-        InputError: no such file, no YAML, or a value that does not fit.
+        InputError: no such file, not YAML, or an invalid value.
     """
     return read_robot_task(robot_task_path(name))
 
 
 def robot_task_path(name: str) -> Path:
-    """The file that a name or a path means.
+    """Return the path of a configuration, given its name or path.
 
     Raises:
         InputError: no file of this name is shipped.
@@ -393,29 +395,34 @@ def robot_task_path(name: str) -> Path:
 
 
 def read_robot_task(path: Path) -> tuple[RobotTaskConfig, Path]:
-    """Like `load_robot_task`, for any path."""
+    """Read a configuration as `load_robot_task` does, from a path."""
     return robot_task_of(read_config(path), path)
 
 
 def robot_task_of(content: dict[str, Any], path: Path) -> tuple[RobotTaskConfig, Path]:
-    """Like `load_robot_task`, for what was read from a path.
+    """Validate a configuration as `load_robot_task` does.
+
+    Args:
+        content: of the file.
+        path: of the file.
 
     Raises:
-        InputError: a value does not fit.
+        InputError: a value is invalid.
     """
     try:
         config = RobotTaskConfig.model_validate(content)
     except ValidationError as error:
         raise InputError(f"{path}: {first_problem(error)}") from None
-    beside = {
-        way: _found(getattr(config.latency, way), path.parent) for way in ("observation", "action")
+    delays = {
+        way: _resolved(getattr(config.latency, way), path.parent)
+        for way in ("observation", "action")
     }
-    latency = config.latency.model_copy(update=beside)
+    latency = config.latency.model_copy(update=delays)
     return config.model_copy(update={"latency": latency}), path.parent / config.sim.model
 
 
-def _found(delay: Delay | None, folder: Path) -> Delay | None:
-    """A delay whose file is named relative to a configuration in `folder`."""
+def _resolved(delay: Delay | None, folder: Path) -> Delay | None:
+    """Return a delay with the path of its file resolved relative to `folder`."""
     if delay is None or delay.file is None:
         return delay
     return delay.model_copy(update={"file": str(folder / delay.file)})

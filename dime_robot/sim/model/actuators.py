@@ -1,8 +1,8 @@
-"""Which of a model's actuators a policy commands, and whether they do what the contract says.
+"""The actuators of a model that a policy commands, and whether they do what the contract says.
 
-An effort of the contract has to arrive at the joint as it is: through a plain motor of gear 1 and
-gain 1, without dynamics, bias or a narrower bound, and with nothing beside it. A speed of a twist
-goes through MuJoCo's velocity servo. Whatever else a model can have is refused by name.
+An effort has to reach the joint unchanged: through a plain motor of gear 1 and gain 1, without
+dynamics, bias or a narrower bound, and as the joint's only actuator. A speed of a twist needs
+MuJoCo's velocity servo. All other actuators are refused, with the reason.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from dime_robot.sim.model.loading import joint_name
 
 MOTOR = "a motor of gear 1 and gain 1 without dynamics"
 SERVO = "a velocity servo of gear 1"
-GROUPS = range(31)  # that MuJoCo can switch off; others it cannot
-TOLERANCE = 1e-5  # relative, between two bounds that mean the same
-FORCES = {  # what a transmission is called in MJCF
+GROUPS = range(31)  # that MuJoCo can disable
+TOLERANCE = 1e-5  # relative, between bounds that count as equal
+TRANSMISSIONS = {  # names in MJCF
     mujoco.mjtTrn.mjTRN_JOINT: "joint",
     mujoco.mjtTrn.mjTRN_JOINTINPARENT: "jointinparent",
     mujoco.mjtTrn.mjTRN_SLIDERCRANK: "slider-crank",
@@ -31,23 +31,23 @@ FORCES = {  # what a transmission is called in MJCF
 
 
 def actuator_name(model: mujoco.MjModel, actuator: int) -> str:
-    """What the model calls an actuator; a nameless one by its number."""
+    """Return the name of an actuator; its number if it has none."""
     return str(model.actuator(actuator).name) or str(actuator)
 
 
 def actuator_count(model: mujoco.MjModel) -> int:
-    """How many actuators; `model.nu` counts controls, of which one actuator can have several."""
+    """Return the number of actuators; `model.nu` counts controls, of which one may have several."""
     return len(model.actuator_trntype)
 
 
 def transmission(model: mujoco.MjModel, actuator: int) -> str:
-    """Its kind, as MJCF calls it."""
+    """Return the kind of an actuator's transmission, as MJCF calls it."""
     kind = mujoco.mjtTrn(int(model.actuator_trntype[actuator]))
-    return FORCES.get(kind) or str(kind.name).removeprefix("mjTRN_").lower()
+    return TRANSMISSIONS.get(kind) or str(kind.name).removeprefix("mjTRN_").lower()
 
 
 def moved_joints(model: mujoco.MjModel, actuator: int) -> set[int]:
-    """Joints that an actuator may move; one too many rather than one too few."""
+    """Return the joints that an actuator may move, rather too many than too few."""
     kind, (first, second) = model.actuator_trntype[actuator], model.actuator_trnid[actuator]
     match mujoco.mjtTrn(int(kind)):
         case mujoco.mjtTrn.mjTRN_JOINT | mujoco.mjtTrn.mjTRN_JOINTINPARENT:
@@ -85,7 +85,7 @@ def _joints_of_tendon(model: mujoco.MjModel, tendon: int) -> Iterator[int]:
 
 
 def _not_one_to_one(model: mujoco.MjModel, actuator: int) -> str | None:
-    """What stands between an actuator's number and its joint; None: nothing."""
+    """Say what changes an actuator's command on its way to the joint; None: nothing."""
     if model.actuator_trntype[actuator] != mujoco.mjtTrn.mjTRN_JOINT:
         return f"a transmission of kind {transmission(model, actuator)}"
     if model.actuator_gear[actuator, 0] != 1:
@@ -98,12 +98,12 @@ def _not_one_to_one(model: mujoco.MjModel, actuator: int) -> str | None:
     if model.actuator_ctrlnum[actuator] != 1:
         return f"{model.actuator_ctrlnum[actuator]} controls"
     if model.actuator_delay[actuator] != 0:
-        return f"a delay of {model.actuator_delay[actuator]:g} s (say it under latency: instead)"
+        return f"a delay of {model.actuator_delay[actuator]:g} s (use the section latency: instead)"
     group = int(model.actuator_group[actuator])
     if group in GROUPS and model.opt.disableactuator & (1 << group):
-        return f"group {group}, which the model switches off"
+        return f"group {group}, which the model disables"
     if model.opt.disableflags & mujoco.mjtDisableBit.mjDSBL_ACTUATION:
-        return "actuation switched off in the whole model"
+        return "actuation disabled in the whole model"
     gain = mujoco.mjtGain(int(model.actuator_gaintype[actuator]))
     if gain != mujoco.mjtGain.mjGAIN_FIXED:
         return f"a gain of kind {gain.name.removeprefix('mjGAIN_').lower()}"
@@ -111,7 +111,7 @@ def _not_one_to_one(model: mujoco.MjModel, actuator: int) -> str | None:
 
 
 def _no_motor(model: mujoco.MjModel, actuator: int) -> str | None:
-    """What makes an actuator more, or less, than a plain motor; None: nothing."""
+    """Say why an actuator is not a plain motor; None: it is."""
     fault = _not_one_to_one(model, actuator)
     if fault is not None:
         return fault
@@ -127,7 +127,7 @@ def _no_motor(model: mujoco.MjModel, actuator: int) -> str | None:
 
 
 class MotorSearch:
-    """Finds the actuators of a contract in a model and says what is wrong with them.
+    """Finds the actuators of a contract in a model, and lists what is wrong with them.
 
     Args:
         model: the compiled model.
@@ -135,7 +135,7 @@ class MotorSearch:
         joints: its joints in the model: name -> number.
 
     Attributes:
-        problems: what was wrong, one phrase each.
+        problems: one phrase each.
         controls: entries of `data.ctrl` in the order of the action, shape (n_act,).
         joints: joints that a twist's actuators move.
     """
@@ -155,13 +155,13 @@ class MotorSearch:
         self.joints = sorted({j for a in chosen for j in moved_joints(model, a)})
 
     def _movers(self, joint: int) -> list[int]:
-        """Actuators that may move a joint, the joint's own first."""
+        """Return the actuators that may move a joint, the joint's own first."""
         model = self._model
         found = [a for a in range(actuator_count(model)) if joint in moved_joints(model, a)]
         own = mujoco.mjtTrn.mjTRN_JOINT
         return sorted(found, key=lambda a: (model.actuator_trntype[a] != own, a))
 
-    def _say(self, actuator: int, where: str, expected: str, got: str) -> None:
+    def _add(self, actuator: int, where: str, expected: str, got: str) -> None:
         name = actuator_name(self._model, actuator)
         self.problems.append(f"actuator {name} of {where}: expected {expected}, got {got}")
 
@@ -176,7 +176,7 @@ class MotorSearch:
         motor, *others = movers
         self._chosen[name] = motor
         for other in others:
-            self._say(
+            self._add(
                 other,
                 f"joint {name}",
                 f"only {actuator_name(model, motor)} to move the joint",
@@ -184,7 +184,7 @@ class MotorSearch:
             )
         fault = _no_motor(model, motor)
         if fault is not None:
-            self._say(
+            self._add(
                 motor,
                 f"joint {name}",
                 f"{MOTOR}, so that the contract's effort arrives at the joint",
@@ -199,7 +199,7 @@ class MotorSearch:
         where, control = f"joint {name}", int(model.actuator_ctrladr[motor])
         got = model.actuator_ctrlrange[control]
         if not model.actuator_ctrllimited[control] or not np.allclose(got, [-limit, limit]):
-            self._say(
+            self._add(
                 motor,
                 where,
                 f"ctrlrange [{-limit:g}, {limit:g}] as in the contract",
@@ -207,7 +207,7 @@ class MotorSearch:
                 + ("" if model.actuator_ctrllimited[control] else ", and ctrllimited false"),
             )
         if model.opt.disableflags & mujoco.mjtDisableBit.mjDSBL_CLAMPCTRL:
-            self._say(motor, where, "commands that are clamped to ctrlrange", "flag clampctrl off")
+            self._add(motor, where, "commands that are clamped to ctrlrange", "flag clampctrl off")
         for field, limited, bounds in (
             (
                 "forcerange",
@@ -216,16 +216,16 @@ class MotorSearch:
             ),
             ("actuatorfrcrange", model.jnt_actfrclimited[joint], model.jnt_actfrcrange[joint]),
         ):
-            least = limit * (1 - TOLERANCE)
-            if limited and (bounds[0] > -least or bounds[1] < least):
-                self._say(
+            needed = limit * (1 - TOLERANCE)
+            if limited and (bounds[0] > -needed or bounds[1] < needed):
+                self._add(
                     motor,
                     where,
                     f"{field} at least as wide as the contract's effort, [{-limit:g}, {limit:g}]",
                     f"{bounds.tolist()}",
                 )
         if model.jnt_actgravcomp[joint] and model.ngravcomp:
-            self._say(
+            self._add(
                 motor,
                 where,
                 "all of the joint's effort to come from the contract",
@@ -241,12 +241,12 @@ class MotorSearch:
         self._chosen[axis] = actuator
         fault = self._no_servo(axis, actuator)
         if fault is not None:
-            self._say(actuator, f"axis {axis}", f"{SERVO} on a joint of its own", fault)
+            self._add(actuator, f"axis {axis}", f"{SERVO} on a joint of its own", fault)
             return
         (joint,) = moved_joints(model, actuator)
         for other in self._movers(joint):
             if other != actuator:
-                self._say(
+                self._add(
                     other,
                     f"joint {joint_name(model, joint)}",
                     f"only {axis} to move the joint",
@@ -254,7 +254,7 @@ class MotorSearch:
                 )
 
     def _no_servo(self, axis: str, actuator: int) -> str | None:
-        """What makes an actuator no velocity servo of a twist's axis; None: nothing."""
+        """Say why an actuator is not a velocity servo for an axis of a twist; None: it is."""
         model = self._model
         fault = _not_one_to_one(model, actuator)
         if fault is not None:
@@ -276,22 +276,22 @@ class MotorSearch:
         return None
 
 
-def switch_off(model: mujoco.MjModel, joints: set[int], kept: set[int]) -> None:
-    """Disable the actuators that move any of these joints: whoever holds them shall do it alone.
+def disable_actuators(model: mujoco.MjModel, joints: set[int], kept: set[int]) -> None:
+    """Disable the actuators that move any of these joints.
 
     Args:
-        model: changed in place: they get a group of their own, which is disabled.
+        model: changed in place: the actuators get a group of their own, which is disabled.
         joints: held joints and free ones.
         kept: controls that the contract commands.
 
     Raises:
-        InputError: the model uses every group there is.
+        InputError: the model uses all groups.
     """
     spare = next((g for g in reversed(GROUPS) if g not in model.actuator_group), None)
     if spare is None:
         raise InputError(
-            f"expected a model with one of the actuator groups 0 to {GROUPS[-1]} unused, to switch"
-            " actuators of held and free joints off, got one that uses all of them"
+            f"expected a model with one of the actuator groups 0 to {GROUPS[-1]} unused, to"
+            " disable the actuators of held and free joints, got one that uses all of them"
         )
     for actuator in range(actuator_count(model)):
         if int(model.actuator_ctrladr[actuator]) in kept:

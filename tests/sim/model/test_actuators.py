@@ -145,9 +145,9 @@ REFUSED = [
     ("second, through a site", MOTOR + '<motor name="n" site="tip" gear="0 0 1 0 0 0"/>', "", "",
      "actuator n .* second one .transmission: site."),
     ("group off", MOTOR.replace("/>", ' group="2"/>'), "",
-     '<option actuatorgroupdisable="2"/>', "group 2, which the model switches off"),
+     '<option actuatorgroupdisable="2"/>', "group 2, which the model disables"),
     ("all off", MOTOR, "", '<option><flag actuation="disable"/></option>',
-     "actuation switched off"),
+     "actuation disabled"),
     ("never clamped", MOTOR, "", '<option><flag clampctrl="disable"/></option>', "clampctrl off"),
     ("none", "", "", "", "expected a motor on joint a, got none"),
 ]  # fmt: skip

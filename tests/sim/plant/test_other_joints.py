@@ -148,7 +148,7 @@ def test_joints_that_nobody_holds_are_refused_together(tmp_path: Path, kind: str
         robot(tmp_path, world(base="<freejoint/>", wrist=WRIST, after=BALL), kind, held={})
     assert "['left_elbow', 'wrist', 'right_elbow']" in str(caught.value)
     assert "sim.hold" in str(caught.value) and "sim.free" in str(caught.value)
-    with pytest.raises(InputError, match=r"got \['wrist'\], which nothing would hold"):
+    with pytest.raises(InputError, match=r"got \['wrist'\], which nothing holds"):
         robot(tmp_path, world(wrist=WRIST), kind)
     robot(tmp_path, world(wrist=WRIST), kind, free=["wrist"])
     robot(tmp_path, world(), kind, held={}, free=list(HELD))
