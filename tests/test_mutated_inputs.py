@@ -24,7 +24,7 @@ from dime_robot.runtime.contract.policy_spec import PolicySpec
 from dime_robot.runtime.control.flight_recorder import FlightRecorder, read_recording
 from dime_robot.runtime.io.errors import InputError, first_problem
 from dime_robot.runtime.telemetry.latency import LatencyDistribution, read_distribution
-from dime_robot.sim.config.robot_task import RobotTaskConfig, read_robot_task
+from dime_robot.sim.config.robot_task import RobotTaskConfig, load_robot_task
 from dime_robot.sim.model.loading import load_model
 from dime_robot.training import checkpoint
 from ros_nodes.latency_record import distributions, read_record, write_record
@@ -65,7 +65,7 @@ def test_configurations(tmp_path: Path) -> None:
     read_robot_task_of(good, tmp_path / "good.yaml")
     made = throw(
         lambda rng: mutated(good, "yaml", rng),
-        lambda path: read_robot_task(path)[0],
+        lambda path: load_robot_task(path)[0],
         tmp_path / "robot.yaml",
         250,
     )
@@ -76,7 +76,7 @@ def test_configurations(tmp_path: Path) -> None:
 
 def read_robot_task_of(content: bytes, path: Path) -> RobotTaskConfig:
     path.write_bytes(content)
-    return read_robot_task(path)[0]
+    return load_robot_task(path)[0]
 
 
 def test_contracts_in_json(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from dime_robot.runtime.contract.policy_spec import PolicySpec
 from dime_robot.runtime.control.state import JointCommand
 from dime_robot.runtime.io.errors import InputError
 from dime_robot.sim.config.randomization import LatencyConfig
-from dime_robot.sim.config.robot_task import RobotTaskConfig, load_robot_task, read_robot_task
+from dime_robot.sim.config.robot_task import RobotTaskConfig, load_robot_task
 from dime_robot.sim.plant.drive import PositionDrive
 from dime_robot.sim.plant.plant import Plant, make_plant
 from dime_robot.sim.robot_env import RobotEnv
@@ -294,6 +294,6 @@ def test_a_go2_that_walks_extends_the_go2(tmp_path: Path) -> None:
     content = yaml.safe_load((config_folder() / "go2-walk.yaml").read_text())
     (tmp_path / "chain.yaml").write_text(yaml.safe_dump({**content, "extends": "link.yaml"}))
     (tmp_path / "link.yaml").write_text(f"extends: {config_folder() / 'go2.yaml'}\n")
-    chained, model = read_robot_task(tmp_path / "chain.yaml")
+    chained, model = load_robot_task(tmp_path / "chain.yaml")
     assert (chained.policy, chained.robot, chained.task) == (walk.policy, walk.robot, walk.task)
     assert model.is_file()

@@ -93,14 +93,14 @@ class CommandLimits:
                 return self._clamp_effort(value, previous, state, elapsed)
             case "position":
                 return self._clamp_position(value, previous, state, elapsed)
-        faults: list[Fault] = []
-        value = _bounded(value, self.low, self.high, Fault.VELOCITY_LIMIT, faults)
-        return self._slewed(value, previous, elapsed, Fault.VELOCITY_LIMIT, faults), faults
+        result = _Clamped(value)
+        result.set(_clip(value, self.low, self.high), Fault.VELOCITY_LIMIT)
+        result.set(self.slewed(result.value, previous, elapsed), Fault.VELOCITY_LIMIT)
+        return result.value, result.faults
 
     def within_effort(self, value: FloatArray) -> FloatArray:
         """Clip an effort to its limits, and to no other limit [N m or N]."""
-        bounded: FloatArray = np.minimum(np.maximum(value, -self.effort), self.effort)
-        return bounded
+        return _clip(value, -self.effort, self.effort)
 
     def within_reach(self, value: FloatArray, state: RobotState, soft: bool = False) -> FloatArray:
         """Clip a position target to both the stops and the joint's reach.
@@ -112,7 +112,7 @@ class CommandLimits:
         position = self.position(state)
         low, high = (self._soft_low, self._soft_high) if soft else (self.low, self.high)
         near, far = position - self._reach, position + self._reach
-        value = np.minimum(np.maximum(value, np.maximum(low, near)), np.minimum(high, far))
+        value = _clip(value, np.maximum(low, near), np.minimum(high, far))
         value = np.where(near > high, near, value)
         return np.where(far < low, far, value)
 
@@ -131,7 +131,7 @@ class CommandLimits:
         if not self._slews:
             return value
         step = self.slew * elapsed
-        return np.minimum(np.maximum(value, previous - step), previous + step)
+        return _clip(value, previous - step, previous + step)
 
     def position(self, state: RobotState) -> FloatArray:
         """Return the measured positions of the commanded joints [rad or m]."""
@@ -144,56 +144,50 @@ class CommandLimits:
     def _clamp_effort(
         self, value: FloatArray, previous: FloatArray, state: RobotState, elapsed: float
     ) -> tuple[FloatArray, list[Fault]]:
-        faults: list[Fault] = []
-        value = _bounded(value, -self.effort, self.effort, Fault.EFFORT_LIMIT, faults)
-        value = self._slewed(value, previous, elapsed, Fault.EFFORT_LIMIT, faults)
-        position = self.position(state)
+        result = _Clamped(value)
+        result.set(self.within_effort(value), Fault.EFFORT_LIMIT)
+        result.set(self.slewed(result.value, previous, elapsed), Fault.EFFORT_LIMIT)
+        position, velocity = self.position(state), self.velocity(state)
         # an effort towards a stop fades out over the soft margin before it
         if (position < self._soft_low).any() or (position > self._soft_high).any():
-            room = np.where(value > 0, self.high - position, position - self.low)
+            room = np.where(result.value > 0, self.high - position, position - self.low)
             fade = np.clip(room / np.maximum(self._margin, 1e-9), 0.0, 1.0)
-            value = _changed(value, value * fade, Fault.POSITION_LIMIT, faults)
-        velocity = self.velocity(state)
+            result.set(result.value * fade, Fault.POSITION_LIMIT)
         too_fast = np.abs(velocity) > self._speed
         if too_fast.any():
-            further = too_fast & (velocity * value > 0)
-            value = _changed(value, np.where(further, 0.0, value), Fault.VELOCITY_LIMIT, faults)
-        return value, faults
+            faster = too_fast & (velocity * result.value > 0)
+            result.set(np.where(faster, 0.0, result.value), Fault.VELOCITY_LIMIT)
+        return result.value, result.faults
 
     def _clamp_position(
         self, value: FloatArray, previous: FloatArray, state: RobotState, elapsed: float
     ) -> tuple[FloatArray, list[Fault]]:
-        faults: list[Fault] = []
-        value = _bounded(value, self._soft_low, self._soft_high, Fault.POSITION_LIMIT, faults)
-        slewed = self._slewed(value, previous, elapsed, Fault.VELOCITY_LIMIT, faults)
-        reached = self.within_reach(slewed, state, soft=True)
-        if (reached == slewed).all():
-            return slewed, faults
-        faults.append(Fault.EFFORT_LIMIT)
-        # if the joint is pushed away the target follows it, but no faster than it may move
-        return self.slewed(reached, previous, elapsed), faults
-
-    def _slewed(
-        self,
-        value: FloatArray,
-        previous: FloatArray,
-        elapsed: float,
-        fault: Fault,
-        faults: list[Fault],
-    ) -> FloatArray:
-        return _changed(value, self.slewed(value, previous, elapsed), fault, faults)
+        result = _Clamped(value)
+        result.set(_clip(value, self._soft_low, self._soft_high), Fault.POSITION_LIMIT)
+        result.set(self.slewed(result.value, previous, elapsed), Fault.VELOCITY_LIMIT)
+        reached = self.within_reach(result.value, state, soft=True)
+        if (reached != result.value).any():
+            # if the joint is pushed away the target follows it, but no faster than it may move
+            result.value = self.slewed(reached, previous, elapsed)
+            result.faults.append(Fault.EFFORT_LIMIT)
+        return result.value, result.faults
 
 
-def _bounded(
-    value: FloatArray, low: FloatArray, high: FloatArray, fault: Fault, faults: list[Fault]
-) -> FloatArray:
+class _Clamped:
+    """A command while it passes the limits, and the faults of those that changed it."""
+
+    def __init__(self, value: FloatArray) -> None:
+        self.value = value
+        self.faults: list[Fault] = []
+
+    def set(self, value: FloatArray, fault: Fault) -> None:
+        """Replace the command; note the fault if that changes it."""
+        if value is not self.value and (value != self.value).any():
+            self.faults.append(fault)
+        self.value = value
+
+
+def _clip(value: FloatArray, low: FloatArray, high: FloatArray) -> FloatArray:
     # np.clip takes three times as long on a few numbers
-    return _changed(value, np.minimum(np.maximum(value, low), high), fault, faults)
-
-
-def _changed(
-    before: FloatArray, after: FloatArray, fault: Fault, faults: list[Fault]
-) -> FloatArray:
-    if before is not after and (before != after).any():
-        faults.append(fault)
-    return after
+    clipped: FloatArray = np.minimum(np.maximum(value, low), high)
+    return clipped

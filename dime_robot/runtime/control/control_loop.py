@@ -212,17 +212,14 @@ class ControlLoop:
         """
         assert self._imu is not None
         now = self._live()
-        arrival = self._imu.arrive(stamp, now, self._robot_clock())
-        if arrival != Arrival.NEW:
-            return self._tripped(now)
-        self._imu_rejected = self._check.orientation_jump(orientation, stamp)
-        if self._imu_rejected:
-            return self._tripped(now)
-        self._orientation, self._angular_velocity = orientation, angular_velocity
-        if self.state is not None:
-            self.state = self.state._replace(
-                orientation=orientation, angular_velocity=angular_velocity
-            )
+        if self._imu.arrive(stamp, now, self._robot_clock()) == Arrival.NEW:
+            self._imu_rejected = self._check.orientation_jump(orientation, stamp)
+            if not self._imu_rejected:
+                self._orientation, self._angular_velocity = orientation, angular_velocity
+                if self.state is not None:
+                    self.state = self.state._replace(
+                        orientation=orientation, angular_velocity=angular_velocity
+                    )
         return self._tripped(now)
 
     def velocity(self, velocity: FloatArray) -> None:

@@ -10,6 +10,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from dime_robot.runtime.contract.config_diff import differences
 from dime_robot.runtime.contract.policy_spec import PolicySpec
 from dime_robot.runtime.io.errors import InputError
 from dime_robot.runtime.io.regular_files import home_or_temporary
@@ -248,8 +249,5 @@ def _require_equal(path: Path, spec: PolicySpec, expected: PolicySpec) -> None:
             f"{path}: expected {expected.n_obs} observations and {expected.n_act} actions"
             f" ({expected.name}), got {spec.n_obs} and {spec.n_act} ({spec.name})"
         )
-    ours, theirs = spec.model_dump(), expected.model_dump()
-    for name in {**theirs, **ours}:
-        got, value = ours.get(name), theirs.get(name)
-        if got != value:
-            raise InputError(f"{path}: {name}: expected {value!r:.120}, got {got!r:.120}")
+    for name, value, got in differences(expected, spec):
+        raise InputError(f"{path}: {name}: expected {value!r:.120}, got {got!r:.120}")

@@ -109,9 +109,7 @@ class SwingUpConfig(StrictModel):
         gt=0, lt=90, description="the pole counts as standing below it [degrees]"
     )
     success_window: Seconds = Field(gt=0, description="end of an episode, which is evaluated [s]")
-    success_share: float = Field(
-        gt=0, le=1, description="share of the window to stand in"
-    )
+    success_share: float = Field(gt=0, le=1, description="share of the window to stand in")
 
     @property
     def largest_reward(self) -> float:
@@ -366,8 +364,11 @@ def require_task(config: RobotTaskConfig) -> SwingUpConfig | VelocityTrackingCon
     return config.task
 
 
-def load_robot_task(name: str) -> tuple[RobotTaskConfig, Path]:
-    """Read `sim_configs/NAME.yaml`, or a path to a YAML file.
+def load_robot_task(name: str | Path) -> tuple[RobotTaskConfig, Path]:
+    """Read the configuration of a robot task.
+
+    Args:
+        name: of a file in `sim_configs/`, or the path of a YAML file.
 
     Returns:
         The configuration and the path of its model.
@@ -375,16 +376,21 @@ def load_robot_task(name: str) -> tuple[RobotTaskConfig, Path]:
     Raises:
         InputError: no such file, not YAML, or an invalid value.
     """
-    return read_robot_task(robot_task_path(name))
+    path = robot_task_path(name)
+    content = read_config(path)
+    try:
+        return robot_task_of(content, path)
+    except ValidationError as error:
+        raise InputError(f"{path}: {first_problem(error)}") from None
 
 
-def robot_task_path(name: str) -> Path:
+def robot_task_path(name: str | Path) -> Path:
     """Return the path of a configuration, given its name or path.
 
     Raises:
         InputError: no file of this name is shipped.
     """
-    if name.endswith((".yaml", ".yml")):
+    if isinstance(name, Path) or name.endswith((".yaml", ".yml")):
         return Path(name)
     folder = config_folder()
     path = folder / f"{name}.yaml"
@@ -394,25 +400,20 @@ def robot_task_path(name: str) -> Path:
     return path
 
 
-def read_robot_task(path: Path) -> tuple[RobotTaskConfig, Path]:
-    """Read a configuration as `load_robot_task` does, from a path."""
-    return robot_task_of(read_config(path), path)
-
-
 def robot_task_of(content: dict[str, Any], path: Path) -> tuple[RobotTaskConfig, Path]:
-    """Validate a configuration as `load_robot_task` does.
+    """Validate the content of a configuration file, and resolve the files that it names.
 
     Args:
         content: of the file.
         path: of the file.
 
+    Returns:
+        The configuration and the path of its model.
+
     Raises:
-        InputError: a value is invalid.
+        ValidationError: with all invalid values.
     """
-    try:
-        config = RobotTaskConfig.model_validate(content)
-    except ValidationError as error:
-        raise InputError(f"{path}: {first_problem(error)}") from None
+    config = RobotTaskConfig.model_validate(content)
     delays = {
         way: _resolved(getattr(config.latency, way), path.parent)
         for way in ("observation", "action")

@@ -290,7 +290,7 @@ def test_before_arming_a_position_interface_is_not_sent_towards_zero() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_reading_with_nan_never_arms(kind: CommandKind) -> None:
     run = Run(kind)
-    with pytest.raises(ValueError, match="problem"):
+    with pytest.raises(ValueError, match="without faults"):
         run.arm(make_state(wrist=np.nan))
     assert run.filter.latched
 

@@ -15,7 +15,7 @@ from dime_robot.runtime.contract.config_files import config_folder
 from dime_robot.runtime.contract.policy_spec import PolicySpec
 from dime_robot.runtime.control.state import CommandKind, JointCommand
 from dime_robot.runtime.io.errors import InputError
-from dime_robot.sim.config.robot_task import SimConfig, load_robot_task, read_robot_task
+from dime_robot.sim.config.robot_task import SimConfig, load_robot_task
 from dime_robot.sim.model.loading import base_body
 from dime_robot.sim.plant.plant import Plant, make_plant
 
@@ -239,7 +239,7 @@ def test_contract_and_simulation_hold_the_same_joints(
     path = tmp_path / "own.yaml"
     path.write_text(text)
     with pytest.raises(InputError, match=sentence):
-        read_robot_task(path)
+        load_robot_task(path)
 
 
 def test_a_plant_whose_contract_holds_otherwise_is_refused(tmp_path: Path) -> None:
