@@ -31,7 +31,7 @@ from ros_nodes.latency_record import distributions, read_record, write_record
 from tests.malformed import mutated, within
 from tests.paths import ROOT
 from tests.ros_nodes.records import record_of, some_samples
-from tests.runtime.machines import ToldPolicy, make_robot, make_spec, robot_data, spec_data
+from tests.runtime.machines import ScriptedPolicy, make_robot, make_spec, robot_data, spec_data
 
 LIMIT = 4.0  # [s] for one file; most take a millisecond
 SIM: dict[str, Any] = {"model": "arm.xml", "timestep": 1 / 512, "decimation": 4}
@@ -131,7 +131,7 @@ def repacked(content: bytes, rng: np.random.Generator) -> bytes:
 
 
 def test_recordings(tmp_path: Path) -> None:
-    policy = ToldPolicy(make_spec())
+    policy = ScriptedPolicy(make_spec())
     recorder = FlightRecorder(policy, make_robot(), 0.1)  # type: ignore[arg-type]
     for i in range(5):
         recorder._ring["time"][i] = i

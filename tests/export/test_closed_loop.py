@@ -160,7 +160,7 @@ def decided(rng: np.random.Generator, mean: float, spread: float, worse: float) 
         verdict = judge(loop_of(*np.concatenate(returns, axis=1)))
         if verdict.passed or verdict.failed:
             break
-    assert verdict.passed or verdict.failed  # the last look decides
+    assert verdict.passed or verdict.failed  # the last stage decides
     return verdict.passed
 
 

@@ -68,7 +68,7 @@ class Story:
         self.limp = limp  # of a position robot: is it stiff?
         self.random = np.random.default_rng(seed)
         self.mood, self.side = "wild", np.array([1.0, -1.0, -1.0])
-        self.bench = LoopBench(kind, self.answer, by_reading, spec, **robot)
+        self.bench = LoopBench(kind, self.respond, by_reading, spec, **robot)
         self.before: tuple[float, np.ndarray] | None = None  # the last command that was sent
         self.held_since: float | None = None
         self.answered_since: float | None = None
@@ -78,7 +78,7 @@ class Story:
         self.activations = 0
         self.measured = self.bench.position
 
-    def answer(self, _: Any) -> Any:
+    def respond(self, _: Any) -> Any:
         n = self.bench.spec.n_act
         match self.mood:
             case "nan":
@@ -120,26 +120,26 @@ class Story:
                 self.activate()
             case "rival":
                 for _ in range(2):
-                    decision = bench.look(rivals=("/x",), rival_messages=event[1])
+                    decision = bench.update_graph(rivals=("/x",), rival_messages=event[1])
                     self.check(decision)
                     gave_way = event[1] and bench.loop.mode == Mode.INACTIVE
                     assert not (gave_way and decision and decision.sent), "two command the robot"
                     self.wait()
-                bench.look(rivals=())
+                bench.update_graph(rivals=())
             case "unlistened":
-                self.check(bench.look(listeners=()))
-                bench.look(listeners=("/robot",))
+                self.check(bench.update_graph(listeners=()))
+                bench.update_graph(listeners=("/robot",))
             case "conflict":
-                self.check(bench.look(state_conflict="they differ"))
+                self.check(bench.update_graph(state_conflict="they differ"))
                 self.wait()
-                self.check(bench.look(state_conflict=""))
+                self.check(bench.update_graph(state_conflict=""))
             case _:
                 frozen = (bench.position.copy(), bench.velocity.copy())
                 for k in range(steps):
                     self.period(name, event, k, frozen)
 
     def activate(self) -> None:
-        self.bench.look()
+        self.bench.update_graph()
         for _ in range(60):
             self.wait()
             self.read()
@@ -243,7 +243,7 @@ class Story:
     def trusted(self) -> np.ndarray:
         """Where the joints were by the newest reading that the filter trusts."""
         newest = self.bench.controller.safety._newest
-        if newest is not None:  # none: the way out has just ended
+        if newest is not None:  # none: the shutdown has just ended
             self.measured = newest.joint_position
         return self.measured
 
@@ -262,7 +262,7 @@ class Story:
             assert (inside | (value >= np.minimum(reading, LOW))).all()
 
     def check_is_rest(self, decision: Decision) -> None:
-        """Nothing but the safe command, told without the code that makes it."""
+        """The safe command, computed without the code under test."""
         value, loop = decision.command.value, self.bench.loop
         if self.kind == "effort":
             blind = bool(UNUSABLE.intersection(decision.faults)) or loop.state is None
@@ -311,7 +311,7 @@ class Story:
             self.answered_since = now
         else:
             lasted = now - self.answered_since
-            assert lasted <= RESPONSES + 2 * T, "a trouble that lasts has to end in a stop"
+            assert lasted <= RESPONSES + 2 * T, "a fault that lasts has to end in a stop"
 
     def check_blind(self, value: np.ndarray, now: float) -> None:
         if self.kind != "effort" or self.limp or not np.array_equal(value, [-3.0, 0.0, 12.0]):
@@ -323,16 +323,16 @@ class Story:
 
 
 def tell(kind: str, by_reading: bool, limp: bool, seed: int, story: list[Any]) -> list[Any]:
-    told = Story(kind, by_reading, limp, seed)
-    told.activate()
+    story = Story(kind, by_reading, limp, seed)
+    story.activate()
     for event in story:
-        told.do(event)
-        if told.bench.loop.mode == Mode.INACTIVE:
-            told.bench.loop.reset()
-            told.activate()
+        story.do(event)
+        if story.bench.loop.mode == Mode.INACTIVE:
+            story.bench.loop.reset()
+            story.activate()
     return [
         (when, d.sent, d.level, d.faults, d.command.value.tobytes())
-        for when, d in told.bench.decisions
+        for when, d in story.bench.decisions
     ]
 
 

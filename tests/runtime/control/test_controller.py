@@ -17,30 +17,30 @@ from dime_robot.runtime.io.errors import InputError
 from dime_robot.runtime.policy.onnx_policy import OnnxPolicy
 from dime_robot.sim.robot_env import RobotEnv
 from tests.paths import SHIPPED_CARTPOLE
-from tests.runtime.machines import KINDS, T, ToldPolicy, make_robot, make_spec, make_state
+from tests.runtime.machines import KINDS, ScriptedPolicy, T, make_robot, make_spec, make_state
 
 Q = {"name": "q", "kind": "joint_position", "joints": ["wrist"], "unit": "rad"}
 LAST = {"name": "a", "kind": "last_action", "size": 3, "unit": "1"}
-STEERED = {"name": "v", "kind": "command_velocity", "size": 3, "unit": "mixed"}
+COMMANDED = {"name": "v", "kind": "command_velocity", "size": 3, "unit": "mixed"}
 
 
 class Bench:
-    """A controller, a policy that is told what to say, and a clock that only it moves."""
+    """A controller, a scripted policy, and a clock that only it moves."""
 
     def __init__(
         self,
-        answer: Callable[[FloatArray], Any] | None = None,
+        respond: Callable[[FloatArray], Any] | None = None,
         kind: CommandKind = "effort",
         **spec: Any,
     ) -> None:
         self.seconds, self.slow, self.k = 0.0, 0.0, 0
-        told = answer or (lambda _: np.full(self.policy.spec.n_act, 0.25))
+        script = respond or (lambda _: np.full(self.policy.spec.n_act, 0.25))
 
         def act(observation: FloatArray) -> Any:
             self.seconds += self.slow
-            return told(observation)
+            return script(observation)
 
-        self.policy = ToldPolicy(make_spec(kind, **spec), act)
+        self.policy = ScriptedPolicy(make_spec(kind, **spec), act)
         self.controller = Controller(self.policy, make_robot(kind), lambda: self.seconds)
 
     def start(self, **state: Any) -> Bench:
@@ -76,7 +76,7 @@ def test_commands_are_those_of_the_training_environment_bit_for_bit() -> None:
 
 def test_a_policy_for_another_robot_is_refused_at_once() -> None:
     with pytest.raises(InputError) as caught:
-        Controller(ToldPolicy(make_spec()), make_robot("twist"))
+        Controller(ScriptedPolicy(make_spec()), make_robot("twist"))
     assert caught.value.code == "command-kind"
 
 
@@ -93,10 +93,10 @@ def test_until_it_is_started_the_policy_is_not_asked() -> None:
 def test_while_it_is_stopped_the_policy_is_not_asked() -> None:
     bench = Bench().start()
     bench.step(make_state(), Fault.LISTENER_LOST)
-    asked = len(bench.policy.seen)
+    evaluated = len(bench.policy.seen)
     for _ in range(20):
         assert bench.step(make_state()) == SafetyLevel.STOP
-    assert len(bench.policy.seen) == asked
+    assert len(bench.policy.seen) == evaluated
     bench.start()
     assert bench.step(make_state()) == SafetyLevel.RUN
 
@@ -275,7 +275,7 @@ def test_an_action_computed_for_seconds_is_not_sent_as_if_it_were_new() -> None:
 def test_without_the_operators_velocity_there_is_still_an_answer(
     velocity: FloatArray | None,
 ) -> None:
-    bench = Bench(kind="twist", observation=[STEERED]).start(command_velocity=np.zeros(3))
+    bench = Bench(kind="twist", observation=[COMMANDED]).start(command_velocity=np.zeros(3))
     assert bench.step(make_state(command_velocity=velocity)) >= SafetyLevel.HOLD
     assert bench.policy.seen == []
 

@@ -25,7 +25,7 @@ from dime_robot.runtime.policy.policy_file import PROVENANCE
 from dime_robot.runtime.telemetry import replay
 from export.onnx import seal
 from tests.paths import SHIPPED_CARTPOLE as CARTPOLE
-from tests.runtime.machines import ToldPolicy, make_robot, make_spec, make_state
+from tests.runtime.machines import ScriptedPolicy, make_robot, make_spec, make_state
 
 STEPS = 100
 
@@ -35,8 +35,8 @@ def decision(value: float = 0.0, level: SafetyLevel = SafetyLevel.RUN, *faults: 
     return Decision(JointCommand(names, np.full(3, value)), level, faults)
 
 
-def small(seconds: float = 10 / 128) -> tuple[FlightRecorder, ToldPolicy]:
-    policy = ToldPolicy(make_spec())
+def small(seconds: float = 10 / 128) -> tuple[FlightRecorder, ScriptedPolicy]:
+    policy = ScriptedPolicy(make_spec())
     return FlightRecorder(policy, make_robot(), seconds), policy
 
 
@@ -220,10 +220,10 @@ def test_the_policy_that_flew_gives_the_same_actions(
     assert records["inferred"].sum() == STEPS - 4
     assert np.unique(records["action"][records["inferred"]]).size > 50
     assert replay.main([str(flown), str(CARTPOLE)]) == replay.SAME == 0
-    said = capsys.readouterr().out
-    assert "100 steps" in said
-    assert "96 of 96 equal" in said
-    assert re.search(r"hold \(observation_stale\)", said)
+    message = capsys.readouterr().out
+    assert "100 steps" in message
+    assert "96 of 96 equal" in message
+    assert re.search(r"hold \(observation_stale\)", message)
 
 
 def altered(flown: Path, path: Path, **fields: object) -> Path:

@@ -61,7 +61,7 @@ def test_an_encoder_that_slipped_stays_unbelieved_until_restart() -> None:
     for k in range(1, 4):
         assert ours.position_jump(POSE + np.array([1.4, 0, 0]), MOVING, k * T)
         assert not ours.settled
-    for k in range(4, 8):  # they follow one another, but not what was believed
+    for k in range(4, 8):  # consistent with one another, but not with the accepted ones
         assert not ours.position_jump(POSE + np.array([1.4, 0, 0]), MOVING, k * T) or k == 4
     assert ours.settled
     assert "3 such readings in a row" in ours.broken
@@ -77,16 +77,16 @@ def test_time_makes_no_slip_possible_and_a_glitch_is_over_after_one(
 ) -> None:
     """Whether the joint moves meanwhile or not."""
     for lasts in (1, 50):
-        ours, believed = check(), []
+        ours, accepted = check(), []
         for k in range(60):
             off = slip if 10 <= k < 10 + lasts else 0.0
             pose = POSE + np.array([speed * k * T / 4 + off, 0, 0])
-            believed.append(not ours.position_jump(pose, MOVING, k * T))
+            accepted.append(not ours.position_jump(pose, MOVING, k * T))
         if slip <= 1.5 * 8.0 * T + JUMP_SLACK - abs(speed) * T / 4:
             continue  # as fast as the joint may move
-        assert believed[9] and not believed[10]
+        assert accepted[9] and not accepted[10]
         assert bool(ours.broken) == (lasts > 1)
-        assert lasts > 1 or all(believed[11:])
+        assert lasts > 1 or all(accepted[11:])
 
 
 def test_a_joint_that_turns_freely_may_wrap() -> None:

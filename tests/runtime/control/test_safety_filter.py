@@ -1,4 +1,4 @@
-"""The ladder of answers: which trouble gets which, how it climbs, and how it ends."""
+"""The response to faults: its first level, how it escalates, and how it ends."""
 
 from __future__ import annotations
 
@@ -103,13 +103,13 @@ def test_it_goes_on_after_being_free_of_trouble_for_recover() -> None:
     run.levels(HOLDS + 1, R.OBSERVATION_STALE)
     got = [run.step([0.0, 0.0, 0.0]).level.name for _ in range(7)]
     assert got == ["DAMP"] * 5 + ["RUN"] * 2
-    assert run.levels(HOLDS + 1, R.ACTION_NAN) == ["HOLD"] * HOLDS + ["DAMP"]  # a new trouble
+    assert run.levels(HOLDS + 1, R.ACTION_NAN) == ["HOLD"] * HOLDS + ["DAMP"]  # a new fault
 
 
 def test_recovery_counts_from_the_last_trouble() -> None:
     run = Run().arm()
     run.levels(1, R.WRONG_RATE)
-    for _ in range(2):  # 4 periods without trouble are too few
+    for _ in range(2):  # 4 periods without a fault are too few
         assert [run.step([0.0] * 3).level.name for _ in range(4)] == ["DAMP"] * 4
         run.levels(1, R.OBSERVATION_STALE)
     assert [run.step([0.0] * 3).level.name for _ in range(6)] == ["DAMP"] * 5 + ["RUN"]
@@ -159,9 +159,9 @@ def test_whatever_happens_hold_ends_and_a_stop_stays(
     run = Run(kind).arm()
     held, stopped = 0, False
     for found, steps in story:
-        asked = not UNUSABLE.intersection(found)
+        evaluated = not UNUSABLE.intersection(found)
         for _ in range(steps):
-            decision = run.step(WANTED[kind] if asked else None, *found)
+            decision = run.step(WANTED[kind] if evaluated else None, *found)
             worst = max((r.first_response for r in found), default=SafetyLevel.RUN)
             if worst >= SafetyLevel.HOLD:
                 assert decision.level >= worst
@@ -204,7 +204,7 @@ def test_after_damp_the_policy_takes_over_without_a_jump(kind: CommandKind) -> N
 
 
 class TestReadings:
-    """What a reading itself shows, and that the answer goes by it."""
+    """The faults of a reading by itself, and the response to them."""
 
     def test_nothing(self) -> None:
         assert Run().filter.faults_in(make_state()) == []

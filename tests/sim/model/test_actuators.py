@@ -163,9 +163,9 @@ def test_anything_but_a_plain_motor_is_refused_by_name(
 ) -> None:
     with pytest.raises(InputError, match=sentence) as caught:
         plant(tmp_path, actuators, joint, option)
-    said = str(caught.value)
-    assert "expected" in said and "got" in said and "joint a" in said
-    assert "\n" not in said and len(said) < 330
+    message = str(caught.value)
+    assert "expected" in message and "got" in message and "joint a" in message
+    assert "\n" not in message and len(message) < 330
 
 
 def test_gravity_compensation_on_top_of_the_contract_is_refused(tmp_path: Path) -> None:

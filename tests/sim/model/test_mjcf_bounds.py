@@ -31,10 +31,10 @@ def refused(path: Path, text: str) -> str:
     path.write_text(text)
     with within(2.0), pytest.raises(InputError) as raised:
         compile_model(path)
-    said = str(raised.value)
-    assert said.isprintable()
-    assert len(said) < 400
-    return said
+    message = str(raised.value)
+    assert message.isprintable()
+    assert len(message) < 400
+    return message
 
 
 BEYOND = {
