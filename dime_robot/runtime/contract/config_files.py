@@ -54,22 +54,25 @@ def read_config(path: Path) -> dict[str, object]:
     Raises:
         InputError: a file is missing, not YAML, not a mapping, or extends itself.
     """
-    contents: list[dict[str, Any]] = []
-    chain: list[Path] = []
-    current = path
-    while True:
-        content = _mapping(current)
-        chain.append(current)
-        if current.parent.resolve() != path.parent.resolve():
-            _make_absolute(content, current.parent.resolve())
-        contents.append(content)
-        if "extends" not in content:
-            break
-        current = _extended(current, content.pop("extends"), chain)
-    result = contents.pop()
-    while contents:
-        result = _overlaid(result, contents.pop())
-    return result
+    return _read(path, path.parent.resolve(), [path])
+
+
+def _read(path: Path, base: Path, chain: list[Path]) -> dict[str, Any]:
+    """Read a file and those that it extends.
+
+    Args:
+        path: of the file.
+        base: folder to which names of files are relative in the result.
+        chain: the files read so far, `path` the last.
+    """
+    content = _mapping(path)
+    folder = path.parent.resolve()
+    if folder != base:
+        _make_absolute(content, folder)
+    if "extends" not in content:
+        return content
+    other = _extended(path, content.pop("extends"), chain)
+    return _overlaid(_read(other, base, [*chain, other]), content)
 
 
 def _mapping(path: Path) -> dict[str, Any]:

@@ -75,5 +75,5 @@ class StartPose:
         return (
             f"{self._names[self._rows[worst]]} is {off[worst]:.3g} from its default position:"
             f" expected at most {self._error[worst]:.3g} (activation.position_error), or all joints"
-            " at their safe positions: lead the robot there first"
+            " at their safe positions: move the robot there first"
         )

@@ -552,7 +552,7 @@ class ControlLoop:
             if not abs(got - position) <= HELD_ERROR:  # NaN compares false
                 return (
                     f"{name}: the policy was trained with it held at {position:g}, got {got:.3g}:"
-                    " lead it there and hold it"
+                    " move it there and hold it"
                 )
         return ""
 

@@ -118,28 +118,28 @@ class Rest:
                 self._lost_since = None
             elif self._lost_since is None:  # else the load was held without a velocity already
                 self._lost_since = now
-        late = now - self._began >= self.max_duration
+        timed_out = now - self._began >= self.max_duration
         value = self.step(now, elapsed, previous, state, newest)
         match self._limits.kind:
             case "effort":
-                return self._leave_effort(now, late, value, state)
+                return self._shut_down_effort(now, timed_out, value, state)
             case "position":
-                return value, self._position_reached(late, value, state)
+                return value, self._position_reached(timed_out, value, state)
         if value is not None and not value.any():
             return value, RestReached(True, "standing: a velocity of 0 is commanded")
-        if late:
+        if timed_out:
             return value, RestReached(False, "still slowing down")
         return value, None
 
-    def _leave_effort(
-        self, now: float, late: bool, value: FloatArray | None, state: RobotState | None
+    def _shut_down_effort(
+        self, now: float, timed_out: bool, value: FloatArray | None, state: RobotState | None
     ) -> tuple[FloatArray | None, RestReached | None]:
         limits, safety, zero = self._limits, self._safety, np.zeros(len(self._limits.names))
         own = f"the robot's own time-out of {self._own_timeout:g} s has to act"
         if state is None:
             self._slow_since = None
             if not self._limp:
-                if not late and value is not None:
+                if not timed_out and value is not None:
                     return value, None
                 text = f"without a velocity to damp, held by holding_effort until now; {own}"
                 return value, RestReached(False, text)
@@ -147,7 +147,7 @@ class Rest:
             lost = self._lost_since is not None and (
                 now - max(self._lost_since, self._began) >= LOST_FOR
             )
-            if lost or late:
+            if lost or timed_out:
                 return zero, RestReached(False, "no velocity can be trusted, effort 0")
             return zero, None
         speed = np.abs(limits.velocity(state))
@@ -162,7 +162,7 @@ class Rest:
         if self._limp:
             if slow_for >= safety.rest_fade:
                 return zero, RestReached(True, f"all joints slower than {safety.rest_speed:g}")
-            if late:
+            if timed_out:
                 return zero, RestReached(False, f"{self._fastest(speed)}, effort 0")
             if slow_for >= 0:
                 value = value * (1 - slow_for / safety.rest_fade)
@@ -170,17 +170,17 @@ class Rest:
         light = bool((np.abs(value) <= SLIGHT_EFFORT * limits.effort).all())
         if slow_for >= SETTLED_FOR and light:
             return value, RestReached(True, f"all joints slower than {safety.rest_speed:g}")
-        if late:
+        if timed_out:
             return value, RestReached(False, f"{self._fastest(speed)}, damped until now; {own}")
         return value, None
 
     def _position_reached(
-        self, late: bool, value: FloatArray | None, state: RobotState | None
+        self, timed_out: bool, value: FloatArray | None, state: RobotState | None
     ) -> RestReached | None:
         assert value is not None
         commanded = bool(np.array_equal(value, self._target))
         if state is None:
-            if not commanded and not late:
+            if not commanded and not timed_out:
                 return None
             sent = "was commanded" if commanded else "was not reached by the command"
             return RestReached(
@@ -191,7 +191,7 @@ class Rest:
         text = f"{self._limits.names[worst]} is {error[worst]:.3g} from its safe position"
         if commanded and error[worst] <= ARRIVED:
             return RestReached(True, f"at the safe position: {text}")
-        return RestReached(False, text) if late else None
+        return RestReached(False, text) if timed_out else None
 
     def _fastest(self, speed: FloatArray) -> str:
         worst = int(speed.argmax())

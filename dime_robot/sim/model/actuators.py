@@ -112,9 +112,8 @@ def _not_one_to_one(model: mujoco.MjModel, actuator: int) -> str | None:
 
 def _no_motor(model: mujoco.MjModel, actuator: int) -> str | None:
     """Say why an actuator is not a plain motor; None: it is."""
-    fault = _not_one_to_one(model, actuator)
-    if fault is not None:
-        return fault
+    if (defect := _not_one_to_one(model, actuator)) is not None:
+        return defect
     bias = mujoco.mjtBias(int(model.actuator_biastype[actuator]))
     if model.actuator_gainprm[actuator, 0] != 1:
         return f"gain {model.actuator_gainprm[actuator, 0]:g}"
@@ -161,76 +160,58 @@ class MotorSearch:
         own = mujoco.mjtTrn.mjTRN_JOINT
         return sorted(found, key=lambda a: (model.actuator_trntype[a] != own, a))
 
-    def _add(self, actuator: int, where: str, expected: str, got: str) -> None:
+    def _report(self, actuator: int, where: str, expected: str, got: object) -> None:
         name = actuator_name(self._model, actuator)
         self.problems.append(f"actuator {name} of {where}: expected {expected}, got {got}")
 
+    def _require_alone(self, actuator: int, joint: int) -> None:
+        """Report all other actuators that may move a joint."""
+        model = self._model
+        for other in self._movers(joint):
+            if other != actuator:
+                expected = f"only {actuator_name(model, actuator)} to move the joint"
+                got = f"a second one (transmission: {transmission(model, other)}); remove it"
+                self._report(other, f"joint {joint_name(model, joint)}", expected, got)
+
     def _effort(self, name: str, joint: int) -> None:
-        model, limit = self._model, self._spec.joint(name).effort_limit
-        commanded = name in self._spec.action.scale
+        limit, commanded = self._spec.joint(name).effort_limit, name in self._spec.action.scale
         movers = self._movers(joint)
         if not movers:
             if commanded:
                 self.problems.append(f"expected a motor on joint {name}, got none")
             return
-        motor, *others = movers
-        self._chosen[name] = motor
-        for other in others:
-            self._add(
-                other,
-                f"joint {name}",
-                f"only {actuator_name(model, motor)} to move the joint",
-                f"a second one (transmission: {transmission(model, other)}); remove it",
-            )
-        fault = _no_motor(model, motor)
-        if fault is not None:
-            self._add(
-                motor,
-                f"joint {name}",
-                f"{MOTOR}, so that the contract's effort arrives at the joint",
-                f"{fault}; replace it by such a motor",
-            )
-            return
-        if commanded and limit is not None:
-            self._bounds(name, joint, motor, limit)
+        motor = self._chosen[name] = movers[0]
+        self._require_alone(motor, joint)
+        if (defect := _no_motor(self._model, motor)) is not None:
+            expected = f"{MOTOR}, so that the contract's effort arrives at the joint"
+            got = f"{defect}; replace it by such a motor"
+            self._report(motor, f"joint {name}", expected, got)
+        elif commanded and limit is not None:
+            self._check_bounds(name, joint, motor, limit)
 
-    def _bounds(self, name: str, joint: int, motor: int, limit: float) -> None:
-        model = self._model
-        where, control = f"joint {name}", int(model.actuator_ctrladr[motor])
-        got = model.actuator_ctrlrange[control]
-        if not model.actuator_ctrllimited[control] or not np.allclose(got, [-limit, limit]):
-            self._add(
-                motor,
-                where,
-                f"ctrlrange [{-limit:g}, {limit:g}] as in the contract",
-                f"{got.tolist()}"
-                + ("" if model.actuator_ctrllimited[control] else ", and ctrllimited false"),
-            )
+    def _check_bounds(self, name: str, joint: int, motor: int, limit: float) -> None:
+        model, where, contract = self._model, f"joint {name}", f"[{-limit:g}, {limit:g}]"
+        control = int(model.actuator_ctrladr[motor])
+        limited, got = model.actuator_ctrllimited[control], model.actuator_ctrlrange[control]
+        if not limited or not np.allclose(got, [-limit, limit]):
+            unlimited = "" if limited else ", and ctrllimited false"
+            expected = f"ctrlrange {contract} as in the contract"
+            self._report(motor, where, expected, f"{got.tolist()}{unlimited}")
         if model.opt.disableflags & mujoco.mjtDisableBit.mjDSBL_CLAMPCTRL:
-            self._add(motor, where, "commands that are clamped to ctrlrange", "flag clampctrl off")
-        for field, limited, bounds in (
-            (
-                "forcerange",
-                model.actuator_forcelimited[motor],
-                model.actuator_forcerange[motor],
-            ),
-            ("actuatorfrcrange", model.jnt_actfrclimited[joint], model.jnt_actfrcrange[joint]),
-        ):
-            needed = limit * (1 - TOLERANCE)
-            if limited and (bounds[0] > -needed or bounds[1] < needed):
-                self._add(
-                    motor,
-                    where,
-                    f"{field} at least as wide as the contract's effort, [{-limit:g}, {limit:g}]",
-                    f"{bounds.tolist()}",
-                )
+            expected = "commands that are clamped to ctrlrange"
+            self._report(motor, where, expected, "flag clampctrl off")
+        ranges = {
+            "forcerange": (model.actuator_forcelimited[motor], model.actuator_forcerange[motor]),
+            "actuatorfrcrange": (model.jnt_actfrclimited[joint], model.jnt_actfrcrange[joint]),
+        }
+        needed = limit * (1 - TOLERANCE)
+        for field, (limited, (low, high)) in ranges.items():
+            if limited and (low > -needed or high < needed):
+                expected = f"{field} at least as wide as the contract's effort, {contract}"
+                self._report(motor, where, expected, [float(low), float(high)])
         if model.jnt_actgravcomp[joint] and model.ngravcomp:
-            self._add(
-                motor,
-                where,
-                "all of the joint's effort to come from the contract",
-                "gravity compensation on top (actuatorgravcomp)",
-            )
+            expected = "all of the joint's effort to come from the contract"
+            self._report(motor, where, expected, "gravity compensation on top (actuatorgravcomp)")
 
     def _twist(self, axis: str) -> None:
         model = self._model
@@ -239,26 +220,17 @@ class MotorSearch:
             self.problems.append(f"expected an actuator {axis}, a velocity servo, got none")
             return
         self._chosen[axis] = actuator
-        fault = self._no_servo(axis, actuator)
-        if fault is not None:
-            self._add(actuator, f"axis {axis}", f"{SERVO} on a joint of its own", fault)
+        if (defect := self._no_servo(axis, actuator)) is not None:
+            self._report(actuator, f"axis {axis}", f"{SERVO} on a joint of its own", defect)
             return
         (joint,) = moved_joints(model, actuator)
-        for other in self._movers(joint):
-            if other != actuator:
-                self._add(
-                    other,
-                    f"joint {joint_name(model, joint)}",
-                    f"only {axis} to move the joint",
-                    f"a second one (transmission: {transmission(model, other)}); remove it",
-                )
+        self._require_alone(actuator, joint)
 
     def _no_servo(self, axis: str, actuator: int) -> str | None:
         """Say why an actuator is not a velocity servo for an axis of a twist; None: it is."""
         model = self._model
-        fault = _not_one_to_one(model, actuator)
-        if fault is not None:
-            return fault
+        if (defect := _not_one_to_one(model, actuator)) is not None:
+            return defect
         gain, bias = model.actuator_gainprm[actuator, 0], model.actuator_biasprm[actuator, :3]
         affine = model.actuator_biastype[actuator] == mujoco.mjtBias.mjBIAS_AFFINE
         if not affine or gain <= 0 or bias[0] or bias[1] or not np.isclose(bias[2], -gain):

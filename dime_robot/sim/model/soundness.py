@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -43,7 +44,14 @@ BOUNDS = (
     Bound("qpos0", "position", "rad or m", 1e4, -1e4),
     Bound("key_qpos", "position", "rad or m", 1e4, -1e4),
 )
-MAX_ITERATIONS = 10_000  # of a solver in one step
+MAX_ITERATIONS = 10_000  # of a solver in one step, which must end in time
+OPTIONS = {  # smallest and largest value; with less the solver does not enforce stops and contacts
+    "iterations": (1, MAX_ITERATIONS),
+    "ls_iterations": (1, MAX_ITERATIONS),
+    "noslip_iterations": (0, MAX_ITERATIONS),
+    "ccd_iterations": (0, MAX_ITERATIONS),
+    "impratio": (1e-6, math.inf),
+}
 MAX_DOFS = 2_000  # degrees of freedom of the whole model
 MAX_GRAVITY = 100.0  # [m/s^2]
 DERIVED = (  # suffixes of arrays that MuJoCo computes from others
@@ -121,11 +129,8 @@ def _out_of_bounds(model: mujoco.MjModel) -> list[str]:
     for bound in BOUNDS:
         values = getattr(model, bound.field)
         wrong = np.isfinite(values) & ((values < bound.smallest) | (values > bound.largest))
-        if bound.field in (
-            "body_mass",
-            "body_inertia",
-        ):  # of the world: any
-            wrong[model.body_weldid == 0] = False
+        if bound.field in ("body_mass", "body_inertia"):
+            wrong[model.body_weldid == 0] = False  # of the world: any
         for row in dict.fromkeys(np.argwhere(wrong)[:, 0].tolist()):
             got = np.atleast_1d(values[row])[np.atleast_1d(wrong[row])][0]
             problems.append(
@@ -137,17 +142,10 @@ def _out_of_bounds(model: mujoco.MjModel) -> list[str]:
             f"option: expected gravity up to {MAX_GRAVITY:g} m/s^2, got"
             f" {_numbers(model.opt.gravity)}: is this really in m/s^2, not in mm/s^2?"
         )
-    for field, smallest in (("iterations", 1), ("ls_iterations", 1), ("impratio", 1e-6)):
-        if getattr(model.opt, field) < smallest:
-            problems.append(
-                f"option: expected {field} of {smallest:g} or more, got"
-                f" {getattr(model.opt, field):g}: the solver could not enforce stops and contacts"
-            )
     problems += [
-        f"option: expected {field} up to {MAX_ITERATIONS:,}, got {getattr(model.opt, field):,}: one"
-        " step could take for ever"
-        for field in ("iterations", "ls_iterations", "noslip_iterations", "ccd_iterations")
-        if getattr(model.opt, field) > MAX_ITERATIONS
+        f"option: expected {field} in [{smallest:g}, {largest:g}], got {value:g}"
+        for field, (smallest, largest) in OPTIONS.items()
+        if (value := getattr(model.opt, field)) < smallest or value > largest
     ]
     if model.nv > MAX_DOFS:
         problems.append(

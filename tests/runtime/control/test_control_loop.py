@@ -560,7 +560,7 @@ def test_joints_that_something_else_holds_have_to_be_where_training_had_them() -
     bench = LoopBench(spec={"held_joints": {"spare": 0.5}})
     for held, words in (
         (None, "spare: the policy was trained with it held at 0.5, got nan"),
-        (np.array([0.9]), "got 0.9: lead it there and hold it"),
+        (np.array([0.9]), "got 0.9: move it there and hold it"),
         (np.array([0.55]), ""),
     ):
         for _ in range(60):
