@@ -392,10 +392,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--out", type=Path, help="default: policy.onnx beside the checkpoint")
     parser.add_argument("--batch", type=int, default=1, help="observations per call, fixed")
-    parser.add_argument(
-        "--env",
-        help="for the proof; needed if that of the training is not registered",
-    )
+    parser.add_argument("--env", help="for the proof; default: the environment of the training")
     parser.add_argument("--json", action="store_true", help="print the provenance as JSON instead")
     latency.add_budget_options(parser)
     options = parser.parse_args(argv)

@@ -78,8 +78,8 @@ def examine(name: str) -> Findings:
     robot = _section(RobotConfig, content.get("robot"))
     sim = _section(SimConfig, content.get("sim"))
     if policy is not None and robot is not None:
-        for error in incompatibilities(policy, robot):
-            found.add(str(error))
+        for incompatibility in incompatibilities(policy, robot):
+            found.add(str(incompatibility))
     if policy is not None and sim is not None:
         model = path.parent / sim.model
         sound = _examine_model(policy, sim, model, found)

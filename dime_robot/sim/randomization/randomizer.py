@@ -108,22 +108,16 @@ class Randomizer:
 
     def _random_draw(self, term: RandomTerm) -> RandomDraw:
         """Resolve a term's targets."""
-        kind = term.kind
-        of_drive = kind in DRIVE_KINDS
-        if of_drive and self._plant.drive is None:
-            raise InputError(
-                f"{kind}: expected a robot with a position drive, got actions of kind"
-                f" {self._spec.action.kind}; leave this term out"
-            )
-        if kind == "push" and not self._plant.has_free_base:
-            raise InputError(
-                "push: expected a robot with a free joint, got none; leave this term out"
-            )
-        if kind == "imu_mounting" and not self._plant.has_imu:
-            raise InputError(
-                "imu_mounting: expected a robot with an imu (sim.imu), got none; leave this term"
-                " out"
-            )
+        kind, plant, of_drive = term.kind, self._plant, term.kind in DRIVE_KINDS
+        for needed, present, what, got in (
+            (of_drive, plant.drive is not None, "a position drive", self._spec.action.kind),
+            (kind == "push", plant.has_free_base, "a free joint", "none"),
+            (kind == "imu_mounting", plant.has_imu, "an imu (sim.imu)", "none"),
+        ):
+            if needed and not present:
+                raise InputError(
+                    f"{kind}: expected a robot with {what}, got {got}; leave this term out"
+                )
         match KINDS[kind].target:
             case "geom":
                 names = known = _names(self._model.geom, self._model.ngeom, "geom")
@@ -146,8 +140,7 @@ class Randomizer:
         return RandomDraw(term, labels, rows, shape)
 
     def _targets(self, term: RandomTerm, known: list[str], default: list[str]) -> Sequence[str]:
-        unknown = [name for name in term.targets if name not in known]
-        if unknown:
+        if unknown := [name for name in term.targets if name not in known]:
             raise InputError(
                 f"{term.kind}: expected targets out of {known}, got {', '.join(unknown)}"
             )
