@@ -10,6 +10,7 @@ import mujoco
 import numpy as np
 import numpy.typing as npt
 
+from dime_robot.runtime.contract.policy_spec import Float32Array
 from dime_robot.runtime.control.observation import ActionDecoder, ObservationEncoder
 from dime_robot.runtime.control.state import RobotState
 from dime_robot.sim.config.robot_task import RobotTaskConfig, load_robot_task
@@ -18,10 +19,8 @@ from dime_robot.sim.plant.plant import make_plant
 from dime_robot.sim.randomization.randomizer import Randomizer
 from dime_robot.sim.tasks.task import make_task
 
-Observation = npt.NDArray[np.float32]
 
-
-class RobotEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
+class RobotEnv(gymnasium.Env[Float32Array, Float32Array]):
     """A robot task from `sim_configs/NAME.yaml`, with its randomization.
 
     Observation: raw SI values in the contract's order. Action: [-1, 1]. `info["is_success"]` is
@@ -63,7 +62,7 @@ class RobotEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Observation, dict[str, Any]]:
+    ) -> tuple[Float32Array, dict[str, Any]]:
         """Begin an episode."""
         super().reset(seed=seed)
         self.randomizer.reset(self.np_random)
@@ -74,9 +73,7 @@ class RobotEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
         self._steps = 0
         return self._observe(state), {"is_success": False}
 
-    def step(
-        self, action: npt.NDArray[np.float32]
-    ) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+    def step(self, action: Float32Array) -> tuple[Float32Array, float, bool, bool, dict[str, Any]]:
         """Simulate one control period."""
         command = self._decoder.decode(action)
         self.randomizer.step(self.np_random, self._steps * self.policy_spec.period)
@@ -88,7 +85,7 @@ class RobotEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
             info["effort_peak"] = float(self.plant.drive.peak.max())
         return self._observe(state), reward, self.task.terminated(), False, info
 
-    def _observe(self, state: RobotState) -> Observation:
+    def _observe(self, state: RobotState) -> Float32Array:
         state = state._replace(command_velocity=self.task.command_velocity)
         observation = self._encoder.encode(state, self._decoder.last_action)
         return self.randomizer.observe(observation, self.np_random)

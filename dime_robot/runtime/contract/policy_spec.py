@@ -44,6 +44,7 @@ MAX_JOINTS = 256  # of a robot, and of what one contract or one term names
 MAX_NUMBERS = 10_000_000  # in an observation, and in an action
 MAX_HISTORY = 1_000  # readings in one term
 FloatArray = npt.NDArray[np.floating]
+Float32Array = npt.NDArray[np.float32]  # as policies take and return it
 
 
 class StrictModel(BaseModel):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from dime_robot.runtime.contract.policy_spec import FloatArray
+from dime_robot.runtime.contract.policy_spec import Float32Array, FloatArray
 from dime_robot.runtime.contract.robot_config import RobotConfig, require_compatible
 from dime_robot.runtime.control.faults import UNUSABLE, Fault, SafetyLevel
 from dime_robot.runtime.control.flight_recorder import FlightRecorder
@@ -15,7 +15,7 @@ from dime_robot.runtime.control.observation import ActionDecoder, ObservationEnc
 from dime_robot.runtime.control.rest import RestReached
 from dime_robot.runtime.control.safety_filter import Decision, SafetyFilter
 from dime_robot.runtime.control.state import JointCommand, RobotState
-from dime_robot.runtime.policy.onnx_policy import Float32Array, Policy
+from dime_robot.runtime.policy.onnx_policy import Policy
 
 
 class Controller:

@@ -10,7 +10,12 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from dime_robot.runtime.contract.policy_spec import FloatArray, ObservationTerm, PolicySpec
+from dime_robot.runtime.contract.policy_spec import (
+    Float32Array,
+    FloatArray,
+    ObservationTerm,
+    PolicySpec,
+)
 from dime_robot.runtime.control.state import CommandKind, JointCommand, RobotState
 from dime_robot.runtime.io.errors import InputError
 
@@ -43,9 +48,7 @@ class ObservationEncoder:
         """Forget the history."""
         self._first = True
 
-    def encode(
-        self, state: RobotState, last_action: FloatArray | None = None
-    ) -> npt.NDArray[np.float32]:
+    def encode(self, state: RobotState, last_action: FloatArray | None = None) -> Float32Array:
         """Compute the observation. Call it once per control step: each call extends the history.
 
         Args:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
-Float32Array = npt.NDArray[np.float32]
+from dime_robot.runtime.contract.policy_spec import Float32Array
 
 
 class Binding(Protocol):

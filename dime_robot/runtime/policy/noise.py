@@ -11,7 +11,8 @@ from __future__ import annotations
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
+
+from dime_robot.runtime.contract.policy_spec import Float32Array
 
 NoiseMode = Literal["fresh", "held", "zero"]
 NOISE_MODES: tuple[NoiseMode, ...] = ("fresh", "held", "zero")
@@ -32,7 +33,7 @@ class NoiseSource:
     """
 
     def __init__(self, shape: tuple[int, ...], seed: int, mode: NoiseMode) -> None:
-        self.values: npt.NDArray[np.float32] = np.zeros(shape, dtype=np.float32)
+        self.values: Float32Array = np.zeros(shape, dtype=np.float32)
         self.mode = mode
         self._generator = np.random.default_rng(seed)
         self.reset()
@@ -44,7 +45,7 @@ class NoiseSource:
         if self.mode == "held":
             self._fill()
 
-    def draw(self) -> npt.NDArray[np.float32]:
+    def draw(self) -> Float32Array:
         """Return the noise of the next action: `values`, which the next call overwrites."""
         if self.mode == "fresh":
             self._fill()

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from dime_robot.runtime.contract.config_diff import differences
-from dime_robot.runtime.contract.policy_spec import PolicySpec
+from dime_robot.runtime.contract.policy_spec import Float32Array, PolicySpec
 from dime_robot.runtime.io.errors import InputError
 from dime_robot.runtime.io.regular_files import home_or_temporary
 from dime_robot.runtime.policy.binding import Binding, CpuBinding, GpuBinding, provider_options
@@ -21,7 +20,6 @@ from dime_robot.runtime.policy.policy_file import PolicyFile, load_policy_file
 
 ENGINE_CACHE = home_or_temporary() / ".cache" / "dime_robot"  # for TensorRT
 MAX_ACTION = np.float32(1.0 + 1e-3)  # larger than rounding explains, also that of float16 engines
-Float32Array = npt.NDArray[np.float32]
 Provider = Literal["cpu", "cuda", "tensorrt", "auto"]
 PROVIDERS: dict[str, str] = {
     "cpu": "CPUExecutionProvider",

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from xml.etree import ElementTree
@@ -101,17 +100,13 @@ def _parsed(path: Path) -> ElementTree.Element:
 
 
 def _require_files(path: Path, element: ElementTree.Element, counts: _Counts, copies: int) -> None:
-    for name in _file_names(element):
+    for name in (value for key, value in element.items() if key.startswith("file") and value):
         for other in _candidates(path, counts, name):
             if element.tag in ("include", "model"):
                 if other not in counts.files:
                     _require_file_bounded(other, counts, copies)
             else:
                 _require_asset(other, counts)
-
-
-def _file_names(element: ElementTree.Element) -> Iterator[str]:
-    yield from (value for key, value in element.items() if key.startswith("file") and value)
 
 
 def _candidates(path: Path, counts: _Counts, name: str) -> list[Path]:

@@ -86,11 +86,6 @@ class PositionDrive:
             [gain.effort_limit or np.inf for gain in gains],
         )
 
-    @property
-    def limit(self) -> FloatArray:
-        """Largest effort of a motor at rest and of strength 1, shape (n,) [N m or N]."""
-        return self._limit
-
     def reset(self) -> None:
         """Reset the recorded efforts."""
         self.peak = np.zeros(len(self._limit))  # largest |effort| since `reset` [N m or N]

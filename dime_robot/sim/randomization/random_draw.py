@@ -10,7 +10,7 @@ import mujoco
 import numpy as np
 import numpy.typing as npt
 
-from dime_robot.runtime.contract.policy_spec import FloatArray
+from dime_robot.runtime.contract.policy_spec import Float32Array, FloatArray
 from dime_robot.sim.config.randomization import KINDS, RandomTerm
 
 
@@ -91,7 +91,7 @@ class Noise:
         self._stacked = np.zeros(size)
         self.first = True  # whether the next reading is the first of an episode
 
-    def add(self, observation: npt.NDArray[np.float32], rng: np.random.Generator) -> None:
+    def add(self, observation: Float32Array, rng: np.random.Generator) -> None:
         """Add the noise of this step to an observation, in place."""
         fresh, stacked = self.random_draw.draw(rng), self._stacked
         if self.first:

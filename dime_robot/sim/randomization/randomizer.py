@@ -12,9 +12,8 @@ from typing import Any
 
 import mujoco
 import numpy as np
-import numpy.typing as npt
 
-from dime_robot.runtime.contract.policy_spec import FloatArray, PolicySpec
+from dime_robot.runtime.contract.policy_spec import Float32Array, FloatArray, PolicySpec
 from dime_robot.runtime.io.errors import InputError
 from dime_robot.sim.config.randomization import KINDS, RandomKind, RandomTerm
 from dime_robot.sim.plant.plant import Plant
@@ -274,9 +273,7 @@ class Randomizer:
             else:
                 self._write(entry.term.kind)
 
-    def observe(
-        self, observation: npt.NDArray[np.float32], rng: np.random.Generator
-    ) -> npt.NDArray[np.float32]:
+    def observe(self, observation: Float32Array, rng: np.random.Generator) -> Float32Array:
         """Add noise to an observation, shape (n_obs,), raw SI, in place, and return it."""
         for noise in self._noises:
             noise.add(observation, rng)
