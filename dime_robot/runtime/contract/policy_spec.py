@@ -82,28 +82,16 @@ class Joint(StrictModel):
 
     name: Name
     type: Literal["revolute", "prismatic"]
-    position_limits: tuple[float, float] | None = Field(
-        None, description="lower and upper stop [rad or m]; none means unlimited"
-    )
-    effort_limit: float | None = Field(
-        None,
-        gt=0,
-        le=MAX_FORCE,
-        description="largest effort the actuator gives [N m or N]; none: not actuated",
-    )
-    default_position: float = Field(0.0, description="position at action 0 [rad or m]")
-    stiffness: float | None = Field(
-        None,
-        gt=0,
-        le=MAX_STIFFNESS,
-        description="gain on the position error [N m/rad or N/m]; for position actions",
-    )
-    damping: float | None = Field(
-        None,
-        ge=0,
-        le=MAX_DAMPING,
-        description="gain on the velocity [N m s/rad or N s/m]; for position actions",
-    )
+    position_limits: tuple[float, float] | None = None
+    """Lower and upper stop [rad or m]; none means unlimited."""
+    effort_limit: float | None = Field(None, gt=0, le=MAX_FORCE)
+    """Largest effort the actuator gives [N m or N]; none: not actuated."""
+    default_position: float = 0.0
+    """Position at action 0 [rad or m]."""
+    stiffness: float | None = Field(None, gt=0, le=MAX_STIFFNESS)
+    """Gain on the position error [N m/rad or N/m]; for position actions."""
+    damping: float | None = Field(None, ge=0, le=MAX_DAMPING)
+    """Gain on the velocity [N m s/rad or N s/m]; for position actions."""
 
     @model_validator(mode="after")
     def _limits_are_plausible(self) -> Joint:
@@ -146,19 +134,20 @@ class ObservationTerm(StrictModel):
 
     name: Name
     kind: TermKind
-    unit: Unit = Field(description="unit of the raw values, e.g. rad/s; 1 for none")
-    size: int = Field(gt=0, le=MAX_NUMBERS, description="how many numbers")
-    joints: tuple[Name, ...] = Field(
-        (), max_length=MAX_JOINTS, description="joints in order, for joint terms"
-    )
-    scale: float = Field(1.0, gt=0, le=1e9, description="factor applied inside the network")
-    clip: float | None = Field(None, gt=0, le=1e9, description="bound on the raw magnitude [unit]")
-    history: int = Field(
-        1, gt=0, le=MAX_HISTORY, description="readings stacked, oldest first; one per step"
-    )
-    history_fill: Literal["first", "zero"] = Field(
-        "first", description="fills the history before the first reading: that reading, or zeros"
-    )
+    unit: Unit
+    """Unit of the raw values, e.g. rad/s; 1 for none."""
+    size: int = Field(gt=0, le=MAX_NUMBERS)
+    """How many numbers."""
+    joints: tuple[Name, ...] = Field((), max_length=MAX_JOINTS)
+    """Joints in order, for joint terms."""
+    scale: float = Field(1.0, gt=0, le=1e9)
+    """Factor applied inside the network."""
+    clip: float | None = Field(None, gt=0, le=1e9)
+    """Bound on the raw magnitude [unit]."""
+    history: int = Field(1, gt=0, le=MAX_HISTORY)
+    """Readings stacked, oldest first; one per step."""
+    history_fill: Literal["first", "zero"] = "first"
+    """Fills the history before the first reading: that reading, or zeros."""
 
     @property
     def width(self) -> int:
@@ -188,24 +177,18 @@ class ObservationTerm(StrictModel):
 class Action(StrictModel):
     """How the policy's output in [-1, 1] becomes a command."""
 
-    kind: Literal["effort", "position", "twist", "flat"] = Field(
-        description="effort: scale * a [N m or N]; position: default_position + scale * a [rad or"
-        " m]; twist: scale * a, a velocity of the base [m/s, rad/s]; flat: mapped linearly onto"
-        " the action space"
-    )
-    size: int = Field(gt=0, le=MAX_NUMBERS, description="how many numbers")
+    kind: Literal["effort", "position", "twist", "flat"]
+    """effort: scale * a [N m or N]; position: default_position + scale * a [rad or m]; twist: scale
+    * a, a velocity of the base [m/s, rad/s]; flat: mapped linearly onto the action space."""
+    size: int = Field(gt=0, le=MAX_NUMBERS)
+    """How many numbers."""
     scale: dict[Name, Annotated[float, Field(gt=0)]] = Field(
-        default_factory=dict,
-        max_length=MAX_JOINTS,
-        description="joint (twist: one of linear_x, linear_y, angular_z) -> change at a = 1",
+        default_factory=dict, max_length=MAX_JOINTS
     )
-    low_pass: float = Field(
-        1.0,
-        gt=0,
-        le=1,
-        description="low-pass filter: y = low_pass * a + (1 - low_pass) * previous y, which is 0 at"
-        " reset; 1: no filter",
-    )
+    """Joint (twist: one of linear_x, linear_y, angular_z) -> change at a = 1."""
+    low_pass: float = Field(1.0, gt=0, le=1)
+    """Low-pass filter: y = low_pass * a + (1 - low_pass) * previous y, which is 0 at reset; 1: no
+    filter."""
 
 
 class PolicySpec(StrictModel):
@@ -213,16 +196,14 @@ class PolicySpec(StrictModel):
 
     version: Literal[1] = 1
     name: Name
-    rate: float = Field(gt=0, le=MAX_RATE, description="control rate [Hz]")
+    rate: float = Field(gt=0, le=MAX_RATE)
+    """Control rate [Hz]."""
     joints: tuple[Joint, ...] = Field((), max_length=MAX_JOINTS)
     observation: tuple[ObservationTerm, ...] = Field(min_length=1, max_length=MAX_JOINTS)
     action: Action
-    held_joints: dict[Name, float] = Field(
-        default_factory=dict,
-        max_length=MAX_JOINTS,
-        description="joints of the robot that the policy neither moves nor observes, and the"
-        " position at which each was held in training [rad or m]; the robot has to hold it there",
-    )
+    held_joints: dict[Name, float] = Field(default_factory=dict, max_length=MAX_JOINTS)
+    """Joints of the robot that the policy neither moves nor observes, and the position at which
+    each was held in training [rad or m]; the robot has to hold it there."""
 
     @model_serializer(mode="wrap")
     def _omit_empty_held_joints(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:

@@ -50,67 +50,50 @@ class StateInput(StrictModel):
     """The robot's sensor_msgs/JointState messages."""
 
     topic: Topic = "joint_states"
-    rate: Annotated[float, lower_bound(1, "Hz", "s")] = Field(
-        gt=0, le=MAX_RATE, description="how often the robot publishes [Hz]"
-    )
-    max_age: Age = Field(gt=0, description="older readings are stale [s]")
-    same_clock: bool = Field(
-        True,
-        description="its stamps are on this machine's clock; else ages come from arrivals",
-    )
-    resolution: float = Field(
-        2 * math.pi / 4096,
-        ge=0,
-        le=1,
-        description="smallest step of a joint's encoder [rad or m]; for the check of frozen values",
-    )
-    dead_band: float = Field(
-        0.02,
-        ge=0,
-        le=10,
-        description="how far a command may move before a joint has to follow: backlash, friction"
-        " [rad or m]; for the check of frozen values",
-    )
-    frozen_after: Annotated[float, upper_bound(60, "s", "ms")] = Field(
-        0.5,
-        gt=0,
-        description="values that stay equal to the last bit for this long, while commands moved,"
-        " are frozen [s]",
-    )
+    rate: Annotated[float, lower_bound(1, "Hz", "s")] = Field(gt=0, le=MAX_RATE)
+    """How often the robot publishes [Hz]."""
+    max_age: Age = Field(gt=0)
+    """Older readings are stale [s]."""
+    same_clock: bool = True
+    """Its stamps are on this machine's clock; else ages come from arrivals."""
+    resolution: float = Field(2 * math.pi / 4096, ge=0, le=1)
+    """Smallest step of a joint's encoder [rad or m]; for the check of frozen values."""
+    dead_band: float = Field(0.02, ge=0, le=10)
+    """How far a command may move before a joint has to follow: backlash, friction [rad or m]; for
+    the check of frozen values."""
+    frozen_after: Annotated[float, upper_bound(60, "s", "ms")] = Field(0.5, gt=0)
+    """Values that stay equal to the last bit for this long, while commands moved, are frozen
+    [s]."""
 
 
 class ImuInput(StrictModel):
     """The robot's sensor_msgs/Imu messages, in the frame of the base."""
 
     topic: Topic = "imu"
-    max_age: Age = Field(gt=0, description="older readings are stale [s]")
+    max_age: Age = Field(gt=0)
+    """Older readings are stale [s]."""
     max_rate: Annotated[float, lower_bound(1, "rad/s", "rev/s")] = Field(
-        35.0,
-        gt=0,
-        le=MAX_FREE_SPEED,
-        description="largest angular velocity that the gyro can show [rad/s]",
+        35.0, gt=0, le=MAX_FREE_SPEED
     )
+    """Largest angular velocity that the gyro can show [rad/s]."""
 
 
 class VelocityInput(StrictModel):
     """The operator's velocity commands."""
 
     topic: Topic = "cmd_vel"
-    type: TwistType = Field("Twist", description="of its messages, in geometry_msgs")
-    timeout: Annotated[float, upper_bound(60, "s", "ms")] = Field(
-        gt=0, description="after this long without a command it becomes 0 [s]"
-    )
-    second_publisher: Literal["warn", "refuse"] = Field(
-        "warn",
-        description="response to two publishers of the velocity: a warning; or activation is"
-        " refused, and while running the command becomes 0",
-    )
-    limits: dict[str, Speed] = Field(description="axis -> largest magnitude [m/s, rad/s]")
-    lowest: dict[str, float] = Field(
-        default_factory=dict,
-        description="axis -> smallest value, where that is not -limit: 0 for a policy that was not"
-        " trained to go backwards [m/s, rad/s]",
-    )
+    type: TwistType = "Twist"
+    """Type of its messages, in geometry_msgs."""
+    timeout: Annotated[float, upper_bound(60, "s", "ms")] = Field(gt=0)
+    """After this long without a command it becomes 0 [s]."""
+    second_publisher: Literal["warn", "refuse"] = "warn"
+    """Response to two publishers of the velocity: a warning; or activation is refused, and while
+    running the command becomes 0."""
+    limits: dict[str, Speed]
+    """Axis -> largest magnitude [m/s, rad/s]."""
+    lowest: dict[str, float] = Field(default_factory=dict)
+    """Axis -> smallest value, where that is not -limit: 0 for a policy that was not trained to go
+    backwards [m/s, rad/s]."""
 
     @property
     def bounds(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -136,33 +119,26 @@ class VelocityInput(StrictModel):
 class CommandOutput(StrictModel):
     """The commands that the robot takes."""
 
-    kind: Literal["forward", "trajectory", "twist"] = Field(
-        description="forward: Float64MultiArray in the order of `joints`; trajectory:"
-        " JointTrajectory of one point; twist: the message that `type` names"
-    )
-    type: TwistType = Field("Twist", description="twist only: of its messages")
-    interface: Literal["effort", "position", "velocity"] = Field(
-        description="what the numbers mean to the robot"
-    )
+    kind: Literal["forward", "trajectory", "twist"]
+    """forward: Float64MultiArray in the order of `joints`; trajectory: JointTrajectory of one
+    point; twist: the message that `type` names."""
+    type: TwistType = "Twist"
+    """Twist only: of its messages."""
+    interface: Literal["effort", "position", "velocity"]
+    """What the numbers mean to the robot."""
     topic: Topic
-    timeout: Annotated[float, upper_bound(10, "s", "ms")] = Field(
-        gt=0,
-        description="after this long without a command the robot itself goes to a safe state [s]:"
-        " mandatory, since this process cannot act once it or the network has failed",
-    )
+    timeout: Annotated[float, upper_bound(10, "s", "ms")] = Field(gt=0)
+    """After this long without a command the robot itself goes to a safe state [s]: mandatory, since
+    this process cannot act once it or the network has failed."""
     listener: str | None = Field(
-        None,
-        max_length=MAX_NAME,
-        pattern=r"^/?[A-Za-z_][A-Za-z0-9_]*(/[A-Za-z_][A-Za-z0-9_]*)*$",
-        description="node that takes the commands, fully qualified or in the policy node's"
-        " namespace; none: any subscriber that is not a known tool",
+        None, max_length=MAX_NAME, pattern=r"^/?[A-Za-z_][A-Za-z0-9_]*(/[A-Za-z_][A-Za-z0-9_]*)*$"
     )
-    limits: dict[str, Speed] = Field(
-        default_factory=dict, description="twist only: axis -> largest speed [m/s, rad/s]"
-    )
-    acceleration: float = Field(
-        1.0, gt=0, le=1_000, description="twist only: largest change of speed [m/s2, rad/s2]"
-    )
+    """Node that takes the commands, fully qualified or in the policy node's namespace; none: any
+    subscriber that is not a known tool."""
+    limits: dict[str, Speed] = Field(default_factory=dict)
+    """Twist only: axis -> largest speed [m/s, rad/s]."""
+    acceleration: float = Field(1.0, gt=0, le=1_000)
+    """Twist only: largest change of speed [m/s2, rad/s2]."""
 
     @model_validator(mode="after")
     def _kind_fits_interface(self) -> CommandOutput:
@@ -189,82 +165,51 @@ class CommandOutput(StrictModel):
 class SafetyConfig(StrictModel):
     """Settings of the response to faults: clamp, hold, damp, latched stop. All times in seconds."""
 
-    soft_margin: float = Field(
-        0.02, ge=0, lt=0.5, description="share of a joint's range kept free at each end"
-    )
-    hold: float = Field(ge=0, le=1, description="how long the last good command is sent")
-    damp: float = Field(ge=0, le=60, description="how long to damp before the latched stop")
-    recover: float = Field(
-        0.2, gt=0, le=60, description="time without a fault before the policy continues"
-    )
-    ramp: float = Field(
-        ge=0, le=60, description="from the measured pose to the policy's, at activation"
-    )
-    safe_speed: float = Field(
-        0.1,
-        gt=0,
-        le=1,
-        description="share of its velocity_limit with which a joint goes to safety",
-    )
+    soft_margin: float = Field(0.02, ge=0, lt=0.5)
+    """Share of a joint's range kept free at each end."""
+    hold: float = Field(ge=0, le=1)
+    """How long the last good command is sent."""
+    damp: float = Field(ge=0, le=60)
+    """How long to damp before the latched stop."""
+    recover: float = Field(0.2, gt=0, le=60)
+    """Time without a fault before the policy continues."""
+    ramp: float = Field(ge=0, le=60)
+    """From the measured pose to the policy's, at activation."""
+    safe_speed: float = Field(0.1, gt=0, le=1)
+    """Share of its velocity_limit with which a joint goes to safety."""
     tilt_limit: Annotated[float, lower_bound(2, "degrees", "rad")] | None = Field(
-        None, gt=0, lt=180, description="[degrees]; needs an imu"
+        None, gt=0, lt=180
     )
-    consecutive_misses: int = Field(
-        3, gt=0, le=1_000, description="late commands in a row that are a fault"
-    )
-    consecutive_jumps: int = Field(
-        3,
-        gt=0,
-        le=1_000,
-        description="implausible readings in a row after which all are rejected",
-    )
-    may_go_limp: bool | None = Field(
-        None,
-        description="effort interface, mandatory there: whether its joints may go without effort;"
-        " false: they carry a load against gravity, and the command is never 0",
-    )
-    rest_timeout: float = Field(
-        5.0, gt=0, le=60, description="longest duration of the shutdown [s]"
-    )
-    rest_speed: float = Field(
-        0.05,
-        gt=0,
-        le=MAX_SPEED,
-        description="slower joints are at rest [rad/s or m/s]; effort interface",
-    )
-    rest_fade: float = Field(
-        0.3,
-        ge=0,
-        le=10,
-        description="time in which the damping fades out once the joints are slow [s]; effort"
-        " interface that may go limp",
-    )
+    """Tilt that stops the robot [degrees]; needs an imu."""
+    consecutive_misses: int = Field(3, gt=0, le=1_000)
+    """Late commands in a row that are a fault."""
+    consecutive_jumps: int = Field(3, gt=0, le=1_000)
+    """Implausible readings in a row after which all are rejected."""
+    may_go_limp: bool | None = None
+    """Effort interface, mandatory there: whether its joints may go without effort; false: they
+    carry a load against gravity, and the command is never 0."""
+    rest_timeout: float = Field(5.0, gt=0, le=60)
+    """Longest duration of the shutdown [s]."""
+    rest_speed: float = Field(0.05, gt=0, le=MAX_SPEED)
+    """Slower joints are at rest [rad/s or m/s]; effort interface."""
+    rest_fade: float = Field(0.3, ge=0, le=10)
+    """Time in which the damping fades out once the joints are slow [s]; effort interface that may
+    go limp."""
 
 
 class ActivationConfig(StrictModel):
     """The states from which a policy may start: near where training began."""
 
-    position_error: float | None = Field(
-        None,
-        gt=0,
-        le=MAX_DISTANCE,
-        description="largest distance of a commanded joint from its default position, or of all"
-        " from their safe positions [rad or m]; none: 0.3 rad (a tenth of a prismatic joint's"
-        " range) for a position interface, anything for others",
-    )
-    tilt: Annotated[float, lower_bound(2, "degrees", "rad")] | None = Field(
-        None, gt=0, lt=180, description="largest [degrees]; none: half of safety.tilt_limit"
-    )
-    speed: float | None = Field(
-        None,
-        gt=0,
-        le=MAX_FREE_SPEED,
-        description="largest of any joint [rad/s or m/s]; none: 1 for a position interface, any"
-        " for others",
-    )
-    listener_timeout: float = Field(
-        2.0, gt=0, le=60, description="how long to wait until the listener is matched [s]"
-    )
+    position_error: float | None = Field(None, gt=0, le=MAX_DISTANCE)
+    """Largest distance of a commanded joint from its default position, or of all from their safe
+    positions [rad or m]; none: 0.3 rad (a tenth of a prismatic joint's range) for a position
+    interface, anything for others."""
+    tilt: Annotated[float, lower_bound(2, "degrees", "rad")] | None = Field(None, gt=0, lt=180)
+    """Largest [degrees]; none: half of safety.tilt_limit."""
+    speed: float | None = Field(None, gt=0, le=MAX_FREE_SPEED)
+    """Largest of any joint [rad/s or m/s]; none: 1 for a position interface, any for others."""
+    listener_timeout: float = Field(2.0, gt=0, le=60)
+    """How long to wait until the listener is matched [s]."""
 
 
 class RobotConfig(StrictModel):

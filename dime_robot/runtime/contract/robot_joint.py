@@ -26,49 +26,29 @@ MAX_OFFSET = 1e6  # of an encoder that counts many turns [rad or m]
 class RobotJoint(StrictModel):
     """One joint of the machine. In policy terms: position = sign * (hardware reading - offset)."""
 
-    name: Name = Field(description="name in the policy's contract")
-    wire_name: Name | None = Field(
-        None, description="hardware name, in the robot's messages; none: the same"
-    )
+    name: Name
+    """Name in the policy's contract."""
+    wire_name: Name | None = None
+    """Hardware name, in the robot's messages; none: the same."""
     sign: Literal[1, -1] = 1
-    offset: float = Field(
-        0.0,
-        ge=-MAX_OFFSET,
-        le=MAX_OFFSET,
-        description="hardware reading where the policy's position is 0 [rad or m]",
-    )
-    position_limits: tuple[float, float] | None = Field(
-        None, description="hard stops in the policy's terms [rad or m]; none: turns freely"
-    )
-    velocity_limit: float = Field(
-        gt=0,
-        le=MAX_FREE_SPEED,
-        description="largest speed [rad/s or m/s]; bounds how fast a position target moves",
-    )
-    effort_limit: float | None = Field(
-        None, gt=0, le=MAX_FORCE, description="[N m or N]; none: not actuated"
-    )
-    effort_rate_limit: float | None = Field(
-        None, gt=0, le=1e3 * MAX_FORCE, description="[N m/s or N/s]; none: any"
-    )
-    damping: float | None = Field(
-        None,
-        ge=0,
-        le=MAX_DAMPING,
-        description="for an effort interface: the safe command is -damping * velocity [N m s/rad or"
-        " N s/m]; 0 lets the joint coast",
-    )
-    holding_effort: float | None = Field(
-        None,
-        description="effort that about carries the load, sent while no velocity is trusted [N m or"
-        " N]; needed where safety.may_go_limp is false",
-    )
-    safe_position: float | None = Field(
-        None,
-        ge=-MAX_DISTANCE,
-        le=MAX_DISTANCE,
-        description="for a position interface: the safe command moves here [rad or m]",
-    )
+    offset: float = Field(0.0, ge=-MAX_OFFSET, le=MAX_OFFSET)
+    """Hardware reading where the policy's position is 0 [rad or m]."""
+    position_limits: tuple[float, float] | None = None
+    """Hard stops in the policy's terms [rad or m]; none: turns freely."""
+    velocity_limit: float = Field(gt=0, le=MAX_FREE_SPEED)
+    """Largest speed [rad/s or m/s]; bounds how fast a position target moves."""
+    effort_limit: float | None = Field(None, gt=0, le=MAX_FORCE)
+    """Largest effort [N m or N]; none: not actuated."""
+    effort_rate_limit: float | None = Field(None, gt=0, le=1e3 * MAX_FORCE)
+    """Largest change of the effort [N m/s or N/s]; none: any."""
+    damping: float | None = Field(None, ge=0, le=MAX_DAMPING)
+    """For an effort interface: the safe command is -damping * velocity [N m s/rad or N s/m]; 0 lets
+    the joint coast."""
+    holding_effort: float | None = None
+    """Effort that about carries the load, sent while no velocity is trusted [N m or N]; needed
+    where safety.may_go_limp is false."""
+    safe_position: float | None = Field(None, ge=-MAX_DISTANCE, le=MAX_DISTANCE)
+    """For a position interface: the safe command moves here [rad or m]."""
 
     @property
     def hardware_name(self) -> str:

@@ -225,9 +225,8 @@ class RecordingMeta(StrictModel):
     robot: dict[str, Any]
     policy_digest: Name
     command_joints: tuple[Name, ...]
-    reasons: tuple[Name, ...] = Field(
-        max_length=64, description="values of Fault, by the bits of `reasons` in a record"
-    )
+    reasons: tuple[Name, ...] = Field(max_length=64)
+    """Values of Fault, by the bits of `reasons` in a record."""
     why: Name
 
 

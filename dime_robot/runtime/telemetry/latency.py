@@ -117,7 +117,8 @@ class LatencyDistribution(StrictModel):
 
     quantity: Name
     policy_digest: Name
-    rate: float = Field(gt=0, le=MAX_RATE, description="control rate [Hz]")
+    rate: float = Field(gt=0, le=MAX_RATE)
+    """Control rate [Hz]."""
     samples: int = Field(gt=0)
     cpu: Name
     quantiles: tuple[float, ...] = Field(min_length=101, max_length=101)

@@ -75,31 +75,26 @@ KINDS: dict[RandomKind, Kind] = {
 class RandomTerm(StrictModel):
     """One randomised quantity. `KINDS` lists the valid combinations."""
 
-    kind: RandomKind = Field(description="randomised quantity; units: `KINDS`")
-    operation: Operation = Field(
-        description="the draw replaces the value, is added to it, or multiplies it; terms on the"
-        " same quantity apply in the order listed, from the nominal value on"
-    )
+    kind: RandomKind
+    """Randomised quantity; units: `KINDS`."""
+    operation: Operation
+    """The draw replaces the value, is added to it, or multiplies it; terms on the same quantity
+    apply in the order listed, from the nominal value on."""
     distribution: Literal["uniform", "log_uniform", "normal"] = "uniform"
-    range: Range = Field(
-        description="uniform, log_uniform: lower, upper; normal: mean, standard deviation, clipped"
-        " at 4 of them [the kind's unit; 1 for scale]"
-    )
-    mode: Mode = Field(
-        description="drawn once per simulation, at every reset, or repeatedly in an episode; an"
-        " interval term has no effect before its first draw"
-    )
-    interval: Range | None = Field(
-        None,
-        description="time between two draws, uniform, for mode interval; (0, 0): every step [s]",
-    )
-    targets: tuple[str, ...] = Field(
-        (),
-        description="names of geoms, bodies, joints or observation terms; none: all geoms, all"
-        " bodies with a mass, all of the contract's joints (of a drive: those it moves), all"
-        " observation terms that a sensor measures",
-    )
-    shared: bool = Field(False, description="one draw for all targets instead of one for each")
+    range: Range
+    """uniform, log_uniform: lower, upper; normal: mean, standard deviation, clipped at 4 of them
+    [the kind's unit; 1 for scale]."""
+    mode: Mode
+    """Drawn once per simulation, at every reset, or repeatedly in an episode; an interval term has
+    no effect before its first draw."""
+    interval: Range | None = None
+    """Time between two draws, uniform, for mode interval; (0, 0): every step [s]."""
+    targets: tuple[str, ...] = ()
+    """Names of geoms, bodies, joints or observation terms; none: all geoms, all bodies with a mass,
+    all of the contract's joints (of a drive: those it moves), all observation terms that a sensor
+    measures."""
+    shared: bool = False
+    """One draw for all targets instead of one for each."""
 
     @property
     def unit(self) -> str:
@@ -188,22 +183,15 @@ class RandomTerm(StrictModel):
 class Delay(StrictModel):
     """Delay of messages in one direction between robot and policy."""
 
-    range: Range | None = Field(None, description="uniform: lower, upper [s]")
-    file: str | None = Field(
-        None,
-        description="instead of range: a measured distribution that latency_monitor wrote,"
-        " relative to the configuration file",
-    )
-    redraw: Literal["episode", "step"] = Field(
-        "episode", description="how often the delay is drawn: once per episode or control step"
-    )
-    hold: float = Field(
-        0.0,
-        ge=0,
-        lt=1,
-        description="probability per control step that the message is lost and the one before is"
-        " used again",
-    )
+    range: Range | None = None
+    """uniform: lower, upper [s]."""
+    file: str | None = None
+    """Instead of range: a measured distribution that latency_monitor wrote, relative to the
+    configuration file."""
+    redraw: Literal["episode", "step"] = "episode"
+    """How often the delay is drawn: once per episode or control step."""
+    hold: float = Field(0.0, ge=0, lt=1)
+    """Probability per control step that the message is lost and the one before is used again."""
 
     @model_validator(mode="after")
     def _says_how_late(self) -> Delay:
@@ -240,5 +228,7 @@ def require_seconds(lower: float, upper: float, what: str) -> None:
 class LatencyConfig(StrictModel):
     """Delays of readings and commands; none: no delay."""
 
-    observation: Delay | None = Field(None, description="from a measurement to the policy")
-    action: Delay | None = Field(None, description="from the policy to the motors")
+    observation: Delay | None = None
+    """From a measurement to the policy."""
+    action: Delay | None = None
+    """From the policy to the motors."""

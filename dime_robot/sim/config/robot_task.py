@@ -25,44 +25,39 @@ YawRate = Annotated[float, upper_bound(10, "rad/s", "degrees/s")]
 class Hold(StrictModel):
     """How a joint that the policy does not move is held at its position in the contract."""
 
-    stiffness: float = Field(gt=0, description="gain on the position error [N m/rad or N/m]")
-    damping: float = Field(ge=0, description="gain on the velocity [N m s/rad or N s/m]")
-    effort_limit: float | None = Field(
-        None, gt=0, description="largest effort, of both parts together [N m or N]; none: any"
-    )
+    stiffness: float = Field(gt=0)
+    """Gain on the position error [N m/rad or N/m]."""
+    damping: float = Field(ge=0)
+    """Gain on the velocity [N m s/rad or N s/m]."""
+    effort_limit: float | None = Field(None, gt=0)
+    """Largest effort, of both parts together [N m or N]; none: any."""
 
 
 class SimConfig(StrictModel):
     """The simulation of the robot."""
 
-    model: str = Field(description="MJCF file, relative to the configuration file")
-    timestep: Annotated[float, upper_bound(0.1, "s", "ms")] = Field(
-        gt=0, description="simulation step [s]"
-    )
-    decimation: int = Field(
-        gt=0, le=MAX_DECIMATION, description="simulation steps per control step"
-    )
-    imu: str | None = Field(None, description="body that carries the imu; none: the robot has none")
-    camera: str | None = Field(None, description="camera that renders; none: the free camera")
-    full_torque_speed: float | None = Field(
-        None,
-        gt=0,
-        lt=1,
-        description="share of the robot's velocity_limit up to which a position drive has its full"
-        " torque, which then falls to 0 at the limit; none: full at any speed",
-    )
-    drive: Literal["explicit", "implicit"] = Field(
-        "explicit",
-        description="integration of position drives and held joints: explicit, with the state at"
-        " the beginning of a step, as a digital controller of that period; implicit, with the"
-        " damping at its end, as a much faster controller: for gains that are unstable otherwise",
-    )
-    hold: dict[str, Hold] = Field(
-        default_factory=dict,
-        description="joints of the robot that the policy does not command: how each is held at its"
-        " position in policy.held_joints",
-    )
-    free: tuple[str, ...] = Field((), description="passive joints of the robot, without any drive")
+    model: str
+    """MJCF file, relative to the configuration file."""
+    timestep: Annotated[float, upper_bound(0.1, "s", "ms")] = Field(gt=0)
+    """Simulation step [s]."""
+    decimation: int = Field(gt=0, le=MAX_DECIMATION)
+    """Simulation steps per control step."""
+    imu: str | None = None
+    """Body that carries the imu; none: the robot has none."""
+    camera: str | None = None
+    """Camera that renders; none: the free camera."""
+    full_torque_speed: float | None = Field(None, gt=0, lt=1)
+    """Share of the robot's velocity_limit up to which a position drive has its full torque, which
+    then falls to 0 at the limit; none: full at any speed."""
+    drive: Literal["explicit", "implicit"] = "explicit"
+    """Integration of position drives and held joints: explicit, with the state at the beginning of
+    a step, as a digital controller of that period; implicit, with the damping at its end, as a much
+    faster controller: for gains that are unstable otherwise."""
+    hold: dict[str, Hold] = Field(default_factory=dict)
+    """Joints of the robot that the policy does not command: how each is held at its position in
+    policy.held_joints."""
+    free: tuple[str, ...] = ()
+    """Passive joints of the robot, without any drive."""
 
     @model_validator(mode="after")
     def _held_is_not_free(self) -> SimConfig:
@@ -100,16 +95,22 @@ class SwingUpConfig(StrictModel):
     """The swing-up of a cart-pole; `tasks.SwingUp` gives the reward."""
 
     kind: Literal["swing_up"]
-    cart: str = Field(description="the prismatic joint")
-    pole: str = Field(description="the revolute joint, 0 = upright")
-    episode_seconds: Seconds = Field(gt=0, description="time limit, a truncation [s]")
-    position_width: float = Field(gt=0, description="distance at which 'centred' falls to e^-1 [m]")
-    velocity_width: float = Field(gt=0, description="speed at which 'slow' falls to e^-1 [rad/s]")
-    success_angle: Annotated[float, lower_bound(1, "degrees", "rad")] = Field(
-        gt=0, lt=90, description="the pole counts as standing below it [degrees]"
-    )
-    success_window: Seconds = Field(gt=0, description="end of an episode, which is evaluated [s]")
-    success_share: float = Field(gt=0, le=1, description="share of the window to stand in")
+    cart: str
+    """The prismatic joint."""
+    pole: str
+    """The revolute joint, 0 = upright."""
+    episode_seconds: Seconds = Field(gt=0)
+    """Time limit, a truncation [s]."""
+    position_width: float = Field(gt=0)
+    """Distance at which 'centred' falls to e^-1 [m]."""
+    velocity_width: float = Field(gt=0)
+    """Speed at which 'slow' falls to e^-1 [rad/s]."""
+    success_angle: Annotated[float, lower_bound(1, "degrees", "rad")] = Field(gt=0, lt=90)
+    """The pole counts as standing below it [degrees]."""
+    success_window: Seconds = Field(gt=0)
+    """End of an episode, which is evaluated [s]."""
+    success_share: float = Field(gt=0, le=1)
+    """Share of the window to stand in."""
 
     @property
     def largest_reward(self) -> float:
@@ -158,12 +159,18 @@ class SwingUpConfig(StrictModel):
 class CommandConfig(StrictModel):
     """The commanded velocities of training, drawn uniformly."""
 
-    linear_x: tuple[Speed, Speed] = Field(description="forward [m/s]")
-    linear_y: tuple[Speed, Speed] = Field(description="left [m/s]")
-    angular_z: tuple[YawRate, YawRate] = Field(description="yaw rate, left [rad/s]")
-    resample: Seconds = Field(gt=0, description="time between two draws [s]")
-    standing: float = Field(ge=0, le=1, description="share of draws with velocity 0")
-    turning: float = Field(0.0, ge=0, le=1, description="share of draws that turn on the spot")
+    linear_x: tuple[Speed, Speed]
+    """Forward [m/s]."""
+    linear_y: tuple[Speed, Speed]
+    """Left [m/s]."""
+    angular_z: tuple[YawRate, YawRate]
+    """Yaw rate, left [rad/s]."""
+    resample: Seconds = Field(gt=0)
+    """Time between two draws [s]."""
+    standing: float = Field(ge=0, le=1)
+    """Share of draws with velocity 0."""
+    turning: float = Field(0.0, ge=0, le=1)
+    """Share of draws that turn on the spot."""
 
     @model_validator(mode="after")
     def _ranges_are_ordered(self) -> CommandConfig:
@@ -196,21 +203,26 @@ class VelocityTrackingConfig(StrictModel):
     """A legged base follows a velocity; `velocity.VelocityTracking` gives the reward."""
 
     kind: Literal["velocity_tracking"]
-    episode_seconds: Seconds = Field(gt=0, description="time limit, a truncation [s]")
-    start_height: Metres = Field(gt=0, description="of the base at reset [m]")
-    start_noise: Annotated[float, upper_bound(1.6, "rad", "degrees")] = Field(
-        ge=0, description="largest change of a joint at reset [rad]"
-    )
+    episode_seconds: Seconds = Field(gt=0)
+    """Time limit, a truncation [s]."""
+    start_height: Metres = Field(gt=0)
+    """Height of the base at reset [m]."""
+    start_noise: Annotated[float, upper_bound(1.6, "rad", "degrees")] = Field(ge=0)
+    """Largest change of a joint at reset [rad]."""
     commands: CommandConfig
-    linear_width: float = Field(gt=0, description="error at which tracking falls to e^-1 [m/s]")
-    yaw_width: float = Field(gt=0, description="error at which tracking falls to e^-1 [rad/s]")
+    linear_width: float = Field(gt=0)
+    """Error at which tracking falls to e^-1 [m/s]."""
+    yaw_width: float = Field(gt=0)
+    """Error at which tracking falls to e^-1 [rad/s]."""
     rewards: VelocityRewards
-    hips: tuple[str, ...] = Field(description="joints that should stay at their default position")
-    lowest: Metres = Field(gt=0, description="height of the base that ends an episode [m]")
-    largest_tilt: Tilt = Field(gt=0, lt=180, description="that ends an episode [degrees]")
-    success_error: float = Field(
-        gt=0, description="an episode succeeds with no fall and a mean velocity this near [m/s]"
-    )
+    hips: tuple[str, ...]
+    """Joints that should stay at their default position."""
+    lowest: Metres = Field(gt=0)
+    """Height of the base that ends an episode [m]."""
+    largest_tilt: Tilt = Field(gt=0, lt=180)
+    """That ends an episode [degrees]."""
+    success_error: float = Field(gt=0)
+    """An episode succeeds with no fall and a mean velocity this near [m/s]."""
 
     @property
     def largest_reward(self) -> float:
@@ -251,12 +263,18 @@ TaskConfig: TypeAlias = Annotated[
 class TrainingConfig(StrictModel):
     """Settings of training. Atoms that are left out are computed from reward and discount."""
 
-    discount: float = Field(0.99, ge=0, lt=1, description="gamma, per control step [1]")
-    reward_scale: float = Field(1.0, gt=0, description="factor on rewards inside the learner [1]")
-    v_min: float | None = Field(None, description="lowest atom [scaled return]")
-    v_max: float | None = Field(None, description="highest atom [scaled return]")
-    eval_interval: int | None = Field(None, gt=0, description="between evaluations [steps]")
-    steps: int | None = Field(None, gt=0, description="length of a run [steps]")
+    discount: float = Field(0.99, ge=0, lt=1)
+    """Gamma, per control step [1]."""
+    reward_scale: float = Field(1.0, gt=0)
+    """Factor on rewards inside the learner [1]."""
+    v_min: float | None = None
+    """Lowest atom [scaled return]."""
+    v_max: float | None = None
+    """Highest atom [scaled return]."""
+    eval_interval: int | None = Field(None, gt=0)
+    """Between evaluations [steps]."""
+    steps: int | None = Field(None, gt=0)
+    """Length of a run [steps]."""
 
     def settings(self, largest_reward: float) -> dict[str, Any]:
         """Return the settings of a training run, with atoms.
@@ -274,15 +292,16 @@ class TrainingConfig(StrictModel):
 class SuiteConfig(StrictModel):
     """Commands and thresholds of `python -m dime_robot.evaluate --suite`."""
 
-    commands: tuple[tuple[Speed, Speed, YawRate], ...] = Field(
-        min_length=1, description="velocities, evaluated one by one [m/s, m/s, rad/s]"
-    )
-    survival: float = Field(ge=0, le=1, description="smallest share of episodes without a fall")
-    velocity_error: float = Field(gt=0, description="largest mean error [m/s]")
-    yaw_rate_error: float = Field(gt=0, description="largest mean error [rad/s]")
-    extreme_loss: float = Field(
-        ge=0, le=1, description="largest share of the nominal tracking reward lost at one extreme"
-    )
+    commands: tuple[tuple[Speed, Speed, YawRate], ...] = Field(min_length=1)
+    """Velocities, evaluated one by one [m/s, m/s, rad/s]."""
+    survival: float = Field(ge=0, le=1)
+    """Smallest share of episodes without a fall."""
+    velocity_error: float = Field(gt=0)
+    """Largest mean error [m/s]."""
+    yaw_rate_error: float = Field(gt=0)
+    """Largest mean error [rad/s]."""
+    extreme_loss: float = Field(ge=0, le=1)
+    """Largest share of the nominal tracking reward lost at one extreme."""
 
 
 class RobotTaskConfig(StrictModel):
@@ -291,9 +310,8 @@ class RobotTaskConfig(StrictModel):
     policy: PolicySpec
     robot: RobotConfig
     sim: SimConfig
-    task: TaskConfig | None = Field(
-        None, description="task to learn; none: the robot can only be checked and simulated"
-    )
+    task: TaskConfig | None = None
+    """Task to learn; none: the robot can only be checked and simulated."""
     training: TrainingConfig = TrainingConfig()
     randomization: tuple[RandomTerm, ...] = ()
     latency: LatencyConfig = LatencyConfig()
