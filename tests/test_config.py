@@ -85,12 +85,13 @@ def test_everything_that_is_wrong_is_said_at_once(
         "success_share: Input should be less than or equal to 1, got 8.0",
         "sim.camera: expected a camera of ['side'], got top",
         "publishes its state at 40 Hz: expected at least the policy's rate",
-        "not loosened",
+        "trained within [-1.2, 1.2]",
+        "trained with an effort up to 8",
         "actuator slider of joint slider: expected a motor of gear 1",
         "joint slider: expected position limits (-1.2, 1.2) as in the contract, got (-1.5, 1.5)",
     ):
         assert sum(words in line for line in lines) == 1, (words, lines)
-    assert len(lines) == 7
+    assert len(lines) == 8
 
 
 def test_wrong_terms_of_the_randomisation_are_named_each(

@@ -108,8 +108,9 @@ class Randomizer:
     def _random_draw(self, term: RandomTerm) -> RandomDraw:
         """Resolve a term's targets."""
         kind, plant, of_drive = term.kind, self._plant, term.kind in DRIVE_KINDS
+        actions = f"actions of kind {self._spec.action.kind}"
         for needed, present, what, got in (
-            (of_drive, plant.drive is not None, "a position drive", self._spec.action.kind),
+            (of_drive, plant.drive is not None, "a position drive", actions),
             (kind == "push", plant.has_free_base, "a free joint", "none"),
             (kind == "imu_mounting", plant.has_imu, "an imu (sim.imu)", "none"),
         ):

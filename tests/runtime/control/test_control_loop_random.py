@@ -322,17 +322,17 @@ class Story:
             assert now - self.blind_since <= BLIND + T, "a load is held blindly for ever"
 
 
-def tell(kind: str, by_reading: bool, limp: bool, seed: int, story: list[Any]) -> list[Any]:
-    story = Story(kind, by_reading, limp, seed)
-    story.activate()
+def decisions_of(kind: str, by_reading: bool, limp: bool, seed: int, story: list[Any]) -> list[Any]:
+    player = Story(kind, by_reading, limp, seed)
+    player.activate()
     for event in story:
-        story.do(event)
-        if story.bench.loop.mode == Mode.INACTIVE:
-            story.bench.loop.reset()
-            story.activate()
+        player.do(event)
+        if player.bench.loop.mode == Mode.INACTIVE:
+            player.bench.loop.reset()
+            player.activate()
     return [
         (when, d.sent, d.level, d.faults, d.command.value.tobytes())
-        for when, d in story.bench.decisions
+        for when, d in player.bench.decisions
     ]
 
 
@@ -352,8 +352,10 @@ def test_whatever_happens(kind: str) -> None:
         st.lists(events, min_size=EVENTS, max_size=2 * EVENTS),
     )
     def run(by_reading: bool, limp: bool, seed: int, story: list[Any]) -> None:
-        first = tell(kind, by_reading, limp, seed, story)
-        assert first == tell(kind, by_reading, limp, seed, story)  # the same stream, the same
+        first = decisions_of(kind, by_reading, limp, seed, story)
+        assert first == decisions_of(
+            kind, by_reading, limp, seed, story
+        )  # the same stream, the same
 
     run()
     assert counted[kind] >= 20_000, counted
