@@ -353,9 +353,7 @@ def test_whatever_happens(kind: str) -> None:
     )
     def run(by_reading: bool, limp: bool, seed: int, story: list[Any]) -> None:
         first = decisions_of(kind, by_reading, limp, seed, story)
-        assert first == decisions_of(
-            kind, by_reading, limp, seed, story
-        )  # the same stream, the same
+        assert first == decisions_of(kind, by_reading, limp, seed, story)  # it is deterministic
 
     run()
     assert counted[kind] >= 20_000, counted
