@@ -103,7 +103,7 @@ class SimulatedRobot:
         self._plant = make_plant(config, model)
         self._task = make_task(config, self._plant)
         if scenario.velocity is not None:
-            self._task.follow(scenario.velocity)
+            self._task.set_command(scenario.velocity)
         policy = OnnxPolicy(ROOT / scenario.policy, seed=seed)
         robot = config.robot
         if scenario.state_rate is not None:
@@ -140,7 +140,7 @@ class SimulatedRobot:
                 self._activate()
             if self._count % 20 == 0 and self._fell():
                 self.outcome.falls += 1
-                self._loop.leave()
+                self._loop.shut_down()
                 while self._loop.mode != Mode.INACTIVE:
                     self.now += step
                     self._loop.poll()
@@ -196,9 +196,9 @@ class SimulatedRobot:
         outcome = self.outcome
         outcome.steps += 1
         outcome.answers[decision.level.name.lower()] += 1
-        outcome.remarks.update(reason.value for reason in decision.reasons)
+        outcome.remarks.update(reason.value for reason in decision.faults)
         if decision.level >= SafetyLevel.HOLD:
-            why = self._loop.explain(decision.reasons)
+            why = self._loop.explain(decision.faults)
             outcome.alarms.append(f"{self.now:.3f} s {decision.level.name.lower()}: {why}")
 
 

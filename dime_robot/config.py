@@ -55,7 +55,7 @@ def check(name: str) -> int:
     if found.problems:
         print(f"{len(found.problems)} problems", file=sys.stderr)
         return REFUSED
-    print("\n".join(found.facts))
+    print("\n".join(found.summary))
     return SAME
 
 

@@ -1,1 +1,1 @@
-"""From a checkpoint to one ONNX file."""
+"""Export of a checkpoint to one ONNX file."""

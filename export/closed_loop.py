@@ -1,23 +1,22 @@
-"""Proof that the graph earns what the torch actor earns where each drives the environment itself.
+"""Proof that the graph earns what the torch actor earns, each in its own closed loop.
 
-Both run the same episodes: same seeds, same noise. Per episode, D is the graph's return minus
-torch's; G is torch's mean return minus that of uniformly random actions on the same seeds, which is
-what training has gained. The proof succeeds where
+Both run the same episodes: same seeds, same noise. D is the difference of an episode's returns,
+graph minus torch. G is the gain: torch's mean return minus that of uniformly random actions on the
+same seeds. The proof succeeds if
 
-- no action of any episode differs by more than 1e-3 in 20 episodes: the two loops are one; or
-- the confidence interval of the mean of D lies inside +-5 % of |G|.
+- no action of any episode differs by more than 1e-3 in 20 episodes: the two loops are equal; or
+- the confidence interval of the mean of D is inside +-5 % of |G|.
 
-That is an equivalence test: where little is known the interval is wide and the proof fails. It is
-looked at twice, after 20 episodes and, if undecided, after 200. The error level of 5 % is split
-evenly between the looks (Bonferroni), so each takes Student's interval at 97.5 %, and both hold
-together with 95 %. An interval outside the bounds after 20 episodes ends in failure at once, where
-G is not 0 by chance. G is an estimate from the same episodes and counted as exact; Student's
-interval assumes that means of 20 or 200 differences are about normal.
+This is an equivalence test: with little data the interval is wide and the proof fails. It has two
+stages, after 20 episodes and, if undecided, after 200. The error level of 5 % is split evenly
+between the stages (Bonferroni): each uses Student's interval at 97.5 %, so that both hold together
+with 95 %. An interval outside the bounds after 20 episodes is a failure at once, unless G may be 0.
+G is estimated from the same episodes and treated as exact; Student's interval assumes that means of
+20 or 200 differences are about normal.
 
-Where random actions earn the same (the 95 % interval of the paired difference holds 0 after 200
-episodes) the policy has gained nothing and 5 % of nothing would fail every graph. Its returns are
-then compared with their own spread: the interval has to lie inside half a standard deviation.
-That tolerance is never granted to a policy that has shown a gain.
+If random actions earn the same (after 200 episodes the 95 % interval of G includes 0) there is no
+gain to compare with. The interval then has to be inside half a standard deviation of the returns.
+That tolerance is never used for a policy that has shown a gain.
 """
 
 from __future__ import annotations
@@ -31,11 +30,11 @@ from scipy import stats
 from dime_robot.evaluation.rollout import Evaluation, Evaluator, FloatArray, Policy, random_policy
 from dime_robot.runtime.io.errors import InputError
 
-LOOKS = (20, 200)  # episodes after which the proof may end
-CONFIDENCE = 1 - 0.05 / len(LOOKS)
-TOLERANCE = 0.05  # of what the policy earns more than random actions
+STAGES = (20, 200)  # episodes after which the proof may end
+CONFIDENCE = 1 - 0.05 / len(STAGES)
+TOLERANCE = 0.05  # share of the gain over random actions
 UNTRAINED_TOLERANCE = 0.5  # standard deviations of the returns
-DIVERGED = 1e-3  # action difference at which two closed loops count as apart
+DIVERGED = 1e-3  # action difference above which two closed loops have diverged
 REPEATED_EPISODES = 3
 MAX_VISITED = 5000
 _SEED = 11
@@ -43,7 +42,7 @@ Returns = npt.NDArray[np.float64]
 
 
 class CertificateError(Exception):
-    """The graph is not the policy: nothing is written. One sentence."""
+    """The graph is not proven equal to the policy. The message is one sentence."""
 
 
 @dataclass(frozen=True)
@@ -53,18 +52,18 @@ class Loop:
     returns_torch: Returns  # Shape (episodes,)
     returns_onnx: Returns
     returns_random: Returns  # of uniformly random actions
-    visited: FloatArray  # observations torch saw, shape (K, n_obs)
-    noise: FloatArray  # and the noise it drew there, shape (K, N+1, d)
-    first_divergence: int | None  # earliest step [1 is the first], None: never
+    visited: FloatArray  # observations in torch's episodes, shape (K, n_obs)
+    noise: FloatArray  # drawn there, shape (K, N+1, d)
+    first_divergence: int | None  # earliest step, counted from 1; None: never
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a look at the returns says."""
+    """The result of the test at one stage."""
 
-    interval: tuple[float, float]  # of the mean paired difference
-    allowed: float  # the interval has to lie inside +- this
-    gain: float  # mean return beyond that of random actions
+    interval: tuple[float, float]  # of the mean of D
+    allowed: float  # bound on the interval's magnitude
+    gain: float  # G
     passed: bool
     failed: bool  # neither: undecided
     reason: str = ""
@@ -72,7 +71,7 @@ class Verdict:
 
 @dataclass
 class _Recorder:
-    """A policy that keeps what went in and out of it."""
+    """A policy that records its actions, and its inputs if asked."""
 
     policy: Policy
     observations: list[FloatArray] = field(default_factory=list)
@@ -90,23 +89,31 @@ class _Recorder:
 
 
 def actions_by_episode(calls: list[FloatArray], evaluation: Evaluation) -> list[FloatArray]:
-    """Sort recorded actions, one array of running episodes per call, by episode: (length, d)."""
+    """Sort recorded actions by episode.
+
+    Args:
+        calls: actions of each call, a row for each running episode, in the order of the episodes.
+        evaluation: the episodes.
+
+    Returns:
+        Shape (length, d) for each episode.
+    """
     lengths = np.array([episode.length for episode in evaluation.episodes])
-    sorted_: list[list[FloatArray]] = [[] for _ in lengths]
+    actions_of: list[list[FloatArray]] = [[] for _ in lengths]
     call = first = 0
     while first < len(lengths):
-        side_by_side = len(calls[call])
-        for step in range(lengths[first : first + side_by_side].max()):
-            running = first + np.flatnonzero(lengths[first : first + side_by_side] > step)
+        parallel = len(calls[call])
+        for step in range(lengths[first : first + parallel].max()):
+            running = first + np.flatnonzero(lengths[first : first + parallel] > step)
             for episode, action in zip(running, calls[call], strict=True):
-                sorted_[episode].append(action)
+                actions_of[episode].append(action)
             call += 1
-        first += side_by_side
-    return [np.stack(actions) for actions in sorted_]
+        first += parallel
+    return [np.stack(actions) for actions in actions_of]
 
 
 def first_divergence(first: list[FloatArray], second: list[FloatArray]) -> int | None:
-    """Earliest step of any episode at which actions differ by more than 1e-3 or only one acts."""
+    """Return the earliest step of any episode at which actions differ, or only one loop goes on."""
     found = []
     for a, b in zip(first, second, strict=True):
         common = min(len(a), len(b))
@@ -119,10 +126,10 @@ def first_divergence(first: list[FloatArray], second: list[FloatArray]) -> int |
 
 
 def require_repeatable(evaluator: Evaluator, env_name: str, policy: Policy) -> None:
-    """Run the same policy twice.
+    """Run the same policy twice under one seed.
 
     Raises:
-        InputError: the environment is another one under the same seed.
+        InputError: the environment did not behave the same.
     """
     runs = []
     for _ in range(2):
@@ -133,14 +140,14 @@ def require_repeatable(evaluator: Evaluator, env_name: str, policy: Policy) -> N
     if first.returns != second.returns or first_divergence(first_actions, second_actions):
         raise InputError(
             f"{env_name} does not repeat itself under a seed: the same policy earned"
-            f" {first.returns[0]:.6g} and then {second.returns[0]:.6g} from the same one, so"
-            " nothing can be said about the graph; expected reset(seed=...) to decide everything"
-            " that is random"
+            f" {first.returns[0]:.6g} and then {second.returns[0]:.6g} from the same seed, so the"
+            " graph cannot be compared; expected reset(seed=...) to determine everything that is"
+            " random"
         )
 
 
 def free_run(env_name: str, torch: Policy, onnx: Policy, shape: tuple[int, int]) -> Loop:
-    """Let both policies act until their difference is decided.
+    """Run both policies until the test is decided.
 
     Args:
         env_name: the environment.
@@ -157,7 +164,7 @@ def free_run(env_name: str, torch: Policy, onnx: Policy, shape: tuple[int, int])
         returns: list[list[float]] = [[], [], []]
         visited: tuple[FloatArray, FloatArray] | None = None
         divergences: list[int] = []
-        for until in LOOKS:
+        for until in STAGES:
             count, seed = until - len(returns[0]), (_SEED, until)
             actor, graph = _Recorder(torch, keep_inputs=visited is None), _Recorder(onnx)
             by_torch, by_graph, by_random = (
@@ -170,7 +177,7 @@ def free_run(env_name: str, torch: Policy, onnx: Policy, shape: tuple[int, int])
                 actions_by_episode(graph.actions, by_graph),
             )
             divergences += [] if apart is None else [apart]
-            visited = visited or _some_of(actor)
+            visited = visited or _sample_inputs(actor)
             by_torch_all, by_graph_all, by_random_all = (np.array(kept) for kept in returns)
             loop = Loop(
                 returns_torch=by_torch_all,
@@ -188,15 +195,15 @@ def free_run(env_name: str, torch: Policy, onnx: Policy, shape: tuple[int, int])
         evaluator.close()
 
 
-def _some_of(actor: _Recorder) -> tuple[FloatArray, FloatArray]:
-    """At most 5,000 of the recorded inputs, evenly over all episodes."""
+def _sample_inputs(actor: _Recorder) -> tuple[FloatArray, FloatArray]:
+    """Return at most MAX_VISITED of the recorded inputs, evenly over all episodes."""
     obs, noise = np.concatenate(actor.observations), np.concatenate(actor.noises)
     rows = np.unique(np.linspace(0, len(obs) - 1, MAX_VISITED).astype(int))
     return obs[rows], noise[rows]
 
 
 def paired_interval(difference: Returns, confidence: float) -> tuple[float, float]:
-    """Student's interval of the mean of paired differences; a point where all are equal."""
+    """Return Student's interval of the mean of paired differences; a point if all are equal."""
     mean = float(difference.mean())
     if np.ptp(difference) == 0:
         return mean, mean
@@ -207,8 +214,8 @@ def paired_interval(difference: Returns, confidence: float) -> tuple[float, floa
 
 
 def judge(loop: Loop) -> Verdict:
-    """Look at the returns so far; see the module's docstring. After the last look it is decided."""
-    last = len(loop.returns_torch) >= LOOKS[-1]
+    """Test the returns so far; see the module's docstring. The last stage decides."""
+    last = len(loop.returns_torch) >= STAGES[-1]
     low, high = paired_interval(loop.returns_onnx - loop.returns_torch, CONFIDENCE)
     gain = loop.returns_torch - loop.returns_random
     scale = abs(float(gain.mean()))

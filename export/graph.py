@@ -1,4 +1,4 @@
-"""Fold a trained actor into one static ONNX graph: the whole sampler, nothing else.
+"""Fold a trained actor into one static ONNX graph of the whole sampler.
 
 Between two evaluations of the score network a DIME step is affine in x and elementwise, with
 coefficients known at export. With s the prior's standard deviation, per action dimension,
@@ -7,10 +7,10 @@ coefficients known at export. With s the prior's standard deviation, per action 
     z_0 = s eps_0,  z_{n+1} = z_n + (sqrt(2 eta_n) eps_{n+1} + eta_n b_out) / P_{n+1}
     v_0 = 0,  v_{n+1} = v_n + diag(eta_n / P_{n+1}) W_out h_n
 
-z does not need the network: it is formed for all n at once from the noise input. So are the first
-layer's products with z, the observation and the time embedding. What is left of a step is one Gemm
-per layer (the first adds the prepared product, the last adds v) and one activation per hidden
-layer. All of it is exact algebra, done in float64 and stored in float32.
+z does not depend on the network: it is computed for all n at once from the noise input. So are the
+first layer's products with z, the observation and the time embedding. What remains of a step is one
+Gemm per layer (the first adds the prepared product, the last adds v) and one activation per hidden
+layer. The algebra is exact, computed in float64 and stored in float32.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class FoldedSampler:
 
     @property
     def steps(self) -> int:
-        """N."""
+        """Number of diffusion steps, N."""
         return len(self.first_bias)
 
 
@@ -62,7 +62,7 @@ def fold(actor: ScoreNetwork, spec: PolicySpec) -> FoldedSampler:
     """Compute the constants from the actor's parameters.
 
     Raises:
-        InputError: the diffusion contracts so much that the rescaled form would lose digits.
+        InputError: the diffusion contracts so much that the folded graph would lose digits.
     """
     with torch.no_grad():
         double = actor.in_float64()
@@ -102,7 +102,7 @@ def fold(actor: ScoreNetwork, spec: PolicySpec) -> FoldedSampler:
 
 
 class _Graph:
-    """Collects nodes and constants."""
+    """Nodes and constants of a graph under construction."""
 
     def __init__(self) -> None:
         self.nodes: list[onnx.NodeProto] = []
@@ -125,10 +125,10 @@ class _Graph:
 
 
 def build(folded: FoldedSampler, batch: int = 1) -> onnx.ModelProto:
-    """Write the graph for a fixed batch size B.
+    """Build the graph for a fixed batch size B.
 
-    Inputs: `observation` (B, n_obs), raw SI units; `noise` (B, N+1, d), unit normals. Output:
-    `action` (B, d) in [-1, 1].
+    Its inputs are `observation`, shape (B, n_obs), raw SI units, and `noise`, shape (B, N+1, d),
+    unit normals. Its output is `action`, shape (B, d) in [-1, 1].
     """
     steps, n_obs, n_act = folded.steps, len(folded.first_obs), folded.output.shape[1]
     graph = _Graph()
@@ -176,7 +176,7 @@ def build(folded: FoldedSampler, batch: int = 1) -> onnx.ModelProto:
 
 
 def _prepared_products(graph: _Graph, folded: FoldedSampler, batch: int) -> list[str]:
-    """Everything that needs no latent: observation, time and noise. Gives the base of each step."""
+    """Add the products of observation, time and noise; return the first layer's input per step."""
     steps, (_, width), n_act = folded.steps, folded.first_obs.shape, folded.output.shape[1]
     obs = "observation"
     if np.isfinite(folded.clip).any():

@@ -1,7 +1,7 @@
 """Export a checkpoint as one file: `python -m export.onnx ckpt.pt` writes `policy.onnx`.
 
-The file holds the whole sampler, the contract and the proof that both are right. Where the proof
-fails nothing is written, and a policy.onnx that was there before stays as it is.
+The file has the whole sampler, the contract and the proof that both are right. If the proof fails
+nothing is written, and an earlier policy.onnx stays unchanged.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 
 if __name__ == "__main__":
-    if not __package__:  # run as a script this file would be found as the package `onnx`
+    if not __package__:  # run as a script, this file would shadow the package `onnx`
         sys.exit("error: run it as a module: python -m export.onnx ckpt.pt")
     from dime_robot.runtime.io.extras import require_extras
 
@@ -59,25 +59,25 @@ from dime_robot.training.checkpoint import Checkpoint
 from dime_robot.training.lineage import commands
 from dime_robot.training.provenance import git_commit, package_versions
 from dime_robot.training.run_folder import RunFolder
-from export import proofs as certify
+from export import proofs
 from export.closed_loop import CertificateError, free_run
 from export.graph import build, fold
 
-REPLAYED = 500  # observations taken from the replay data, where it is there
+REPLAYED = 500  # observations taken from the replay data, if there is any
 TORCH_CALLS = 200
-Say = Callable[[str], object]
+Log = Callable[[str], object]
 
 
 @dataclass(frozen=True)
 class Budget:
-    """Longest time that a call may take."""
+    """Upper bound on the duration of a call."""
 
     milliseconds: float
     percentile: float = 99
 
 
 def seal(model: onnx.ModelProto, spec: PolicySpec, provenance: Provenance) -> bytes:
-    """The file's bytes: graph, metadata, and the digest of everything."""
+    """Return the file's bytes: graph, metadata, and the digest of all of it."""
     contract = spec.model_dump_json()
     entries = {
         FORMAT: FORMAT_VERSION,
@@ -94,7 +94,7 @@ def seal(model: onnx.ModelProto, spec: PolicySpec, provenance: Provenance) -> by
 
 
 def graph_session(model: onnx.ModelProto) -> Policy:
-    """The bare graph as a policy, before it has a file."""
+    """Return the bare graph as a policy, without a file."""
     ort = import_onnxruntime()
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
@@ -113,37 +113,37 @@ def graph_session(model: onnx.ModelProto) -> Policy:
 
 @dataclass(frozen=True)
 class Built:
-    """A checkpoint and the graph made from it, not yet proven."""
+    """A checkpoint and the graph built from it, not yet proven."""
 
     path: Path
     actor: ScoreNetwork
     checkpoint: Checkpoint
-    env: str  # in which it is proven
+    env: str  # for the proof
     model: onnx.ModelProto
     policy: Policy  # the bare graph
     batch: int
 
     @property
     def noise_shape(self) -> tuple[int, int]:
-        """(N+1, d)."""
+        """Shape of the noise of one action, (N+1, d)."""
         return self.actor.steps + 1, self.checkpoint.spec.n_act
 
 
-def build_policy(path: Path, batch: int, asked_env: str | None, say: Say) -> Built:
+def build_policy(path: Path, batch: int, env: str | None, log: Log) -> Built:
     """Load a checkpoint and fold its sampler into a graph.
 
     Raises:
-        InputError: no usable checkpoint.
+        InputError: the checkpoint cannot be used.
     """
     actor, loaded = checkpoint.load_actor(path)
     record, spec, config = loaded.record, loaded.spec, loaded.config
-    env = asked_env or require_file_may_name(config.env, path)
+    env = env or require_file_may_name(config.env, path)
     if not isinstance(actor, ScoreNetwork):
         raise InputError(
-            f"{path}: expected a diffusion policy, got --actor {config.actor}, which is there to"
-            " compare with and cannot be exported"
+            f"{path}: expected a diffusion policy, got --actor {config.actor}, which is only a"
+            " baseline and cannot be exported"
         )
-    say(
+    log(
         f"policy     {env}, {record.step:,} steps, seed {config.seed}: {spec.n_obs}"
         f" observations, {spec.n_act} actions, {actor.steps} diffusion steps, {spec.rate:g} Hz"
     )
@@ -151,41 +151,41 @@ def build_policy(path: Path, batch: int, asked_env: str | None, say: Say) -> Bui
     return Built(path, actor, loaded, env, model, graph_session(model), batch)
 
 
-def prove(built: Built, say: Say) -> Provenance:
-    """Prove that the graph is the policy, and write down what was measured.
+def prove(built: Built, log: Log) -> Provenance:
+    """Prove that the graph equals the policy; return the certificates.
 
     Raises:
-        InputError: its environment cannot be used for a proof.
-        CertificateError: the graph is not the policy.
+        InputError: the environment cannot be used for a proof.
+        CertificateError: a proof failed.
     """
     torch.set_num_threads(1)
     actor, policy, shape = built.actor, built.policy, built.noise_shape
     record, spec, config = built.checkpoint.record, built.checkpoint.spec, built.checkpoint.config
     loop = free_run(built.env, actor.act_numpy, policy, shape)
     replayed = record.replay.sample(built.path.parent, REPLAYED)[:, : spec.n_obs]
-    obs, noise = certify.parity_inputs(loop, replayed, shape)
-    parity = certify.parity_certificate(actor, policy, obs, noise)
-    say(
+    obs, noise = proofs.parity_inputs(loop, replayed, shape)
+    parity = proofs.parity_certificate(actor, policy, obs, noise)
+    log(
         f"parity     {parity.max_error:.1e} on {parity.observations:,} observations"
         f" ({len(replayed)} from replay data); float32 torch {parity.float32_error:.1e}, limit"
         f" {parity.limit:.1e}"
     )
-    closed = certify.closed_loop_certificate(actor, policy, loop, parity.limit)
+    closed = proofs.closed_loop_certificate(actor, policy, loop, parity.limit)
     low, high = closed.difference_interval_95
     step = closed.first_divergence
-    say(
+    log(
         f"loop       torch {closed.return_torch:.2f}, graph {closed.return_onnx:.2f}, random"
         f" {closed.return_random:.2f} over {closed.episodes} episodes, difference [{low:.2f},"
         f" {high:.2f}], allowed +-{closed.difference_allowed:.2f},"
         f" {'never diverges' if step is None else f'diverges at step {step}'};"
         f" {closed.max_error:.1e} on {closed.visited_states:,} states visited"
     )
-    noises = certify.noise_certificates(
+    noises = proofs.noise_certificates(
         built.env,
         policy,
         shape,
         float(np.mean(loop.returns_torch - loop.returns_random)),
-        lambda text: say(f"noise      {text}"),
+        lambda text: log(f"noise      {text}"),
     )
     final = record.final.get("fresh")
     return Provenance(
@@ -218,8 +218,8 @@ NOT_MEASURED = LatencyCertificate(
 )  # fmt: skip
 
 
-def measure(built: Built, provenance: Provenance, budget: Budget | None, say: Say) -> Provenance:
-    """Measure the latency of the file as a robot would run it, and its ratio to torch eager.
+def measure(built: Built, provenance: Provenance, budget: Budget | None, log: Log) -> Provenance:
+    """Measure the latency of the file as on a robot, and its ratio to torch eager.
 
     Raises:
         CertificateError: the latency budget is exceeded.
@@ -233,12 +233,12 @@ def measure(built: Built, provenance: Provenance, budget: Budget | None, say: Sa
         obs = rng.standard_normal((policy.batch, policy.spec.n_obs), dtype=np.float32)
         noise = rng.standard_normal(policy.noise.values.shape, dtype=np.float32)
         eager = latency.call_times(
-            lambda: certify.plain_sampler(built.actor, obs, noise), TORCH_CALLS
+            lambda: proofs.plain_sampler(built.actor, obs, noise), TORCH_CALLS
         )
     ratio = result.warm_p50 / float(np.median(eager))
     measured = result.model_copy(update={"ratio_to_torch": ratio})
     for line in latency.describe(measured):
-        say(line)
+        log(line)
     if budget is not None:
         problem = latency.budget_problem(
             measured, budget.milliseconds, budget.percentile, built.actor.steps
@@ -249,18 +249,18 @@ def measure(built: Built, provenance: Provenance, budget: Budget | None, say: Sa
 
 
 def write(built: Built, provenance: Provenance, out: Path) -> OnnxPolicy:
-    """Write the file, read it back, and only then put it in the place of an earlier one.
+    """Write the file, read it back, and only then replace an earlier one.
 
-    The earlier one is copied to `out`.previous first, so at no moment there is no file at `out`.
+    The earlier one is copied to `out`.previous first, so there is a file at `out` at any time.
 
     Raises:
-        InputError: it cannot be written or read back; what was at `out` is there still.
+        InputError: it cannot be written or read back; the file at `out` is unchanged.
     """
     spec = built.checkpoint.spec
     draft = out.with_name(f"{out.name}.{os.getpid()}.draft")
     try:
         write_atomically(draft, seal(built.model, spec, provenance))
-        OnnxPolicy(draft, expected=spec)  # what is on disk loads, unchanged
+        OnnxPolicy(draft, expected=spec)  # verify that the file on disk loads
         if out.exists():
             write_atomically(previous(out), out.read_bytes())
         draft.replace(out)
@@ -276,26 +276,26 @@ def export(
     batch: int = 1,
     env: str | None = None,
     budget: Budget | None = None,
-    say: Say = print,
+    log: Log = print,
 ) -> OnnxPolicy:
-    """Write `out` from the checkpoint at `path`; gives the policy read back from it.
+    """Export the checkpoint at `path` to `out`; return the policy read back from it.
 
     Args:
         path: of the checkpoint.
-        out: where the file goes. One that is there already is copied to `out`.previous once the
-            new one is proven, and stays untouched where anything fails before.
+        out: path of the new file. An earlier file is copied to `out`.previous once the new one is
+            proven, and stays unchanged if anything fails before.
         batch: observations per call, fixed in the graph.
-        env: the environment to prove it in, by default the one that it was trained in.
-        budget: of a call's latency.
-        say: gets the lines for the screen.
+        env: the environment for the proof; None: that of the training.
+        budget: for the latency of a call.
+        log: gets the lines for the screen.
 
     Raises:
-        InputError: no usable checkpoint or environment, or `out` cannot be written.
+        InputError: checkpoint or environment cannot be used, or `out` cannot be written.
         CertificateError: a proof failed or the latency budget is exceeded.
     """
-    built = build_policy(path, batch, env, say)
-    provenance = prove(built, say)
-    provenance = measure(built, provenance, budget, say)
+    built = build_policy(path, batch, env, log)
+    provenance = prove(built, log)
+    provenance = measure(built, provenance, budget, log)
     return write(built, provenance, out)
 
 
@@ -310,16 +310,16 @@ def export_policy(
 
     Args:
         checkpoint: ckpt.pt or best.pt.
-        out: where the file goes; none: policy.onnx beside the checkpoint.
+        out: path of the new file; None: policy.onnx beside the checkpoint.
         batch: observations per call, fixed in the graph.
-        env: the environment to prove it in, by default the one that it was trained in.
+        env: the environment for the proof; None: that of the training.
 
     Returns:
         The path of the file.
 
     Raises:
-        InputError: no usable checkpoint or environment, or `out` cannot be written.
-        CertificateError: a proof failed; an earlier file is as it was.
+        InputError: checkpoint or environment cannot be used, or `out` cannot be written.
+        CertificateError: a proof failed; an earlier file is unchanged.
     """
     if env is not None and not isinstance(env, str):
         raise InputError(
@@ -328,17 +328,17 @@ def export_policy(
         )
     path = Path(checkpoint)
     target = RunFolder(path.parent).policy if out is None else Path(out)
-    export(path, target, batch=batch, env=env, say=lambda _: None)
+    export(path, target, batch=batch, env=env, log=lambda _: None)
     return target
 
 
 def previous(out: Path) -> Path:
-    """Where the file of an earlier export is kept once a new one has taken its place."""
+    """Return the path to which an earlier file is copied before it is replaced."""
     return out.with_name(out.name + ".previous")
 
 
-class Witness:
-    """Remembers which file lies at a path, to say truthfully what became of it."""
+class OutputWatch:
+    """Detects whether the file at a path was replaced, to report the outcome of an export."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -351,8 +351,8 @@ class Witness:
             return None
         return found.st_ino, found.st_mtime_ns, found.st_size
 
-    def words(self) -> str:
-        """What lies at the path now, as a phrase."""
+    def outcome(self) -> str:
+        """Say what happened to the file, as a phrase."""
         now = self._identity()
         if now != self._before:
             return f"the new {self._path} was written"
@@ -363,10 +363,11 @@ class Witness:
 
 @contextmanager
 def interruptible() -> Iterator[Callable[[], None]]:
-    """SIGTERM ends the export like Ctrl-C: drafts are removed and the outcome is said.
+    """Let SIGTERM end the export like Ctrl-C, with drafts removed and the outcome printed.
 
-    Gives a function that raises KeyboardInterrupt where a signal has come: what is raised within
-    an import or a callback of another library may end there.
+    Yields:
+        A function that raises KeyboardInterrupt if a signal has come. Call it often: an exception
+        raised during an import or a callback of another library may be swallowed there.
     """
     received: list[int] = []
 
@@ -397,9 +398,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--out", type=Path, help="default: policy.onnx beside the checkpoint")
     parser.add_argument("--batch", type=int, default=1, help="observations per call, fixed")
-    parser.add_argument(
-        "--env", help="prove it there; needed where its own is not shipped or registered"
-    )
+    parser.add_argument("--env", help="for the proof; default: the environment of the training")
     parser.add_argument("--json", action="store_true", help="print the provenance as JSON instead")
     latency.add_budget_options(parser)
     options = parser.parse_args(argv)
@@ -412,11 +411,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise InputError(f"--out {out}: expected a file or a new name, got something else")
 
     budget = options.budget_ms and Budget(options.budget_ms, options.percentile)
-    witness = Witness(out)
+    watch = OutputWatch(out)
     try:
         with interruptible() as check, interruption_as_itself():
 
-            def say(text: str) -> None:
+            def log(text: str) -> None:
                 check()
                 if not options.json:
                     print(text, flush=True)
@@ -427,32 +426,32 @@ def main(argv: Sequence[str] | None = None) -> int:
                 batch=options.batch,
                 env=options.env,
                 budget=budget,
-                say=say,
+                log=log,
             )
     except CertificateError as error:
-        print(f"error: {error}; {witness.words()}", file=sys.stderr)
+        print(f"error: {error}; {watch.outcome()}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(f"interrupted; {witness.words()}", file=sys.stderr)
+        print(f"interrupted; {watch.outcome()}", file=sys.stderr)
         return 130
     except InputError as error:
-        raise InputError(f"{error}; {witness.words()}", code=error.code) from None
+        raise InputError(f"{error}; {watch.outcome()}", code=error.code) from None
     except BrokenPipeError:
         raise
     except OSError as error:  # a full disk, most often
         where = error.filename or "input/output"
-        raise InputError(f"{where}: {error.strerror}; {witness.words()}") from None
+        raise InputError(f"{where}: {error.strerror}; {watch.outcome()}") from None
     if options.json:
         print(json.dumps(report(policy)))
     size = out.stat().st_size
-    say(f"written    {out} ({size / 1e6:.2f} MB), policy {policy.file.policy_digest[:12]}")
-    words = shlex.join([str(out), *env_options(policy.file.provenance.env)])
-    say(f"next       python -m dime_robot.evaluate {words}")
+    log(f"written    {out} ({size / 1e6:.2f} MB), policy {policy.file.policy_digest[:12]}")
+    arguments = shlex.join([str(out), *env_options(policy.file.provenance.env)])
+    log(f"next       python -m dime_robot.evaluate {arguments}")
     return 0
 
 
 def report(policy: OnnxPolicy) -> dict[str, Any]:
-    """What --json prints."""
+    """Return what --json prints."""
     return {
         "path": str(policy.path),
         "policy_digest": policy.file.policy_digest,

@@ -1,4 +1,7 @@
-"""Certificates that a graph is the policy: parity, closed loop, noise modes. No flag skips one."""
+"""Certificates that a graph equals its policy: parity, closed loop, noise modes.
+
+No option skips one of them.
+"""
 
 from __future__ import annotations
 
@@ -19,18 +22,24 @@ from dime_robot.runtime.policy.certificate import (
 from dime_robot.runtime.policy.noise import NOISE_MODES, NoiseMode
 from export.closed_loop import CertificateError, Loop, judge, paired_interval
 
-# a single action of an almost untrained policy can be 3e-6 off where torch happens to be 5e-7 off
+# an action of an almost untrained policy can be off by 3e-6 while torch's is off by 5e-7
 FLOAT32_FLOOR, ERROR_FACTOR, ERROR_CEILING = 1e-5, 4.0, 1e-4
-LARGEST_NOISE_DROP = 0.1  # of the gain, below the fresh noise: else a mode is not certified
+MAX_NOISE_DROP = 0.1  # share of the gain that a certified noise mode may lose
 NOISE_EPISODES = 20
 PARITY_OBSERVATIONS = 1000
 _NOISE_SEED, _PARITY_SEED = 12, 13
 
 
 def plain_sampler(actor: ScoreNetwork, obs: FloatArray, noise: FloatArray) -> np.ndarray:
-    """The sampler by its definition, in the actor's own precision.
+    """Run the sampler by its definition, without folding, in the actor's own precision.
 
-    `obs` (K, n_obs), `noise` (K, N+1, d) -> actions (K, d). Nothing is folded or hoisted here.
+    Args:
+        actor: the trained policy.
+        obs: shape (K, n_obs).
+        noise: shape (K, N+1, d).
+
+    Returns:
+        Actions, shape (K, d).
     """
     dtype = actor.phase.dtype
     state = torch.as_tensor(obs, dtype=dtype)
@@ -44,12 +53,17 @@ def plain_sampler(actor: ScoreNetwork, obs: FloatArray, noise: FloatArray) -> np
 def closed_loop_certificate(
     actor: ScoreNetwork, policy: Policy, loop: Loop, limit: float
 ) -> ClosedLoopCertificate:
-    """Judge a free run.
+    """Judge the closed loops.
+
+    Args:
+        actor: the trained policy.
+        policy: the graph.
+        loop: their episodes.
+        limit: on the error of an action; that of the parity certificate.
 
     Raises:
         CertificateError: the graph does not earn what torch earns (`closed_loop.judge`), or an
-            action on a visited state is off by more than `limit`, the bound of the parity
-            certificate.
+            action on a visited state is off by more than `limit`.
     """
     verdict = judge(loop)
     if not verdict.passed:
@@ -79,9 +93,15 @@ def closed_loop_certificate(
 def parity_inputs(
     loop: Loop, replayed: FloatArray, shape: tuple[int, int]
 ) -> tuple[FloatArray, FloatArray]:
-    """Observations of three kinds with fresh noise: visited, from replay data, random normals.
+    """Collect observations of three kinds with fresh noise: visited, replayed, random normals.
 
-    `replayed` has shape (K, n_obs), K may be 0. Gives at least 1,000 rows.
+    Args:
+        loop: has the visited observations.
+        replayed: shape (K, n_obs), K may be 0.
+        shape: of the noise of one action, (N+1, d).
+
+    Returns:
+        Observations and noise, at least PARITY_OBSERVATIONS rows each.
     """
     rng = np.random.default_rng(_PARITY_SEED)
     visited = loop.visited[rng.permutation(len(loop.visited))[:PARITY_OBSERVATIONS]]
@@ -95,7 +115,7 @@ def parity_inputs(
 def parity_certificate(
     actor: ScoreNetwork, policy: Policy, obs: FloatArray, noise: FloatArray
 ) -> ParityCertificate:
-    """Compare action by action with the plain sampler in float64.
+    """Compare the graph's actions with the plain sampler in float64.
 
     Raises:
         CertificateError: an error above max(1e-5, 4 x the float32 torch actor's own), or 1e-4.
@@ -112,19 +132,23 @@ def parity_certificate(
     return ParityCertificate(observations=len(obs), max_error=error, float32_error=own, limit=limit)
 
 
-def keeps_up(result: Evaluation, fresh: Evaluation, gain: float) -> bool:
-    """Does a noise mode earn about what the trained one does, on the same seeds?
+def earns_enough(result: Evaluation, fresh: Evaluation, gain: float) -> bool:
+    """Whether a noise mode earns about what the fresh noise does, on the same seeds.
 
-    The lower end of the 95 % interval of the mean paired difference must not lie below -10 % of
-    `gain`, what the policy earns more than random actions; where little is known the answer is no.
-    Successes: at least 90 % of the fresh noise's.
+    The lower end of the 95 % interval of the mean paired difference must not be below -10 % of the
+    gain, so with little data the result is False. Successes: at least 90 % of the fresh noise's.
+
+    Args:
+        result: of the mode.
+        fresh: of the fresh noise.
+        gain: mean return minus that of random actions.
     """
     low, _ = paired_interval(np.subtract(result.returns, fresh.returns), 0.95)
-    if low < -LARGEST_NOISE_DROP * abs(gain):
+    if low < -MAX_NOISE_DROP * abs(gain):
         return False
     if result.success_rate is None or fresh.success_rate is None:
         return True
-    return result.success_rate >= (1 - LARGEST_NOISE_DROP) * fresh.success_rate
+    return result.success_rate >= (1 - MAX_NOISE_DROP) * fresh.success_rate
 
 
 def noise_certificates(
@@ -132,11 +156,16 @@ def noise_certificates(
     policy: Policy,
     shape: tuple[int, int],
     gain: float,
-    say: Callable[[str], object],
+    log: Callable[[str], object],
 ) -> dict[NoiseMode, NoiseCertificate]:
-    """What the graph earns in each noise mode, and how much its actions move.
+    """Evaluate the graph in each noise mode.
 
-    `gain` is the return beyond that of random actions, which drops are compared with.
+    Args:
+        env_name: the environment.
+        policy: the graph.
+        shape: of the noise of one action, (N+1, d).
+        gain: mean return minus that of random actions.
+        log: gets one line per mode.
     """
     found: dict[NoiseMode, NoiseCertificate] = {}
     evaluator = Evaluator(env_name, shape)
@@ -145,8 +174,8 @@ def noise_certificates(
         for mode in NOISE_MODES:
             result = evaluator.run(policy, NOISE_EPISODES, (_NOISE_SEED,), mode)
             fresh = fresh or result
-            certified = result is fresh or keeps_up(result, fresh, gain)
-            say(f"{mode:6s}{result}{'' if certified else '   NOT certified'}")
+            certified = result is fresh or earns_enough(result, fresh, gain)
+            log(f"{mode:6s}{result}{'' if certified else '   NOT certified'}")
             found[mode] = NoiseCertificate(
                 certified=certified,
                 return_mean=result.mean,

@@ -1,9 +1,9 @@
 """Build a policy's TensorRT engine ahead of time: `python -m export.tensorrt policy.onnx`.
 
 Run it on the machine that will run the policy. It opens the file with ONNX Runtime's TensorRT
-provider exactly as policy_node does with `provider:=tensorrt`, which leaves the engine in the cache
+provider exactly as policy_node does with `provider:=tensorrt`, which puts the engine into the cache
 that policy_node reads (`engine_cache`), and compares its actions with those of the CPU. An engine
-is valid for one policy, GPU, TensorRT and ONNX Runtime; for another of these it is built anew.
+is valid for one policy, GPU, TensorRT and ONNX Runtime.
 
 Not run by the authors of this project beyond its refusals: no test machine has had TensorRT
 (docs/inference.md says what has been measured where).
@@ -30,14 +30,14 @@ from dime_robot.runtime.policy.onnx_policy import (
 )
 
 PARITY_ROWS = 1000
-LIMIT = 1e-4  # largest action difference to the CPU, as the export allows to torch
+LIMIT = 1e-4  # on the action difference to the CPU, as on that to torch in an export
 
 
 def require_provider() -> None:
-    """See that this ONNX Runtime can use TensorRT at all.
+    """Check that this ONNX Runtime has the TensorRT provider.
 
     Raises:
-        InputError: it cannot.
+        InputError: it has not.
     """
     available = import_onnxruntime().get_available_providers()
     if PROVIDERS["tensorrt"] not in available:
@@ -50,7 +50,7 @@ def require_provider() -> None:
 
 
 def largest_difference(first: OnnxPolicy, second: OnnxPolicy) -> float:
-    """Largest action difference between two ways to run a policy, on random inputs."""
+    """Return the largest action difference of two policies, on random inputs."""
     rng = np.random.default_rng(0)
     worst = 0.0
     for _ in range(max(1, PARITY_ROWS // first.batch)):
@@ -62,10 +62,10 @@ def largest_difference(first: OnnxPolicy, second: OnnxPolicy) -> float:
 
 
 def built_engines(folder: Path) -> list[Path]:
-    """The engines in a folder.
+    """List the engines in a folder.
 
     Raises:
-        InputError: there are none, so policy_node would build one again.
+        InputError: there is none.
     """
     found = sorted(folder.glob("*.engine"))
     if not found:

@@ -60,10 +60,10 @@ def control_level(
     """
     if decision is None:
         return DiagnosticStatus.OK, "not active"
-    names = ", ".join(fault.value for fault in decision.reasons)
+    names = ", ".join(fault.value for fault in decision.faults)
     if decision.level >= SafetyLevel.DAMP:
         # a robot that fell silent and one that was stopped look different on a monitor
-        silent = any(fault in _SILENT_ROBOT for fault in decision.reasons)
+        silent = any(fault in _SILENT_ROBOT for fault in decision.faults)
         level = DiagnosticStatus.STALE if silent else DiagnosticStatus.ERROR
         return level, f"{decision.level.name.lower()}: {names}"
     if decision.level == SafetyLevel.HOLD:
@@ -110,8 +110,8 @@ def latency_values(
     values: dict[str, object] = {
         "steps": recorder.steps,
         "missed": recorder.misses,
-        "missed in a row": recorder.misses_in_a_row,
-        "longest row of misses": recorder.longest_row,
+        "missed in a row": recorder.miss_streak,
+        "longest row of misses": recorder.longest_miss_streak,
     }
     jitter = recorder.jitter(period)
     shown = percentiles if jitter is None else {**percentiles, "jitter": jitter}

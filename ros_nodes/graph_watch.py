@@ -64,7 +64,7 @@ class GraphWatch:
             self._watches[section] = TopicWatch(node, inputs[section].kind, inputs[section].topic)
         joints = [robot.joint(joint.name) for joint in spec.joints]
         self._state_publishers = StatePublishers(
-            [joint.wire for joint in joints],
+            [joint.hardware_name for joint in joints],
             np.array([joint.velocity_limit for joint in joints]),
             np.array([joint.position_limits is None for joint in joints]),
         )

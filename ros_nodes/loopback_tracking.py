@@ -75,7 +75,7 @@ def environment_errors(
         seed: of starts and noise.
     """
     env = nominal_environment(config)
-    env.task.follow(velocity)
+    env.task.set_command(velocity)
     sums, steps, falls = dict.fromkeys(ERRORS, 0.0), 0, 0
     policy.reset(seed)
     for episode in range(episodes):

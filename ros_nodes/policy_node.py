@@ -236,14 +236,14 @@ class PolicyNode(LifecycleNode):
         if self._level < before:
             self.get_logger().warning(f"{self._level.name.lower()} after {before.name.lower()}")
             return
-        faults = loop.explain(decision.reasons)
+        faults = loop.explain(decision.faults)
         self._reporter.last_fault = f"{self._level.name.lower()}: {faults}"
         self.get_logger().error(self._reporter.last_fault)
         self._reporter.publish()
         now = time.monotonic()
         if self._level == SafetyLevel.STOP or now >= self._next_dump:
             self._next_dump = now + DUMP_PERIOD
-            self.dump(decision.reasons[0].value)
+            self.dump(decision.faults[0].value)
 
     def estop(self) -> None:
         """Stop now and stay stopped, in any state."""
@@ -345,8 +345,8 @@ class PolicyNode(LifecycleNode):
             return
         self._active = False
         link, loop = self._link, self._link.loop
-        loop.leave()
-        until = time.monotonic() + loop.controller.safety.rest.longest + REST_SLACK
+        loop.shut_down()
+        until = time.monotonic() + loop.controller.safety.rest.max_duration + REST_SLACK
         next_poll = 0.0
         while loop.mode == Mode.RESTING:
             link.serve()
@@ -361,7 +361,7 @@ class PolicyNode(LifecycleNode):
                 next_poll = now + POLL_PERIOD
                 loop.graph(link.graph.poll())
             if now > until:  # simulated time may stand still
-                loop.give_up("the simulation's clock stands still")
+                loop.abort_shutdown("the simulation's clock stands still")
             time.sleep(REST_PAUSE)
         link.close()
         self._time.restart()

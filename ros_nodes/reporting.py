@@ -74,7 +74,7 @@ class Reporter:
         watchdog, began = active.loop.watchdog, active.loop.began
         active.decision = decision
         active.levels[decision.level] += 1
-        active.faults.update(decision.reasons)
+        active.faults.update(decision.faults)
         now, period = self._clock.now(), active.loop.controller.policy.spec.period
         sample = LatencySample(
             time=now,
@@ -124,7 +124,7 @@ class Reporter:
                 level, message = DiagnosticStatus.ERROR, self.refusal
         else:
             inputs = {
-                "why": active.loop.explain(decision.reasons) or "nothing is wrong",
+                "why": active.loop.explain(decision.faults) or "nothing is wrong",
                 "state rate": active.loop.watchdog.describe_rate(),
                 "listeners": ", ".join(active.loop.view.listeners),
             }

@@ -158,7 +158,7 @@ class RobotLink:
         if not mapping.concerns(message.name):
             return  # joints of something else, such as a gripper
         try:
-            reordered = mapping.follow(message.name)
+            reordered = mapping.set_order(message.name)
         except InputError as error:
             defect = str(error)
             self._run(lambda: self.loop.unusable(defect))

@@ -119,7 +119,7 @@ class SimNode(Node):
         self._topics.append((robot.command.topic, kind, "robot.command"))
         self.create_subscription(kind, robot.command.topic, self._on_command, COMMAND_QOS)
         self._velocity: VelocityCommand | None = None
-        if self._task is not None and self._task.asked is not None:
+        if self._task is not None and self._task.command_velocity is not None:
             self._velocity = self._subscribe_to_velocity(given.config)
         self.create_service(Trigger, "~/reset", self._on_reset)
         self._time_base = 0.0
@@ -157,7 +157,7 @@ class SimNode(Node):
     def _fault(self, text: str) -> InjectedFault:
         robot = self._config.robot
         has_imu = robot.imu is not None and self._config.sim.imu is not None
-        return InjectedFault(text, [joint.wire for joint in robot.joints], has_imu)
+        return InjectedFault(text, [joint.hardware_name for joint in robot.joints], has_imu)
 
     def _begin(self) -> None:
         """Begin an episode: at rest in a start pose, waiting for the first command."""
@@ -284,7 +284,7 @@ class SimNode(Node):
         steps = self._control_steps // self._config.sim.decimation
         self._set_velocity()
         self._return += self._task.step(self._command, self._random)
-        for name, value in self._task.measures.items():
+        for name, value in self._task.metrics.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
         fallen = self._task.terminated()
         self._over = fallen or steps == self._episode_steps
@@ -299,7 +299,7 @@ class SimNode(Node):
     def _set_velocity(self) -> None:
         """Judge the task by the velocity that the policy has received too."""
         if self._velocity is not None and self._task is not None:
-            self._task.follow(self._velocity.at(self._steady()).tolist())
+            self._task.set_command(self._velocity.at(self._steady()).tolist())
 
     def _steady(self) -> float:
         """Time that never goes back [s]; policy_node measures time-outs by the same."""

@@ -175,7 +175,7 @@ OVERLAYS = [  # go2-walk.yaml: what stands over go2.yaml
     ("go2-walk", "extends", ["go2.yaml"], r"extends: expected a file .*, got \['go2.yaml'\]"),
     ("go2-walk", "extends", None, "extends: expected a file .*, got None"),
     ("go2-walk", "extends", ".", "extends: expected a file .*, got '.'"),
-    ("go2-walk", "extends", "go2-walk.yaml", "expected a file that does not come back"),
+    ("go2-walk", "extends", "go2-walk.yaml", "expected a file that does not extend itself"),
     ("go2-walk", "extends", GONE, "policy: Field required"),
     ("go2-walk", "task.commands", [1, 2], TASK + r".commands: .*, got \[1, 2\]"),
     ("go2-walk", "task.kind", "swing_up", "task.swing_up.cart: Field required"),

@@ -122,7 +122,7 @@ def test_a_task_that_needs_what_another_robot_has(
     terms = [*swing["policy"]["observation"], term]
     path = edited(tmp_path / "b", "cartpole", "policy.observation", terms)
     said = refusal(path, capsys)
-    assert "term asked: expected a task that asks for a velocity, got swing_up" in said
+    assert "term asked: expected a task with a commanded velocity, got swing_up" in said
 
 
 @pytest.mark.parametrize(

@@ -24,14 +24,14 @@ from dime_robot.runtime.contract.policy_spec import PolicySpec
 from dime_robot.runtime.control.flight_recorder import FlightRecorder, read_recording
 from dime_robot.runtime.io.errors import InputError, first_problem
 from dime_robot.runtime.telemetry.latency import LatencyDistribution, read_distribution
-from dime_robot.sim.config.robot_task import RobotTaskConfig, read_robot_task
+from dime_robot.sim.config.robot_task import RobotTaskConfig, load_robot_task
 from dime_robot.sim.model.loading import load_model
 from dime_robot.training import checkpoint
 from ros_nodes.latency_record import distributions, read_record, write_record
 from tests.malformed import mutated, within
 from tests.paths import ROOT
 from tests.ros_nodes.records import record_of, some_samples
-from tests.runtime.machines import ToldPolicy, make_robot, make_spec, robot_data, spec_data
+from tests.runtime.machines import ScriptedPolicy, make_robot, make_spec, robot_data, spec_data
 
 LIMIT = 4.0  # [s] for one file; most take a millisecond
 SIM: dict[str, Any] = {"model": "arm.xml", "timestep": 1 / 512, "decimation": 4}
@@ -65,7 +65,7 @@ def test_configurations(tmp_path: Path) -> None:
     read_robot_task_of(good, tmp_path / "good.yaml")
     made = throw(
         lambda rng: mutated(good, "yaml", rng),
-        lambda path: read_robot_task(path)[0],
+        lambda path: load_robot_task(path)[0],
         tmp_path / "robot.yaml",
         250,
     )
@@ -76,7 +76,7 @@ def test_configurations(tmp_path: Path) -> None:
 
 def read_robot_task_of(content: bytes, path: Path) -> RobotTaskConfig:
     path.write_bytes(content)
-    return read_robot_task(path)[0]
+    return load_robot_task(path)[0]
 
 
 def test_contracts_in_json(tmp_path: Path) -> None:
@@ -131,7 +131,7 @@ def repacked(content: bytes, rng: np.random.Generator) -> bytes:
 
 
 def test_recordings(tmp_path: Path) -> None:
-    policy = ToldPolicy(make_spec())
+    policy = ScriptedPolicy(make_spec())
     recorder = FlightRecorder(policy, make_robot(), 0.1)  # type: ignore[arg-type]
     for i in range(5):
         recorder._ring["time"][i] = i
@@ -143,7 +143,7 @@ def test_recordings(tmp_path: Path) -> None:
     good = path.read_bytes()
     assert len(read_recording(path).records) == 5
     for recording in throw(lambda rng: repacked(good, rng), read_recording, path, 300):
-        assert all(level <= 4 for _, level, _ in recording.faults)
+        assert all(level <= 4 for _, level, _ in recording.escalations)
 
 
 def test_latency_records(tmp_path: Path) -> None:

@@ -233,7 +233,7 @@ def _maker(name: str, condition: Condition, velocity: Velocity, seed: int) -> Ca
         )
         if not isinstance(robot.task, VelocityTracking):
             raise InputError(f"--suite: expected a task that follows a velocity, got sim:{name}")
-        robot.task.follow(velocity)
+        robot.task.set_command(velocity)
         return PlainEnv(TimeLimit(robot, condition.config.episode_steps), f"sim:{name}")
 
     return make

@@ -1,27 +1,30 @@
-"""The simulated robot: MuJoCo behind the same RobotState and JointCommand as a real one."""
+"""The simulated robot: MuJoCo with the same RobotState and JointCommand as a real one."""
 
 import os
 import sys
 
 
-def _import_mujoco(asked: str) -> None:
-    """Import MuJoCo, without its renderer where the one that MUJOCO_GL names cannot be loaded.
+def _import_mujoco(backend: str) -> None:
+    """Import MuJoCo, without a renderer if the backend cannot be loaded.
 
-    Importing it loads that renderer, which most commands never use. Those that do say so then.
+    The import loads that renderer, which most commands never use. Those that do fail later.
+
+    Args:
+        backend: value of MUJOCO_GL.
     """
     try:
         import mujoco
     except ModuleNotFoundError as error:
         if error.name != "mujoco":
             raise
-    except Exception:  # every GL back end fails in its own way
+    except Exception:  # the exception depends on the backend
         sys.modules.pop("mujoco.rendering.classic.gl_context", None)
         os.environ["MUJOCO_GL"] = "disable"
         try:
             import mujoco  # noqa: F401
         finally:
-            os.environ["MUJOCO_GL"] = asked
+            os.environ["MUJOCO_GL"] = backend
 
 
-if "MUJOCO_GL" in os.environ:  # else the modules that need MuJoCo import it, and --help does not
+if "MUJOCO_GL" in os.environ:  # else only the modules that need MuJoCo import it
     _import_mujoco(os.environ["MUJOCO_GL"])

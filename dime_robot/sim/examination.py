@@ -1,4 +1,4 @@
-"""Everything that is wrong with a configuration, at once: `python -m dime_robot.config check`."""
+"""Lists everything that is wrong with a configuration: `python -m dime_robot.config check`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from dime_robot.runtime.contract.config_files import read_config
 from dime_robot.runtime.contract.policy_spec import PolicySpec
-from dime_robot.runtime.contract.robot_config import RobotConfig, require_compatible
+from dime_robot.runtime.contract.robot_config import RobotConfig, incompatibilities
 from dime_robot.runtime.io.errors import InputError, all_problems
 from dime_robot.sim.config.robot_task import (
     RobotTaskConfig,
@@ -27,29 +27,28 @@ from dime_robot.sim.model.loading import compile_model
 from dime_robot.sim.model.soundness import unsound
 from dime_robot.sim.plant.delays import DelayedPlant
 from dime_robot.sim.plant.plant import Plant, make_plant
-from dime_robot.sim.pose_check import SECONDS, Held, hold_default_pose
+from dime_robot.sim.pose_check import SECONDS, PoseResult, hold_default_pose
 from dime_robot.sim.randomization.randomizer import Randomizer
 from dime_robot.sim.robot_env import RobotEnv
 
 Section = TypeVar("Section", bound=BaseModel)
-SLOWEST = 1e-9  # [Hz]
-SPEEDS = 1e9  # [rad/s or m/s] of joints whose robot is not known
+MAX_SPEED = 1e9  # of joints without a valid robot section [rad/s or m/s]
 
 
 @dataclass
 class Findings:
-    """What an examination came to."""
+    """The result of an examination."""
 
     problems: list[str] = field(default_factory=list)  # one sentence each
-    facts: list[str] = field(default_factory=list)  # lines for the screen
+    summary: list[str] = field(default_factory=list)  # lines for the screen
 
     def add(self, problem: str) -> None:
-        """Note a problem, once."""
+        """Add a problem, unless it is known."""
         if problem not in self.problems:
             self.problems.append(problem)
 
     def catch(self, work: Callable[[], object]) -> None:
-        """Do something whose refusal is a problem."""
+        """Call a function, and add the InputError that it raises."""
         try:
             work()
         except InputError as error:
@@ -57,30 +56,30 @@ class Findings:
 
 
 def examine(name: str) -> Findings:
-    """Look at all of a configuration: its sections, the machine, the model, the default pose.
+    """Check all of a configuration: its sections, the machine, the model, the default pose.
 
     Args:
         name: in `sim_configs/`, or a path.
 
     Raises:
-        InputError: there is no such file, or it cannot be read.
+        InputError: there is no such file, or it cannot be parsed.
     """
     path = robot_task_path(name)
     content = read_config(path)
     found = Findings()
     config: RobotTaskConfig | None = None
     try:
-        RobotTaskConfig.model_validate(content)
         config, _ = robot_task_of(content, path)
     except ValidationError as error:
         for problem in all_problems(error):
             found.add(f"{path}: {problem}")
-    # sections that are right by themselves are looked at even where another one is not
+    # valid sections are checked even if another one is invalid
     policy = _section(PolicySpec, content.get("policy"))
     robot = _section(RobotConfig, content.get("robot"))
     sim = _section(SimConfig, content.get("sim"))
     if policy is not None and robot is not None:
-        _compare(policy, robot, found)
+        for incompatibility in incompatibilities(policy, robot):
+            found.add(str(incompatibility))
     if policy is not None and sim is not None:
         model = path.parent / sim.model
         sound = _examine_model(policy, sim, model, found)
@@ -91,7 +90,7 @@ def examine(name: str) -> Findings:
         if sound:
             held = _examine_pose(policy, sim, robot, config, model, found)
             if held is not None and config is not None and not found.problems:
-                found.facts = _facts(config, model, held)
+                found.summary = _summary(config, model, held)
     return found
 
 
@@ -102,32 +101,22 @@ def _section(kind: type[Section], content: Any) -> Section | None:
         return None
 
 
-def _compare(policy: PolicySpec, robot: RobotConfig, found: Findings) -> None:
-    """Policy against machine: as a whole, and joint by joint, since one refusal hides the next."""
-    found.catch(lambda: require_compatible(policy, robot))
-    known = {joint.name for joint in robot.joints}
-    for joint in policy.joints:
-        if joint.name in known:
-            # observing nothing, at a rate that any robot has: only what concerns this joint is left
-            changes = {"joints": (joint,), "observation": (), "rate": SLOWEST}
-            alone = policy.model_copy(update=changes)
-            found.catch(lambda alone=alone: require_compatible(alone, robot))  # type: ignore[misc]
-
-
 def _examine_model(policy: PolicySpec, sim: SimConfig, path: Path, found: Findings) -> bool:
-    """The model by itself, and whether the contract's parts are in it. Can it be simulated?"""
+    """Check the model and whether it fits the contract; return whether it can be simulated."""
     try:
-        model, said = compile_model(path)
+        model, warned = compile_model(path)
     except InputError as error:
         found.add(str(error))
         return False
-    problems = unsound(model, said)
+    problems = unsound(model, warned)
     if not problems:
-        problems = [f"expected a model that MuJoCo does not warn of, got: {text}" for text in said]
+        problems = [
+            f"expected a model that MuJoCo does not warn of, got: {text}" for text in warned
+        ]
         problems += Fit(model, policy, sim).problems
         try:
             sim.require_fit(policy)
-        except ValueError:  # the configuration's own validation says so
+        except ValueError:  # reported by the validation of the configuration
             return False
     for problem in problems:
         found.add(f"{path}: {problem}")
@@ -135,13 +124,13 @@ def _examine_model(policy: PolicySpec, sim: SimConfig, path: Path, found: Findin
 
 
 def _examine_training(config: RobotTaskConfig, model: Path, found: Findings) -> None:
-    """What training builds on the robot: task, randomisation, latency."""
+    """Check what training needs: task, randomization, latency."""
     try:
         make_plant(config, model)
     except InputError as error:
         found.add(str(error))
         return
-    for term in config.randomization:  # one by one: a refusal hides the next
+    for term in config.randomization:  # one by one, since an error hides the next
         found.catch(
             lambda term=term: Randomizer([term], config.policy, make_plant(config, model))  # type: ignore[misc]
         )
@@ -161,9 +150,9 @@ def _examine_pose(
     config: RobotTaskConfig | None,
     path: Path,
     found: Findings,
-) -> Held | None:
-    """Two seconds of the default pose."""
-    speeds = {joint.name: SPEEDS for joint in policy.joints}
+) -> PoseResult | None:
+    """Check the default pose."""
+    speeds = {joint.name: MAX_SPEED for joint in policy.joints}
     speeds |= {joint.name: joint.velocity_limit for joint in robot.joints} if robot else {}
     height = None
     if config is not None and isinstance(config.task, VelocityTrackingConfig):
@@ -181,20 +170,20 @@ def _examine_pose(
     return held
 
 
-def _facts(config: RobotTaskConfig, model: Path, held: Held) -> list[str]:
+def _summary(config: RobotTaskConfig, model: Path, held: PoseResult) -> list[str]:
     spec, plant = config.policy, make_plant(config, model)
-    if held.joint:
+    if held.error_joint:
         hung = " hung up by its base" if plant.has_free_base else ""
         pose = (
             f"ok  pose held {SECONDS:g} s{hung}: largest error {held.error:.3g} rad or m"
-            f" ({held.joint})"
+            f" ({held.error_joint})"
         )
     else:
         pose = (
-            f"ok  pose not held at action 0 (no joint has a target): {held.mover or 'no joint'}"
-            f" moved {held.moved:.3g} rad or m in {SECONDS:g} s"
+            f"ok  pose not held at action 0 (no joint has a target):"
+            f" {held.motion_joint or 'no joint'} moved {held.motion:.3g} rad or m in {SECONDS:g} s"
         )
-    facts = [
+    lines = [
         f"ok  policy {spec.name}: {spec.n_obs} observations, {spec.n_act} {spec.action.kind}"
         f" actions, {spec.rate:g} Hz",
         f"ok  robot {config.robot.name}: {len(config.robot.joints)} joints, all limits kept",
@@ -203,10 +192,10 @@ def _facts(config: RobotTaskConfig, model: Path, held: Held) -> list[str]:
         pose,
     ]
     if spec.held_joints:
-        places = ", ".join(f"{name} {place:g}" for name, place in spec.held_joints.items())
-        facts.append(f"ok  held beside the policy: {places} [rad or m]")
+        held_at = ", ".join(f"{name} {at:g}" for name, at in spec.held_joints.items())
+        lines.append(f"ok  held beside the policy: {held_at} [rad or m]")
     if config.sim.free:
-        facts.append(f"ok  free beside the policy: {', '.join(config.sim.free)}")
+        lines.append(f"ok  free beside the policy: {', '.join(config.sim.free)}")
     if config.task is None:
-        facts.append("ok  no task: it can be checked and simulated, not trained")
-    return facts
+        lines.append("ok  no task: it can be checked and simulated, not trained")
+    return lines

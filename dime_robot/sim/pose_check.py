@@ -1,4 +1,4 @@
-"""Does the simulated robot hold its default pose? Two seconds of it, before anything is trained."""
+"""Check that the simulated robot holds its default pose for two seconds, before training."""
 
 from __future__ import annotations
 
@@ -14,92 +14,92 @@ from dime_robot.sim.model.loading import joint_name, mujoco_warnings
 from dime_robot.sim.plant.plant import Plant
 
 SECONDS = 2.0  # simulated
-SETTLED = 0.5  # [s] at the end, which is judged
-BOUND = 0.05  # largest error of a joint then, with the base held [rad or m]
-FASTEST = 1000.0  # of any coordinate: more is an explosion [rad/s or m/s]
-SHAKING = 0.3  # share of steps at which an effort may change its sign
-NOTICED = 0.1  # share of the largest effort, below which a change of sign does not count
-NUDGE = 0.01  # first speed of the contract's joints: an upright pole shall fall [rad/s or m/s]
-HEAVY = 1e6  # inertia that holds a free base where it is [kg, kg m^2]
+SETTLED = 0.5  # [s] at the end, which are evaluated
+MAX_ERROR = 0.05  # of a joint then, with the base held [rad or m]
+MAX_SPEED = 1000.0  # of any coordinate; above it the simulation has diverged [rad/s or m/s]
+MAX_FLIPS = 0.3  # share of steps at which an effort may change its sign
+MIN_EFFORT = 0.1  # share of the largest effort, below which a change of sign does not count
+START_SPEED = 0.01  # of the contract's joints, so that an upright pole falls [rad/s or m/s]
+BASE_INERTIA = 1e6  # added to hold a free base in place [kg, kg m^2]
 
 
 @dataclass
-class Held:
-    """What two seconds in the default pose came to."""
+class PoseResult:
+    """Result of two seconds in the default pose."""
 
     problems: list[str] = field(default_factory=list)  # one phrase each
-    error: float = 0.0  # largest in the last half second, of joints with a target [rad or m]
-    joint: str = ""  # whose; empty: no joint has a target
-    moved: float = 0.0  # farthest that any joint of the contract went [rad or m]
-    mover: str = ""  # which
+    error: float = 0.0  # largest at the end, of joints with a target [rad or m]
+    error_joint: str = ""  # its joint; empty: no joint has a target
+    motion: float = 0.0  # largest of a joint of the contract [rad or m]
+    motion_joint: str = ""  # its joint
 
 
-def hold_default_pose(make: Callable[[], Plant], height: float | None) -> Held:
-    """Simulate the default pose and look.
+def hold_default_pose(make: Callable[[], Plant], height: float | None) -> PoseResult:
+    """Simulate the default pose and evaluate it.
 
-    A robot with a free base is looked at twice: as it stands (or falls), where only the numbers
-    have to stay finite, and hung up by its base without contacts, where every joint with a target
-    has to stay within `BOUND` of it.
+    A robot with a free base is simulated twice: standing (or falling), where only the numbers have
+    to stay finite, and with its base fixed and without contacts, where every joint with a target
+    has to stay within MAX_ERROR of it.
 
     Args:
         make: builds the robot; called once or twice.
         height: of a free base [m]; None: as the model has it.
 
     Returns:
-        What was seen; of a robot with a free base, errors are those of the robot hung up.
+        The result; with a free base, errors are those with the base fixed.
     """
     plant = make()
     result = _simulate(plant, height)
     if plant.has_free_base and not result.problems:
         hung = make()
-        _hang(hung)
+        _fix_base(hung)
         standing = result
         result = _simulate(hung, height)
-        result.moved, result.mover = standing.moved, standing.mover
-    if result.joint and not result.error <= BOUND and not result.problems:
+        result.motion, result.motion_joint = standing.motion, standing.motion_joint
+    if result.error_joint and not result.error <= MAX_ERROR and not result.problems:
         hung_up = " hung up by its base" if plant.has_free_base else ""
         result.problems.append(
-            f"joint {result.joint}: expected at most {BOUND:g} rad or m between its default"
-            f" position and where its drive holds it{hung_up}, got {result.error:.3g} after"
+            f"joint {result.error_joint}: expected at most {MAX_ERROR:g} rad or m between its"
+            f" default position and where its drive holds it{hung_up}, got {result.error:.3g} after"
             f" {SECONDS:g} s; raise its stiffness or its effort limit"
         )
     return result
 
 
-def _hang(plant: Plant) -> None:
-    """Hold a free base where it is, and let nothing touch the robot."""
+def _fix_base(plant: Plant) -> None:
+    """Hold a free base in place, and disable contacts."""
     free = plant.free_joint
     assert free is not None
     start = int(plant.model.jnt_dofadr[free])
-    plant.model.dof_armature[start : start + 6] += HEAVY
+    plant.model.dof_armature[start : start + 6] += BASE_INERTIA
     plant.model.opt.disableflags |= mujoco.mjtDisableBit.mjDSBL_CONTACT
 
 
-def _simulate(plant: Plant, height: float | None) -> Held:
+def _simulate(plant: Plant, height: float | None) -> PoseResult:
     model, data = plant.model, plant.data
-    result = Held()
+    result = PoseResult()
     names = list(plant.default_pose)
-    with mujoco_warnings() as said:
+    with mujoco_warnings() as warned:
         plant.reset(plant.default_pose, height)
         start = plant.positions(names)
-        data.qvel[plant.dofs] = NUDGE
+        data.qvel[plant.dofs] = START_SPEED
         steps = round(SECONDS / model.opt.timestep)
-        judged = round((SECONDS - SETTLED) / model.opt.timestep)
+        settled = round((SECONDS - SETTLED) / model.opt.timestep)
         efforts: list[FloatArray] = []
         for step in range(steps):
             plant.advance(1)
-            fault = _explosion(model, data)
-            if fault is not None:
-                result.problems.append(fault)
+            divergence = _divergence(model, data)
+            if divergence is not None:
+                result.problems.append(divergence)
                 break
-            if step >= judged:
+            if step >= settled:
                 efforts.append(plant.efforts())
                 for name, error in plant.pose_errors().items():
-                    if not result.joint or error > result.error:
-                        result.error, result.joint = error, name
+                    if not result.error_joint or error > result.error:
+                        result.error, result.error_joint = error, name
         moved = np.abs(plant.positions(names) - start)
     if names:
-        result.moved, result.mover = float(moved.max()), names[int(moved.argmax())]
+        result.motion, result.motion_joint = float(moved.max()), names[int(moved.argmax())]
     counted = {
         mujoco.mjtWarning(i).name.removeprefix("mjWARN_"): int(data.warning[i].number)
         for i in range(int(mujoco.mjtWarning.mjNWARNING))
@@ -108,38 +108,38 @@ def _simulate(plant: Plant, height: float | None) -> Held:
     if not result.problems:
         result.problems += [
             f"expected a simulation that MuJoCo does not warn of, got {name} {count} times within"
-            f" {SECONDS:g} s" + (f" ({said[0]})" if said else "")
+            f" {SECONDS:g} s" + (f" ({warned[0]})" if warned else "")
             for name, count in counted.items()
         ]
-        result.problems += _shaking(plant.driven_joints, np.array(efforts))
+        result.problems += _oscillating(plant.driven_joints, np.array(efforts))
     return result
 
 
-def _explosion(model: mujoco.MjModel, data: mujoco.MjData) -> str | None:
-    """What is wrong with the numbers of a state; None: nothing."""
-    wild: npt.NDArray[np.bool_] = ~(np.abs(data.qvel) <= FASTEST)
-    if not wild.any() and np.isfinite(data.qpos).all():
+def _divergence(model: mujoco.MjModel, data: mujoco.MjData) -> str | None:
+    """Say how the state has diverged; None: it has not."""
+    too_fast: npt.NDArray[np.bool_] = ~(np.abs(data.qvel) <= MAX_SPEED)
+    if not too_fast.any() and np.isfinite(data.qpos).all():
         return None
-    dof = int(wild.argmax())
+    dof = int(too_fast.argmax())
     joint = joint_name(model, int(model.dof_jntid[dof]))
-    got = f"{data.qvel[dof]:g}" if wild.any() else "positions that are no numbers"
+    got = f"{data.qvel[dof]:g}" if too_fast.any() else "positions that are not finite"
     return (
         f"expected a default pose that can be simulated for {SECONDS:g} s, got a speed of {got}"
-        f" rad/s or m/s at {joint} after {data.time:.3g} s; look at its masses, its gains and the"
+        f" rad/s or m/s at {joint} after {data.time:.3g} s; check its masses, its gains and the"
         " timestep"
     )
 
 
-def _shaking(names: list[str], efforts: FloatArray) -> list[str]:
-    """Joints whose drive pushes to and fro; efforts of shape (steps, n) [N m or N]."""
+def _oscillating(names: list[str], efforts: FloatArray) -> list[str]:
+    """List the joints whose drive oscillates; efforts of shape (steps, n) [N m or N]."""
     if efforts.size == 0:
         return []
     flips = efforts[1:] * efforts[:-1] < 0
-    flips &= np.abs(efforts[1:]) > NOTICED * np.abs(efforts).max(axis=0) + 1e-6
+    flips &= np.abs(efforts[1:]) > MIN_EFFORT * np.abs(efforts).max(axis=0) + 1e-6
     share = flips.mean(axis=0)
     return [
         f"joint {name}: expected a drive that holds still, got an effort that changes its sign at"
         f" {part:.0%} of the simulation steps; lower its gains or the timestep"
         for name, part in zip(names, share.tolist(), strict=True)
-        if part > SHAKING
+        if part > MAX_FLIPS
     ]

@@ -1,8 +1,8 @@
-"""Importing this registers every robot task with Gymnasium, for tools that take an id.
+"""Registers every robot task with Gymnasium on import, for tools that take an id.
 
     gymnasium.make("dime_robot.sim.registration:dime_robot/cartpole-v0")
 
-Gymnasium imports what stands before the colon by itself.
+Gymnasium imports the module before the colon itself.
 """
 
 from __future__ import annotations

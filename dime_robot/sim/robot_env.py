@@ -1,4 +1,4 @@
-"""RobotEnv: a Plant and a task as a Gymnasium environment, through the contract's encode/decode."""
+"""RobotEnv: a Plant and a task as a Gymnasium environment, with the contract's encoding."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import mujoco
 import numpy as np
 import numpy.typing as npt
 
+from dime_robot.runtime.contract.policy_spec import Float32Array
 from dime_robot.runtime.control.observation import ActionDecoder, ObservationEncoder
 from dime_robot.runtime.control.state import RobotState
 from dime_robot.sim.config.robot_task import RobotTaskConfig, load_robot_task
@@ -18,23 +19,21 @@ from dime_robot.sim.plant.plant import make_plant
 from dime_robot.sim.randomization.randomizer import Randomizer
 from dime_robot.sim.tasks.task import make_task
 
-Observation = npt.NDArray[np.float32]
 
+class RobotEnv(gymnasium.Env[Float32Array, Float32Array]):
+    """A robot task from `sim_configs/NAME.yaml`, with its randomization.
 
-class RobotEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
-    """A robot task from `sim_configs/NAME.yaml`, randomised as it says.
-
-    Observation: raw SI values in the contract's order. Action: [-1, 1]. `info["is_success"]` says
-    whether the task's success criterion holds at this step, `info["measures"]` what the task
-    measured in it, `info["effort_peak"]` the largest effort of a position drive since the reset
-    [N m or N]. The time limit is not in here: `config.episode_steps` says what
-    `gymnasium.wrappers.TimeLimit` should be given.
+    Observation: raw SI values in the contract's order. Action: [-1, 1]. `info["is_success"]` is
+    whether the task's success criterion holds at this step, `info["measures"]` has the task's
+    metrics of the step, `info["effort_peak"]` is the largest effort of a position drive since the
+    reset [N m or N]. The time limit is applied by `gymnasium.wrappers.TimeLimit`, with
+    `config.episode_steps`.
 
     Args:
         name: of the configuration.
         render_mode: None or rgb_array.
-        variant: configuration and model to use instead of the named file's.
-        startup_seed: of what is drawn once for the environment's life.
+        variant: configuration and model to use instead of those that `name` selects.
+        startup_seed: for values that are drawn once in the environment's life.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 50}
@@ -63,8 +62,8 @@ class RobotEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Observation, dict[str, Any]]:
-        """Start an episode."""
+    ) -> tuple[Float32Array, dict[str, Any]]:
+        """Begin an episode."""
         super().reset(seed=seed)
         self.randomizer.reset(self.np_random)
         self.task.start(self.np_random)
@@ -74,27 +73,25 @@ class RobotEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
         self._steps = 0
         return self._observe(state), {"is_success": False}
 
-    def step(
-        self, action: npt.NDArray[np.float32]
-    ) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        """One control period."""
+    def step(self, action: Float32Array) -> tuple[Float32Array, float, bool, bool, dict[str, Any]]:
+        """Simulate one control period."""
         command = self._decoder.decode(action)
         self.randomizer.step(self.np_random, self._steps * self.policy_spec.period)
         state = self._delayed.step(command, self.np_random)
         self._steps += 1
         reward = self.task.step(command, self.np_random)
-        info = {"is_success": self.task.is_success(), "measures": dict(self.task.measures)}
+        info = {"is_success": self.task.is_success(), "measures": dict(self.task.metrics)}
         if self.plant.drive is not None:
             info["effort_peak"] = float(self.plant.drive.peak.max())
         return self._observe(state), reward, self.task.terminated(), False, info
 
-    def _observe(self, state: RobotState) -> Observation:
-        asked = state._replace(command_velocity=self.task.asked)
-        observation = self._encoder.encode(asked, self._decoder.last_action)
+    def _observe(self, state: RobotState) -> Float32Array:
+        state = state._replace(command_velocity=self.task.command_velocity)
+        observation = self._encoder.encode(state, self._decoder.last_action)
         return self.randomizer.observe(observation, self.np_random)
 
     def render(self) -> npt.NDArray[np.uint8] | None:
-        """The current frame, shape (360, 480, 3)."""
+        """Return the current frame, shape (360, 480, 3)."""
         if self.render_mode != "rgb_array":
             return None
         if self._renderer is None:

@@ -11,9 +11,8 @@ import pytest
 
 from dime_robot import train
 from dime_robot.runtime.policy.onnx_policy import OnnxPolicy
-from export import closed_loop
+from export import closed_loop, proofs
 from export import onnx as export_onnx
-from export import proofs as certify
 
 
 @pytest.fixture(scope="session")
@@ -28,9 +27,9 @@ def checkpoint_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def short_proofs() -> Iterator[None]:
     """Proofs of few episodes, for tests of everything around them."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(closed_loop, "LOOKS", (3, 30))
+        patch.setattr(closed_loop, "STAGES", (3, 30))
         patch.setattr(closed_loop, "REPEATED_EPISODES", 1)
-        patch.setattr(certify, "NOISE_EPISODES", 3)
+        patch.setattr(proofs, "NOISE_EPISODES", 3)
         yield
 
 

@@ -104,11 +104,11 @@ def test_rounding_passes_though_the_loops_diverge() -> None:
 def test_the_same_function_passes_at_the_first_look() -> None:
     loop = free_run("Chaos-v0", trained, trained, SHAPE)
     assert loop.first_divergence is None
-    assert len(loop.returns_torch) == closed_loop.LOOKS[0]
+    assert len(loop.returns_torch) == closed_loop.STAGES[0]
     assert judge(loop).interval == (0, 0)
     assert judge(loop).passed
-    assert loop.visited.shape == (closed_loop.LOOKS[0] * LENGTH, 1)
-    assert loop.noise.shape == (closed_loop.LOOKS[0] * LENGTH, *SHAPE)
+    assert loop.visited.shape == (closed_loop.STAGES[0] * LENGTH, 1)
+    assert loop.noise.shape == (closed_loop.STAGES[0] * LENGTH, *SHAPE)
 
 
 def test_an_environment_that_ignores_its_seed_is_named() -> None:
@@ -122,7 +122,7 @@ def test_an_untrained_policy_passes_in_a_chaotic_environment_unless_its_graph_is
         return moves - random_policy(obs, noise)
 
     loop = free_run("Chaos-v0", useless, offset(useless, 1e-7), SHAPE)
-    assert len(loop.returns_torch) == closed_loop.LOOKS[-1]
+    assert len(loop.returns_torch) == closed_loop.STAGES[-1]
     assert judge(loop).passed, judge(loop).reason
     assert "standard deviation" in judge(loop).reason
     assert judge(free_run("Chaos-v0", useless, offset(useless, -0.5), SHAPE)).failed
@@ -151,8 +151,8 @@ def loop_of(torch: np.ndarray, onnx: np.ndarray, random: np.ndarray) -> Loop:
 def decided(rng: np.random.Generator, mean: float, spread: float, worse: float) -> bool:
     """Does a graph pass whose returns are independent of torch's and lower by `worse`?"""
     returns = []
-    for look in closed_loop.LOOKS:
-        count = look - len(returns[0][0]) if returns else look
+    for stage in closed_loop.STAGES:
+        count = stage - len(returns[0][0]) if returns else stage
         values = rng.normal(mean, spread, (3, count))
         values[1] -= worse
         values[2] = rng.normal(0, spread, count)
@@ -160,7 +160,7 @@ def decided(rng: np.random.Generator, mean: float, spread: float, worse: float) 
         verdict = judge(loop_of(*np.concatenate(returns, axis=1)))
         if verdict.passed or verdict.failed:
             break
-    assert verdict.passed or verdict.failed  # the last look decides
+    assert verdict.passed or verdict.failed  # the last stage decides
     return verdict.passed
 
 

@@ -18,7 +18,7 @@ from dime_robot.runtime.policy.onnx_policy import OnnxPolicy
 from dime_robot.runtime.telemetry import measure_latency as runtime_certify
 from dime_robot.training import checkpoint
 from export import onnx as export_onnx
-from export import proofs as certify
+from export import proofs
 from export.closed_loop import free_run
 from tests.export.conftest import short_proofs
 from tests.paths import ROOT
@@ -114,9 +114,9 @@ def test_one_wrong_action_on_a_visited_state_fails(checkpoint_path: Path) -> Non
         actions[1234] += 1e-3
         return actions
 
-    certify.closed_loop_certificate(actor, actor.act_numpy, loop, 1e-4)
-    with pytest.raises(certify.CertificateError, match="on a visited state"):
-        certify.closed_loop_certificate(actor, wrong_once, loop, 1e-4)
+    proofs.closed_loop_certificate(actor, actor.act_numpy, loop, 1e-4)
+    with pytest.raises(proofs.CertificateError, match="on a visited state"):
+        proofs.closed_loop_certificate(actor, wrong_once, loop, 1e-4)
 
 
 def test_a_noise_mode_that_earns_less_is_not_certified() -> None:
@@ -126,13 +126,13 @@ def test_a_noise_mode_that_earns_less_is_not_certified() -> None:
         )
 
     fresh = earns(-100, 20)
-    assert certify.keeps_up(earns(-105, 18), fresh, gain=100)
-    assert not certify.keeps_up(earns(-111, 20), fresh, gain=100)
-    assert not certify.keeps_up(earns(-100, 17), fresh, gain=100)
+    assert proofs.earns_enough(earns(-105, 18), fresh, gain=100)
+    assert not proofs.earns_enough(earns(-111, 20), fresh, gain=100)
+    assert not proofs.earns_enough(earns(-100, 17), fresh, gain=100)
     # a constant in the reward changes nothing: what counts is the gain
-    assert not certify.keeps_up(earns(10_000 - 11, 20), earns(10_000, 20), gain=100)
+    assert not proofs.earns_enough(earns(10_000 - 11, 20), earns(10_000, 20), gain=100)
     # the same mean, but 20 episodes do not show it
-    assert not certify.keeps_up(earns(-100, 20, spread=50), fresh, gain=100)
+    assert not proofs.earns_enough(earns(-100, 20, spread=50), fresh, gain=100)
 
 
 @pytest.mark.parametrize(

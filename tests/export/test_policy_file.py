@@ -181,7 +181,7 @@ def test_a_provider_that_is_not_there_is_refused(policy_path: Path, provider: st
 
     if len(onnxruntime.get_available_providers()) > 2:
         pytest.skip("a GPU build of ONNX Runtime")
-    with pytest.raises(InputError, match=f"provider {provider} was asked for"):
+    with pytest.raises(InputError, match=f"provider {provider} is not available"):
         OnnxPolicy(policy_path, provider=provider)  # type: ignore[arg-type]
     assert OnnxPolicy(policy_path, provider="auto").provider == "cpu"
 

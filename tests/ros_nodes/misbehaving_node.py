@@ -15,9 +15,10 @@ import time
 
 import numpy as np
 
+from dime_robot.runtime.contract.policy_spec import Float32Array
 from dime_robot.runtime.control.controller import Controller
 from dime_robot.runtime.control.state import JointCommand
-from dime_robot.runtime.policy.onnx_policy import Float32Array, OnnxPolicy
+from dime_robot.runtime.policy.onnx_policy import OnnxPolicy
 from ros_nodes import policy_node
 
 FAST = 20.0  # [rad/s] of the pole, faster than ever in training

@@ -74,7 +74,7 @@ def fault_reported(graph: Graph, expected: Fault, response: str | tuple[str, ...
 def recorded_faults(graph: Graph) -> set[str]:
     found: set[str] = set()
     for path in (graph.folder / "flights").glob("*.npz"):
-        for _, _, names in read_recording(path).faults:
+        for _, _, names in read_recording(path).escalations:
             found.update(names)
     return found
 

@@ -86,7 +86,7 @@ def environment_commands(seed: int, robot: Path) -> tuple[npt.NDArray[np.floatin
     Shape (STEPS + LOST, 12) [rad].
     """
     env, policy = nominal_environment("go2"), OnnxPolicy(SHIPPED_GO2, seed=seed)
-    env.task.follow(VELOCITY)
+    env.task.set_command(VELOCITY)
     limits = CommandLimits(policy.spec, load_robot(robot, policy.spec))
     order = [policy.spec.action_joints.index(name) for name in WIRE]
     decoder, commands, free = ActionDecoder(policy.spec), [], True

@@ -1,4 +1,4 @@
-"""Small machines of each command kind, and a policy that does as it is told.
+"""Small machines of each command kind, and a scripted policy.
 
 One period is 1/128 s, so that sums of periods are exact.
 """
@@ -20,7 +20,7 @@ from dime_robot.runtime.control.state import CommandKind, JointCommand, RobotSta
 from dime_robot.runtime.policy.noise import NoiseSource
 
 RATE, T = 128.0, 1 / 128
-JOINTS = ("wrist", "wheel", "rail")  # in policy order; the wire has another
+JOINTS = ("wrist", "wheel", "rail")  # in policy order; the hardware has another
 UPRIGHT = np.array([1.0, 0.0, 0.0, 0.0])
 
 SCALES: dict[str, dict[str, float]] = {
@@ -123,7 +123,7 @@ def make_robot(kind: str = "effort", **changes: Any) -> RobotConfig:
 def make_state(
     wrist: float = 0.5, wheel: float = 0.0, rail: float = 0.25, **fields: Any
 ) -> RobotState:
-    """At rest in the middle unless said otherwise; `velocity` in policy order."""
+    """By default at rest in the middle; `velocity` in policy order."""
     velocity = np.array(fields.pop("velocity", [0.0, 0.0, 0.0]), dtype=float)
     return RobotState(fields.pop("stamp", 0.0), np.array([wrist, wheel, rail]), velocity, **fields)
 
@@ -143,40 +143,42 @@ class Run:
         return self
 
     def step(
-        self, value: list[float] | FloatArray | None = None, *problems: Fault, **fields: Any
+        self, value: list[float] | FloatArray | None = None, *faults: Fault, **fields: Any
     ) -> Decision:
-        """`value` in SI units and policy order; None: the policy was not asked."""
+        """`value` in SI units and policy order; None: the policy was not evaluated."""
         wanted = None
         if value is not None:
             wanted = JointCommand(
                 self.filter.limits.names, np.asarray(value, dtype=float), self.kind
             )
         state = fields.get("state", self.state)
-        decision = self.filter.step(self.k * T, wanted, state, problems)
+        decision = self.filter.step(self.k * T, wanted, state, faults)
         self.k += 1
         return decision
 
-    def levels(self, steps: int, *problems: Fault) -> list[str]:
-        return [self.step(None, *problems).level.name for _ in range(steps)]
+    def levels(self, steps: int, *faults: Fault) -> list[str]:
+        return [self.step(None, *faults).level.name for _ in range(steps)]
 
 
-class ToldPolicy:
-    """Answers what `answer` says."""
+class ScriptedPolicy:
+    """Responds to an observation with what the function `respond` returns."""
 
     provider = "cpu"
 
-    def __init__(self, spec: PolicySpec, answer: Callable[[FloatArray], Any] | None = None) -> None:
+    def __init__(
+        self, spec: PolicySpec, respond: Callable[[FloatArray], Any] | None = None
+    ) -> None:
         self.spec = spec
         self.file = Mock(policy_digest="f" * 64)
         self.noise = NoiseSource((1, 3, spec.n_act), 0, "fresh")
-        self.answer = answer or (lambda _: np.zeros(spec.n_act))
+        self.respond = respond or (lambda _: np.zeros(spec.n_act))
         self.seen: list[FloatArray] = []
         self.resets = 0
 
     def act(self, observation: FloatArray) -> Any:
         self.seen.append(observation.copy())
         self.noise.draw()
-        return np.asarray(self.answer(observation), dtype=np.float32)
+        return np.asarray(self.respond(observation), dtype=np.float32)
 
     def reset(self, seed: int | None = None) -> None:
         self.resets += 1

@@ -14,7 +14,7 @@ from gymnasium.utils.env_checker import check_env
 from dime_robot.runtime.contract.config_files import config_folder
 from dime_robot.runtime.control.state import JointCommand
 from dime_robot.runtime.io.errors import InputError
-from dime_robot.sim.config.robot_task import load_robot_task, read_robot_task
+from dime_robot.sim.config.robot_task import load_robot_task
 from dime_robot.sim.plant.plant import Plant
 from dime_robot.sim.robot_env import RobotEnv
 
@@ -139,7 +139,7 @@ def test_a_wrong_file_is_one_sentence(
 ) -> None:
     path = variant(tmp_path, change)
     with pytest.raises(InputError, match=message) as error:
-        read_robot_task(path)
+        load_robot_task(path)
     assert str(path) in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -157,7 +157,7 @@ def test_a_wrong_file_is_one_sentence(
 def test_a_model_that_differs_from_the_contract_is_refused(
     change: tuple[str, str], message: str, tmp_path: Path
 ) -> None:
-    config, model = read_robot_task(variant(tmp_path, change))
+    config, model = load_robot_task(variant(tmp_path, change))
     with pytest.raises(InputError, match=message):
         Plant(config.policy, config.sim, model)
 

@@ -18,7 +18,7 @@ from dime_robot.runtime.contract.policy_spec import PolicySpec
 from dime_robot.runtime.control.state import JointCommand
 from dime_robot.runtime.io.errors import InputError
 from dime_robot.sim.config.randomization import LatencyConfig
-from dime_robot.sim.config.robot_task import RobotTaskConfig, load_robot_task, read_robot_task
+from dime_robot.sim.config.robot_task import RobotTaskConfig, load_robot_task
 from dime_robot.sim.plant.drive import PositionDrive
 from dime_robot.sim.plant.plant import Plant, make_plant
 from dime_robot.sim.robot_env import RobotEnv
@@ -203,7 +203,7 @@ def test_the_observation_is_45_numbers_a_real_go2_measures() -> None:
     env = env_of()
     task = env.task
     assert isinstance(task, VelocityTracking)
-    task.follow([0.4, 0.0, -0.3])
+    task.set_command([0.4, 0.0, -0.3])
     observation, _ = env.reset(seed=3)
     assert observation.shape == (45,)
     assert observation[:3] == pytest.approx(0, abs=1e-12)
@@ -222,7 +222,7 @@ def test_doing_nothing_stands_and_a_shaken_robot_may_fall() -> None:
     env = env_of()
     env.reset(seed=0)
     assert isinstance(env.task, VelocityTracking)
-    env.task.follow([0.0, 0.0, 0.0])
+    env.task.set_command([0.0, 0.0, 0.0])
     for _ in range(500):
         _, reward, terminated, _, info = env.step(np.zeros(12, np.float32))
         assert not terminated
@@ -255,7 +255,7 @@ def test_the_reward_is_the_sum_in_its_docstring() -> None:
     env = env_of()
     task = env.task
     assert isinstance(task, VelocityTracking)
-    task.follow([0.5, 0.0, 0.2])
+    task.set_command([0.5, 0.0, 0.2])
     env.reset(seed=4)
     random = np.random.default_rng(5)
     config = env.config.task
@@ -294,6 +294,6 @@ def test_a_go2_that_walks_extends_the_go2(tmp_path: Path) -> None:
     content = yaml.safe_load((config_folder() / "go2-walk.yaml").read_text())
     (tmp_path / "chain.yaml").write_text(yaml.safe_dump({**content, "extends": "link.yaml"}))
     (tmp_path / "link.yaml").write_text(f"extends: {config_folder() / 'go2.yaml'}\n")
-    chained, model = read_robot_task(tmp_path / "chain.yaml")
+    chained, model = load_robot_task(tmp_path / "chain.yaml")
     assert (chained.policy, chained.robot, chained.task) == (walk.policy, walk.robot, walk.task)
     assert model.is_file()

@@ -1,4 +1,4 @@
-"""What the simulated look at the default pose notices, beyond what was refused before it."""
+"""What the pose check finds, beyond what was refused before it."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_a_held_arm_of_a_robot_that_falls_is_judged_too(tmp_path: Path) -> None:
         return robot(tmp_path, world(base=base, after=BALL), "effort", gains=gains)
 
     fine = hold_default_pose(lambda: make(300.0), None)
-    assert fine.problems == [] and fine.joint == "right_elbow"
+    assert fine.problems == [] and fine.error_joint == "right_elbow"
     (problem,) = hold_default_pose(lambda: make(15.0), None).problems
     assert problem.startswith("joint right_elbow: expected at most 0.05 rad or m")
     (fixed,) = hold_default_pose(lambda: make(15.0, ""), None).problems
@@ -60,7 +60,7 @@ def test_a_held_arm_of_a_robot_that_falls_is_judged_too(tmp_path: Path) -> None:
 
 
 def test_what_mujoco_warns_of_is_a_problem(tmp_path: Path) -> None:
-    # room for few contacts only: MuJoCo leaves the others out, and says so
+    # room for few contacts only: MuJoCo ignores the others, with a warning
     pile = "".join(
         f'<body pos="3 {0.05 * i} 0.04"><freejoint/><geom type="box" size="0.05 0.05 0.05"/></body>'
         for i in range(12)

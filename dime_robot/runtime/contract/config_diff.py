@@ -1,4 +1,4 @@
-"""Where two records differ: every number and word of a configuration has a place, `a.b.c`."""
+"""Differences between two configurations, each at its path, `a.b.c`."""
 
 from __future__ import annotations
 
@@ -10,28 +10,27 @@ from pydantic import BaseModel
 Value: TypeAlias = str | float | int | bool | None
 
 
-def flat(value: object, path: str = "") -> Iterator[tuple[str, Value]]:
-    """Every number and word with its place; parts that have a name go by it, not by position."""
+def flatten(value: object, path: str = "") -> Iterator[tuple[str, Value]]:
+    """Yield every number and string with its path; list items with a name go by the name."""
     if isinstance(value, dict):
         for key, item in value.items():
-            yield from flat(item, f"{path}.{key}" if path else str(key))
+            yield from flatten(item, f"{path}.{key}" if path else str(key))
     elif isinstance(value, list | tuple):
         for i, item in enumerate(value):
             key = item["name"] if isinstance(item, dict) and "name" in item else i
-            yield from flat(item, f"{path}.{key}")
+            yield from flatten(item, f"{path}.{key}")
         names = [item["name"] for item in value if isinstance(item, dict) and "name" in item]
-        if names:  # the order is a fact of its own
+        if names:  # the order may differ as well
             yield f"{path}.order", ", ".join(map(str, names))
     else:
         yield path, value  # type: ignore[misc]
 
 
 def differences(ours: BaseModel, theirs: BaseModel) -> list[tuple[str, Value, Value]]:
-    """Places where two records differ, with both values; None: it is not there."""
-    first, second = dict(flat(ours.model_dump())), dict(flat(theirs.model_dump()))
-    places = [*first, *(place for place in second if place not in first)]
+    """List the paths at which two models differ, with both values; None: missing."""
+    first, second = dict(flatten(ours.model_dump())), dict(flatten(theirs.model_dump()))
     return [
-        (place, first.get(place), second.get(place))
-        for place in places
-        if first.get(place) != second.get(place)
+        (path, first.get(path), second.get(path))
+        for path in dict.fromkeys([*first, *second])
+        if first.get(path) != second.get(path)
     ]

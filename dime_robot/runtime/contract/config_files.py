@@ -1,8 +1,7 @@
-"""Where configurations are and how one is read, before anything in it is judged."""
+"""Locating and reading configuration files, before their content is validated."""
 
 from __future__ import annotations
 
-import re
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -13,25 +12,25 @@ from dime_robot.runtime.io.errors import InputError
 from dime_robot.runtime.io.untrusted_files import read_text
 from dime_robot.runtime.io.yaml_files import parse_yaml
 
-MAX_BYTES = 256 * 1024  # of one file; that of a humanoid has 30 kB
+MAX_BYTES = 256 * 1024  # of one file; a humanoid's has 30 kB
 MAX_CHAIN = 8  # files that extend one another
-# where a configuration names other files, relative to the file that the name is written in
+# fields that name other files, relative to the file they are written in
 FILE_NAMES = (("sim", "model"), ("latency", "observation", "file"), ("latency", "action", "file"))
 
 
 def config_folder() -> Path:
-    """Where the shipped configurations are."""
+    """Return the folder of the shipped configurations."""
     return Path(str(resources.files("sim_configs")))
 
 
 def read_yaml(path: Path) -> object:
-    """A YAML file's content.
+    """Read a YAML file.
 
     Args:
         path: of a regular file of up to MAX_BYTES.
 
     Raises:
-        InputError: no such file, no YAML, a key twice, or beyond the bounds of `parse_yaml`.
+        InputError: no such file, not YAML, a repeated key, or beyond the bounds of `parse_yaml`.
     """
     text = read_text(path, "a configuration", MAX_BYTES)
     try:
@@ -39,39 +38,41 @@ def read_yaml(path: Path) -> object:
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     except (yaml.YAMLError, ValueError) as error:  # 2026-13-45 is a ValueError
-        words = re.sub(r"\s+", " ", str(error))
-        raise InputError(f"{path}: expected YAML, got {words:.300}") from None
+        message = " ".join(str(error).split())
+        raise InputError(f"{path}: expected YAML, got {message:.300}") from None
 
 
 def read_config(path: Path) -> dict[str, object]:
-    """A configuration's content; `extends: FILE` is replaced by that file under what stands here.
+    """Read a configuration and merge it over the file that its `extends: FILE` names.
 
-    The other file may extend a third one, up to MAX_CHAIN files. Names of files are relative to
-    the file that they are written in: where that lies in another folder than `path`, they come
-    back absolute.
+    That file may extend a third one, up to MAX_CHAIN files. Names of files are relative to the file
+    that they are written in; those of a file in another folder than `path` are made absolute.
 
     Args:
         path: of the configuration.
 
     Raises:
-        InputError: a file is missing or no YAML, is no mapping, or extends itself.
+        InputError: a file is missing, not YAML, not a mapping, or extends itself.
     """
-    contents: list[dict[str, Any]] = []
-    chain: list[Path] = []
-    current = path
-    while True:
-        content = _mapping(current)
-        chain.append(current)
-        if current.parent.resolve() != path.parent.resolve():
-            _make_absolute(content, current.parent.resolve())
-        contents.append(content)
-        if "extends" not in content:
-            break
-        current = _extended(current, content.pop("extends"), chain)
-    result = contents.pop()
-    while contents:
-        result = _overlaid(result, contents.pop())
-    return result
+    return _read(path, path.parent.resolve(), [path])
+
+
+def _read(path: Path, base: Path, chain: list[Path]) -> dict[str, Any]:
+    """Read a file and those that it extends.
+
+    Args:
+        path: of the file.
+        base: folder to which names of files are relative in the result.
+        chain: the files read so far, `path` the last.
+    """
+    content = _mapping(path)
+    folder = path.parent.resolve()
+    if folder != base:
+        _make_absolute(content, folder)
+    if "extends" not in content:
+        return content
+    other = _extended(path, content.pop("extends"), chain)
+    return _overlaid(_read(other, base, [*chain, other]), content)
 
 
 def _mapping(path: Path) -> dict[str, Any]:
@@ -84,11 +85,11 @@ def _mapping(path: Path) -> dict[str, Any]:
 
 
 def _extended(path: Path, name: object, chain: list[Path]) -> Path:
-    """The file that `path` extends.
+    """Return the file that `path` extends.
 
     Args:
-        path: the file that says so.
-        name: what it says.
+        path: the file with the key `extends`.
+        name: its value.
         chain: the files read so far, `path` the last.
 
     Raises:
@@ -102,7 +103,7 @@ def _extended(path: Path, name: object, chain: list[Path]) -> Path:
     if any(other.samefile(seen) for seen in chain):
         names = " -> ".join([*(seen.name for seen in chain), name])
         raise InputError(
-            f"{path}: extends: expected a file that does not come back to itself, got {names:.300}"
+            f"{path}: extends: expected a file that does not extend itself, got {names:.300}"
         )
     if len(chain) >= MAX_CHAIN:
         raise InputError(

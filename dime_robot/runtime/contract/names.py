@@ -1,7 +1,8 @@
-"""Names and units as a contract or a robot may write them: short, printable, on one line."""
+"""Names and units in a contract or a robot configuration: short, printable, on one line."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Annotated
 
 from pydantic import AfterValidator, Field
@@ -16,6 +17,22 @@ def _printable(text: str) -> str:
 
 
 Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME), AfterValidator(_printable)]
+
+
+def require_unique(what: str, names: Collection[str], where: str = "") -> None:
+    """Refuse a name that comes more than once.
+
+    Args:
+        what: kind of thing that is named.
+        names: all names.
+        where: in front of the message.
+
+    Raises:
+        ValueError: with the names that come more than once.
+    """
+    if repeated := sorted({name for name in names if list(names).count(name) > 1}):
+        raise ValueError(f"{where}expected each {what} once, got {repeated} more than once")
+
 
 _SYMBOL = r"(rad|kg|Hz|Pa|m|s|N|J|W|A|V|K|T|1)(\^?-?[1-4]|²)?"
 _UNIT = rf"{_SYMBOL}([ *]{_SYMBOL})*(/{_SYMBOL}([ *]{_SYMBOL})*)?"

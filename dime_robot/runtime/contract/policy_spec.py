@@ -7,7 +7,7 @@ stored as name -> value or on the joint itself, never in parallel lists.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -22,17 +22,18 @@ from pydantic import (
     model_validator,
 )
 
-from dime_robot.runtime.contract.names import Name, Unit
+from dime_robot.runtime.contract.names import Name, Unit, require_unique
 from dime_robot.runtime.contract.units import (
-    FASTEST,
-    HIGHEST_RATE,
-    LARGEST_ANGLE,
-    LARGEST_DAMPING,
-    LARGEST_DISTANCE,
-    LARGEST_FORCE,
-    LARGEST_STIFFNESS,
-    LARGEST_TORQUE,
-    require_at_most,
+    MAX_ANGLE,
+    MAX_DAMPING,
+    MAX_DISTANCE,
+    MAX_FORCE,
+    MAX_RATE,
+    MAX_SPEED,
+    MAX_STIFFNESS,
+    MAX_TORQUE,
+    require_limits,
+    require_plausible,
 )
 from dime_robot.runtime.io.errors import InputError, first_problem
 
@@ -43,33 +44,37 @@ MAX_JOINTS = 256  # of a robot, and of what one contract or one term names
 MAX_NUMBERS = 10_000_000  # in an observation, and in an action
 MAX_HISTORY = 1_000  # readings in one term
 FloatArray = npt.NDArray[np.floating]
+Float32Array = npt.NDArray[np.float32]  # as policies take and return it
 
 
 class StrictModel(BaseModel):
-    """Base of every record that crosses a border: immutable, and unknown keys are refused."""
+    """Base of every model that is read from a file: immutable, and unknown keys are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
     @model_validator(mode="wrap")
     @classmethod
     def _numbers_are_numbers(cls, given: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
-        made = handler(given)
+        parsed = handler(given)
         if isinstance(given, dict):
-            for name in made.model_fields_set & given.keys():
-                _refuse_words(name, given[name], getattr(made, name))
-        return made
+            for name in parsed.model_fields_set & given.keys():
+                _require_numbers(name, given[name], getattr(parsed, name))
+        return parsed
 
 
-def _refuse_words(where: str, given: Any, made: Any) -> None:
-    """Refuse '50' and true where a number was made of them: pydantic takes both for one."""
-    if isinstance(made, dict) and isinstance(given, dict):
-        for name, one, other in zip(made, given.values(), made.values(), strict=True):
-            _refuse_words(f"{where}.{name}", one, other)
-    elif isinstance(made, tuple) and isinstance(given, list | tuple):
-        for i, (one, other) in enumerate(zip(given, made, strict=True)):
-            _refuse_words(f"{where}.{i}", one, other)
-    elif isinstance(given, str | bool) and type(made) in (int, float):
-        raise ValueError(f"{where}: expected a number, got {given!r:.60}")
+def _require_numbers(path: str, given: Any, parsed: Any) -> None:
+    """Refuse a string or boolean that was parsed as a number, which pydantic does by default.
+
+    pydantic's strict mode is no alternative: it refuses the lists of YAML for tuples.
+    """
+    if isinstance(parsed, dict) and isinstance(given, dict):
+        for name, one, other in zip(parsed, given.values(), parsed.values(), strict=True):
+            _require_numbers(f"{path}.{name}", one, other)
+    elif isinstance(parsed, tuple) and isinstance(given, list | tuple):
+        for i, (one, other) in enumerate(zip(given, parsed, strict=True)):
+            _require_numbers(f"{path}.{i}", one, other)
+    elif isinstance(given, str | bool) and type(parsed) in (int, float):
+        raise ValueError(f"{path}: expected a number, got {given!r:.60}")
 
 
 class Joint(StrictModel):
@@ -77,52 +82,27 @@ class Joint(StrictModel):
 
     name: Name
     type: Literal["revolute", "prismatic"]
-    position_limits: tuple[float, float] | None = Field(
-        None, description="lower and upper stop [rad or m]; none means unlimited"
-    )
-    effort_limit: float | None = Field(
-        None,
-        gt=0,
-        le=LARGEST_FORCE,
-        description="largest effort the actuator gives [N m or N]; none: not actuated",
-    )
-    default_position: float = Field(0.0, description="the pose that action 0 asks for [rad or m]")
-    stiffness: float | None = Field(
-        None,
-        gt=0,
-        le=LARGEST_STIFFNESS,
-        description="gain on the position error [N m/rad or N/m]; for position actions",
-    )
-    damping: float | None = Field(
-        None,
-        ge=0,
-        le=LARGEST_DAMPING,
-        description="gain on the velocity [N m s/rad or N s/m]; for position actions",
-    )
+    position_limits: tuple[float, float] | None = None
+    """Lower and upper stop [rad or m]; none means unlimited."""
+    effort_limit: float | None = Field(None, gt=0, le=MAX_FORCE)
+    """Largest effort the actuator gives [N m or N]; none: not actuated."""
+    default_position: float = 0.0
+    """Position at action 0 [rad or m]."""
+    stiffness: float | None = Field(None, gt=0, le=MAX_STIFFNESS)
+    """Gain on the position error [N m/rad or N/m]; for position actions."""
+    damping: float | None = Field(None, ge=0, le=MAX_DAMPING)
+    """Gain on the velocity [N m s/rad or N s/m]; for position actions."""
 
     @model_validator(mode="after")
-    def _limits_are_ordered(self) -> Joint:
-        if self.position_limits is not None and self.position_limits[0] >= self.position_limits[1]:
-            raise ValueError(
-                f"joint {self.name}: expected position_limits [lower, upper] with lower < upper,"
-                f" got {list(self.position_limits)}"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _angles_are_radians(self) -> Joint:
-        if self.type == "revolute":
-            for stop in self.position_limits or ():
-                what = f"joint {self.name}: position_limits: "
-                require_at_most(what, stop, LARGEST_ANGLE, "rad", "degrees")
-            what = f"joint {self.name}: effort_limit: "
-            require_at_most(what, self.effort_limit or 0.0, LARGEST_TORQUE, "N m", "mN m")
-            what = f"joint {self.name}: default_position: "
-            require_at_most(what, self.default_position, LARGEST_ANGLE, "rad", "degrees")
-        else:
-            for position in (*(self.position_limits or ()), self.default_position):
-                what = f"joint {self.name}: position_limits and default_position: "
-                require_at_most(what, position, LARGEST_DISTANCE, "m", "mm")
+    def _limits_are_plausible(self) -> Joint:
+        revolute = self.type == "revolute"
+        bound = (MAX_ANGLE, "rad", "degrees") if revolute else (MAX_DISTANCE, "m", "mm")
+        require_limits(self.name, self.position_limits, *bound)
+        where = f"joint {self.name}: default_position: "
+        require_plausible(where, self.default_position, *bound)
+        if revolute:
+            where = f"joint {self.name}: effort_limit: "
+            require_plausible(where, self.effort_limit or 0.0, MAX_TORQUE, "N m", "mN m")
         return self
 
 
@@ -134,13 +114,13 @@ TermKind = Literal[
     "joint_velocity",  # [rad/s or m/s]
     "angular_velocity",  # of the base, in the base's frame [rad/s]
     "projected_gravity",  # unit vector of gravity in the base's frame: (0, 0, -1) when upright
-    "command_velocity",  # asked of the base: forward, left [m/s], yaw [rad/s]
-    # the policy's previous action in [-1, 1], after the low-pass and before any limit; 0 at reset
+    "command_velocity",  # commanded to the base: forward, left [m/s], yaw [rad/s]
+    # previous action in [-1, 1], after the low-pass and before any limit; 0 at reset
     "last_action",
     "flat",  # a whole vector from an environment without named terms (Gymnasium, dm_control)
 ]
 VECTOR_TERMS = ("angular_velocity", "projected_gravity", "command_velocity")
-LEAST_RATE = 1.0  # [Hz] of a robot's policy
+MIN_RATE = 1.0  # of a robot's policy [Hz]
 IMU_TERMS = ("angular_velocity", "projected_gravity")
 TWIST_AXES = ("linear_x", "linear_y", "angular_z")  # what a twist action commands, in this order
 
@@ -148,38 +128,35 @@ TWIST_AXES = ("linear_x", "linear_y", "angular_z")  # what a twist action comman
 class ObservationTerm(StrictModel):
     """A block of the observation vector, in raw SI units.
 
-    The score network's first operation is `scale * clamp(raw, -clip, clip)`; nothing else scales
-    an observation.
+    The score network's first operation is `scale * clamp(raw, -clip, clip)`. Nothing else scales an
+    observation.
     """
 
     name: Name
     kind: TermKind
-    unit: Unit = Field(description="unit of the raw values, e.g. rad/s; 1 for none")
-    size: int = Field(gt=0, le=MAX_NUMBERS, description="how many numbers")
-    joints: tuple[Name, ...] = Field(
-        (), max_length=MAX_JOINTS, description="joints in order, for joint terms"
-    )
-    scale: float = Field(1.0, gt=0, le=1e9, description="factor applied inside the network")
-    clip: float | None = Field(None, gt=0, le=1e9, description="bound on the raw magnitude [unit]")
-    history: int = Field(
-        1, gt=0, le=MAX_HISTORY, description="readings stacked, oldest first; one per step"
-    )
-    history_fill: Literal["first", "zero"] = Field(
-        "first", description="what stands for the readings before the first"
-    )
+    unit: Unit
+    """Unit of the raw values, e.g. rad/s; 1 for none."""
+    size: int = Field(gt=0, le=MAX_NUMBERS)
+    """How many numbers."""
+    joints: tuple[Name, ...] = Field((), max_length=MAX_JOINTS)
+    """Joints in order, for joint terms."""
+    scale: float = Field(1.0, gt=0, le=1e9)
+    """Factor applied inside the network."""
+    clip: float | None = Field(None, gt=0, le=1e9)
+    """Bound on the raw magnitude [unit]."""
+    history: int = Field(1, gt=0, le=MAX_HISTORY)
+    """Readings stacked, oldest first; one per step."""
+    history_fill: Literal["first", "zero"] = "first"
+    """Fills the history before the first reading: that reading, or zeros."""
 
     @property
     def width(self) -> int:
-        """How many numbers one reading has."""
+        """Number of values in one reading."""
         return self.size // self.history
 
     @model_validator(mode="after")
     def _size_matches(self) -> ObservationTerm:
-        if twice := sorted({name for name in self.joints if self.joints.count(name) > 1}):
-            raise ValueError(
-                f"observation term {self.name}: expected each joint once, got {twice} more than"
-                " once"
-            )
+        require_unique("joint", self.joints, f"observation term {self.name}: ")
         if self.kind.startswith("joint"):
             expected, why = len(self.joints) * self.history, f"its joints: {list(self.joints)}"
         elif self.joints:
@@ -198,47 +175,39 @@ class ObservationTerm(StrictModel):
 
 
 class Action(StrictModel):
-    """What the policy's output in [-1, 1] means."""
+    """How the policy's output in [-1, 1] becomes a command."""
 
-    kind: Literal["effort", "position", "twist", "flat"] = Field(
-        description="effort: scale * a [N m or N]; position: default_position + scale * a [rad or"
-        " m]; twist: scale * a, a velocity of the base [m/s, rad/s]; flat: mapped linearly onto"
-        " the action space"
+    kind: Literal["effort", "position", "twist", "flat"]
+    """effort: scale * a [N m or N]; position: default_position + scale * a [rad or m]; twist: scale
+    * a, a velocity of the base [m/s, rad/s]; flat: mapped linearly onto the action space."""
+    size: int = Field(gt=0, le=MAX_NUMBERS)
+    """How many numbers."""
+    scale: dict[Name, Annotated[float, Field(gt=0)]] = Field(
+        default_factory=dict, max_length=MAX_JOINTS
     )
-    size: int = Field(gt=0, le=MAX_NUMBERS, description="how many numbers")
-    scale: dict[Name, float] = Field(
-        default_factory=dict,
-        max_length=MAX_JOINTS,
-        description="joint (twist: one of linear_x, linear_y, angular_z) -> change at a = 1",
-    )
-    low_pass: float = Field(
-        1.0,
-        gt=0,
-        le=1,
-        description="share of a new action in what is carried out: y = low_pass * a"
-        " + (1 - low_pass) * y of the step before, 0 at reset; 1: all of it",
-    )
+    """Joint (twist: one of linear_x, linear_y, angular_z) -> change at a = 1."""
+    low_pass: float = Field(1.0, gt=0, le=1)
+    """Low-pass filter: y = low_pass * a + (1 - low_pass) * previous y, which is 0 at reset; 1: no
+    filter."""
 
 
 class PolicySpec(StrictModel):
-    """What a policy sees, what it commands, and how often. See the module's docstring."""
+    """What a policy observes, what it commands, and how often. See the module's docstring."""
 
     version: Literal[1] = 1
     name: Name
-    rate: float = Field(gt=0, le=HIGHEST_RATE, description="control rate [Hz]")
+    rate: float = Field(gt=0, le=MAX_RATE)
+    """Control rate [Hz]."""
     joints: tuple[Joint, ...] = Field((), max_length=MAX_JOINTS)
     observation: tuple[ObservationTerm, ...] = Field(min_length=1, max_length=MAX_JOINTS)
     action: Action
-    held_joints: dict[Name, float] = Field(
-        default_factory=dict,
-        max_length=MAX_JOINTS,
-        description="joints of the robot that the policy neither moves nor sees, and the position"
-        " each was held at in training [rad or m]; the robot has to hold them there too",
-    )
+    held_joints: dict[Name, float] = Field(default_factory=dict, max_length=MAX_JOINTS)
+    """Joints of the robot that the policy neither moves nor observes, and the position at which
+    each was held in training [rad or m]; the robot has to hold it there."""
 
     @model_serializer(mode="wrap")
-    def _without_what_none_has(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """A contract that holds no joint reads as it did before there were held joints."""
+    def _omit_empty_held_joints(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Keep the digest of contracts from releases that had no held joints."""
         content: dict[str, Any] = handler(self)
         if not self.held_joints:
             content.pop("held_joints", None)
@@ -252,21 +221,17 @@ class PolicySpec(StrictModel):
                 raise ValueError(
                     f"held_joints: expected joints that are not among the policy's own, got {name}"
                 )
-            what = f"held_joints.{name}: "
-            require_at_most(what, position, LARGEST_ANGLE, "rad or m", "degrees or mm")
+            require_plausible(
+                f"held_joints.{name}: ", position, MAX_ANGLE, "rad or m", "degrees or mm"
+            )
         if self.held_joints and self.action.kind == "flat":
             raise ValueError("held_joints: expected none of a flat action, whose robot has no name")
         return self
 
     @model_validator(mode="after")
     def _names_agree(self) -> PolicySpec:
-        for what, names in (
-            ("joint", [joint.name for joint in self.joints]),
-            ("observation term", [term.name for term in self.observation]),
-        ):
-            twice = sorted({name for name in names if names.count(name) > 1})
-            if twice:
-                raise ValueError(f"expected each {what} once, got {twice} more than once")
+        require_unique("joint", [joint.name for joint in self.joints])
+        require_unique("observation term", [term.name for term in self.observation])
         known = {joint.name: joint for joint in self.joints}
         if self.n_obs > MAX_NUMBERS:
             raise ValueError(
@@ -289,19 +254,19 @@ class PolicySpec(StrictModel):
                     f"observation term {term.name}: expected {self.action.size} numbers a reading"
                     f" (the action's size), got {term.width}"
                 )
-        self._action_fits(known)
-        self._poses_are_possible()
+        self._require_action(known)
+        self._require_poses()
         return self
 
-    def _poses_are_possible(self) -> None:
-        if self.action.kind != "flat" and self.rate < LEAST_RATE:
+    def _require_poses(self) -> None:
+        if self.action.kind != "flat" and self.rate < MIN_RATE:
             raise ValueError(
-                f"rate: expected at least {LEAST_RATE:g} Hz, got {self.rate:g}: is this really in"
+                f"rate: expected at least {MIN_RATE:g} Hz, got {self.rate:g}: is this really in"
                 " Hz, not a period in s?"
             )
         for joint in self.joints:
-            asked = self.action.kind == "position" and joint.name in self.action.scale
-            if joint.position_limits is None or not (asked or joint.default_position):
+            commanded = self.action.kind == "position" and joint.name in self.action.scale
+            if joint.position_limits is None or not (commanded or joint.default_position):
                 continue
             low, high = joint.position_limits
             if not low <= joint.default_position <= high:
@@ -309,54 +274,49 @@ class PolicySpec(StrictModel):
                     f"joint {joint.name}: expected a default_position in {[low, high]}, its"
                     f" position_limits, got {joint.default_position:g}"
                 )
-            if asked and joint.type == "revolute":
-                what = f"action.scale.{joint.name}: "
+            if commanded and joint.type == "revolute":
                 scale = self.action.scale[joint.name]
-                require_at_most(what, scale, LARGEST_ANGLE, "rad", "degrees")
+                require_plausible(
+                    f"action.scale.{joint.name}: ", scale, MAX_ANGLE, "rad", "degrees"
+                )
 
-    def _action_fits(self, known: dict[str, Joint]) -> None:
-        if self.action.kind == "flat":
-            if self.action.scale:
+    def _require_action(self, known: dict[str, Joint]) -> None:
+        action = self.action
+        if action.kind == "flat":
+            if action.scale:
                 raise ValueError("action.scale: a flat action has no scale per joint")
-            if self.action.low_pass < 1:
+            if action.low_pass < 1:
                 raise ValueError("action.low_pass: a flat action goes to its environment as it is")
             return
-        if self.action.size != len(self.action.scale):
+        if action.size != len(action.scale):
             raise ValueError(
-                f"action.size: expected {len(self.action.scale)} (joints in action.scale),"
-                f" got {self.action.size}"
+                f"action.size: expected {len(action.scale)} (joints in action.scale), got"
+                f" {action.size}"
             )
-        twist = self.action.kind == "twist"
-        choices = TWIST_AXES if twist else sorted(known)
-        for name, scale in self.action.scale.items():
-            if name not in choices:
+        names, what = (TWIST_AXES, "axes") if action.kind == "twist" else (sorted(known), "joints")
+        for name, scale in action.scale.items():
+            if name not in names:
                 raise ValueError(
-                    f"action.scale: expected one of the {'axes' if twist else 'joints'}"
-                    f" {list(choices)}, got {name!r}"
+                    f"action.scale: expected one of the {what} {list(names)}, got {name!r}"
                 )
-            what = f"action.scale.{name}: "
-            if scale <= 0:
-                raise ValueError(f"{what}expected a scale above 0, got {scale}")
-            if twist:
-                require_at_most(what, scale, FASTEST, "m/s or rad/s", "mm/s or degrees/s")
-            elif self.action.kind == "position":
-                require_at_most(what, scale, LARGEST_DISTANCE, "rad or m", "degrees or mm")
-            if self.action.kind == "position" and known[name].stiffness is None:
+            where = f"action.scale.{name}: "
+            if action.kind == "twist":
+                require_plausible(where, scale, MAX_SPEED, "m/s or rad/s", "mm/s or degrees/s")
+            elif action.kind == "position":
+                require_plausible(where, scale, MAX_DISTANCE, "rad or m", "degrees or mm")
+                if known[name].stiffness is None:
+                    raise ValueError(
+                        f"joint {name}: expected a stiffness, since a position action was trained"
+                        " with one"
+                    )
+            elif (limit := known[name].effort_limit) is None or scale > limit:
                 raise ValueError(
-                    f"joint {name}: expected a stiffness, a position action was trained with one"
-                )
-            if self.action.kind != "effort":
-                continue
-            limit = known[name].effort_limit
-            if limit is None or not 0 < scale <= limit:
-                raise ValueError(
-                    f"action.scale.{name}: expected a scale in (0, effort_limit = {limit}],"
-                    f" got {scale}"
+                    f"{where}expected a scale in (0, effort_limit = {limit}], got {scale}"
                 )
 
     @classmethod
     def flat(cls, name: str, n_obs: int, n_act: int, rate: float = 50.0) -> PolicySpec:
-        """The contract of an environment that names nothing: one vector in, one vector out.
+        """Return the contract of an environment whose vectors have no named parts.
 
         Args:
             name: of the environment.
@@ -388,7 +348,7 @@ class PolicySpec(StrictModel):
 
     @property
     def action_joints(self) -> tuple[str, ...]:
-        """What is commanded, in policy order: the order of `joints` or of TWIST_AXES."""
+        """Commanded joints or axes, in policy order: that of `joints` or of TWIST_AXES."""
         order = [joint.name for joint in self.joints]
         if self.action.kind == "twist":
             order = list(TWIST_AXES)
@@ -400,18 +360,18 @@ class PolicySpec(StrictModel):
         return 1.0 / self.rate
 
     def joint(self, name: str) -> Joint:
-        """The joint of that name."""
+        """Return the joint of that name."""
         return next(joint for joint in self.joints if joint.name == name)
 
     def needs(self, *kinds: str) -> bool:
-        """Does it observe any of these kinds of terms?"""
+        """Whether it observes a term of any of these kinds."""
         return any(term.kind in kinds for term in self.observation)
 
     def observation_scale(self) -> FloatArray:
-        """Factor of each observation entry. Shape (n_obs,)."""
+        """Return the factor of each observation entry, shape (n_obs,)."""
         return np.concatenate([np.full(term.size, term.scale) for term in self.observation])
 
     def observation_clip(self) -> FloatArray:
-        """Bound on each raw entry's magnitude, inf for none. Shape (n_obs,), [the term's unit]."""
+        """Return the bound on each raw entry's magnitude, inf for none, shape (n_obs,)."""
         bounds = [np.inf if term.clip is None else term.clip for term in self.observation]
         return np.repeat(bounds, [term.size for term in self.observation])

@@ -1,21 +1,23 @@
-"""Whether a robot looks as it did where training began: what a policy may start from."""
+"""Whether a robot is in a state from which a policy may start: near where training began."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from dime_robot.runtime.contract.policy_spec import PolicySpec
+from dime_robot.runtime.contract.policy_spec import Joint, PolicySpec
 from dime_robot.runtime.contract.robot_config import RobotConfig
+from dime_robot.runtime.control.plausibility import JointDistance
 from dime_robot.runtime.control.safety_filter import tilt_of
 from dime_robot.runtime.control.state import RobotState
 
-REVOLUTE_ERROR = 0.3  # [rad] of a position interface, where the robot's file says nothing
+# of a position interface, where the robot's file gives no value
+REVOLUTE_ERROR = 0.3  # [rad]
 PRISMATIC_ERROR = 0.1  # share of the range
-SPEED = 1.0  # [rad/s or m/s] of a position interface
+SPEED = 1.0  # [rad/s or m/s]
 
 
 class StartPose:
-    """The permitted poses: near the default pose, or near the safe one that a stop leads to.
+    """Check a pose: near the default pose, or near the safe positions, where a stop ends.
 
     Args:
         spec: the policy's contract.
@@ -23,35 +25,32 @@ class StartPose:
     """
 
     def __init__(self, spec: PolicySpec, robot: RobotConfig) -> None:
-        given, position = robot.activation, spec.action.kind == "position"
+        limits, position = robot.activation, spec.action.kind == "position"
         self._names = [joint.name for joint in spec.joints]
-        commanded = [spec.joint(name) for name in spec.action_joints] if position else []
-        if given.position_error is not None and spec.action.kind == "effort":
-            commanded = [spec.joint(name) for name in spec.action_joints]
-        self._rows = [self._names.index(joint.name) for joint in commanded]
-        self._default = np.array([joint.default_position for joint in commanded])
-        safe = [robot.joint(joint.name).safe_position for joint in commanded]
+        checked: list[Joint] = []  # whose positions matter
+        if position or (spec.action.kind == "effort" and limits.position_error is not None):
+            checked = [spec.joint(name) for name in spec.action_joints]
+        self._rows = [self._names.index(joint.name) for joint in checked]
+        self._distance = JointDistance(checked, robot)
+        self._default = np.array([joint.default_position for joint in checked])
+        safe = [robot.joint(joint.name).safe_position for joint in checked]
         self._safe = np.array([np.nan if position is None else position for position in safe])
-        self._error = np.zeros(len(commanded))
-        self._turning = np.zeros(len(commanded), dtype=bool)
-        for i, joint in enumerate(commanded):
+        self._error = np.zeros(len(checked))
+        for i, joint in enumerate(checked):
             stops = robot.joint(joint.name).position_limits
-            self._turning[i] = joint.type == "revolute" and stops is None
-            if given.position_error is not None:
-                self._error[i] = given.position_error
+            if limits.position_error is not None:
+                self._error[i] = limits.position_error
             elif joint.type == "revolute":
                 self._error[i] = REVOLUTE_ERROR
             else:
                 span = np.inf if stops is None else stops[1] - stops[0]
                 self._error[i] = PRISMATIC_ERROR * span
-        self._speed = given.speed
-        if given.speed is None and position:
-            self._speed = SPEED
-        tilt, limit = given.tilt, robot.safety.tilt_limit
+        self._speed = SPEED if limits.speed is None and position else limits.speed
+        tilt, limit = limits.tilt, robot.safety.tilt_limit
         self._tilt = tilt if tilt is not None or limit is None else limit / 2
 
     def problem(self, state: RobotState) -> str:
-        """Why a policy may not start from a reading, as a sentence; empty: it may."""
+        """Say why a policy may not start from a reading, as a sentence; empty: it may."""
         if self._tilt is not None and state.orientation is not None:
             tilt = tilt_of(state.orientation)
             if tilt > self._tilt:
@@ -76,10 +75,5 @@ class StartPose:
         return (
             f"{self._names[self._rows[worst]]} is {off[worst]:.3g} from its default position:"
             f" expected at most {self._error[worst]:.3g} (activation.position_error), or all joints"
-            " at their safe positions: lead the robot there first"
+            " at their safe positions: move the robot there first"
         )
-
-    def _distance(self, position: np.ndarray, other: np.ndarray) -> np.ndarray:
-        off = position - other
-        off = np.where(self._turning, np.remainder(off + np.pi, 2 * np.pi) - np.pi, off)
-        return np.asarray(np.abs(off))

@@ -1,4 +1,4 @@
-"""What keeps a command within the robot's limits, by the time since the last one."""
+"""Limit a command to what the robot permits, given the time since the last one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dime_robot.runtime.control.faults import Fault
 from dime_robot.runtime.control.state import CommandKind, RobotState
 
 _INFINITE = (-np.inf, np.inf)
-LONGEST_GAP = 2.0  # control periods: after a longer pause a command moves no further than in these
+MAX_GAP = 2.0  # control periods: after a longer pause a command changes no more than in these
 
 
 class CommandLimits:
@@ -66,13 +66,13 @@ class CommandLimits:
             self.slew[i] = joint.effort_rate_limit
 
     def elapsed(self, since: float | None, now: float) -> float:
-        """Time that a command may use up since the one sent at `since`; None: a period [s]."""
+        """Return the time since the last command, at most MAX_GAP; `since` None: a period [s]."""
         if since is None:
             return self.period
-        return min(max(now - since, 0.0), LONGEST_GAP * self.period)
+        return min(max(now - since, 0.0), MAX_GAP * self.period)
 
     def start(self, state: RobotState) -> FloatArray:
-        """The command that changes nothing: no effort, no speed, or the measured position."""
+        """Return the neutral command: no effort, no speed, or the measured position."""
         if self.kind == "position":
             return self.position(state).copy()
         return np.zeros(len(self.names))
@@ -80,11 +80,11 @@ class CommandLimits:
     def clamp(
         self, value: FloatArray, previous: FloatArray, state: RobotState, elapsed: float
     ) -> tuple[FloatArray, list[Fault]]:
-        """The nearest permitted value and which limits changed it.
+        """Return the nearest permitted value, and which limits changed it.
 
         Args:
-            value: wanted.
-            previous: sent before.
+            value: wanted command.
+            previous: the command before.
             state: the newest reading.
             elapsed: since `previous` was sent, see `elapsed` [s].
         """
@@ -93,31 +93,31 @@ class CommandLimits:
                 return self._clamp_effort(value, previous, state, elapsed)
             case "position":
                 return self._clamp_position(value, previous, state, elapsed)
-        reasons: list[Fault] = []
-        value = _bounded(value, self.low, self.high, Fault.VELOCITY_LIMIT, reasons)
-        return self._slewed(value, previous, elapsed, Fault.VELOCITY_LIMIT, reasons), reasons
+        result = _Clamped(value)
+        result.set(_clip(value, self.low, self.high), Fault.VELOCITY_LIMIT)
+        result.set(self.slewed(result.value, previous, elapsed), Fault.VELOCITY_LIMIT)
+        return result.value, result.faults
 
     def within_effort(self, value: FloatArray) -> FloatArray:
-        """An effort within its limits, and no other limit looked at [N m or N]."""
-        bounded: FloatArray = np.minimum(np.maximum(value, -self.effort), self.effort)
-        return bounded
+        """Clip an effort to its limits, and to no other limit [N m or N]."""
+        return _clip(value, -self.effort, self.effort)
 
     def within_reach(self, value: FloatArray, state: RobotState, soft: bool = False) -> FloatArray:
-        """A position target within both the stops and the joint's reach.
+        """Clip a position target to both the stops and the joint's reach.
 
-        A target further from the joint than effort limit / stiffness asks for more than the
-        largest effort. Where a joint stands so far beyond a stop that no target satisfies both,
-        the target is the one within its reach that is furthest inward.
+        A target further from the joint than effort limit / stiffness would need more than the
+        largest effort. If a joint is so far beyond a stop that no target satisfies both, the result
+        is the target within its reach that is furthest inward.
         """
         position = self.position(state)
         low, high = (self._soft_low, self._soft_high) if soft else (self.low, self.high)
         near, far = position - self._reach, position + self._reach
-        value = np.minimum(np.maximum(value, np.maximum(low, near)), np.minimum(high, far))
+        value = _clip(value, np.maximum(low, near), np.minimum(high, far))
         value = np.where(near > high, near, value)
         return np.where(far < low, far, value)
 
     def is_beyond_reach(self, state: RobotState) -> bool:
-        """Does a joint stand so far beyond a stop that no target within reach is allowed?"""
+        """Whether a joint is so far beyond a stop that no target within its reach is allowed."""
         if self.kind != "position":
             return False
         position = self.position(state)
@@ -127,73 +127,67 @@ class CommandLimits:
         return bool(beyond.any())
 
     def slewed(self, value: FloatArray, previous: FloatArray, elapsed: float) -> FloatArray:
-        """`value`, but no further from the command before than the time allows."""
+        """Limit the change of a command to what the elapsed time allows."""
         if not self._slews:
             return value
         step = self.slew * elapsed
-        return np.minimum(np.maximum(value, previous - step), previous + step)
+        return _clip(value, previous - step, previous + step)
 
     def position(self, state: RobotState) -> FloatArray:
-        """Measured positions of the commanded joints [rad or m]."""
+        """Return the measured positions of the commanded joints [rad or m]."""
         return state.joint_position[self.state_index]
 
     def velocity(self, state: RobotState) -> FloatArray:
-        """Measured velocities of the commanded joints [rad/s or m/s]."""
+        """Return the measured velocities of the commanded joints [rad/s or m/s]."""
         return state.joint_velocity[self.state_index]
 
     def _clamp_effort(
         self, value: FloatArray, previous: FloatArray, state: RobotState, elapsed: float
     ) -> tuple[FloatArray, list[Fault]]:
-        reasons: list[Fault] = []
-        value = _bounded(value, -self.effort, self.effort, Fault.EFFORT_LIMIT, reasons)
-        value = self._slewed(value, previous, elapsed, Fault.EFFORT_LIMIT, reasons)
-        position = self.position(state)
+        result = _Clamped(value)
+        result.set(self.within_effort(value), Fault.EFFORT_LIMIT)
+        result.set(self.slewed(result.value, previous, elapsed), Fault.EFFORT_LIMIT)
+        position, velocity = self.position(state), self.velocity(state)
         # an effort towards a stop fades out over the soft margin before it
         if (position < self._soft_low).any() or (position > self._soft_high).any():
-            room = np.where(value > 0, self.high - position, position - self.low)
+            room = np.where(result.value > 0, self.high - position, position - self.low)
             fade = np.clip(room / np.maximum(self._margin, 1e-9), 0.0, 1.0)
-            value = _changed(value, value * fade, Fault.POSITION_LIMIT, reasons)
-        velocity = self.velocity(state)
+            result.set(result.value * fade, Fault.POSITION_LIMIT)
         too_fast = np.abs(velocity) > self._speed
         if too_fast.any():
-            further = too_fast & (velocity * value > 0)
-            value = _changed(value, np.where(further, 0.0, value), Fault.VELOCITY_LIMIT, reasons)
-        return value, reasons
+            faster = too_fast & (velocity * result.value > 0)
+            result.set(np.where(faster, 0.0, result.value), Fault.VELOCITY_LIMIT)
+        return result.value, result.faults
 
     def _clamp_position(
         self, value: FloatArray, previous: FloatArray, state: RobotState, elapsed: float
     ) -> tuple[FloatArray, list[Fault]]:
-        reasons: list[Fault] = []
-        value = _bounded(value, self._soft_low, self._soft_high, Fault.POSITION_LIMIT, reasons)
-        slewed = self._slewed(value, previous, elapsed, Fault.VELOCITY_LIMIT, reasons)
-        reached = self.within_reach(slewed, state, soft=True)
-        if (reached == slewed).all():
-            return slewed, reasons
-        reasons.append(Fault.EFFORT_LIMIT)
-        # where the joint is pushed away the target follows it, but no faster than it may move
-        return self.slewed(reached, previous, elapsed), reasons
-
-    def _slewed(
-        self,
-        value: FloatArray,
-        previous: FloatArray,
-        elapsed: float,
-        reason: Fault,
-        reasons: list[Fault],
-    ) -> FloatArray:
-        return _changed(value, self.slewed(value, previous, elapsed), reason, reasons)
+        result = _Clamped(value)
+        result.set(_clip(value, self._soft_low, self._soft_high), Fault.POSITION_LIMIT)
+        result.set(self.slewed(result.value, previous, elapsed), Fault.VELOCITY_LIMIT)
+        reached = self.within_reach(result.value, state, soft=True)
+        if (reached != result.value).any():
+            # if the joint is pushed away the target follows it, but no faster than it may move
+            result.value = self.slewed(reached, previous, elapsed)
+            result.faults.append(Fault.EFFORT_LIMIT)
+        return result.value, result.faults
 
 
-def _bounded(
-    value: FloatArray, low: FloatArray, high: FloatArray, reason: Fault, reasons: list[Fault]
-) -> FloatArray:
-    # not np.clip, which takes three times as long on a few numbers
-    return _changed(value, np.minimum(np.maximum(value, low), high), reason, reasons)
+class _Clamped:
+    """A command while it passes the limits, and the faults of those that changed it."""
+
+    def __init__(self, value: FloatArray) -> None:
+        self.value = value
+        self.faults: list[Fault] = []
+
+    def set(self, value: FloatArray, fault: Fault) -> None:
+        """Replace the command; note the fault if that changes it."""
+        if value is not self.value and (value != self.value).any():
+            self.faults.append(fault)
+        self.value = value
 
 
-def _changed(
-    before: FloatArray, after: FloatArray, reason: Fault, reasons: list[Fault]
-) -> FloatArray:
-    if before is not after and (before != after).any():
-        reasons.append(reason)
-    return after
+def _clip(value: FloatArray, low: FloatArray, high: FloatArray) -> FloatArray:
+    # np.clip takes three times as long on a few numbers
+    clipped: FloatArray = np.minimum(np.maximum(value, low), high)
+    return clipped

@@ -1,9 +1,9 @@
-"""ControlLoop: readings in, commands out, and everything in between that can go wrong.
+"""ControlLoop: takes readings, returns commands, and handles every fault in between.
 
-One pure object: the clocks are handed in, messages become calls, decisions are returned. It
-watches all inputs (`watchdog`, `plausibility`), decides when to step, answers faults (`safety`),
-stops and re-arms, and leads the robot to rest on every way out (`rest`). It distrusts its inputs,
-its clock and itself. Nothing in here knows ROS, threads or files.
+It is pure: clocks are passed in, messages become calls, decisions are returned. It monitors all
+inputs (`watchdog`, `plausibility`), schedules the steps, responds to faults (`safety_filter`),
+stops and re-arms, and brings the robot to rest before it ends (`rest`). It also detects faults of
+the clock and of this process. ROS, threads and files are left to the caller.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dime_robot.runtime.contract.policy_spec import IMU_TERMS, FloatArray
 from dime_robot.runtime.contract.robot_config import RATE_TOLERANCE
 from dime_robot.runtime.control.activation import StartPose
 from dime_robot.runtime.control.controller import Controller
-from dime_robot.runtime.control.faults import FIRST_RESPONSE, UNUSABLE, Fault, SafetyLevel
+from dime_robot.runtime.control.faults import Fault, serious
 from dime_robot.runtime.control.plausibility import ReadingCheck
 from dime_robot.runtime.control.rest import RestReached
 from dime_robot.runtime.control.safety_filter import Decision
@@ -27,45 +27,47 @@ from dime_robot.runtime.control.velocity_command import VelocityCommand
 from dime_robot.runtime.control.watchdog import Arrival, StreamWatchdog
 
 START_LIMIT = 1.0  # [s] after activation within which a usable reading has to come
-LATE = 2.0  # control periods without us, after which the command ramps again
-RATE_GAP = 0.05  # [s] without us, in which enough readings are missed to look like a slow robot
-SHORTEST_STEP = 0.5  # control periods between two steps that readings begin
-HEARTBEATS = 4.0  # looks within `command.timeout`: so often has `poll` to be called
-ROUNDING = 0.01  # control periods by which a simulation's next stamp may seem to come too soon
-CONFLICT = 2.0  # control periods over which messages of another commander are seen
-CONFLICT_WITHIN = 5.0  # [s]: messages of a rival that lie further apart are single ones
-HELD_ERROR = 0.1  # [rad or m] of a joint that the contract expects to be held
+LATE = 2.0  # control periods that this process did not run, after which the command ramps again
+RATE_GAP = 0.05  # [s] that this process did not run, after which the rate is measured afresh
+MIN_STEP = 0.5  # control periods between two steps that readings begin
+HEARTBEATS = 4.0  # calls of `poll` within `command.timeout`, at least
+ROUNDING = 0.01  # control periods by which a simulation's stamp may be early
+CONFLICT = 2.0  # control periods with commands of another node, after which we stop
+CONFLICT_WITHIN = 5.0  # [s]: commands of another node further apart count as separate
+HELD_ERROR = 0.1  # largest error of a joint that the contract expects to be held [rad or m]
 
 
 class Mode(Enum):
-    """What the loop does."""
+    """Whether the loop commands the robot."""
 
-    INACTIVE = "inactive"  # watches, commands nothing
+    INACTIVE = "inactive"  # monitors its inputs, commands nothing
     STARTING = "starting"  # activated, waits for a usable reading
     ACTIVE = "active"  # commands the robot, or has stopped it
-    RESTING = "resting"  # on the way out: leads the robot to rest
+    RESTING = "resting"  # shutting down: brings the robot to rest
 
 
 class Reading(NamedTuple):
-    """One message of the joints, in policy order."""
+    """One joint state message, in policy order."""
 
     stamp: float  # on the robot's clock [s]
     position: FloatArray  # shape (n_joints,) [rad or m]
     velocity: FloatArray  # shape (n_joints,) [rad/s or m/s]
-    reordered: bool = False  # the message has its joints in another order than the one before
-    held: FloatArray | None = None  # of the contract's held joints [rad or m]; NaN: not there
+    reordered: bool = False  # the order of the joints changed since the previous message
+    held: FloatArray | None = (
+        None  # positions of the contract's held joints [rad or m]; NaN: missing
+    )
 
 
 class GraphView(NamedTuple):
-    """Who else is there, as the caller sees it."""
+    """The other nodes of the ROS graph, as the caller sees them."""
 
     listeners: tuple[str, ...] = ()  # nodes that take the commands
-    rivals: tuple[str, ...] = ()  # other nodes that could publish commands
-    rival_messages: int = 0  # commands of theirs since the last view
+    rivals: tuple[str, ...] = ()  # other publishers on the command topic
+    rival_messages: int = 0  # their commands since the last view
     extra_publishers: tuple[str, ...] = ()  # a phrase for each input with more than one publisher
-    state_shared: str = ""  # two publishers send the same joints, or the imu: a sentence
-    state_conflict: str = ""  # and why their readings contradict each other
-    velocity_conflict: str = ""  # two publishers of the velocity, where that is refused
+    state_shared: str = ""  # a sentence, where two publishers send the same joints or the imu
+    state_conflict: str = ""  # a phrase, where their readings contradict each other
+    velocity_conflict: str = ""  # a sentence, where two velocity publishers are refused
     type_mismatches: tuple[str, ...] = ()  # a sentence each
 
 
@@ -74,11 +76,11 @@ class ControlLoop:
 
     Args:
         controller: policy, safety filter and recorder of one robot.
-        by_reading: each reading begins a step; else a timer with absolute deadlines does.
+        by_reading: step at each reading; else at the absolute deadlines of a timer.
         clock: steady time [s]; in simulation the simulation's.
-        robot_clock: time on the clock of the stamps [s].
-        simulated: the clock is a simulation's, which may pause: rates are not judged.
-        publishes: False in a dry run, whose commands move nothing.
+        robot_clock: time on the clock of the messages' stamps [s].
+        simulated: the clock is a simulation's, which may pause: rates are not checked.
+        publishes: False in a dry run, whose commands are not sent.
     """
 
     def __init__(
@@ -115,22 +117,24 @@ class ControlLoop:
         self._start_pose = StartPose(spec, robot)
         self.mode = Mode.INACTIVE
         self.estopped = False
-        self.rest_reached: RestReached | None = None  # how the last way out ended
+        self.rest_reached: RestReached | None = None  # how the last shutdown ended
         self.view = GraphView()
         self.clock_jumped = False  # while inactive; see `restart`
-        self._alive_at = clock()  # when this object was last called [s]
+        self._called_at = clock()  # when this object was last called [s]
         self._stepped_at = self._next_step = 0.0
-        self.command_topic = robot.command.topic  # as users know it
-        self.began = 0.0  # when the last step could first be made [s]
-        self._details: dict[Fault, str] = {}  # what is known of each
+        self.command_topic = (
+            robot.command.topic
+        )  # for messages; the caller may set the resolved name
+        self.began = 0.0  # when the last step was due [s]
+        self._details: dict[Fault, str] = {}  # a phrase about each fault
         self._missed = 0
-        self._rival_since: float | None = None
+        self._rival_since: float | None = None  # start of a conflict [s]
         self._rival_last = 0.0
         self.restart()
 
     def restart(self) -> None:
-        """Forget all readings: what comes now is another life of the robot, or another clock."""
-        self.state: RobotState | None = None  # the newest that could be believed
+        """Forget all readings: the robot was restarted, or its clock was set."""
+        self.state: RobotState | None = None  # the newest plausible reading
         self.watchdog.restart()
         if self._imu is not None:
             self._imu.restart()
@@ -142,44 +146,44 @@ class ControlLoop:
         self._held: FloatArray | None = None
         self._defect = self._rejected = self._imu_rejected = self._frozen = ""
         self._reordered = False
-        self._late = 0.0  # how long this process did not run before now [s]
-        self._pending: float | None = None  # when a reading that came too soon begins a step [s]
+        self._late = 0.0  # how long this process just did not run [s]
+        self._pending: float | None = None  # when the newest reading of a burst is used [s]
         self._tripped_at = -np.inf
 
     @property
     def latched(self) -> bool:
-        """Is it active and stopped?"""
+        """Whether it is active and stopped."""
         return self.mode == Mode.ACTIVE and self.controller.safety.latched
 
     @property
     def needs_imu(self) -> bool:
-        """Does anything need readings of an imu?"""
+        """Whether readings of an imu are needed."""
         return self._imu is not None
 
     @property
     def needs_velocity(self) -> bool:
-        """Does the policy follow a velocity?"""
+        """Whether the policy needs a commanded velocity."""
         return self._velocity is not None
 
     def take_missed(self) -> int:
-        """Deadlines without a step since the last call."""
+        """Return the number of missed deadlines since the last call."""
         missed, self._missed = self._missed, 0
         return missed
 
     # ---- inputs
 
     def joint_state(self, reading: Reading) -> Decision | None:
-        """Take a reading; gives the command that it leads to, if it begins a step."""
+        """Take a joint reading; return the command if a step begins with it."""
         now = self._live()
         if not self._arrived(reading.stamp, now):
             return self._tripped(now)
         self._defect, self._held = "", reading.held
         self._reordered |= reading.reordered
         position, velocity = reading.position, reading.velocity
-        self._rejected = self._check.jump(position, velocity, reading.stamp)
+        self._rejected = self._check.position_jump(position, velocity, reading.stamp)
         if self._publishes:
             self._frozen = self._check.frozen(position, velocity, now)
-        if not self._rejected or self._check.broken:  # then it is the fault that is shown
+        if not self._rejected or self._check.broken:  # a broken sensor is a fault of its own
             self.state = RobotState(
                 reading.stamp,
                 position,
@@ -191,7 +195,7 @@ class ControlLoop:
         return self._on_reading(now)
 
     def unusable(self, defect: str) -> Decision | None:
-        """Take note of a message of the joints that cannot be read, and why (a phrase)."""
+        """Report a joint state message that cannot be used, and why (a phrase)."""
         now = self._live()
         self._defect = defect
         return self._on_reading(now)
@@ -199,7 +203,7 @@ class ControlLoop:
     def imu(
         self, stamp: float, orientation: FloatArray, angular_velocity: FloatArray
     ) -> Decision | None:
-        """Take a reading of the imu.
+        """Take a reading of the imu; return the stop command if it caused a stop.
 
         Args:
             stamp: on the robot's clock [s].
@@ -208,31 +212,28 @@ class ControlLoop:
         """
         assert self._imu is not None
         now = self._live()
-        arrival = self._imu.arrive(stamp, now, self._robot_clock())
-        if arrival != Arrival.NEW:
-            return self._tripped(now)
-        self._imu_rejected = self._check.turn(orientation, stamp)
-        if self._imu_rejected:
-            return self._tripped(now)
-        self._orientation, self._angular_velocity = orientation, angular_velocity
-        if self.state is not None:
-            self.state = self.state._replace(
-                orientation=orientation, angular_velocity=angular_velocity
-            )
+        if self._imu.arrive(stamp, now, self._robot_clock()) == Arrival.NEW:
+            self._imu_rejected = self._check.orientation_jump(orientation, stamp)
+            if not self._imu_rejected:
+                self._orientation, self._angular_velocity = orientation, angular_velocity
+                if self.state is not None:
+                    self.state = self.state._replace(
+                        orientation=orientation, angular_velocity=angular_velocity
+                    )
         return self._tripped(now)
 
     def velocity(self, velocity: FloatArray) -> None:
-        """Take the velocity that the operator gives, shape (3,) [m/s, m/s, rad/s]."""
+        """Take the operator's velocity command, shape (3,) [m/s, m/s, rad/s]."""
         assert self._velocity is not None
-        if self.view.velocity_conflict:  # whose is it?
+        if self.view.velocity_conflict:  # its sender is not known
             return
         now = self._clock()
         self._velocity.receive(velocity, now)
-        if self.state is not None:  # a simulation in lockstep sends no other before the first step
+        if self.state is not None:  # in lockstep no other reading comes before the first step
             self.state = self.state._replace(command_velocity=self._velocity.at(now))
 
     def graph(self, view: GraphView) -> Decision | None:
-        """Take note of who else is there; gives a command where that ends something."""
+        """Take a new view of the ROS graph; return a command if it caused a stop."""
         now = self._live()
         self.view = view
         if view.velocity_conflict and self._velocity is not None:
@@ -244,7 +245,7 @@ class ControlLoop:
                 self._rival_since = now - self._period
             self._rival_last = now
             if now - self._rival_since >= CONFLICT * self._period:
-                return self._give_way(now, view.rivals)
+                return self._yield_to(view.rivals, now)
         if not view.listeners:
             if self.mode == Mode.RESTING:
                 self._end_rest(RestReached(False, "nobody listens to the commands any more"))
@@ -260,77 +261,80 @@ class ControlLoop:
         return self.trip(Fault.ESTOP)
 
     def reset(self) -> str:
-        """Release the stop and go on from where the robot is; gives what stands against it."""
-        was, self.estopped = self.estopped, False
+        """Release the stop and continue from the measured pose.
+
+        Returns:
+            Why that is not possible, as a sentence; empty: it is released.
+        """
+        before, self.estopped = self.estopped, False
         if not self.latched:
             return ""
         problem = self.activation_problem()
         if not problem and self.watchdog.received <= self._tripped_at:
             problem = "expected a reading that came after the stop"
         if problem:
-            self.estopped = was
+            self.estopped = before
             return problem
         self._begin(self._clock())
         return ""
 
-    def trip(self, reason: Fault, detail: str = "") -> Decision | None:
-        """Stop now and stay stopped, where active."""
+    def trip(self, fault: Fault, detail: str = "") -> Decision | None:
+        """Stop now and stay stopped, if active; return the stop command if it is news."""
         if self.mode == Mode.STARTING:
-            self._end_rest(RestReached(True, f"nothing was commanded: {reason.value}"))
+            self._end_rest(RestReached(True, f"nothing was commanded: {fault.value}"))
         if self.mode != Mode.ACTIVE:
             return None
         safety = self.controller.safety
-        news = reason not in safety.cause or not safety.latched
+        is_new = fault not in safety.cause or not safety.latched
         now = self._clock()
-        self._trip(reason, detail, now)
-        return self._step(now) if news else None
+        self._trip(fault, detail, now)
+        return self._step(now) if is_new else None
 
     def activate(self) -> None:
-        """Permit commands; `activation_problem` was asked before."""
+        """Start commanding at the next usable reading; check `activation_problem` first."""
         now = self._live()
         self.rest_reached, self._rival_since = None, None
         self.mode, self._next_step = Mode.STARTING, now + START_LIMIT
         self._start_if_usable(now)
 
-    def leave(self) -> None:
-        """Begin the way out: from now on the robot is led to rest."""
+    def shut_down(self) -> None:
+        """Begin the shutdown: from now on the robot is brought to rest."""
         if self.mode == Mode.STARTING:
             self._end_rest(RestReached(True, "nothing was commanded"))
         if self.mode == Mode.ACTIVE:
             self.mode, self._next_step = Mode.RESTING, self._clock()
-            self._alive_at = self._next_step
+            self._called_at = self._next_step
 
-    def give_up(self, why: str) -> None:
-        """End a way out that cannot be gone, and why (a phrase)."""
+    def abort_shutdown(self, why: str) -> None:
+        """End a shutdown that cannot be completed, and why (a phrase)."""
         if self.mode == Mode.RESTING:
             self._end_rest(RestReached(False, why))
 
     def activation_problem(self) -> str:
-        """What stands against commanding the robot now, as one sentence; empty: nothing."""
+        """Say why the robot cannot be commanded now, as one sentence; empty: it can."""
         topic, now = self._robot.state.topic, self._clock()
         if self.estopped:
             return "the emergency stop is set: call ~/reset_estop first"
-        if self.view.state_shared:  # it explains much of what follows
+        if self.view.state_shared:  # first, since it can cause most of the others
             return self.view.state_shared
         if self._defect:
             return f"{topic}: {self._defect}"
         if self.state is None:
-            stray = f": {self.watchdog.stray}" if self.watchdog.stray else ""
-            return f"expected the robot's state on {topic}, got none yet{stray}"
+            note = f": {self.watchdog.stamp_error}" if self.watchdog.stamp_error else ""
+            return f"expected the robot's state on {topic}, got none yet{note}"
         if not self._simulated:
-            if self.watchdog.stray:
-                return f"{topic}: {self.watchdog.stray}"
+            if self.watchdog.stamp_error:
+                return f"{topic}: {self.watchdog.stamp_error}"
             if self.watchdog.rate is None:
                 return f"expected readings of {topic} for half a second first"
             if self.watchdog.rate_is_unusable:
                 return f"expected {topic} at {self.watchdog.describe_rate()}"
         safety = self.controller.safety
-        found = [*self._problems(now), *safety.problems_of(self.state)]
-        serious = [reason for reason in found if FIRST_RESPONSE[reason] >= SafetyLevel.HOLD]
-        if self._check.settled:  # an operator takes readings for good that jumped before
-            serious = [reason for reason in serious if reason != Fault.OBSERVATION_JUMP]
-        if serious:
-            return f"the robot's state is not usable: {self.explain(serious)}"
+        found = serious([*self._stream_faults(now), *safety.faults_in(self.state)])
+        if self._check.settled:  # the operator accepts the readings that followed a jump
+            found = [fault for fault in found if fault != Fault.OBSERVATION_JUMP]
+        if found:
+            return f"the robot's state is not usable: {self.explain(found)}"
         if problem := self._start_pose.problem(self.state) or self._held_problem():
             return problem
         if self.view.velocity_conflict:
@@ -344,35 +348,34 @@ class ControlLoop:
         return ""
 
     def rivals_problem(self, rivals: tuple[str, ...]) -> str:
-        """A sentence about others that could publish commands."""
+        """Describe other publishers on the command topic, as a sentence."""
         return (
             f"{len(rivals)} other publisher(s) on {self.command_topic}: stop {', '.join(rivals)}"
             " first, only one node may command a robot"
         )
 
-    def explain(self, reasons: tuple[Fault, ...] | list[Fault]) -> str:
-        """The reasons with what is known of each, for a log."""
+    def explain(self, faults: tuple[Fault, ...] | list[Fault]) -> str:
+        """List faults with what is known of each, for a log."""
         reading = "" if self.state is None else self.controller.safety.describe(self.state)
         texts = []
-        for reason in dict.fromkeys(reasons):
-            detail = self._details.get(reason, "")
-            if reason in OF_THE_READING:
+        for fault in dict.fromkeys(faults):
+            detail = self._details.get(fault, "")
+            if fault in READING_FAULTS:
                 detail = reading
-            texts.append(f"{reason.value} ({detail})" if detail else reason.value)
+            texts.append(f"{fault.value} ({detail})" if detail else fault.value)
         return ", ".join(texts)
 
     # ---- time
 
     def wait(self) -> float:
-        """How long `poll` need not be called where no message comes [s]."""
+        """Return how long the caller may wait for messages before it calls `poll` [s]."""
         if self.mode == Mode.INACTIVE:
             return np.inf
         due = self._next_step if self._pending is None else min(self._next_step, self._pending)
-        alive = self._robot.command.timeout / HEARTBEATS
-        return min(due - self._clock(), alive)
+        return min(due - self._clock(), self._robot.command.timeout / HEARTBEATS)
 
     def poll(self) -> Decision | None:
-        """Let time pass; gives a command where one is due."""
+        """Return a command if one is due by the time alone."""
         now = self._live()
         if self.mode == Mode.INACTIVE:
             return None
@@ -391,26 +394,26 @@ class ControlLoop:
         due = self._next_step
         decision = self._step(now)
         self.began = due
-        if not self.by_reading:  # absolute deadlines; those already gone are missed
-            gone = int((self._clock() - due) / self._period)
-            self._missed += gone
-            self._next_step = due + self._period * (1 + gone)
+        if not self.by_reading:  # absolute deadlines; those that have passed are missed
+            missed = int((self._clock() - due) / self._period)
+            self._missed += missed
+            self._next_step = due + self._period * (1 + missed)
         return decision
 
     def record(self, decision: Decision) -> None:
-        """Remember a step; after publishing, which should not wait."""
+        """Record a step. Call it after publishing, which should not wait for it."""
         self.controller.record(decision)
 
     # ---- inside
 
     def _live(self) -> float:
-        """The time; notices where this process was stopped since the last call."""
+        """Return the time, and detect whether this process was suspended since the last call."""
         now = self._clock()
-        gap, self._alive_at = now - self._alive_at, now
+        gap, self._called_at = now - self._called_at, now
         if self.mode != Mode.ACTIVE or gap <= LATE * self._period:
-            return now  # while inactive nobody has to call
+            return now  # the caller need not call while inactive
         if gap > RATE_GAP:
-            self.watchdog.restart_rate()  # what was missed is no slowness of the robot
+            self.watchdog.restart_rate()  # missed readings do not mean a slow robot
         if self.by_reading:  # a timer counts its own deadlines
             self._missed += int(gap / self._period)
         if gap > self._robot.command.timeout:
@@ -421,25 +424,25 @@ class ControlLoop:
         return now
 
     def _tripped(self, now: float) -> Decision | None:
-        """The answer to a stop that was found while an input was taken."""
+        """Return the stop command if this call caused a stop."""
         safety = self.controller.safety
         if self.mode == Mode.ACTIVE and safety.latched and self._tripped_at == now:
             return self._step(now)
         return None
 
-    def _trip(self, reason: Fault, detail: str, now: float) -> None:
+    def _trip(self, fault: Fault, detail: str, now: float) -> None:
         self._tripped_at = now
         if detail:
-            self._details[reason] = detail
-        self.controller.safety.trip(reason)
+            self._details[fault] = detail
+        self.controller.safety.trip(fault)
 
     def _arrived(self, stamp: float, now: float) -> bool:
-        """Is a message of the joints a new reading?"""
+        """Whether a joint state message is a new reading."""
         before = self.watchdog.stamp
         arrival = self.watchdog.arrive(stamp, now, self._robot_clock())
         if arrival == Arrival.WENT_BACK:
             detail = f"the robot's clock went back from {before:.3f} s to {stamp:.3f} s"
-            if self.mode == Mode.INACTIVE:  # nothing depends on it yet
+            if self.mode == Mode.INACTIVE:  # nothing depends on the clock yet
                 self.clock_jumped = True
                 self.restart()
                 return self._arrived(stamp, now)
@@ -452,9 +455,9 @@ class ControlLoop:
             self._start_if_usable(now)
         if self.mode != Mode.ACTIVE or not self.by_reading:
             return self._tripped(now)
-        soonest = self._stepped_at + SHORTEST_STEP * self._period
-        if now < soonest and not self.controller.safety.latched:
-            self._pending = soonest  # of a burst: `poll` answers the newest of it
+        earliest = self._stepped_at + MIN_STEP * self._period
+        if now < earliest and not self.controller.safety.latched:
+            self._pending = earliest  # of a burst, `poll` uses the newest
             return None
         return self._step(now)
 
@@ -463,59 +466,58 @@ class ControlLoop:
             return self.mode == Mode.ACTIVE
         if self.state is None:
             return False
-        self._believe(self.state)
-        found = [*self._problems(now), *self.controller.safety.problems_of(self.state)]
-        if any(FIRST_RESPONSE[reason] >= SafetyLevel.HOLD for reason in found):
+        self._accept(self.state)
+        if serious([*self._stream_faults(now), *self.controller.safety.faults_in(self.state)]):
             return False
         self._begin(now)
         return True
 
     def _begin(self, now: float) -> None:
-        """Command the robot from its measured pose on."""
+        """Start commanding the robot, from its measured pose."""
         assert self.state is not None
         self._details.clear()
-        self._believe(self.state)
+        self._accept(self.state)
         self._late = 0.0
         self.controller.start(now, self.state)
-        self.mode, self._next_step, self._alive_at = Mode.ACTIVE, now, now
+        self.mode, self._next_step, self._called_at = Mode.ACTIVE, now, now
         self._stepped_at = now - self._period
         self._pending = None
 
-    def _believe(self, state: RobotState) -> None:
-        """Take a reading for good: what comes next is judged by it."""
+    def _accept(self, state: RobotState) -> None:
+        """Accept a reading as true: the next ones are compared with it."""
         self._check.restart()
         self._rejected = self._imu_rejected = self._frozen = ""
-        self._check.jump(state.joint_position, state.joint_velocity, state.stamp)
+        self._check.position_jump(state.joint_position, state.joint_velocity, state.stamp)
         if state.orientation is not None:
-            self._check.turn(state.orientation, state.stamp)
+            self._check.orientation_jump(state.orientation, state.stamp)
 
     def _step(self, now: float) -> Decision:
-        """From the newest state to a command."""
-        problems = self._problems(now)
+        """Compute the command from the newest state."""
+        faults = self._stream_faults(now)
         if self._late and self.state is not None:
             note = f"this process did not run for {self._late:.3f} s"
             self._details[Fault.SELF_LATE] = note
-            problems.append(Fault.SELF_LATE)
+            faults.append(Fault.SELF_LATE)
             if not self.latched:
                 self.controller.safety.resume(now, self.state, self._late)
             self._late = 0.0
         state = None if self._defect else self.state
         age = self.watchdog.age_by_receipt(now)
-        decision = self.controller.step(now, state, problems, age, self._simulated)
+        decision = self.controller.step(now, state, faults, age, self._simulated)
         if decision.sent and self._publishes:
             self._check.commanded(decision.command.value)
         self._stepped_at, self.began, self._pending = now, now, None
-        if self.by_reading:  # how long without a reading until we step by ourselves
-            alive = age < self._period
-            self._next_step = now + (self._robot.state.max_age if alive else self._period)
+        if self.by_reading:  # without a reading until then, step all the same
+            fresh = age < self._period
+            self._next_step = now + (self._robot.state.max_age if fresh else self._period)
         return decision
 
     def _rest(self, now: float) -> Decision | None:
-        problems = self._problems(now)
+        faults = self._stream_faults(now)
         state = None if self._defect else self.state
         if state is not None:
-            problems += self.controller.safety.problems_of(state)
-        decision, reached = self.controller.leave(now, state, problems)
+            faults += self.controller.safety.faults_in(state)
+        decision, reached = self.controller.shut_down(now, state, faults)
         self._next_step = now + self._period
         if reached is not None:
             self._end_rest(reached)
@@ -526,8 +528,8 @@ class ControlLoop:
         self.controller.safety.disarm()
         self.restart()  # the next activation needs readings of its own
 
-    def _give_way(self, now: float, rivals: tuple[str, ...]) -> Decision | None:
-        """Somebody else commands the robot: not one more command from us."""
+    def _yield_to(self, rivals: tuple[str, ...], now: float) -> Decision | None:
+        """End without another command, since another node commands the robot."""
         names = ", ".join(rivals) or "another node"
         if self.mode == Mode.RESTING:
             self._end_rest(RestReached(False, f"{names} has taken over"))
@@ -541,27 +543,27 @@ class ControlLoop:
         return decision
 
     def _held_problem(self) -> str:
-        """Why a joint that the contract expects to be held is not, as a sentence."""
+        """Say which joint is not where the contract expects it to be held; empty: none."""
         expected = self._spec.held_joints
         if not expected:
             return ""
         held = np.full(len(expected), np.nan) if self._held is None else self._held
         for (name, position), got in zip(expected.items(), held, strict=True):
-            if not abs(got - position) <= HELD_ERROR:  # nor is a NaN
+            if not abs(got - position) <= HELD_ERROR:  # NaN compares false
                 return (
                     f"{name}: the policy was trained with it held at {position:g}, got {got:.3g}:"
-                    " lead it there and hold it"
+                    " move it there and hold it"
                 )
         return ""
 
-    def _problems(self, now: float) -> list[Fault]:
-        """What is wrong with the inputs as streams; `SafetyFilter` looks at their values."""
+    def _stream_faults(self, now: float) -> list[Fault]:
+        """List the faults of the inputs as streams; `SafetyFilter` checks their values."""
         found: list[Fault] = []
         robot_now, watchdog, details = self._robot_clock(), self.watchdog, self._details
 
-        def note(reason: Fault, detail: str) -> None:
-            found.append(reason)
-            details[reason] = detail
+        def note(fault: Fault, detail: str) -> None:
+            found.append(fault)
+            details[fault] = detail
 
         if self._defect:
             note(Fault.JOINT_MISSING, self._defect)
@@ -596,12 +598,16 @@ class ControlLoop:
         return found
 
 
-# reasons that the newest reading itself explains
-OF_THE_READING = UNUSABLE.intersection({Fault.OBSERVATION_NAN, Fault.OBSERVATION_OUT_OF_RANGE}) | {
-    Fault.TILT
-}
+# described by `SafetyFilter.describe` from the newest reading
+READING_FAULTS = (Fault.OBSERVATION_NAN, Fault.OBSERVATION_OUT_OF_RANGE, Fault.TILT)
 
 
 def steps_by_reading(drive: str, rate: float, policy_rate: float) -> bool:
-    """Does each reading begin a step? `auto`: where the robot publishes at the policy's rate."""
+    """Whether each reading begins a step.
+
+    Args:
+        drive: "timer": never; else where the robot publishes at the policy's rate.
+        rate: of the robot's readings [Hz].
+        policy_rate: of control [Hz].
+    """
     return abs(rate / policy_rate - 1) <= RATE_TOLERANCE and drive != "timer"

@@ -1,93 +1,79 @@
-"""Everything that can be wrong while a policy runs, and the first answer to it."""
+"""Everything that can be wrong while a policy runs, and the first response to it."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import Enum, IntEnum
 
 
 class SafetyLevel(IntEnum):
-    """The ladder of answers. A trouble that lasts climbs it; only an operator leaves STOP."""
+    """The levels of response, in rising order. A fault that lasts escalates.
 
-    RUN = 0  # the policy's command, untouched
+    Only an operator leaves STOP.
+    """
+
+    RUN = 0  # the policy's command, unchanged
     CLAMP = 1  # the policy's command, brought within the limits
     HOLD = 2  # the last good command, for `safety.hold` at most
-    DAMP = 3  # the way to rest, see `CommandLimits`
-    STOP = 4  # the way to rest, latched
+    DAMP = 3  # the command that brings the robot to rest, see `rest.py`
+    STOP = 4  # the same, latched
 
 
 class Fault(str, Enum):
-    """Why an answer was given. The values are what diagnostics and recordings show."""
+    """What is wrong, with the first response to it.
 
-    POSITION_LIMIT = "position_limit"
-    VELOCITY_LIMIT = "velocity_limit"
-    EFFORT_LIMIT = "effort_limit"
-    JOINTS_REORDERED = "joints_reordered"
-    COMMAND_VELOCITY_LOST = "command_velocity_lost"
-    CLOCK_AHEAD = "clock_ahead"
-    OBSERVATION_STALE = "observation_stale"
-    OBSERVATION_NAN = "observation_nan"
-    OBSERVATION_OUT_OF_RANGE = "observation_out_of_range"
-    JOINT_MISSING = "joint_missing"
-    IMU_STALE = "imu_stale"
-    WRONG_RATE = "wrong_rate"
-    ACTION_NAN = "action_nan"
-    OVERRUN = "overrun"
-    TILT = "tilt"
-    COMMAND_CONFLICT = "command_conflict"
-    LISTENER_LOST = "listener_lost"
-    ESTOP = "estop"
-    RATE_OFF = "rate_off"
-    OBSERVATION_JUMP = "observation_jump"
-    OBSERVATION_FROZEN = "observation_frozen"
-    STATE_CONFLICT = "state_conflict"
-    SECOND_PUBLISHER = "second_publisher"
-    RIVAL_PUBLISHER = "rival_publisher"
-    TYPE_MISMATCH = "type_mismatch"
-    CLOCK_WENT_BACK = "clock_went_back"
-    SELF_LATE = "self_late"
-    SELF_STALLED = "self_stalled"
+    The values are what diagnostics and recordings show. Their order is that of the bits in a
+    recording: add new ones at the end.
+
+    Attributes:
+        first_response: level at which the response to this fault begins.
+        makes_unusable: a state with this fault is not shown to the policy, nor used for damping.
+    """
+
+    _value_: str
+    first_response: SafetyLevel
+    makes_unusable: bool
+
+    def __new__(cls, value: str, response: SafetyLevel, makes_unusable: bool = False) -> Fault:
+        """Make a member out of its value and its attributes."""
+        fault = str.__new__(cls, value)
+        fault._value_ = value
+        fault.first_response, fault.makes_unusable = response, makes_unusable
+        return fault
+
+    POSITION_LIMIT = "position_limit", SafetyLevel.CLAMP
+    VELOCITY_LIMIT = "velocity_limit", SafetyLevel.CLAMP
+    EFFORT_LIMIT = "effort_limit", SafetyLevel.CLAMP
+    JOINTS_REORDERED = "joints_reordered", SafetyLevel.RUN  # joints are matched by name
+    COMMAND_VELOCITY_LOST = "command_velocity_lost", SafetyLevel.RUN  # the command becomes 0
+    CLOCK_AHEAD = "clock_ahead", SafetyLevel.RUN
+    OBSERVATION_STALE = "observation_stale", SafetyLevel.HOLD, True
+    OBSERVATION_NAN = "observation_nan", SafetyLevel.HOLD, True
+    OBSERVATION_OUT_OF_RANGE = "observation_out_of_range", SafetyLevel.DAMP, True
+    JOINT_MISSING = "joint_missing", SafetyLevel.HOLD, True
+    IMU_STALE = "imu_stale", SafetyLevel.HOLD, True
+    WRONG_RATE = "wrong_rate", SafetyLevel.DAMP
+    ACTION_NAN = "action_nan", SafetyLevel.HOLD
+    OVERRUN = "overrun", SafetyLevel.DAMP
+    TILT = "tilt", SafetyLevel.STOP
+    COMMAND_CONFLICT = "command_conflict", SafetyLevel.STOP
+    LISTENER_LOST = "listener_lost", SafetyLevel.STOP
+    ESTOP = "estop", SafetyLevel.STOP
+    RATE_OFF = "rate_off", SafetyLevel.RUN
+    OBSERVATION_JUMP = "observation_jump", SafetyLevel.HOLD, True
+    OBSERVATION_FROZEN = "observation_frozen", SafetyLevel.DAMP, True
+    STATE_CONFLICT = "state_conflict", SafetyLevel.HOLD, True
+    SECOND_PUBLISHER = "second_publisher", SafetyLevel.RUN
+    RIVAL_PUBLISHER = "rival_publisher", SafetyLevel.RUN
+    TYPE_MISMATCH = "type_mismatch", SafetyLevel.RUN
+    CLOCK_WENT_BACK = "clock_went_back", SafetyLevel.STOP
+    SELF_LATE = "self_late", SafetyLevel.RUN  # the command ramps from the measured pose
+    SELF_STALLED = "self_stalled", SafetyLevel.STOP
 
 
-FIRST_RESPONSE: dict[Fault, SafetyLevel] = {
-    Fault.POSITION_LIMIT: SafetyLevel.CLAMP,
-    Fault.VELOCITY_LIMIT: SafetyLevel.CLAMP,
-    Fault.EFFORT_LIMIT: SafetyLevel.CLAMP,
-    Fault.JOINTS_REORDERED: SafetyLevel.RUN,  # followed by name
-    Fault.COMMAND_VELOCITY_LOST: SafetyLevel.RUN,  # the policy is asked to stand still
-    Fault.CLOCK_AHEAD: SafetyLevel.RUN,
-    Fault.RATE_OFF: SafetyLevel.RUN,
-    Fault.SECOND_PUBLISHER: SafetyLevel.RUN,
-    Fault.RIVAL_PUBLISHER: SafetyLevel.RUN,
-    Fault.TYPE_MISMATCH: SafetyLevel.RUN,
-    Fault.SELF_LATE: SafetyLevel.RUN,  # the command ramps from the measured pose
-    Fault.OBSERVATION_STALE: SafetyLevel.HOLD,
-    Fault.OBSERVATION_NAN: SafetyLevel.HOLD,
-    Fault.JOINT_MISSING: SafetyLevel.HOLD,
-    Fault.IMU_STALE: SafetyLevel.HOLD,
-    Fault.ACTION_NAN: SafetyLevel.HOLD,
-    Fault.OBSERVATION_JUMP: SafetyLevel.HOLD,
-    Fault.STATE_CONFLICT: SafetyLevel.HOLD,
-    Fault.OBSERVATION_OUT_OF_RANGE: SafetyLevel.DAMP,
-    Fault.OBSERVATION_FROZEN: SafetyLevel.DAMP,
-    Fault.WRONG_RATE: SafetyLevel.DAMP,
-    Fault.OVERRUN: SafetyLevel.DAMP,
-    Fault.TILT: SafetyLevel.STOP,
-    Fault.COMMAND_CONFLICT: SafetyLevel.STOP,
-    Fault.LISTENER_LOST: SafetyLevel.STOP,
-    Fault.ESTOP: SafetyLevel.STOP,
-    Fault.CLOCK_WENT_BACK: SafetyLevel.STOP,
-    Fault.SELF_STALLED: SafetyLevel.STOP,
-}
-# a state with one of these is not shown to the policy, nor used to damp
-UNUSABLE = frozenset(
-    {
-        Fault.OBSERVATION_STALE,
-        Fault.OBSERVATION_NAN,
-        Fault.OBSERVATION_OUT_OF_RANGE,
-        Fault.OBSERVATION_JUMP,
-        Fault.OBSERVATION_FROZEN,
-        Fault.STATE_CONFLICT,
-        Fault.JOINT_MISSING,
-        Fault.IMU_STALE,
-    }
-)
+UNUSABLE = frozenset(fault for fault in Fault if fault.makes_unusable)
+
+
+def serious(faults: Iterable[Fault]) -> list[Fault]:
+    """Those to which the response is more than clamping the policy's command."""
+    return [fault for fault in faults if fault.first_response >= SafetyLevel.HOLD]

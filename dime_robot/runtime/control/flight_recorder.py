@@ -1,11 +1,11 @@
-"""FlightRecorder: the last 30 s of a robot, step by step, for the morning after."""
+"""FlightRecorder: keeps the last 30 s of a robot, step by step, to find out what happened."""
 
 from __future__ import annotations
 
 import json
 import os
-import threading
 import time
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,20 +25,20 @@ from dime_robot.runtime.io.npz_files import MAX_META, parse_text, read_npz, writ
 from dime_robot.runtime.policy.onnx_policy import Policy
 
 SECONDS = 30.0
-LARGEST = 200 * 2**20  # bytes a recording may take in memory
-MOST_WRITERS = 2  # recordings being written, each of which is a copy in memory
-KEPT_FILES = 20  # older recordings of ours in the same folder are removed
+MAX_BYTES = 200 * 2**20  # of a recording in memory
+MAX_WAITING = 2  # recordings being written or waiting for it; each is a copy in memory
+MAX_FILES = 20  # of one node in a folder; older ones are removed
 _FAULTS = tuple(Fault)
-_BIT = {reason: 1 << i for i, reason in enumerate(_FAULTS)}
+_BIT = {fault: 1 << i for i, fault in enumerate(_FAULTS)}
 
 
 def record_type(n_joints: int, n_obs: int, noise: tuple[int, ...], n_act: int) -> np.dtype:
-    """The type of one step in a recording.
+    """Return the type of one step in a recording. Its names are those in the file.
 
     Args:
         n_joints: of the policy's contract.
         n_obs: length of its observation.
-        noise: shape of what it draws for one action.
+        noise: shape of the noise of one action.
         n_act: length of its action.
     """
     return np.dtype(
@@ -50,7 +50,7 @@ def record_type(n_joints: int, n_obs: int, noise: tuple[int, ...], n_act: int) -
             ("orientation", "f8", (4,)),
             ("angular_velocity", "f8", (3,)),
             ("command_velocity", "f8", (3,)),
-            ("inferred", "?"),  # was the policy asked? else the next three are NaN
+            ("inferred", "?"),  # whether the policy was evaluated; else the next three are NaN
             ("observation", "f4", (n_obs,)),
             ("noise", "f4", noise),
             ("action", "f4", (n_act,)),
@@ -64,41 +64,51 @@ def record_type(n_joints: int, n_obs: int, noise: tuple[int, ...], n_act: int) -
 RECORD_FIELDS: tuple[str, ...] = record_type(1, 1, (1,), 1).names or ()
 
 
+@dataclass(frozen=True)
 class Dump:
     """A recording that is being written in the background."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.done = False
-        self.error = ""  # why it could not be written; empty: it is there once done
+    path: Path
+    result: Future[str]  # why it could not be written; empty: it was
+
+    @property
+    def done(self) -> bool:
+        """Whether it was written or has failed."""
+        return self.result.done()
+
+    @property
+    def error(self) -> str:
+        """Why it could not be written, once done; empty: it was."""
+        return self.result.result() if self.done else ""
 
 
 class FlightRecorder:
-    """A ring of records, allocated once; `dump` writes it as one `.npz` file.
+    """A ring buffer of steps, allocated once; `dump` writes it as one `.npz` file.
 
     Args:
         policy: recorded with its contract and digest.
         robot: the machine.
-        seconds: how far back it remembers.
+        seconds: length of the recording.
     """
 
     def __init__(self, policy: Policy, robot: RobotConfig, seconds: float = SECONDS) -> None:
         spec, noise = policy.spec, policy.noise.values[0]
         n_joints, n_act = len(spec.joints), spec.n_act
         record = record_type(n_joints, spec.n_obs, noise.shape, n_act)
-        capacity = min(round(seconds * spec.rate), LARGEST // record.itemsize)
+        capacity = min(round(seconds * spec.rate), MAX_BYTES // record.itemsize)
         self._ring = np.zeros(max(2, capacity), dtype=record)
-        self._ring.view(np.uint8)[:] = 0  # the pages come now, not one by one while it runs
+        self._ring.view(np.uint8)[:] = 0  # touch the pages now, not one by one while the robot runs
         self._noise = policy.noise
         self._count = 0
-        self._writers: list[threading.Thread] = []
+        self._writer = ThreadPoolExecutor(1, "flight recorder", _lower_priority)
+        self._waiting: list[Future[str]] = []
         self.meta: dict[str, Any] = {
-            "node": "",  # fully qualified, where a node records
+            "node": "",  # fully qualified name, set by the node that records
             "spec": spec.model_dump(mode="json"),
             "robot": robot.model_dump(mode="json"),
             "policy_digest": policy.file.policy_digest,
             "command_joints": list(spec.action_joints),
-            "reasons": [reason.value for reason in _FAULTS],
+            "reasons": [fault.value for fault in _FAULTS],
         }
 
     def add(
@@ -109,17 +119,14 @@ class FlightRecorder:
         action: FloatArray,
         decision: Decision,
     ) -> None:
-        """Remember a step."""
+        """Record a step."""
         row = self._ring[self._count % len(self._ring)]
         row["time"] = now
         if state is None:
             row["stamp"] = row["joint_position"] = row["joint_velocity"] = np.nan
         else:
-            row["stamp"] = state.stamp
-            row["joint_position"], row["joint_velocity"] = (
-                state.joint_position,
-                state.joint_velocity,
-            )
+            for name in ("stamp", "joint_position", "joint_velocity"):
+                row[name] = getattr(state, name)
         for name in ("orientation", "angular_velocity", "command_velocity"):
             value = getattr(state, name, None)
             row[name] = np.nan if value is None else value
@@ -131,62 +138,65 @@ class FlightRecorder:
             row["noise"] = self._noise.values[0]
         row["command"] = decision.command.value
         row["rung"] = decision.level
-        row["reasons"] = sum(_BIT[reason] for reason in set(decision.reasons))
+        row["reasons"] = sum(_BIT[fault] for fault in set(decision.faults))
         self._count += 1
 
     def records(self) -> np.ndarray:
-        """A copy, oldest first."""
+        """Return a copy of the recorded steps, oldest first."""
         size = len(self._ring)
         if self._count <= size:
             return self._ring[: self._count].copy()
         return np.roll(self._ring, -(self._count % size))
 
     def dump(self, folder: Path, why: str) -> Dump:
-        """Begin to write the recording in the background; gives what becomes of it.
+        """Start writing the recording in the background.
 
         Args:
-            folder: where to; made if it is missing.
+            folder: for the file; made if it is missing.
             why: part of the file's name.
+
+        Returns:
+            The file's path, and whether it is written yet.
         """
         now = time.time_ns()
         stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime(now // 10**9))
         node = str(self.meta["node"]).strip("/").replace("/", ".")
-        who = f"{node}-" if node else ""
-        dump = Dump(folder / f"flight-{stamp}-{now // 1000 % 10**6:06d}-{who}{why}.npz")
-        waiting = [writer for writer in self._writers if writer.is_alive()]
-        if len(waiting) >= MOST_WRITERS:
-            dump.error, dump.done = "two recordings are being written already", True
+        prefix = f"{node}-" if node else ""
+        path = folder / f"flight-{stamp}-{now // 1000 % 10**6:06d}-{prefix}{why}.npz"
+        self._waiting = [result for result in self._waiting if not result.done()]
+        result: Future[str] = Future()
+        if len(self._waiting) >= MAX_WAITING:
+            result.set_result("two recordings are being written already")
         elif not self._count:
-            dump.error, dump.done = "nothing is recorded yet", True
-        if dump.done:
-            return dump
-        writer = threading.Thread(
-            target=_write,
-            args=(dump, self.records(), {**self.meta, "why": why}, waiting, f"flight-*-{who}*.npz"),
-            name="flight recorder",
-        )
-        self._writers = [*waiting, writer]
-        writer.start()
-        return dump
+            result.set_result("nothing is recorded yet")
+        else:
+            meta = {**self.meta, "why": why}
+            siblings = f"flight-*-{prefix}*.npz"
+            result = self._writer.submit(_write, path, self.records(), meta, siblings)
+            self._waiting.append(result)
+        return Dump(path, result)
 
     def wait(self, timeout: float) -> None:
-        """Let a dump that is under way finish [s]."""
-        for writer in self._writers:
-            writer.join(timeout)
+        """Wait until all dumps are written, at most `timeout` [s]."""
+        wait(self._waiting, timeout)
 
 
-def _write(
-    dump: Dump,
-    records: np.ndarray,
-    meta: dict[str, Any],
-    before: list[threading.Thread],
-    siblings: str,
-) -> None:
-    with suppress(OSError, AttributeError):  # not with the priority of the control loop
+def _lower_priority() -> None:
+    """Give up the priority of the control loop, in this thread."""
+    with suppress(OSError, AttributeError):
         os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
-    for writer in before:
-        writer.join()
-    text, path = np.array(json.dumps(meta)), dump.path
+
+
+def _write(path: Path, records: np.ndarray, meta: dict[str, Any], siblings: str) -> str:
+    """Write a recording and remove the oldest siblings; return why that failed, empty: it did not.
+
+    Args:
+        path: of the file.
+        records: the steps.
+        meta: stored with them.
+        siblings: glob pattern of recordings of the same node.
+    """
+    text = np.array(json.dumps(meta))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_npz(
@@ -194,49 +204,50 @@ def _write(
             {"records": records, "meta": text},
             "make room or name another folder with -p recordings:=FOLDER",
         )
-        # a clock that went back makes the newest look oldest: never that one
+        # never the new one, which looks oldest if the clock went back
         others = sorted(other for other in path.parent.glob(siblings) if other != path)
-        for old in others[: -(KEPT_FILES - 1)]:
+        for old in others[: -(MAX_FILES - 1)]:
             old.unlink(missing_ok=True)
-    except InputError as error:  # a full disc must not hurt the robot
-        dump.error = str(error)
+    except InputError as error:  # a full disc must not stop the robot
+        return str(error)
     except OSError as error:
-        dump.error = f"{path}: {error.strerror}"
-    except Exception as error:  # whatever it is, somebody waits for the answer
-        dump.error = f"{path}: {error}"
-    dump.done = True
+        return f"{path}: {error.strerror}"
+    except Exception as error:  # of any kind: the caller waits for a result
+        return f"{path}: {error}"
+    return ""
 
 
 class RecordingMeta(StrictModel):
-    """What a recording says of itself. `spec` and `robot` are kept as they were written."""
+    """The metadata of a recording, by its names in the file. `spec` and `robot` stay unparsed."""
 
     node: str = ""  # fully qualified name; recordings of earlier versions have none
     spec: dict[str, Any]
     robot: dict[str, Any]
     policy_digest: Name
     command_joints: tuple[Name, ...]
-    reasons: tuple[Name, ...] = Field(max_length=64, description="by the bits of a record")
+    reasons: tuple[Name, ...] = Field(max_length=64)
+    """Values of Fault, by the bits of `reasons` in a record."""
     why: Name
 
 
 @dataclass(frozen=True)
 class Recording:
-    """What `dump` wrote."""
+    """A recording that was read from a file."""
 
     records: np.ndarray
     meta: dict[str, Any]
 
-    def reasons(self, row: int) -> list[str]:
-        """Reasons of one step."""
+    def fault_names(self, row: int) -> list[str]:
+        """Return the faults of one step."""
         bits = int(self.records["reasons"][row])
         return [name for i, name in enumerate(self.meta["reasons"]) if bits >> i & 1]
 
     @property
-    def faults(self) -> list[tuple[int, SafetyLevel, list[str]]]:
-        """Rows at which the answer rose to hold or above: (row, level, reasons)."""
+    def escalations(self) -> list[tuple[int, SafetyLevel, list[str]]]:
+        """Rows at which the response rose to hold or above: (row, level, names of faults)."""
         levels = self.records["rung"].astype(int)
         rises = np.flatnonzero((np.diff(levels, prepend=0) > 0) & (levels >= SafetyLevel.HOLD))
-        return [(int(i), SafetyLevel(int(levels[i])), self.reasons(int(i))) for i in rises]
+        return [(int(i), SafetyLevel(int(levels[i])), self.fault_names(int(i))) for i in rises]
 
 
 def read_recording(path: Path) -> Recording:
@@ -246,10 +257,10 @@ def read_recording(path: Path) -> Recording:
         path: a regular file; its sizes are checked before it is unpacked.
 
     Raises:
-        InputError: it is none, or a value in it that no recording has.
+        InputError: it is not a recording, or has a value that no recording has.
     """
     expected = "a recording of the flight recorder"
-    arrays = read_npz(path, {"records": LARGEST, "meta": MAX_META}, expected)
+    arrays = read_npz(path, {"records": MAX_BYTES, "meta": MAX_META}, expected)
     try:
         meta = parse_text(arrays["meta"])
         RecordingMeta.model_validate(meta)
@@ -261,12 +272,12 @@ def read_recording(path: Path) -> Recording:
     return Recording(arrays["records"], meta)
 
 
-def _require_records(records: np.ndarray, reasons: int) -> None:
-    """Refuse what `add` cannot have written.
+def _require_records(records: np.ndarray, faults: int) -> None:
+    """Refuse records that `FlightRecorder.add` cannot have written.
 
     Args:
         records: as they were read.
-        reasons: how many the recording names.
+        faults: number of faults that the metadata name.
 
     Raises:
         ValueError: other fields, no record, or a value out of its range.
@@ -274,9 +285,8 @@ def _require_records(records: np.ndarray, reasons: int) -> None:
     dtype = records.dtype
     if dtype.names is None or records.ndim != 1:
         raise ValueError("no records in it")
-    fields = [field for field in RECORD_FIELDS if field not in dtype.names]
-    if fields:
-        raise ValueError(f"its records lack the fields {fields}")
+    if missing := [field for field in RECORD_FIELDS if field not in dtype.names]:
+        raise ValueError(f"its records lack the fields {missing}")
     shapes = [dtype[field].shape for field in ("joint_position", "observation", "noise", "action")]
     (joints, observation, noise, action) = shapes
     if not all(len(shape) == 1 for shape in (joints, observation, action)) or (
@@ -292,5 +302,5 @@ def _require_records(records: np.ndarray, reasons: int) -> None:
     worst = int(records["rung"].max())
     if worst > max(SafetyLevel):
         raise ValueError(f"its field rung holds {worst}, expected 0 to {int(max(SafetyLevel))}")
-    if int(records["reasons"].max()) >> reasons:
-        raise ValueError(f"its field reasons names more than the {reasons} reasons of its list")
+    if int(records["reasons"].max()) >> faults:
+        raise ValueError(f"its field reasons names more than the {faults} faults of its list")

@@ -1,4 +1,4 @@
-"""The only place where a state becomes a policy's input or an action gets its unit.
+"""The only place where a state becomes an observation and an action becomes a command.
 
 `ObservationEncoder` selects, orders and stacks raw SI values (their scale and clip are the score
 network's first operation); `ActionDecoder` turns [-1, 1] into SI commands. Simulator and robot
@@ -10,16 +10,21 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from dime_robot.runtime.contract.policy_spec import FloatArray, ObservationTerm, PolicySpec
+from dime_robot.runtime.contract.policy_spec import (
+    Float32Array,
+    FloatArray,
+    ObservationTerm,
+    PolicySpec,
+)
 from dime_robot.runtime.control.state import CommandKind, JointCommand, RobotState
 from dime_robot.runtime.io.errors import InputError
 
 
 class ObservationEncoder:
-    """RobotState -> raw observation vector. Call `reset` where an episode begins.
+    """Turn a RobotState into the raw observation vector. Call `reset` when an episode begins.
 
     Raises:
-        InputError: the spec has a flat term, which only its own environment can fill.
+        InputError: the spec has a flat term, which only its own environment can compute.
     """
 
     def __init__(self, spec: PolicySpec) -> None:
@@ -43,13 +48,15 @@ class ObservationEncoder:
         """Forget the history."""
         self._first = True
 
-    def encode(
-        self, state: RobotState, last_action: FloatArray | None = None
-    ) -> npt.NDArray[np.float32]:
-        """Stack the terms: one call per control step, since the history moves on with each.
+    def encode(self, state: RobotState, last_action: FloatArray | None = None) -> Float32Array:
+        """Compute the observation. Call it once per control step: each call extends the history.
 
-        `last_action` is the decoder's, shape (n_act,); None stands for zeros. Gives shape (n_obs,),
-        raw SI, float32.
+        Args:
+            state: the reading.
+            last_action: the decoder's, shape (n_act,); None: zeros.
+
+        Returns:
+            Raw SI values, shape (n_obs,), float32.
 
         Raises:
             ValueError: the state has no reading of a sensor that a term needs.
@@ -108,7 +115,7 @@ class ObservationEncoder:
 
 
 def projected_gravity(orientation: FloatArray) -> FloatArray:
-    """Unit vector of gravity in the base's frame: the third row of -R, shape (3,).
+    """Return the unit vector of gravity in the base's frame: the third row of -R, shape (3,).
 
     `orientation` turns base into world coordinates: w x y z, of any length above 0.
     """
@@ -117,7 +124,7 @@ def projected_gravity(orientation: FloatArray) -> FloatArray:
 
 
 class ActionDecoder:
-    """Policy action in [-1, 1] -> JointCommand in SI units. Call `reset` where an episode begins.
+    """Turn an action in [-1, 1] into an SI command. Call `reset` when an episode begins.
 
     Raises:
         InputError: the spec has a flat action, which names no joint.
@@ -136,7 +143,7 @@ class ActionDecoder:
         if self._kind == "position":
             self._offset[:] = [spec.joint(name).default_position for name in self._joints]
         self._low_pass = spec.action.low_pass
-        # of the step before, after the low-pass, for `last_action` terms. Shape (n_act,)
+        # the previous action, after the low-pass, for `last_action` terms. Shape (n_act,)
         self.last_action: FloatArray = np.zeros(len(self._joints))
 
     def reset(self) -> None:
@@ -146,12 +153,12 @@ class ActionDecoder:
     def decode(self, action: FloatArray) -> JointCommand:
         """Apply low-pass, scale and default position. `action` has shape (n_act,) in [-1, 1].
 
-        Where an action is not finite the whole command is NaN, which the safety filter refuses,
-        and the last action stays what it was.
+        If an action is not finite the whole command is NaN, which the safety filter refuses, and
+        the last action stays unchanged.
         """
         if not np.isfinite(action).all():
             return JointCommand(self._joints, np.full(len(self._joints), np.nan), self._kind)
-        bounded = np.minimum(np.maximum(action, -1.0), 1.0)  # a third of np.clip's time
+        bounded = np.minimum(np.maximum(action, -1.0), 1.0)  # takes a third of the time of np.clip
         if self._low_pass < 1.0:
             bounded = self._low_pass * bounded + (1.0 - self._low_pass) * self.last_action
         self.last_action = bounded

@@ -1,29 +1,54 @@
-"""ReadingCheck: can this reading follow the one before, and does it follow the commands?
+"""ReadingCheck: detects readings that jump, and readings that no longer change.
 
-Pure: stamps are handed in. A single impossible reading is rejected; several in a row are no glitch
-but an encoder that slipped or a second robot on the topic, and stay a fault until `restart`.
+Pure: stamps are passed in. A single impossible reading is rejected. Several in a row are a fault
+until `restart`: an encoder that slipped, or a second robot on the topic.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
-from dime_robot.runtime.contract.policy_spec import FloatArray, PolicySpec
+from dime_robot.runtime.contract.policy_spec import FloatArray, Joint, PolicySpec
 from dime_robot.runtime.contract.robot_config import RobotConfig
 from dime_robot.runtime.control.safety_filter import SPEED_TOLERANCE
 
-JUMP_SLACK = 0.05  # [rad or m] of a reading that noise and coarse encoders explain
-UNSEEN_SPEED = 0.5  # share of its largest speed that a joint may have had between two readings
+JUMP_SLACK = 0.05  # change of a reading that noise and coarse encoders explain [rad or m]
+UNSEEN_SPEED = 0.5  # share of the speed limit that a joint may have had between two readings
 TURN_SLACK = 0.1  # [rad] of an orientation
-FROZEN_MULTIPLE = 5.0  # of resolution and dead band, that a command moves without any answer
-FROZEN_EFFORT = 0.2  # share of the effort limit that an effort varies by without any answer,
-EFFORT_PATIENCE = 4.0  # for so many times as long: friction may hold what an effort would move
+FROZEN_MULTIPLE = 5.0  # of resolution + dead band: a larger motion of a command must show
+FROZEN_EFFORT = 0.2  # share of the effort limit: a larger change of an effort must show,
+EFFORT_PATIENCE = 4.0  # after so many times `frozen_after`, since friction may hold the joint
+
+
+class JointDistance:
+    """Distance between two positions of joints: the shorter way round for those that turn freely.
+
+    Args:
+        joints: in the order of the positions.
+        robot: the machine, whose stops say which joints turn freely.
+    """
+
+    def __init__(self, joints: Sequence[Joint], robot: RobotConfig) -> None:
+        free = [
+            joint.type == "revolute" and robot.joint(joint.name).position_limits is None
+            for joint in joints
+        ]
+        self._free, self._any_free = np.array(free, dtype=bool), any(free)
+
+    def __call__(self, position: FloatArray, other: FloatArray) -> FloatArray:
+        """Return |position - other|, shape (n,) [rad or m]."""
+        change: FloatArray = position - other
+        if self._any_free:
+            wrapped = np.remainder(change + np.pi, 2 * np.pi) - np.pi
+            change = np.where(self._free, wrapped, change)
+        return np.abs(change)
 
 
 class ReadingCheck:
-    """Jumps and frozen values.
+    """Check readings for jumps and for frozen values.
 
     Args:
         spec: the policy's contract.
@@ -35,15 +60,9 @@ class ReadingCheck:
         joints = [robot.joint(name) for name in self._names]
         self._speed = SPEED_TOLERANCE * np.array([joint.velocity_limit for joint in joints])
         self._unseen = UNSEEN_SPEED / SPEED_TOLERANCE * self._speed
-        self._turning = np.array(
-            [
-                joint.type == "revolute" and own.position_limits is None
-                for joint, own in zip(spec.joints, joints, strict=True)
-            ]
-        )
-        self._turns = bool(self._turning.any())
-        self._least = 1.0 / robot.state.rate  # [s]: stamps of a burst tell no speed
-        self._many = robot.safety.consecutive_jumps
+        self._distance = JointDistance(spec.joints, robot)
+        self._min_interval = 1.0 / robot.state.rate  # [s]: closer stamps tell no speed
+        self._max_jumps = robot.safety.consecutive_jumps
         self._gyro = SPEED_TOLERANCE * (robot.imu.max_rate if robot.imu else np.inf)
         self._frozen_after = robot.state.frozen_after
         self._kind = spec.action.kind
@@ -57,50 +76,50 @@ class ReadingCheck:
         self.restart()
 
     def restart(self) -> None:
-        """Take the next reading for good."""
-        self.broken = ""  # why readings are not believed any more; empty: they are
-        self._steady = 0  # readings since then that could follow one another
-        self._position: FloatArray | None = None  # of the last reading that was believed
-        self._fastest: FloatArray = np.zeros(len(self._names))  # of it, |velocity|
-        self._suspect: FloatArray | None = None  # of the last one that was rejected
+        """Accept the next reading as true."""
+        self.broken = ""  # why all readings are rejected; empty: they are not
+        self._steady = 0  # consecutive plausible readings
+        self._position: FloatArray | None = None  # of the last accepted reading
+        self._last_speed: FloatArray = np.zeros(len(self._names))  # |velocity| of the same
+        self._suspect: FloatArray | None = None  # of the last rejected reading
         self._stamp = self._orientation_stamp = 0.0
         self._orientation: FloatArray | None = None
         self._rejected = 0
-        self._same: bytes | None = None  # the joints' values, while they stay the same
-        self._same_since = 0.0
-        self._low: FloatArray | None = None  # of the commands since then
+        self._same: bytes | None = None  # the joints' last values
+        self._same_since = 0.0  # when they last changed [s]
+        self._low: FloatArray | None = None  # range of the commands since then
         self._high: FloatArray | None = None
 
-    def jump(self, position: FloatArray, velocity: FloatArray, stamp: float) -> str:
-        """Why positions cannot follow those before, as a phrase; empty: they can.
+    def position_jump(self, position: FloatArray, velocity: FloatArray, stamp: float) -> str:
+        """Say why positions cannot follow the previous ones, as a phrase; empty: they can.
 
-        A joint moves no faster than 1.5 times its largest speed, and where it is slow at both ends
-        no faster than half of that speed on top of 1.5 times what it measures.
+        A joint moves no faster than 1.5 times its velocity limit, and no faster than 1.5 times the
+        speed measured at both readings plus half of its limit.
 
         Args:
             position: in policy order, shape (n_joints,) [rad or m].
             velocity: the same [rad/s or m/s].
             stamp: when they were measured [s].
         """
-        before, fastest = self._position, np.abs(velocity)
+        before, measured = self._position, np.abs(velocity)
         if before is None:
             if np.isfinite(position).all():
-                self._position, self._stamp, self._fastest = position, stamp, fastest
+                self._position, self._stamp, self._last_speed = position, stamp, measured
             return ""
         change = self._distance(position, before)
-        elapsed = max(stamp - self._stamp, self._least)
-        measured = SPEED_TOLERANCE * np.maximum(fastest, self._fastest)
-        speed = np.fmin(self._speed, measured + self._unseen)  # a NaN has its own fault
+        elapsed = max(stamp - self._stamp, self._min_interval)
+        explained = SPEED_TOLERANCE * np.maximum(measured, self._last_speed)
+        speed = np.fmin(self._speed, explained + self._unseen)  # NaN is another fault
         allowed = speed * elapsed + JUMP_SLACK
         jumped = not (change <= allowed).all()
         if jumped and not np.isfinite(position).all():
-            return ""  # what is not finite has its own fault
+            return ""  # NaN is another fault
         if self._suspect is not None and not jumped:
-            # time alone makes no slipped encoder possible: it stays where it was rejected
+            # a slipped encoder stays where it was rejected: passing time does not make it plausible
             jumped = bool((change > self._distance(position, self._suspect) + JUMP_SLACK).any())
         if not jumped or self.broken:
             self._position, self._stamp, self._suspect = position, stamp, None
-            self._fastest = fastest
+            self._last_speed = measured
         if not jumped:
             self._rejected = 0
             self._steady += 1
@@ -115,21 +134,14 @@ class ReadingCheck:
         )
         return self._reject(why)
 
-    def _distance(self, position: FloatArray, other: FloatArray) -> FloatArray:
-        change: FloatArray = position - other
-        if self._turns:
-            wrapped = np.remainder(change + np.pi, 2 * np.pi) - np.pi
-            change = np.where(self._turning, wrapped, change)
-        return np.abs(change)
-
-    def turn(self, orientation: FloatArray, stamp: float) -> str:
-        """The same for the base's orientation, shape (4,), w x y z."""
+    def orientation_jump(self, orientation: FloatArray, stamp: float) -> str:
+        """Do the same for the base's orientation, shape (4,), w x y z."""
         square = float(orientation @ orientation)
-        if not 0.25 < square < 4:  # has its own fault
+        if not 0.25 < square < 4:  # no unit quaternion is another fault
             return ""
         length = math.sqrt(square)
         if self._orientation is not None:
-            elapsed = max(stamp - self._orientation_stamp, self._least)
+            elapsed = max(stamp - self._orientation_stamp, self._min_interval)
             possible = min(self._gyro * elapsed + TURN_SLACK, math.pi)
             cosine = abs(float(orientation @ self._orientation)) / length
             if cosine < math.cos(possible / 2) and not self.broken:
@@ -143,27 +155,27 @@ class ReadingCheck:
 
     @property
     def settled(self) -> bool:
-        """Do readings follow one another again, so that an operator may go on with them?"""
-        return self._steady >= self._many
+        """Whether readings are consistent again, so that an operator may accept them."""
+        return self._steady >= self._max_jumps
 
     def _reject(self, why: str) -> str:
         self._rejected += 1
         self._steady = 0
-        if self._rejected >= self._many and not self.broken:
+        if self._rejected >= self._max_jumps and not self.broken:
             self.broken = f"{why}; {self._rejected} such readings in a row"
         return why
 
     def commanded(self, value: FloatArray) -> None:
-        """Take note of what was sent; shape (n_act,) in SI units."""
+        """Take a command that was sent; shape (n_act,) in SI units."""
         if self._low is None or self._high is None:
             self._low, self._high = value, value
         else:
             self._low, self._high = np.minimum(self._low, value), np.maximum(self._high, value)
 
     def frozen(self, position: FloatArray, velocity: FloatArray, now: float) -> str:
-        """Why the joints' values count as frozen, as a phrase; empty: they do not.
+        """Say why the joints' values count as frozen, as a phrase; empty: they do not.
 
-        Nothing tells which joints a twist moves, so there it says nothing.
+        With a twist nothing is checked, since it is not known which joints it moves.
 
         Args:
             position: shape (n_joints,) [rad or m].

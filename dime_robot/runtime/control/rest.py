@@ -1,15 +1,15 @@
-"""Rest: the safe command of each interface, and how the way out ends.
+"""Rest: the safe command of each interface, and when a shutdown has ended.
 
-The safe command is what a robot gets while something is wrong, after a stop, and on the way out:
+The safe command is sent while a fault lasts, after a stop, and during shutdown:
 
-    effort    -damping * velocity within the effort limit. Without a velocity that can be trusted:
-              0 where the robot may go limp, else each joint's `holding_effort`, for
-              `rest_timeout` at most and then nothing, so that the robot's own time-out acts
+    effort    -damping * velocity within the effort limit. Without a trusted velocity: 0 where the
+              robot may go limp, else each joint's `holding_effort`, for `rest_timeout` at most and
+              then nothing, so that the robot's own time-out acts
     position  towards the safe position at `safe_speed` of each joint's velocity limit, never
               further from the newest trusted position than the joint's reach
     twist     towards 0 at the configured acceleration
 
-Pure: the time is handed in.
+Pure: the time is passed in.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from dime_robot.runtime.contract.robot_config import RobotConfig
 from dime_robot.runtime.control.command_limits import CommandLimits
 from dime_robot.runtime.control.state import RobotState
 
-LOST_FOR = 0.2  # [s] without a trusted velocity at the end: it is not waited for any longer
-SETTLED_FOR = 0.5  # [s] that a robot which may not go limp has to be slow
-SLIGHT_EFFORT = 0.02  # share of the effort limit below which damping carries no load
-ARRIVED = 0.3  # [rad or m] from its safe position a joint may stay under load
+LOST_FOR = 0.2  # [s] without a trusted velocity, after which a shutdown ends at effort 0
+SETTLED_FOR = 0.5  # [s] for which a robot that may not go limp has to be slow
+SLIGHT_EFFORT = 0.02  # share of the effort limit; smaller damping efforts carry no load
+ARRIVED = 0.3  # distance from its safe position that a joint may keep under load [rad or m]
 
 
 class RestReached(NamedTuple):
-    """How the way out ended."""
+    """How a shutdown ended."""
 
     at_rest: bool
-    text: str  # the condition that was really reached, as a phrase
+    text: str  # the condition that was reached, as a phrase
 
 
 class Rest:
-    """The safe command, step by step.
+    """Computes the safe command at each step.
 
     Args:
         limits: of the robot's commands.
@@ -58,37 +58,36 @@ class Rest:
         if limits.kind == "position":
             self._target = np.array([joint.safe_position or 0.0 for joint in joints])
             self._speed = limits.slew * robot.safety.safe_speed
-        longest = robot.safety.rest_timeout
-        if limits.kind == "twist":  # a base needs as long as its acceleration says
-            longest += float(limits.high.max()) / robot.command.acceleration
-        self.longest = longest  # time that the way out is commanded at most [s]
-        self._lost_since: float | None = None  # a trusted velocity [s]
-        self._began: float | None = None  # the way out [s]
-        self._slow_since: float | None = None
+        self.max_duration = robot.safety.rest_timeout  # of a shutdown [s]
+        if limits.kind == "twist":  # a base needs time to slow down
+            self.max_duration += float(limits.high.max()) / robot.command.acceleration
+        self._lost_since: float | None = None  # since when no velocity is trusted [s]
+        self._began: float | None = None  # start of the shutdown [s]
+        self._slow_since: float | None = None  # since when all joints are slow [s]
 
     def restart(self) -> None:
-        """The robot is commanded by a policy again."""
+        """Reset, since a policy commands the robot again."""
         self._lost_since = self._began = self._slow_since = None
 
     def step(
         self, now: float, elapsed: float, previous: FloatArray, state: RobotState | None,
         newest: RobotState | None,
     ) -> FloatArray | None:  # fmt: skip
-        """The safe command; None: send nothing, the robot's own time-out has to act.
+        """Return the safe command; None: send nothing, the robot's own time-out has to act.
 
         Args:
             now: steady time [s].
             elapsed: since `previous` was sent [s].
             previous: the command before.
-            state: the reading of this step, None unless it can be trusted.
-            newest: the newest reading that could be trusted, however old.
+            state: the reading of this step; None where it is not trusted.
+            newest: the newest trusted reading, however old.
         """
         limits = self._limits
         if limits.kind == "effort":
             return self._effort(now, state)
         step = self._speed * elapsed
         value: FloatArray = previous + np.minimum(np.maximum(self._target - previous, -step), step)
-        if limits.kind == "position" and newest is not None:  # a blocked joint is not forced
+        if limits.kind == "position" and newest is not None:  # do not force a blocked joint
             value = limits.slewed(limits.within_reach(value, newest), previous, elapsed)
         return value
 
@@ -106,41 +105,41 @@ class Rest:
             return None
         return self._holding.copy()
 
-    # ---- the way out
+    # ---- shutdown
 
-    def leave(
+    def shut_down(
         self, now: float, elapsed: float, previous: FloatArray, state: RobotState | None,
         newest: RobotState | None,
     ) -> tuple[FloatArray | None, RestReached | None]:  # fmt: skip
-        """The safe command of a way out that ends; arguments as in `step`."""
+        """Return the safe command, and how the shutdown ended; arguments as in `step`."""
         if self._began is None:
             self._began, self._slow_since = now, None
             if state is not None:
                 self._lost_since = None
-            elif self._lost_since is None:  # else a load was held blindly before, too
+            elif self._lost_since is None:  # else the load was held without a velocity already
                 self._lost_since = now
-        late = now - self._began >= self.longest
+        timed_out = now - self._began >= self.max_duration
         value = self.step(now, elapsed, previous, state, newest)
         match self._limits.kind:
             case "effort":
-                return self._leave_effort(now, late, value, state)
+                return self._shut_down_effort(now, timed_out, value, state)
             case "position":
-                return value, self._position_reached(late, value, state)
+                return value, self._position_reached(timed_out, value, state)
         if value is not None and not value.any():
             return value, RestReached(True, "standing: a velocity of 0 is commanded")
-        if late:
+        if timed_out:
             return value, RestReached(False, "still slowing down")
         return value, None
 
-    def _leave_effort(
-        self, now: float, late: bool, value: FloatArray | None, state: RobotState | None
+    def _shut_down_effort(
+        self, now: float, timed_out: bool, value: FloatArray | None, state: RobotState | None
     ) -> tuple[FloatArray | None, RestReached | None]:
         limits, safety, zero = self._limits, self._safety, np.zeros(len(self._limits.names))
         own = f"the robot's own time-out of {self._own_timeout:g} s has to act"
         if state is None:
             self._slow_since = None
             if not self._limp:
-                if not late and value is not None:
+                if not timed_out and value is not None:
                     return value, None
                 text = f"without a velocity to damp, held by holding_effort until now; {own}"
                 return value, RestReached(False, text)
@@ -148,7 +147,7 @@ class Rest:
             lost = self._lost_since is not None and (
                 now - max(self._lost_since, self._began) >= LOST_FOR
             )
-            if lost or late:
+            if lost or timed_out:
                 return zero, RestReached(False, "no velocity can be trusted, effort 0")
             return zero, None
         speed = np.abs(limits.velocity(state))
@@ -157,13 +156,13 @@ class Rest:
         elif self._slow_since is None:
             self._slow_since = now
         slow_for = -1.0 if self._slow_since is None else now - self._slow_since
-        assert value is not None  # with a state there is one
+        assert value is not None  # `_effort` returns one for every state
         if self._limp and not self._damping.any():
             return zero, RestReached(False, "a damping of 0 lets the joints coast, effort 0")
         if self._limp:
             if slow_for >= safety.rest_fade:
                 return zero, RestReached(True, f"all joints slower than {safety.rest_speed:g}")
-            if late:
+            if timed_out:
                 return zero, RestReached(False, f"{self._fastest(speed)}, effort 0")
             if slow_for >= 0:
                 value = value * (1 - slow_for / safety.rest_fade)
@@ -171,17 +170,17 @@ class Rest:
         light = bool((np.abs(value) <= SLIGHT_EFFORT * limits.effort).all())
         if slow_for >= SETTLED_FOR and light:
             return value, RestReached(True, f"all joints slower than {safety.rest_speed:g}")
-        if late:
+        if timed_out:
             return value, RestReached(False, f"{self._fastest(speed)}, damped until now; {own}")
         return value, None
 
     def _position_reached(
-        self, late: bool, value: FloatArray | None, state: RobotState | None
+        self, timed_out: bool, value: FloatArray | None, state: RobotState | None
     ) -> RestReached | None:
         assert value is not None
         commanded = bool(np.array_equal(value, self._target))
         if state is None:
-            if not commanded and not late:
+            if not commanded and not timed_out:
                 return None
             sent = "was commanded" if commanded else "was not reached by the command"
             return RestReached(
@@ -192,7 +191,7 @@ class Rest:
         text = f"{self._limits.names[worst]} is {error[worst]:.3g} from its safe position"
         if commanded and error[worst] <= ARRIVED:
             return RestReached(True, f"at the safe position: {text}")
-        return RestReached(False, text) if late else None
+        return RestReached(False, text) if timed_out else None
 
     def _fastest(self, speed: FloatArray) -> str:
         worst = int(speed.argmax())

@@ -1,6 +1,6 @@
-"""What flows between a robot (real or simulated) and a policy, in SI units.
+"""The data that a robot (real or simulated) and a policy exchange, in SI units.
 
-Named tuples: made anew at every step, and made in a fifth of a frozen dataclass's time.
+Named tuples, since they are made at every step: a frozen dataclass takes five times as long.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ class RobotState(NamedTuple):
     stamp: float  # [s], when it was measured, on the robot's clock
     joint_position: FloatArray  # Shape (n_joints,), [rad or m]
     joint_velocity: FloatArray  # Shape (n_joints,), [rad/s or m/s]
-    # of the base; None where the robot has no such sensor or nothing came yet
+    # of the base; None where the robot has no such sensor, or no reading has come yet
     orientation: FloatArray | None = None  # Shape (4,), base to world, w x y z
     angular_velocity: FloatArray | None = None  # Shape (3,), in the base's frame [rad/s]
-    command_velocity: FloatArray | None = None  # Shape (3,), asked for [m/s, m/s, rad/s]
+    command_velocity: FloatArray | None = None  # Shape (3,) [m/s, m/s, rad/s]
 
 
 class JointCommand(NamedTuple):
     """One command, in the order of `joints`.
 
     `value` has shape (len(joints),): an effort [N m or N], a target position [rad or m], or the
-    base's velocity [m/s, rad/s], where `joints` names axes of a twist.
+    base's velocity [m/s, rad/s], where `joints` names the axes of a twist.
     """
 
     joints: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""VelocityCommand: the velocity that an operator gives the base, for the policy and its judge."""
+"""VelocityCommand: the operator's velocity command, within the robot's limits."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dime_robot.runtime.contract.robot_config import VelocityInput
 
 
 class VelocityCommand:
-    """The newest velocity within the robot's limits; standing still where none comes any more.
+    """The newest velocity command, clipped to the robot's limits; 0 after a time-out.
 
     Args:
         given: limits and time-out.
@@ -21,12 +21,12 @@ class VelocityCommand:
         self.restart()
 
     def restart(self) -> None:
-        """Forget what was given."""
+        """Forget the command."""
         self._velocity: FloatArray = np.zeros(3)
         self._received = -np.inf  # steady time [s]
 
     def receive(self, velocity: FloatArray, now: float) -> None:
-        """Take note of a velocity, if it is a number.
+        """Take a new command; ignore one that is not finite.
 
         Args:
             velocity: shape (3,) [m/s, m/s, rad/s].
@@ -37,9 +37,9 @@ class VelocityCommand:
             self._received = now
 
     def is_lost(self, now: float) -> bool:
-        """Has none come for longer than the time-out? `now`: steady time [s]."""
+        """Whether the last command is older than the time-out. `now`: steady time [s]."""
         return now - self._received > self._timeout
 
     def at(self, now: float) -> FloatArray:
-        """What to follow at steady time `now` [s], shape (3,) [m/s, m/s, rad/s]."""
+        """Return the command at steady time `now` [s], shape (3,) [m/s, m/s, rad/s]."""
         return np.zeros(3) if self.is_lost(now) else self._velocity

@@ -1,1 +1,1 @@
-"""Foreign files and command lines: bounded, checked, one sentence and exit code 2."""
+"""Files and command lines: bounded and checked; an error is one sentence and exit code 2."""

@@ -1,4 +1,4 @@
-"""How every command of this project begins and ends: 0, or one sentence on stderr and 2."""
+"""How every command of this project ends: exit code 0, or one sentence on stderr and 2."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from io import TextIOWrapper
 
 from dime_robot.runtime.io.errors import InputError
 
-READABLE = {  # what we print, for terminals and files that cannot hold it
+READABLE = {  # characters that we print -> substitutes for encodings without them
     "±": "+-",
     "–": "-",
     "—": "-",
@@ -31,12 +31,11 @@ def _readable(error: UnicodeError) -> tuple[str, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error
     part = error.object[error.start : error.end]
-    words = "".join(READABLE.get(character, "?") for character in part)
-    return words, error.end
+    return "".join(READABLE.get(character, "?") for character in part), error.end
 
 
 def print_in_any_encoding() -> None:
-    """Let stdout and stderr stand in for characters that their encoding does not have."""
+    """Let stdout and stderr substitute characters that their encoding does not have."""
     codecs.register_error("readable", _readable)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
@@ -45,9 +44,9 @@ def print_in_any_encoding() -> None:
 
 @contextmanager
 def interruption_as_itself() -> Iterator[None]:
-    """Raise KeyboardInterrupt where it arrives as the cause of another error.
+    """Raise KeyboardInterrupt where it is the cause of another error.
 
-    A module in C that is interrupted while it is imported fails with an ImportError.
+    For example, a C extension that is interrupted during its import raises ImportError.
     """
     try:
         yield
@@ -61,9 +60,9 @@ def interruption_as_itself() -> Iterator[None]:
 
 
 def run_command(main: Callable[[], int]) -> None:
-    """Run `main` and exit with its code; wrong input is one sentence and exit code 2.
+    """Run `main` and exit with its code; an InputError is one sentence and exit code 2.
 
-    `main` imports what is slow to import, so that an interruption meanwhile ends here as well.
+    `main` does the slow imports, so that an interruption during them is handled here as well.
     """
     print_in_any_encoding()
     try:
@@ -77,7 +76,7 @@ def run_command(main: Callable[[], int]) -> None:
         print("interrupted", file=sys.stderr)
         code = INTERRUPTED
     except BrokenPipeError:  # the reader of our output went away (| head)
-        # what is still buffered has nowhere to go; without this Python complains at its end
+        # buffered output cannot be written; without this Python reports an error at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     except OSError as error:

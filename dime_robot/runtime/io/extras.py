@@ -1,4 +1,4 @@
-"""A missing optional package is one sentence with the command that installs it."""
+"""Check for optional packages before a command imports them."""
 
 from __future__ import annotations
 
@@ -7,22 +7,24 @@ from importlib.util import find_spec
 
 
 def require_extras(**modules: tuple[str, ...]) -> None:
-    """End the process with code 2 unless all modules can be imported.
+    """End the process with exit code 2 and an install command unless all modules can be imported.
 
-    Call it before the imports of a command's module, where that is the program being run.
-    `modules`: extra -> what it brings. Only the extras that lack something are named: on a robot
-    with a ROS of its own the wheels of `ros` would hide it.
+    Call it at the top of a command's module, before its imports, when that is run as a program.
+    Only extras with a missing module are named: on a robot with its own ROS, the wheels of the
+    extra `ros` would hide that.
+
+    Args:
+        modules: extra -> modules that it installs.
     """
-    lacking = {
-        extra: [name for name in names if find_spec(name) is None]
-        for extra, names in modules.items()
-    }
-    missing = [name for names in lacking.values() for name in names]
+    missing, extras = [], []
+    for extra, names in modules.items():
+        absent = [name for name in names if find_spec(name) is None]
+        missing += absent
+        extras += [extra] if absent else []
     if missing:
-        extras = ",".join(extra for extra, names in lacking.items() if names)
         print(
-            f"error: this needs {', '.join(missing)}: pip install -e '.[{extras}]' in the clone of"
-            " dime_robot",
+            f"error: this needs {', '.join(missing)}: pip install -e '.[{','.join(extras)}]' in the"
+            " clone of dime_robot",
             file=sys.stderr,
         )
         sys.exit(2)

@@ -1,8 +1,8 @@
-"""`.npz` files: written with a seal, and read within bounds, known before anything is unpacked.
+"""`.npz` files: written with a checksum, read within bounds that are checked before unpacking.
 
-numpy.load, which reads them too, believes the file: a few megabytes unpack to gigabytes, and a
-header of 80 bytes asks for any amount of memory. Since version 2 a file holds its `version` and a
-seal (`sealed_files.py`); one with neither is from an earlier release.
+numpy.load reads them too, but trusts the file: a few megabytes can unpack to gigabytes, and a
+header of 80 bytes can ask for any amount of memory. Since version 2 a file holds its `version` and
+a seal (`sealed_files.py`); a file with neither is from an earlier release.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from dime_robot.runtime.io.untrusted_files import open_regular, parse_json
 
 VERSION = 2
 MAX_META = 4 * 2**20  # bytes of an array that holds text
-MAX_ARCHIVE_EXTRA = 64 * 1024  # bytes a file may have on top of its arrays
+MAX_ARCHIVE_EXTRA = 64 * 1024  # bytes of a file on top of its arrays
 MAX_HEADER = 64 * 1024  # bytes in front of an array's numbers
 _END, _END_SIZE = b"PK\x05\x06", 22  # end of a zip file without a comment
-_LOCATOR, _LOCATOR_SIZE = b"PK\x06\x07", 20  # of another end, for files of more than 4 GB
+_LOCATOR, _LOCATOR_SIZE = b"PK\x06\x07", 20  # of the other kind of end, for files above 4 GB
 
 
 def write_npz(
@@ -37,7 +37,7 @@ def write_npz(
     Args:
         path: of the file, replaced as a whole or not at all.
         arrays: by name.
-        advice: what to do where it fails.
+        advice: what to do if it cannot be written.
 
     Raises:
         InputError: it cannot be written.
@@ -51,7 +51,7 @@ def write_npz(
 
 
 def read_npz(path: Path, max_bytes: Mapping[str, int], expected: str) -> dict[str, Any]:
-    """Arrays of a file that `write_npz` wrote, or numpy.savez for an earlier release.
+    """Read a file that `write_npz` wrote, or numpy.savez in an earlier release.
 
     Args:
         path: a regular file.
@@ -79,8 +79,8 @@ def read_npz(path: Path, max_bytes: Mapping[str, int], expected: str) -> dict[st
                         f"it holds {sorted(entries)!r:.100} instead of {sorted(names)}"
                     )
                 arrays = {
-                    name: _read_array(archive, entries[f"{name}.npy"], name, most)
-                    for name, most in max_bytes.items()
+                    name: _read_array(archive, entries[f"{name}.npy"], name, limit)
+                    for name, limit in max_bytes.items()
                 }
             if (version := arrays.pop("version", None)) is not None and version != VERSION:
                 raise ValueError(
@@ -100,12 +100,12 @@ def read_npz(path: Path, max_bytes: Mapping[str, int], expected: str) -> dict[st
 
 
 def _require_small_directory(raw: BinaryIO, size: int, entries: int) -> None:
-    """Refuse another zip than numpy's before zipfile builds an object for each of its entries."""
+    """Refuse a zip that numpy did not write, before zipfile makes an object for each entry."""
     raw.seek(max(0, size - _LOCATOR_SIZE - _END_SIZE))
     tail = raw.read(size - raw.tell())
     end = tail[-_END_SIZE:]
     if len(end) < _END_SIZE or not end.startswith(_END) or _LOCATOR in tail[:-_END_SIZE]:
-        raise ValueError("it is cut short or something else")
+        raise ValueError("it is cut short or not a zip file")
     if int.from_bytes(end[10:12], "little") != entries:
         raise ValueError(f"it holds other than {entries} arrays")
     if int.from_bytes(end[12:16], "little") > MAX_HEADER:
@@ -117,7 +117,7 @@ def _read_array(
     archive: zipfile.ZipFile, entry: zipfile.ZipInfo, name: str, max_bytes: int
 ) -> np.ndarray:
     if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise ValueError(f"its array {name} is packed in another way than numpy's")
+        raise ValueError(f"its array {name} is not packed as numpy does")
     if entry.file_size > max_bytes + MAX_HEADER:
         raise ValueError(
             f"its array {name} would take {entry.file_size:,} bytes, expected up to {max_bytes:,}"
@@ -139,15 +139,15 @@ def _read_array(
 
 
 def _header(member: Any, name: str) -> tuple[np.dtype, tuple[int, ...]]:
-    """Type and shape of what follows."""
+    """Read the header of an array: type and shape."""
     try:
-        if np.lib.format.read_magic(member) != (1, 0):  # later ones may ask for 4 GB of header
+        if np.lib.format.read_magic(member) != (1, 0):  # later versions allow headers of 4 GB
             raise ValueError("another version")
         shape, fortran, dtype = np.lib.format.read_array_header_1_0(member)
     except (OSError, zlib.error, zipfile.BadZipFile):
         raise
-    except Exception:  # numpy evaluates the header as Python text, which fails in any way
-        raise ValueError(f"its array {name} has no header of numpy's") from None
+    except Exception:  # numpy evaluates the header as Python text, which can raise anything
+        raise ValueError(f"its array {name} has no numpy header") from None
     if dtype.hasobject or dtype.itemsize == 0 or (fortran and len(shape) > 1):
         raise ValueError(f"its array {name} is of type {str(dtype)!r:.60}, expected plain numbers")
     if any(length < 0 for length in shape):
@@ -156,14 +156,14 @@ def _header(member: Any, name: str) -> tuple[np.dtype, tuple[int, ...]]:
 
 
 def parse_text(array: np.ndarray) -> Any:
-    """What an array of one text holds as JSON.
+    """Parse the JSON in an array that holds one string.
 
     Raises:
-        ValueError: it is no text, or no JSON.
+        ValueError: it is not a string, or not JSON.
     """
     if array.dtype.kind != "U" or array.shape != ():
-        raise ValueError("its text is an array of something else")
+        raise ValueError("its text is not a string")
     try:
         return parse_json(str(array))
-    except UnicodeError:  # a code point beyond the last, or half of one
-        raise ValueError("its text has characters that do not exist") from None
+    except UnicodeError:  # an invalid code point, or a surrogate
+        raise ValueError("its text has invalid characters") from None

@@ -1,4 +1,4 @@
-"""How files are read and replaced: regular files only, and as a whole or not at all."""
+"""Replacing files as a whole or not at all."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ RUN_AGAIN = "make room and run it again with --resume"  # of a training run
 
 
 def home_or_temporary() -> Path:
-    """The user's home; a folder for temporary files where the user id has none (containers)."""
+    """Return the user's home; a temporary folder where the user id has none (containers)."""
     try:
         return Path.home()
     except RuntimeError:
@@ -22,7 +22,7 @@ def home_or_temporary() -> Path:
 
 
 def draft_of(path: Path) -> Path:
-    """Where a new `path` is written before it replaces the old one."""
+    """Return the temporary path under which a new `path` is written."""
     return path.with_name(path.name + ".tmp")
 
 
@@ -31,12 +31,12 @@ def write_atomically(
     content: bytes | Callable[[BinaryIO], object],
     advice: str = "make room and run it again",
 ) -> None:
-    """Replace `path`: under a temporary name, on disk, then renamed.
+    """Replace a file: write it under a temporary name, sync it to disk, rename it.
 
     Args:
         path: of the file.
-        content: what it shall hold, or a function that writes it to a file open for both.
-        advice: what to do where it fails.
+        content: the bytes, or a function that writes them to a file open for reading too.
+        advice: what to do if it cannot be written.
 
     Raises:
         InputError: the disk is full or the folder cannot be written; `path` is as it was.

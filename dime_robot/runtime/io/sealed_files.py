@@ -1,8 +1,7 @@
-"""Sealed files: a payload, then its SHA-256, so that no byte of it changes unnoticed.
+"""Sealed files: a payload followed by its SHA-256, so that every change of a byte is detected.
 
-The seal is the last 81 bytes: "dime_robot sha256", then 64 hex digits. What reads a zip or torch
-file reads a sealed one too, since both are found from their end. It protects from damage, not
-from somebody who computes another seal.
+The seal is the last 81 bytes: "dime_robot sha256", then 64 hex digits. Readers of zip and torch
+files read sealed ones too. It protects against damage, not against somebody who writes a new seal.
 """
 
 from __future__ import annotations
@@ -21,32 +20,32 @@ _CHUNK = 2**20
 
 
 class Content(NamedTuple):
-    """What a file holds."""
+    """Size and digest of a file."""
 
-    payload: int  # bytes in front of the seal; of the whole file where it has none
+    payload: int  # bytes in front of the seal; all bytes where there is none
     sealed: bool
     digest: str  # SHA-256 of the whole file, as sha256sum prints it
 
 
 def seal_of(digest: str) -> bytes:
-    """The seal of a payload with this SHA-256 (hex digits)."""
+    """Return the seal of a payload with this SHA-256 (hex digits)."""
     return _MARK + digest.encode()
 
 
 def append_seal(file: BinaryIO) -> None:
-    """Seal what a file holds; it has to be open for reading, too."""
+    """Append the seal to a file, which has to be open for reading too."""
     file.write(seal_of(_hashed(file, file.seek(0, io.SEEK_END)).hexdigest()))
 
 
 def check_seal(path: Path, file: BinaryIO) -> Content:
-    """Compare a file with its seal. A file without one is left to its format's version.
+    """Compare a file with its seal. Whether a file may lack one depends on its version.
 
     Args:
         path: for the message.
         file: open for reading.
 
     Raises:
-        InputError: its seal is another file's.
+        InputError: the seal does not match.
     """
     size = file.seek(0, io.SEEK_END)
     file.seek(max(0, size - _SIZE))
@@ -65,7 +64,7 @@ def check_seal(path: Path, file: BinaryIO) -> Content:
 
 
 def _hashed(file: BinaryIO, size: int) -> hashlib._Hash:
-    """SHA-256 of the first bytes of a file, which is left behind them."""
+    """Return the SHA-256 of the first bytes of a file."""
     hashed = hashlib.sha256()
     file.seek(0)
     while size > 0 and (chunk := file.read(min(size, _CHUNK))):

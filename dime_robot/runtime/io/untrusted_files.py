@@ -1,7 +1,7 @@
-"""Read a file from elsewhere within bounds: a regular file, not too large, text that is text.
+"""Reading untrusted files within bounds: regular files only, up to a size, valid text.
 
-A FIFO or a device would block or never end; a file may be gigabytes. Every reader of
-configurations, recordings and records begins here.
+A FIFO or a device would block or never end, and a file may be gigabytes. All readers of
+configurations, recordings and records use this.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dime_robot.runtime.io.errors import InputError
 
 
 def open_regular(path: Path, expected: str, max_bytes: int) -> BinaryIO:
-    """Open a regular file for reading, without ever waiting for another process.
+    """Open a regular file for reading, without waiting for another process.
 
     Args:
         path: of the file.
@@ -30,7 +30,7 @@ def open_regular(path: Path, expected: str, max_bytes: int) -> BinaryIO:
         The open file, at its beginning.
 
     Raises:
-        InputError: there is no such file, it is a FIFO, a device or a folder, or it is larger.
+        InputError: there is no such file, it is not a regular file, or it is larger.
     """
     try:
         number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -48,7 +48,7 @@ def open_regular(path: Path, expected: str, max_bytes: int) -> BinaryIO:
 
 
 def require_regular(path: Path, expected: str, max_bytes: int) -> int:
-    """Like `open_regular`, for a file that a library opens by its name.
+    """Check a file as `open_regular` does, for a library that opens it by name.
 
     Returns:
         The file's size in bytes.
@@ -76,7 +76,7 @@ def _require_regular(path: Path, expected: str, max_bytes: int, found: os.stat_r
 
 
 def read_bytes(path: Path, expected: str, max_bytes: int) -> bytes:
-    """The content of a file.
+    """Read a file.
 
     Args:
         path: of the file.
@@ -84,7 +84,7 @@ def read_bytes(path: Path, expected: str, max_bytes: int) -> bytes:
         max_bytes: of the file.
 
     Raises:
-        InputError: see `open_regular`; or the file grew while it was read.
+        InputError: see `open_regular`, or the file grew while it was read.
     """
     with open_regular(path, expected, max_bytes) as file:
         try:
@@ -97,7 +97,7 @@ def read_bytes(path: Path, expected: str, max_bytes: int) -> bytes:
 
 
 def read_text(path: Path, expected: str, max_bytes: int) -> str:
-    """The content of a text file in UTF-8.
+    """Read a text file in UTF-8.
 
     Args:
         path: of the file.
@@ -105,7 +105,7 @@ def read_text(path: Path, expected: str, max_bytes: int) -> str:
         max_bytes: of the file.
 
     Raises:
-        InputError: see `read_bytes`; or the content is not UTF-8.
+        InputError: see `read_bytes`, or the content is not UTF-8.
     """
     try:
         return read_bytes(path, expected, max_bytes).decode("utf-8")
@@ -114,18 +114,18 @@ def read_text(path: Path, expected: str, max_bytes: int) -> str:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """Parse JSON; nesting is bounded by the parser (200 levels), the rest by the text's length.
+    """Parse JSON of up to 200 levels; bound the length of the text first.
 
     Raises:
-        ValueError: it is no JSON, or nested too deeply.
+        ValueError: it is not JSON, or nested too deeply.
     """
     return from_json(text, allow_inf_nan=False)
 
 
 def control_character(text: str) -> str | None:
-    """The first character that no name or text of a file needs: a control or a half character.
+    """Return the first control character or surrogate of a text; None: it has none.
 
-    Line feeds and tabs are allowed. Such characters end a C string early, or cannot be printed.
+    Line feeds and tabs are allowed. The others end a C string early, or cannot be printed.
     """
     return next(
         (c for c in text if c not in "\n\t" and unicodedata.category(c) in ("Cc", "Cs")), None

@@ -1,8 +1,8 @@
-"""Read protobuf messages by their wire format, strictly and without any protobuf package.
+"""A strict parser of the protobuf wire format, without a protobuf package.
 
-What a lenient reader would repair or skip is refused here, so that no other reader of the same
-bytes can understand them differently: unknown fields, a singular field that comes twice, lengths
-beyond the message, groups, integers of more than 64 bits.
+It refuses what a lenient parser would repair or skip, so that no other parser can understand the
+same bytes differently: unknown fields, repeated singular fields, lengths beyond the message,
+groups, integers of more than 64 bits.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ _WIRE_TYPES: dict[FieldKind, tuple[int, ...]] = {
 
 
 class WireFormatError(ValueError):
-    """The bytes are no message of the expected kind. One phrase."""
+    """The bytes are not a message of the expected kind. The message is one phrase."""
 
 
 class Message:
-    """The fields of one message that are there, by name."""
+    """The fields present in one message, by name."""
 
     def __init__(self, what: str) -> None:
         self._what = what
@@ -44,7 +44,7 @@ class Message:
         """Store one occurrence of a field.
 
         Raises:
-            WireFormatError: a second one of a singular field.
+            WireFormatError: a singular field comes twice.
         """
         values = self._fields.setdefault(name, [])
         if values and kind in ("int", "float", "bytes"):
@@ -58,25 +58,25 @@ class Message:
             values.append(value)
 
     def integer(self, name: str) -> int:
-        """A singular integer, as unsigned 64 bits; 0 where it is missing."""
+        """Return a singular integer, as unsigned 64 bits; 0 where it is missing."""
         (value,) = self._fields.get(name, [0])
         assert isinstance(value, int)
         return value
 
     def integers(self, name: str) -> list[int]:
-        """Repeated integers, as unsigned 64 bits."""
+        """Return repeated integers, as unsigned 64 bits."""
         return [value for value in self._fields.get(name, []) if isinstance(value, int)]
 
     def content(self, name: str) -> memoryview:
-        """A singular bytes field, empty where it is missing."""
+        """Return a singular bytes field; empty where it is missing."""
         return next(iter(self.repeated(name)), memoryview(b""))
 
     def repeated(self, name: str) -> list[memoryview]:
-        """Every occurrence of a bytes field."""
+        """Return every occurrence of a bytes field."""
         return [value for value in self._fields.get(name, []) if isinstance(value, memoryview)]
 
     def text(self, name: str) -> str:
-        """A singular string.
+        """Return a singular string.
 
         Raises:
             WireFormatError: it is not UTF-8.
@@ -84,7 +84,7 @@ class Message:
         return as_text(self.content(name), f"{self._what}: {name}")
 
     def texts(self, name: str) -> list[str]:
-        """Repeated strings.
+        """Return repeated strings.
 
         Raises:
             WireFormatError: one is not UTF-8.
@@ -96,7 +96,7 @@ def as_text(value: memoryview, what: str) -> str:
     """Decode UTF-8.
 
     Raises:
-        WireFormatError: it is none.
+        WireFormatError: it is not UTF-8.
     """
     try:
         return str(value, "utf-8")
@@ -105,7 +105,7 @@ def as_text(value: memoryview, what: str) -> str:
 
 
 def read_varint(data: memoryview, position: int) -> tuple[int, int]:
-    """An integer at `position`, and where it ends.
+    """Read the integer at `position`; return it and the position after it.
 
     Raises:
         WireFormatError: it does not end in time or has more than 64 bits.
@@ -124,7 +124,7 @@ def read_varint(data: memoryview, position: int) -> tuple[int, int]:
 
 
 def parse(data: memoryview, schema: Schema, what: str) -> Message:
-    """Read one message; messages inside it stay bytes.
+    """Parse one message; messages inside it stay bytes.
 
     Args:
         data: exactly the message.

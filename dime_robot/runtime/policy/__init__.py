@@ -1,1 +1,1 @@
-"""An exported policy: its file, what was proven about it, and its inference session."""
+"""An exported policy: its file, its certificates, and its inference session."""

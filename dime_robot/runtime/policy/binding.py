@@ -1,30 +1,29 @@
-"""How arrays reach an ONNX Runtime session: bound once, written and run for every call."""
+"""Binding of arrays to an ONNX Runtime session: bound once, reused for every call."""
 
 from __future__ import annotations
 
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
-Float32Array = npt.NDArray[np.float32]
+from dime_robot.runtime.contract.policy_spec import Float32Array
 
 
 class Binding(Protocol):
     """Inputs and one output at fixed addresses."""
 
     def run(self) -> None:
-        """Compute the output array from the input arrays' current values."""
+        """Compute the output array from the current values of the input arrays."""
 
 
 class CpuBinding:
-    """The session reads and writes the arrays themselves: a call allocates nothing."""
+    """The session reads and writes the arrays directly: a call allocates nothing."""
 
     def __init__(
         self, session: Any, inputs: dict[str, Float32Array], output: tuple[str, Float32Array]
     ) -> None:
         self._session, self._binding = session, session.io_binding()
-        self._kept = (inputs, output)  # the session holds bare addresses
+        self._kept = (inputs, output)  # the session only has their addresses
         for name, array in inputs.items():
             self._binding.bind_input(name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
         name, array = output
@@ -70,11 +69,11 @@ class GpuBinding:
 
 
 def provider_options(provider: str, engines: str = "") -> dict[str, str]:
-    """Options of an execution provider, by name as ONNX Runtime documents them.
+    """Return the options of an execution provider, as ONNX Runtime documents them.
 
     Args:
         provider: cpu, cuda or tensorrt.
-        engines: folder of TensorRT's engines, which is read first and written where one is built.
+        engines: folder in which TensorRT's engines are cached.
     """
     if provider == "cuda":
         return {"enable_cuda_graph": "1", "use_tf32": "0"}

@@ -1,4 +1,4 @@
-"""Where TensorRT engines of a policy are kept: one folder for everything an engine is valid for.
+"""Cache of TensorRT engines: one folder for each combination that an engine is valid for.
 
 ONNX Runtime's TensorRT provider builds an engine when it first opens a graph, which takes seconds
 to minutes, and reads it from this folder from then on. `python -m export.tensorrt` fills the same
@@ -13,14 +13,14 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 
 UNKNOWN = "unknown"
-_TENSORRT_LIBRARY = "libnvinfer.so.10"  # the one that ONNX Runtime's provider loads
-_GPU_FILES = ("driver/nvidia/gpus/*/information",)  # below /proc, of a discrete GPU
+_TENSORRT_LIBRARY = "libnvinfer.so.10"  # as loaded by ONNX Runtime's provider
+_GPU_FILES = "driver/nvidia/gpus/*/information"  # below /proc, of a discrete GPU
 _JETSON_FILE = Path("/proc/device-tree/model")
 
 
 @dataclass(frozen=True)
 class EngineKey:
-    """What an engine is valid for. Another value of any of these is another engine."""
+    """What an engine is valid for. A change of any value needs a new engine."""
 
     policy_digest: str
     gpu: str
@@ -28,14 +28,14 @@ class EngineKey:
     onnxruntime: str  # version
 
     def folder(self, cache: Path) -> Path:
-        """The folder of its engines below `cache`."""
+        """Return the folder of its engines below `cache`."""
         digest = hashlib.sha256("\n".join(astuple(self)).encode(errors="surrogatepass")).hexdigest()
         return cache / "tensorrt" / f"{self.policy_digest[:12]}-{digest[:16]}"
 
 
 def gpu_name(proc: Path = Path("/proc"), jetson: Path = _JETSON_FILE) -> str:
-    """Model of the first GPU as its driver names it, or of the Jetson board."""
-    for path in sorted(proc.glob(_GPU_FILES[0])):
+    """Return the model of the first GPU as its driver names it, or of the Jetson board."""
+    for path in sorted(proc.glob(_GPU_FILES)):
         for line in _text(path).splitlines():
             name, _, value = line.partition(":")
             if name.strip() == "Model":
@@ -44,7 +44,7 @@ def gpu_name(proc: Path = Path("/proc"), jetson: Path = _JETSON_FILE) -> str:
 
 
 def tensorrt_version() -> str:
-    """Version of the TensorRT library that ONNX Runtime would load, such as 10.9.0."""
+    """Return the version of the TensorRT library that ONNX Runtime loads, such as 10.9.0."""
     try:
         number = int(ctypes.CDLL(_TENSORRT_LIBRARY).getInferLibVersion())
     except (OSError, AttributeError):
@@ -53,7 +53,7 @@ def tensorrt_version() -> str:
 
 
 def version_text(number: int) -> str:
-    """TensorRT's number as text: 10 000 major + 100 minor + patch since release 10."""
+    """Format TensorRT's version number: 10 000 major + 100 minor + patch since release 10."""
     return f"{number // 10_000}.{number // 100 % 100}.{number % 100}"
 
 

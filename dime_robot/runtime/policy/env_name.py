@@ -1,4 +1,4 @@
-"""Which environments a file may name: a checkpoint or a policy must not choose code to import."""
+"""Environments that a file may name: a checkpoint or policy must not choose code to import."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SHIPPED = re.compile(r"sim:([A-Za-z0-9_-]+)")
 
 
 def file_may_name(env: str) -> bool:
-    """Is it a registered id or a shipped task? No module to import, no file elsewhere."""
+    """Whether it is a registered id or a shipped task, not a module or another file."""
     shipped = _SHIPPED.fullmatch(env)
     if shipped is not None:
         return (config_folder() / f"{shipped[1]}.yaml").is_file()
@@ -21,14 +21,14 @@ def file_may_name(env: str) -> bool:
 
 
 def require_file_may_name(env: str, source: object) -> str:
-    """The environment that a file names, where a file may name it.
+    """Return the environment that a file names, if a file may name it.
 
     Args:
         env: the name.
         source: the file, for the message.
 
     Raises:
-        InputError: it stands for code or a file that the user has to name himself.
+        InputError: it is code or a file, which only the user may name.
     """
     if file_may_name(env):
         return env
@@ -41,11 +41,11 @@ def require_file_may_name(env: str, source: object) -> str:
         )
     what = "a file outside the shipped tasks" if env.startswith("sim:") else "code to import"
     raise InputError(
-        f"{source}: it names the environment {env!r:.100}, which is {what}; a file does not choose"
-        f" that: if you trust it, name it yourself with --env"
+        f"{source}: it names the environment {env!r:.100}, which is {what}; a file may not"
+        " choose that: if you trust it, name it yourself with --env"
     )
 
 
 def env_options(env: str) -> list[str]:
-    """What a command on a file of this environment needs besides the file."""
+    """Return the options that a command on a file of this environment needs."""
     return [] if file_may_name(env) else ["--env", env]

@@ -1,9 +1,9 @@
-"""What the graph of a policy.onnx may hold, checked on its bytes before ONNX Runtime sees them.
+"""Check the graph of a policy.onnx on its bytes, before ONNX Runtime reads them.
 
 A sampler needs ten operators on static float32 shapes. Everything else that ONNX can express
 (control flow, functions, custom operators, tensors in other files, sparse or quantised tensors) is
 refused, and so are graphs whose arrays or products are far larger than a policy's. The last
-operator has to be Tanh, so actions lie in [-1, 1] by construction.
+operator has to be Tanh, so actions are in [-1, 1] by construction.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ FLOAT, INT64, STRING_ATTRIBUTE, INT_ATTRIBUTE = 1, 7, 3, 2
 _ITEM_TYPES: dict[int, np.dtype[Any]] = {FLOAT: np.dtype("<f4"), INT64: np.dtype("<i8")}
 Shape = tuple[int, ...]
 
-# Fields by number as in onnx.proto. Every field that is missing here is refused.
+# The allowed fields, by number as in onnx.proto. All others are refused.
 _MODEL: Schema = {
     1: ("ir_version", "int"),
     2: ("producer_name", "bytes"),
@@ -76,12 +76,12 @@ _DIM: Schema = {1: ("dim_value", "int")}
 
 
 class GraphError(Exception):
-    """The graph holds something that no exported policy has. One phrase."""
+    """The graph has something that no exported policy has. The message is one phrase."""
 
 
 @dataclass(frozen=True)
 class ModelBytes:
-    """The parts of a file that mean something to us."""
+    """The parts of a file that are used."""
 
     graph: memoryview
     metadata: dict[str, str]
@@ -90,10 +90,10 @@ class ModelBytes:
 
 
 def split_model(content: bytes) -> ModelBytes:
-    """Take a file apart into its graph and its metadata.
+    """Split a file into its graph and its metadata.
 
     Raises:
-        GraphError: it holds more than one graph and metadata, such as functions, or is no model.
+        GraphError: it is not a model, or has other parts, such as functions.
     """
     try:
         model = parse(memoryview(content), _MODEL, "model")
@@ -117,10 +117,10 @@ def split_model(content: bytes) -> ModelBytes:
 
 
 def check_graph(model: ModelBytes) -> dict[str, Shape]:
-    """Check the graph and give the shapes of its inputs and its output by name.
+    """Check the graph; return the shapes of its inputs and its output by name.
 
     Raises:
-        GraphError: it holds anything that is not on the list.
+        GraphError: it has anything that is not allowed.
     """
     if model.opset != OPSET or not 8 <= model.ir_version <= IR_VERSION:
         raise GraphError(
@@ -134,12 +134,12 @@ def check_graph(model: ModelBytes) -> dict[str, Shape]:
 
 
 class _Checker:
-    """Follows the shapes through the graph, node by node."""
+    """Infers the shapes of all values, node by node."""
 
     def __init__(self, graph: Message) -> None:
         self._graph = graph
         self._shapes: dict[str, Shape] = {}  # of every float value so far
-        self._integers: dict[str, tuple[int, ...]] = {}  # constants that state a shape
+        self._integers: dict[str, tuple[int, ...]] = {}  # constants that are sizes
         self._elements = self._products = 0
 
     def run(self) -> dict[str, Shape]:
@@ -242,7 +242,7 @@ class _Checker:
 
 
 def _value(part: memoryview) -> tuple[str, Shape]:
-    """Name and static shape of an input or output."""
+    """Return name and static shape of an input or output."""
     value = parse(part, _VALUE, "value")
     tensor = parse(
         parse(value.content("type"), _TYPE, "type").content("tensor_type"),
@@ -258,7 +258,7 @@ def _value(part: memoryview) -> tuple[str, Shape]:
 
 
 def _attributes(node: Message, kind: str) -> dict[str, int]:
-    """The integer attributes of a node, after all were checked."""
+    """Check the attributes of a node; return those that are integers."""
     found: dict[str, int] = {}
     for part in node.repeated("attribute"):
         attribute = parse(part, _ATTRIBUTE, f"attribute of {kind}")

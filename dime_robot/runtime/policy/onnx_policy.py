@@ -1,4 +1,4 @@
-"""OnnxPolicy: an exported policy as it runs on a robot. numpy and ONNX Runtime, nothing else."""
+"""OnnxPolicy: an exported policy as it runs on a robot, with numpy and ONNX Runtime only."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
-from dime_robot.runtime.contract.policy_spec import PolicySpec
+from dime_robot.runtime.contract.config_diff import differences
+from dime_robot.runtime.contract.policy_spec import Float32Array, PolicySpec
 from dime_robot.runtime.io.errors import InputError
 from dime_robot.runtime.io.regular_files import home_or_temporary
 from dime_robot.runtime.policy.binding import Binding, CpuBinding, GpuBinding, provider_options
@@ -18,9 +18,8 @@ from dime_robot.runtime.policy.engine_cache import EngineKey, gpu_name, tensorrt
 from dime_robot.runtime.policy.noise import NoiseMode, NoiseSource
 from dime_robot.runtime.policy.policy_file import PolicyFile, load_policy_file
 
-ENGINE_CACHE = home_or_temporary() / ".cache" / "dime_robot"  # of TensorRT's engines
-LARGEST_ACTION = np.float32(1.0 + 1e-3)  # beyond rounding, also that of float16 engines
-Float32Array = npt.NDArray[np.float32]
+ENGINE_CACHE = home_or_temporary() / ".cache" / "dime_robot"  # for TensorRT
+MAX_ACTION = np.float32(1.0 + 1e-3)  # larger than rounding explains, also that of float16 engines
 Provider = Literal["cpu", "cuda", "tensorrt", "auto"]
 PROVIDERS: dict[str, str] = {
     "cpu": "CPUExecutionProvider",
@@ -30,7 +29,7 @@ PROVIDERS: dict[str, str] = {
 
 
 class Policy(Protocol):
-    """What a controller needs of a policy."""
+    """A policy as the controller uses it."""
 
     file: PolicyFile
     provider: str
@@ -38,14 +37,14 @@ class Policy(Protocol):
     noise: NoiseSource  # its `values` are those of the last action
 
     def act(self, observation: Float32Array) -> Float32Array:
-        """Raw observation (n_obs,) -> action (n_act,) in [-1, 1]."""
+        """Return the action, shape (n_act,) in [-1, 1], for a raw observation, shape (n_obs,)."""
 
     def reset(self, seed: int | None = None) -> None:
         """Begin an episode."""
 
 
 def import_onnxruntime() -> Any:
-    """ONNX Runtime, if exactly one of its two packages is installed.
+    """Import ONNX Runtime, if exactly one of its two packages is installed.
 
     Raises:
         InputError: neither or both; they share one folder and break each other.
@@ -57,7 +56,7 @@ def import_onnxruntime() -> Any:
             "ONNX Runtime is missing: pip install '.[cpu]' in the clone of dime_robot (or"
             " '.[gpu]', never both)"
         ) from None
-    # importlib.metadata would say it too, at a tenth of the start-up time
+    # importlib.metadata would find it too, but takes a tenth of the start-up time
     folder = Path(onnxruntime.__file__).parents[1]
     found = sorted(
         path.name.removesuffix(".dist-info")
@@ -73,19 +72,18 @@ def import_onnxruntime() -> Any:
 
 
 class OnnxPolicy:
-    """One observation in, one action out, without allocation.
+    """Turns observations into actions, without allocation.
 
     Args:
         path: a file written by `python -m export.onnx`.
-        provider: where it runs. What ONNX Runtime really chose is read back, and refused where it
-            differs; `auto` takes TensorRT, CUDA or the CPU, whichever works, and `provider` then
-            says which.
+        provider: where it runs; refused if ONNX Runtime chooses another. `auto` takes the first of
+            TensorRT, CUDA and CPU that works; the attribute `provider` then says which.
         noise: one of the modes certified in the file.
         seed: of the noise.
-        expected: a contract the file has to have.
+        expected: contract that the file must have.
 
     Raises:
-        InputError: the file was changed, does not fit `expected`, or cannot run as asked.
+        InputError: the file was changed, differs from `expected`, or cannot run on `provider`.
     """
 
     def __init__(
@@ -129,16 +127,16 @@ class OnnxPolicy:
         )
 
     def act(self, observation: Float32Array) -> Float32Array:
-        """Sample an action. The array returned is overwritten by the next call.
+        """Sample an action. The next call overwrites the returned array.
 
         Args:
             observation: raw SI values, shape (n_obs,), or (B, n_obs) for an export with batch B.
 
         Returns:
-            Actions in [-1, 1], shape (n_act,), or (B, n_act). NaN where the graph gave NaN.
+            Actions in [-1, 1], shape (n_act,), or (B, n_act). NaN where the graph returns NaN.
 
         Raises:
-            InputError: the graph gave an action beyond [-1, 1]; see `_run`.
+            InputError: the graph returned an action beyond [-1, 1]; see `_run`.
         """
         if observation.shape != self._expected_shape:
             raise ValueError(
@@ -150,33 +148,38 @@ class OnnxPolicy:
         return self._action[0] if self.batch == 1 else self._action
 
     def act_with(self, observation: Float32Array, noise: Float32Array) -> Float32Array:
-        """Like `act` with the noise given, shape (B, N+1, n_act): for evaluation and proofs."""
-        held = self.noise.values.copy()
+        """Sample with given noise, for evaluation and proofs; `act` is not affected.
+
+        Args:
+            observation: as for `act`.
+            noise: unit normals, shape (B, N+1, n_act).
+        """
+        kept = self.noise.values.copy()
         self._observation[:] = observation
         self.noise.values[:] = noise
         try:
             self._run()
         finally:
-            self.noise.values[:] = held  # the next `act` continues as if this call had not been
+            self.noise.values[:] = kept
         return self._action.copy()
 
     def reset(self, seed: int | None = None) -> None:
-        """Begin an episode: held noise is drawn anew; a seed starts the noise over."""
+        """Begin an episode: held noise is drawn anew; a seed restarts the noise."""
         self.noise.reset(seed)
 
     def _run(self) -> None:
         """Compute the action.
 
-        Its last operator is Tanh, so an action beyond [-1, 1] means that what runs is not the
-        graph that was checked (an engine of another policy, a broken provider or memory). It is an
-        error, not something to clip. NaN passes: the controller has its own answer to that.
+        Its last operator is Tanh, so an action beyond [-1, 1] means that another graph runs than
+        the one that was checked (an engine of another policy, a broken provider or memory). That is
+        an error; clipping would hide it. NaN passes: the controller responds to it.
 
         Raises:
             InputError: an action beyond [-1, 1].
         """
         self._binding.run()
-        np.abs(self._action, out=self._magnitude)  # `max` would allocate, and take twice as long
-        np.greater(self._magnitude, LARGEST_ACTION, out=self._too_large)
+        np.abs(self._action, out=self._magnitude)  # `max` would allocate and take twice as long
+        np.greater(self._magnitude, MAX_ACTION, out=self._too_large)
         if np.count_nonzero(self._too_large):
             largest = float(self._magnitude[self._too_large].max())
             self._action[:] = np.nan
@@ -187,52 +190,51 @@ class OnnxPolicy:
             )
 
 
-def _open(ort: Any, file: PolicyFile, content: bytes, asked: Provider) -> tuple[Any, str]:
-    """A session on the provider asked for, and the name of the one in use."""
+def _open(ort: Any, file: PolicyFile, content: bytes, wanted: Provider) -> tuple[Any, str]:
+    """Open a session on the wanted provider; return it and the name of the provider in use."""
     path = file.path
-    choices = ("tensorrt", "cuda", "cpu") if asked == "auto" else (asked,)
+    choices = ("tensorrt", "cuda", "cpu") if wanted == "auto" else (wanted,)
     available = ort.get_available_providers()
-    reasons = []
+    failures = []
     for choice in choices:
-        wanted = PROVIDERS[choice]
-        if wanted not in available:
-            reasons.append(f"{choice}: this ONNX Runtime has only {', '.join(available)}")
+        name = PROVIDERS[choice]
+        if name not in available:
+            failures.append(f"{choice}: this ONNX Runtime has only {', '.join(available)}")
             continue
         options = ort.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.log_severity_level = 3
         if file.batch == 1:
-            # 18 % faster at batch 1; prepacked weights only pay for large batches
+            # 18 % faster at batch 1; prepacked weights are only faster for large batches
             options.add_session_config_entry("session.disable_prepacking", "1")
-        chosen = (wanted, provider_options(choice, _engines(ort, file, choice)))
+        chosen = (name, provider_options(choice, _engines(ort, file, choice)))
         try:
             # without enable_fallback=0 a failure is retried on other providers, on stdout
             session = ort.InferenceSession(content, options, providers=[chosen], enable_fallback=0)
         except Exception as error:  # ONNX Runtime raises its own kinds, one per cause
-            reasons.append(f"{choice}: {' '.join(str(error).split())[:200]}")
+            failures.append(f"{choice}: {' '.join(str(error).split())[:200]}")
             continue
-        if session.get_providers()[0] == wanted:  # else it runs elsewhere, without a word
-            if asked == "auto" and reasons:
-                print(f"{path}: runs on {choice} ({'; '.join(reasons)})", file=sys.stderr)
+        if session.get_providers()[0] == name:  # ONNX Runtime may choose another silently
+            if wanted == "auto" and failures:
+                print(f"{path}: runs on {choice} ({'; '.join(failures)})", file=sys.stderr)
             return session, choice
-        reasons.append(f"{choice}: ONNX Runtime took {session.get_providers()[0]} instead")
+        failures.append(f"{choice}: ONNX Runtime took {session.get_providers()[0]} instead")
     raise InputError(
-        f"{path}: provider {asked} was asked for and is not to be had here"
-        f" ({'; '.join(reasons)}); use cpu or auto",
+        f"{path}: provider {wanted} is not available here ({'; '.join(failures)}); use cpu or auto",
         code="provider",
     )
 
 
 def engine_key(ort: Any, file: PolicyFile) -> EngineKey:
-    """What a TensorRT engine of this policy is valid for on this machine."""
+    """Return what a TensorRT engine of this policy is valid for on this machine."""
     return EngineKey(file.policy_digest, gpu_name(), tensorrt_version(), ort.__version__)
 
 
 def _engines(ort: Any, file: PolicyFile, provider: str) -> str:
-    """The folder of the policy's TensorRT engines, made where it is missing."""
+    """Return the folder of the policy's TensorRT engines, and make it where it is missing."""
     if provider != "tensorrt":
         return ""
-    # TensorRT has no other switch for it in ONNX Runtime; its 10 bits are too few for the parity
+    # ONNX Runtime has no option for it; TF32's 10 bits are too few for the parity
     os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")
     folder = engine_key(ort, file).folder(ENGINE_CACHE)
     folder.mkdir(parents=True, exist_ok=True)
@@ -245,8 +247,5 @@ def _require_equal(path: Path, spec: PolicySpec, expected: PolicySpec) -> None:
             f"{path}: expected {expected.n_obs} observations and {expected.n_act} actions"
             f" ({expected.name}), got {spec.n_obs} and {spec.n_act} ({spec.name})"
         )
-    ours, theirs = spec.model_dump(), expected.model_dump()
-    for name in {**theirs, **ours}:
-        got, value = ours.get(name), theirs.get(name)
-        if got != value:
-            raise InputError(f"{path}: {name}: expected {value!r:.120}, got {got!r:.120}")
+    for name, value, got in differences(expected, spec):
+        raise InputError(f"{path}: {name}: expected {value!r:.120}, got {got!r:.120}")

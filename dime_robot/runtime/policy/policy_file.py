@@ -1,13 +1,13 @@
-"""What a `policy.onnx` says about itself, and how its bytes are checked without any ONNX package.
+"""The metadata of a `policy.onnx`, and the check of its bytes without any ONNX package.
 
-The file's metadata hold the contract (PolicySpec), the provenance with the certificates of the
-export, and two digests:
+The metadata are the contract (PolicySpec), the provenance with the certificates of the export, and
+two digests:
 
-    policy_digest  SHA-256 of graph and contract: names the policy, whatever was measured about it
+    policy_digest  SHA-256 of graph and contract: identifies the policy
     file_digest    SHA-256 of the whole file with these 64 hex characters themselves zeroed
 
-Both are recomputed at every load. Digests are no signature: whoever can write the file can write
-new ones. That is why the graph is checked too (`graph_check`), whatever the digests say.
+Both are recomputed at every load. A digest is not a signature: whoever can write the file can write
+new ones. That is why the graph is always checked too (`graph_check`).
 """
 
 from __future__ import annotations
@@ -50,10 +50,10 @@ class PolicyFile:
     diffusion_steps: int  # N
     batch: int  # observations per call
     certified: tuple[NoiseMode, ...]  # noise modes
-    record: str  # the provenance as it stands in the file, JSON
+    record: str  # the provenance, as JSON
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shapes that the graph has to have, by input or output name."""
+        """Return the shapes that the graph must have, by input or output name."""
         return {
             "observation": (self.batch, self.spec.n_obs),
             "noise": (self.batch, self.diffusion_steps + 1, self.spec.n_act),
@@ -62,12 +62,14 @@ class PolicyFile:
 
     @cached_property
     def provenance(self) -> Provenance:
-        """The whole record.
+        """The whole provenance.
 
         Raises:
-            InputError: it does not fit.
+            InputError: it is invalid.
         """
-        from dime_robot.runtime.policy.certificate import Provenance  # costs a robot's start-up
+        from dime_robot.runtime.policy.certificate import (
+            Provenance,  # deferred: a robot does not need it
+        )
 
         try:
             return Provenance.model_validate_json(self.record)
@@ -76,12 +78,12 @@ class PolicyFile:
 
 
 def zeroed_digest(content: bytes, digest: str) -> str:
-    """SHA-256 of `content` with the 64 characters of `digest` replaced by zeros."""
+    """Return the SHA-256 of `content` with the 64 characters of `digest` replaced by zeros."""
     return hashlib.sha256(content.replace(digest.encode(), NO_DIGEST.encode())).hexdigest()
 
 
 def digest_entries(content: bytes, key: str) -> list[str]:
-    """Digests stored under a metadata key, read off the bytes: one in a file of ours.
+    """Find the digests stored under a metadata key, in the bytes: one in an exported file.
 
     A metadata entry is a protobuf message: the key, then field 2 (0x12) of 64 (0x40) bytes.
     """
@@ -90,7 +92,7 @@ def digest_entries(content: bytes, key: str) -> list[str]:
 
 
 def policy_digest(graph: bytes | memoryview, spec_json: str) -> str:
-    """SHA-256 over graph and contract: the policy's name, and the key of compiled engines.
+    """Return the SHA-256 of graph and contract, which identifies policy and compiled engines.
 
     Args:
         graph: the serialised GraphProto, as it stands in the file.
@@ -102,11 +104,11 @@ def policy_digest(graph: bytes | memoryview, spec_json: str) -> str:
 
 
 def load_policy_file(path: Path) -> tuple[bytes, PolicyFile]:
-    """The file's bytes and its metadata, after everything that can be checked was checked.
+    """Read a file and check all of it; return its bytes and its metadata.
 
     Raises:
-        InputError: no such file, changed since it was exported, of another version, or with a
-            graph, a contract or a provenance that does not fit.
+        InputError: no such file, changed since it was exported, of another version, or with an
+            invalid graph, contract or provenance.
     """
     content = read_checked(path)
     try:
@@ -137,10 +139,10 @@ def load_policy_file(path: Path) -> tuple[bytes, PolicyFile]:
 
 
 def read_checked(path: Path) -> bytes:
-    """The file's bytes, after its file digest was checked.
+    """Read a file and check its file digest.
 
     Raises:
-        InputError: no such file, not one of ours, or changed since it was exported.
+        InputError: no such file, not an exported policy, or changed since it was exported.
     """
     try:
         content = read_bytes(path, "a policy.onnx", MAX_BYTES)
@@ -153,12 +155,12 @@ def read_checked(path: Path) -> bytes:
             " (truncated, or from elsewhere); export it with python -m export.onnx ckpt.pt",
             code="digest",
         )
-    claimed = found[0]
-    actual = zeroed_digest(content, claimed)
-    if actual != claimed:
+    stored = found[0]
+    actual = zeroed_digest(content, stored)
+    if actual != stored:
         raise InputError(
             f"{path}: its bytes were changed after the export (digest {actual[:12]}, expected"
-            f" {claimed[:12]}); copy it again",
+            f" {stored[:12]}); copy it again",
             code="digest",
         )
     return content
@@ -179,10 +181,10 @@ class _Summary(BaseModel):
 
 
 def parse_metadata(path: Path, metadata: Mapping[str, str]) -> PolicyFile:
-    """Contract, provenance and digests out of the metadata.
+    """Parse contract, provenance and digests.
 
     Raises:
-        InputError: an entry is missing, of another version, or does not fit.
+        InputError: an entry is missing, of another version, or invalid.
     """
     missing = [
         k for k in (FORMAT, SPEC, PROVENANCE, POLICY_DIGEST, FILE_DIGEST) if k not in metadata
@@ -201,19 +203,20 @@ def parse_metadata(path: Path, metadata: Mapping[str, str]) -> PolicyFile:
         code = "version" if error.errors()[0]["loc"] == ("version",) else "contract"
         raise InputError(f"{path}: {first_problem(error)}", code=code) from None
     try:
-        made = _Summary.model_validate_json(metadata[PROVENANCE])
+        summary = _Summary.model_validate_json(metadata[PROVENANCE])
     except ValidationError as error:
         raise InputError(
             f"{path}: expected a provenance with diffusion_steps, batch and noise, got one where"
             f" {first_problem(error)}"
         ) from None
+    noise = summary.noise
     return PolicyFile(
         path=path,
         spec=spec,
         policy_digest=metadata[POLICY_DIGEST],
         file_digest=metadata[FILE_DIGEST],
-        diffusion_steps=made.diffusion_steps,
-        batch=made.batch,
-        certified=tuple(m for m in NOISE_MODES if m in made.noise and made.noise[m].certified),
+        diffusion_steps=summary.diffusion_steps,
+        batch=summary.batch,
+        certified=tuple(m for m in NOISE_MODES if m in noise and noise[m].certified),
         record=metadata[PROVENANCE],
     )

@@ -1,1 +1,1 @@
-"""What is measured while a policy runs, and recordings replayed."""
+"""Latency measurements, and the replay of recordings."""

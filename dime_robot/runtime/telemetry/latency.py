@@ -1,6 +1,6 @@
-"""How old, how late, how regular: measured at every step, without allocation.
+"""Age, latency and jitter, measured at every step without allocation.
 
-Percentiles are exact over the last `WINDOW` seconds, so that a slow start is forgotten.
+Percentiles are exact over the last `WINDOW` seconds, so a slow start does not count for ever.
 """
 
 from __future__ import annotations
@@ -15,35 +15,35 @@ from pydantic import Field, ValidationError, model_validator
 
 from dime_robot.runtime.contract.names import Name
 from dime_robot.runtime.contract.policy_spec import StrictModel
-from dime_robot.runtime.contract.units import HIGHEST_RATE
+from dime_robot.runtime.contract.units import MAX_RATE
 from dime_robot.runtime.io.errors import InputError, first_problem
 from dime_robot.runtime.io.untrusted_files import read_text
 
 WINDOW = 10.0  # [s]
-MAX_BYTES = 64 * 1024  # of a file with a distribution; one has 3 kB
-LARGEST_WINDOW = 5_000  # samples: sorting them takes well under a millisecond
+MAX_BYTES = 64 * 1024  # of a file with a distribution, which has 3 kB
+MAX_WINDOW = 5_000  # samples: sorting them takes well under a millisecond
 
 
 class LatencySample(NamedTuple):
     """One step; all but `time` and `missed` in seconds."""
 
     time: float  # steady clock at publishing
-    age_by_stamp: float  # of the observation at publishing, by its stamp: clocks may differ
-    age_by_receipt: float  # the same by the time it reached this process
+    age_by_stamp: float  # of the observation at publishing, by its stamp; clocks may differ
+    age_by_receipt: float  # the same, by its arrival in this process
     inference: float  # the policy alone
-    # from receiving the observation (where a timer drives: from its deadline) to having published
+    # from the arrival of the observation (with a timer: from the deadline) to publishing
     end_to_end: float
     period: float  # since the previous command was published
     missed: float  # 1 where that took longer than a period
 
 
-SAMPLE_LABEL = ",".join(LatencySample._fields)  # says on ~/latency what its numbers are
+SAMPLE_LABEL = ",".join(LatencySample._fields)  # layout label on ~/latency
 TIMES = ("age_by_stamp", "age_by_receipt", "inference", "end_to_end", "period")
 
 
 @dataclass(frozen=True)
 class Percentiles:
-    """Of one quantity over the window [s]."""
+    """Percentiles of one quantity over the window [s]."""
 
     p50: float
     p99: float
@@ -51,49 +51,53 @@ class Percentiles:
 
 
 class LatencyRecorder:
-    """A ring of samples.
+    """A ring buffer of samples.
 
     Args:
         rate: control rate [Hz].
     """
 
     def __init__(self, rate: float) -> None:
-        capacity = min(LARGEST_WINDOW, max(50, round(WINDOW * rate)))
+        capacity = min(MAX_WINDOW, max(50, round(WINDOW * rate)))
         self._ring: npt.NDArray[np.float64] = np.zeros((capacity, len(LatencySample._fields)))
         self.steps = 0
         self.misses = 0
-        self.misses_in_a_row = 0
-        self.longest_row = 0  # of misses
+        self.miss_streak = 0
+        self.longest_miss_streak = 0
 
     def add(self, sample: LatencySample) -> None:
-        """Remember a step."""
+        """Add the sample of a step."""
         self._ring[self.steps % len(self._ring)] = sample
         self.steps += 1
         if sample.missed:
             self.misses += 1
-            self.misses_in_a_row += 1
-            self.longest_row = max(self.longest_row, self.misses_in_a_row)
+            self.miss_streak += 1
+            self.longest_miss_streak = max(self.longest_miss_streak, self.miss_streak)
         else:
-            self.misses_in_a_row = 0
+            self.miss_streak = 0
 
     def window(self) -> npt.NDArray[np.float64]:
-        """The last samples in no particular order. Shape (n, fields of LatencySample)."""
+        """Return the last samples, unordered, shape (n, fields of LatencySample)."""
         return self._ring[: min(self.steps, len(self._ring))]
 
     def jitter(self, period: float) -> Percentiles | None:
-        """Of |period - the nominal one| over the window [s]."""
+        """Return the percentiles of |period - nominal period| over the window [s]."""
         if not self.steps:
             return None
         off = np.abs(self.window()[:, LatencySample._fields.index("period")] - period)
         return Percentiles(*map(float, np.percentile(off, (50, 99, 100))))
 
     def percentiles(self) -> dict[str, Percentiles]:
-        """Of each of TIMES over the window; empty before the first step."""
+        """Return the percentiles of each of TIMES; empty before the first step."""
         return percentiles_of(self.window())
 
 
 def percentiles_of(samples: npt.NDArray[np.float64]) -> dict[str, Percentiles]:
-    """Of each of TIMES; `samples` has shape (n, fields of LatencySample)."""
+    """Return the percentiles of each of TIMES.
+
+    Args:
+        samples: shape (n, fields of LatencySample).
+    """
     if not len(samples):
         return {}
     columns = [LatencySample._fields.index(name) for name in TIMES]
@@ -105,7 +109,7 @@ def percentiles_of(samples: npt.NDArray[np.float64]) -> dict[str, Percentiles]:
 
 
 class LatencyDistribution(StrictModel):
-    """A measured latency as training can draw from it.
+    """A measured latency, from which training can draw.
 
     `quantiles[i]` is the i-th of 100 equal steps from the smallest to the largest value [s].
     Draw with `np.interp(u, np.linspace(0, 1, 101), quantiles)` for u uniform in [0, 1).
@@ -113,7 +117,8 @@ class LatencyDistribution(StrictModel):
 
     quantity: Name
     policy_digest: Name
-    rate: float = Field(gt=0, le=HIGHEST_RATE, description="control rate [Hz]")
+    rate: float = Field(gt=0, le=MAX_RATE)
+    """Control rate [Hz]."""
     samples: int = Field(gt=0)
     cpu: Name
     quantiles: tuple[float, ...] = Field(min_length=101, max_length=101)
@@ -125,17 +130,17 @@ class LatencyDistribution(StrictModel):
         return self
 
     @classmethod
-    def of(cls, values: npt.NDArray[np.float64], **facts: object) -> LatencyDistribution:
-        """Summarise measured values [s]."""
+    def of(cls, values: npt.NDArray[np.float64], **metadata: object) -> LatencyDistribution:
+        """Summarise measured values [s]; `metadata`: the other fields."""
         quantiles = np.quantile(values, np.linspace(0, 1, 101)).tolist()
-        return cls.model_validate({**facts, "samples": len(values), "quantiles": quantiles})
+        return cls.model_validate({**metadata, "samples": len(values), "quantiles": quantiles})
 
 
 def read_distribution(path: Path) -> LatencyDistribution:
     """Read a file that `latency_monitor` wrote.
 
     Raises:
-        InputError: no such file, or it does not fit.
+        InputError: no such file, or it is invalid.
     """
     text = read_text(path, "a latency distribution", MAX_BYTES)
     try:

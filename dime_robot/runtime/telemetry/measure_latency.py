@@ -23,12 +23,12 @@ EVICTED_BYTES = 48 * 2**20  # touched before a cold call: more than a core's cac
 
 
 def call_times(call: Callable[[], object], calls: int, evict: bool = False) -> np.ndarray:
-    """Milliseconds of each call, shape (calls,)."""
-    junk = np.zeros(EVICTED_BYTES // 8) if evict else None
+    """Measure the duration of each call, shape (calls,) [ms]."""
+    buffer = np.zeros(EVICTED_BYTES // 8) if evict else None
     times = np.empty(calls)
     for i in range(calls):
-        if junk is not None:
-            junk += 1.0
+        if buffer is not None:
+            buffer += 1.0
         start = time.perf_counter_ns()
         call()
         times[i] = time.perf_counter_ns() - start
@@ -38,7 +38,7 @@ def call_times(call: Callable[[], object], calls: int, evict: bool = False) -> n
 def measure_latency(
     policy: OnnxPolicy, warm_calls: int = WARM_CALLS, cold_calls: int = COLD_CALLS
 ) -> LatencyCertificate:
-    """Warm and cold latency of `policy.act` on random observations."""
+    """Measure warm and cold latency of `policy.act` on random observations."""
     rng = np.random.default_rng(0)
     shape = (policy.batch, policy.spec.n_obs)
     observation = rng.standard_normal(shape[1:] if policy.batch == 1 else shape, dtype=np.float32)
@@ -49,6 +49,11 @@ def measure_latency(
     call_times(call, 50)  # first calls allocate and warm up
     warm = call_times(call, warm_calls)
     cold = call_times(call, cold_calls, evict=True)
+    figures = {
+        f"{name}_{label}": float(np.percentile(times, share))
+        for name, times in (("warm", warm), ("cold", cold))
+        for label, share in (("p50", 50), ("p99", 99), ("max", 100))
+    }
     return LatencyCertificate(
         cpu=cpu_model(),
         threads=1,
@@ -56,22 +61,22 @@ def measure_latency(
         runtime=import_onnxruntime().__version__,
         batch=policy.batch,
         calls=warm_calls,
-        warm_p50=float(np.percentile(warm, 50)),
-        warm_p99=float(np.percentile(warm, 99)),
-        warm_max=float(warm.max()),
-        cold_p50=float(np.percentile(cold, 50)),
-        cold_p99=float(np.percentile(cold, 99)),
-        cold_max=float(cold.max()),
+        **figures,
     )
 
 
 def budget_problem(
     latency: LatencyCertificate, budget_ms: float, percentile: float, steps: int
 ) -> str | None:
-    """Why the machine cannot hold the budget, and what would; None where it can.
+    """Say why a latency exceeds its budget, and what would help; None where it does not.
 
-    The cold figure counts: between two control steps other code uses the caches. `percentile` is
-    50, 99 or 100 (the largest).
+    The cold latency counts, since other code uses the caches between two control steps.
+
+    Args:
+        latency: as measured.
+        budget_ms: longest duration of a call [ms].
+        percentile: 50, 99 or 100 (the largest).
+        steps: diffusion steps of the policy.
     """
     measured = {50: latency.cold_p50, 99: latency.cold_p99, 100: latency.cold_max}[int(percentile)]
     if measured <= budget_ms:
@@ -90,7 +95,7 @@ def budget_problem(
 
 
 def describe(latency: LatencyCertificate) -> list[str]:
-    """The certificate in a few lines."""
+    """Format the certificate in a few lines."""
     lines = [
         f"machine    {latency.cpu}, {latency.threads} thread, {latency.provider},"
         f" ONNX Runtime {latency.runtime}, batch {latency.batch}",
@@ -112,7 +117,7 @@ def _positive(text: str) -> float:
 
 
 def add_budget_options(parser: argparse.ArgumentParser) -> None:
-    """The options that every command with a budget shares."""
+    """Add the options that all commands with a budget have."""
     parser.add_argument(
         "--budget-ms", type=_positive, help="fail where a call may take longer [ms]"
     )

@@ -1,7 +1,7 @@
 """Replay a recording: `python -m dime_robot.runtime.replay flight.npz policy.onnx`.
 
-With the policy that flew the actions must come out bit for bit (exit code 0, else 1). With another
-policy of the same sizes the difference per joint is shown (exit code 3).
+With the policy that was recorded the actions must be equal bit for bit (exit code 0, else 1). With
+another policy of the same sizes the difference per joint is shown (exit code 3).
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ SAME, DIFFERENT, OTHER_POLICY = 0, 1, 3
 
 
 def replayed_actions(recording: Recording, policy: OnnxPolicy) -> np.ndarray:
-    """What the policy answers to the recorded observations and noise, shape (K, n_act).
+    """Evaluate the policy on the recorded observations and noise; return shape (K, n_act).
 
     Raises:
-        InputError: the recording is of a policy with other sizes.
+        InputError: the recording is of a policy with other sizes, or holds no action.
     """
     records = recording.records[recording.records["inferred"]]
     if not len(records):
-        raise InputError("the recording has no step in which the policy was asked")
+        raise InputError("the recording has no step in which the policy was evaluated")
     for name, size in (
         ("observation", (policy.spec.n_obs,)),
         ("noise", policy.noise.values.shape[1:]),
@@ -54,24 +54,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     policy = OnnxPolicy(options.policy)
     actions = replayed_actions(recording, policy)
     records = recording.records
-    flown = records["action"][records["inferred"]]
+    recorded = records["action"][records["inferred"]]
     span = records["time"][-1] - records["time"][0]
     print(f"recording  {len(records):,} steps, {span:.1f} s, {recording.meta.get('why')}")
-    for row, level, reasons in recording.faults[-10:]:
+    for row, level, faults in recording.escalations[-10:]:
         before = records["time"][-1] - records["time"][row]
-        print(f"  {before:6.2f} s before its end: {level.name.lower()} ({', '.join(reasons)})")
-    same = (actions == flown) | (np.isnan(actions) & np.isnan(flown))
+        print(f"  {before:6.2f} s before its end: {level.name.lower()} ({', '.join(faults)})")
+    same = (actions == recorded) | (np.isnan(actions) & np.isnan(recorded))
     equal = int(same.all(axis=1).sum())
-    print(f"actions    {equal:,} of {len(flown):,} equal bit for bit")
-    if equal == len(flown):
+    print(f"actions    {equal:,} of {len(recorded):,} equal bit for bit")
+    if equal == len(recorded):
         return SAME
     scale = ActionDecoder(policy.spec).scale
     for i, joint in enumerate(policy.spec.action_joints):
-        difference = np.abs(actions[:, i].astype(float) - flown[:, i]) * scale[i]
+        difference = np.abs(actions[:, i].astype(float) - recorded[:, i]) * scale[i]
         print(f"  {joint:24s} mean {difference.mean():.4g}  max {difference.max():.4g}  (SI units)")
     digest = recording.meta.get("policy_digest")
     if digest != policy.file.policy_digest:
-        print(f"policy     {policy.file.policy_digest[:12]}, the one that flew is {digest:.12}")
+        print(f"policy     {policy.file.policy_digest[:12]}, the recorded one is {digest:.12}")
         return OTHER_POLICY
-    print("policy     the one that flew: another CPU or ONNX Runtime may round otherwise")
+    print("policy     the recorded one: another CPU or ONNX Runtime may round otherwise")
     return DIFFERENT

@@ -1,1 +1,1 @@
-"""What a file in `sim_configs/` may say."""
+"""Configuration files in `sim_configs/`."""

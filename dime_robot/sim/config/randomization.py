@@ -1,4 +1,4 @@
-"""What may differ from one simulated robot to the next: randomised quantities and latencies."""
+"""Configuration of domain randomization and latencies."""
 
 from __future__ import annotations
 
@@ -13,43 +13,43 @@ RandomKind = Literal[
     "friction",  # sliding friction of geoms
     "body_mass",  # of bodies, whose inertia grows with it
     "center_of_mass",  # of bodies: one draw for each of x, y, z of the body's frame
-    "motor_strength",  # share of a position drive's effort that really comes
+    "motor_strength",  # ratio of actual to computed effort of a position drive
     "stiffness",  # of a position drive
     "damping",  # of a position drive
     "armature",  # of joints: inertia of the rotor
-    "joint_friction",  # of joints: effort that it takes to move them
-    "joint_damping",  # of joints: passive damping of gears and bearings, beside any drive's
-    "encoder_bias",  # of joints: reading minus truth
+    "joint_friction",  # of joints: effort needed to move them
+    "joint_damping",  # of joints: passive damping of gears and bearings, without that of drives
+    "encoder_bias",  # of joints: reading minus true position
     "observation_noise",  # on every number of an observation term, at every step
     # slope of the ground: angle between gravity and the world's down; its heading is uniform
     "gravity_direction",
-    # mounting error of the imu: angle by which its readings are turned against its body, about an
-    # axis in the body's horizontal plane whose heading is uniform
+    # mounting error of the imu: rotation against its body, about an axis in the body's horizontal
+    # plane whose heading is uniform
     "imu_mounting",
     "push",  # change of a free base's horizontal velocity; its heading is uniform
 ]
 Operation = Literal["set", "add", "scale"]
 Mode = Literal["startup", "reset", "interval"]
 
-LARGEST_SCALE = 10.0  # a factor above it is an absolute value in the wrong place
-LARGEST_DELAY = 0.5  # [s]: above it, milliseconds are meant
-CUT = 4.0  # standard deviations at which a normal draw is cut off, so that a mass stays a mass
+MAX_SCALE = 10.0  # a larger factor is probably meant as an absolute value
+MAX_DELAY = 0.5  # [s]: a larger value is probably in milliseconds
+CUT = 4.0  # standard deviations at which a normal draw is clipped
 
 
 class Kind(NamedTuple):
-    """What holds for all terms of a kind."""
+    """Properties of all terms of a kind."""
 
     unit: str  # of `set` and `add`; a scale has none
     target: Literal["geom", "body", "joint", "term", "none"]
     operations: tuple[Operation, ...]
     modes: tuple[Mode, ...]
-    largest: float  # magnitude of a set or added value; above it the unit is wrong [unit]
+    largest: float  # plausible magnitude of a set or added value [unit]
     never_negative: bool = True
 
 
 ALL: tuple[Operation, ...] = ("set", "add", "scale")
 ANY_TIME: tuple[Mode, ...] = ("startup", "reset", "interval")
-AT_REST: tuple[Mode, ...] = ("startup", "reset")  # MuJoCo's derived constants change with it
+AT_REST: tuple[Mode, ...] = ("startup", "reset")  # since MuJoCo's derived constants change with it
 KINDS: dict[RandomKind, Kind] = {
     "friction": Kind("1", "geom", ALL, ANY_TIME, 5.0),
     "body_mass": Kind("kg", "body", ALL, AT_REST, 200.0),
@@ -73,154 +73,125 @@ KINDS: dict[RandomKind, Kind] = {
 
 
 class RandomTerm(StrictModel):
-    """One randomised quantity. `KINDS` says what goes together."""
+    """One randomised quantity. `KINDS` lists the valid combinations."""
 
-    kind: RandomKind = Field(description="what is randomised; units: `KINDS`")
-    operation: Operation = Field(
-        description="the draw replaces the value, is added to it, or multiplies it; terms on the"
-        " same quantity apply in the order listed, from the nominal value on"
-    )
+    kind: RandomKind
+    """Randomised quantity; units: `KINDS`."""
+    operation: Operation
+    """The draw replaces the value, is added to it, or multiplies it; terms on the same quantity
+    apply in the order listed, from the nominal value on."""
     distribution: Literal["uniform", "log_uniform", "normal"] = "uniform"
-    range: Range = Field(
-        description="uniform, log_uniform: lower, upper; normal: mean, standard deviation, cut off"
-        " at 4 of them [the kind's unit; 1 for scale]"
-    )
-    mode: Mode = Field(
-        description="drawn once per simulation, at every reset, or again and again in an episode;"
-        " before its first draw an interval term has no effect"
-    )
-    interval: Range | None = Field(
-        None,
-        description="time between two draws, uniform, for mode interval; (0, 0): every step [s]",
-    )
-    targets: tuple[str, ...] = Field(
-        (),
-        description="names of geoms, bodies, joints or observation terms; none: all geoms, all"
-        " bodies with a mass, all of the contract's joints (of a drive: those it moves), all"
-        " observation terms that a sensor measures",
-    )
-    shared: bool = Field(False, description="one draw for all targets instead of one for each")
+    range: Range
+    """uniform, log_uniform: lower, upper; normal: mean, standard deviation, clipped at 4 of them
+    [the kind's unit; 1 for scale]."""
+    mode: Mode
+    """Drawn once per simulation, at every reset, or repeatedly in an episode; an interval term has
+    no effect before its first draw."""
+    interval: Range | None = None
+    """Time between two draws, uniform, for mode interval; (0, 0): every step [s]."""
+    targets: tuple[str, ...] = ()
+    """Names of geoms, bodies, joints or observation terms; none: all geoms, all bodies with a mass,
+    all of the contract's joints (of a drive: those it moves), all observation terms that a sensor
+    measures."""
+    shared: bool = False
+    """One draw for all targets instead of one for each."""
 
     @property
     def unit(self) -> str:
-        """Of a draw."""
+        """Unit of a draw."""
         return "1" if self.operation == "scale" else KINDS[self.kind].unit
 
     @property
     def bounds(self) -> Range:
         """The smallest and the largest possible draw [`unit`]."""
+        return self.interval_of(CUT)
+
+    def interval_of(self, deviations: float) -> Range:
+        """Return the range, of a normal distribution `deviations` around its mean [`unit`]."""
         first, second = self.range
         if self.distribution == "normal":
-            return first - CUT * second, first + CUT * second
+            return first - deviations * second, first + deviations * second
         return first, second
+
+    def _require(self, holds: bool, expected: str, got: object) -> None:
+        if not holds:
+            raise ValueError(f"{self.kind}: expected {expected}, got {got}")
 
     @model_validator(mode="after")
     def _is_known_combination(self) -> RandomTerm:
-        kind = KINDS[self.kind]
-        if self.operation not in kind.operations:
-            raise ValueError(
-                f"{self.kind}: expected operation {' or '.join(kind.operations)}, got"
-                f" {self.operation}"
-            )
-        if self.mode not in kind.modes:
-            raise ValueError(
-                f"{self.kind}: expected mode {' or '.join(kind.modes)}, got {self.mode}"
-            )
-        if kind.target == "none" and self.targets:
-            raise ValueError(f"{self.kind}: expected no targets, got {list(self.targets)}")
-        if self.shared and kind.target in ("none", "term"):
-            raise ValueError(
-                f"{self.kind}: expected shared only for geoms, bodies and joints, got true"
-            )
-        if len(set(self.targets)) < len(self.targets):
-            raise ValueError(f"{self.kind}: expected each target once, got {list(self.targets)}")
+        kind, targets = KINDS[self.kind], list(self.targets)
+        operations, modes = " or ".join(kind.operations), " or ".join(kind.modes)
+        self._require(self.operation in kind.operations, f"operation {operations}", self.operation)
+        self._require(self.mode in kind.modes, f"mode {modes}", self.mode)
+        self._require(kind.target != "none" or not targets, "no targets", targets)
+        can_share = kind.target not in ("none", "term")
+        self._require(
+            can_share or not self.shared, "shared only for geoms, bodies and joints", "true"
+        )
+        self._require(len(set(targets)) == len(targets), "each target once", targets)
         return self
 
     @model_validator(mode="after")
     def _interval_fits_mode(self) -> RandomTerm:
         if self.mode != "interval":
-            if self.interval is not None:
-                raise ValueError(
-                    f"{self.kind}: expected an interval only with mode interval, got"
-                    f" {list(self.interval)} with mode {self.mode}"
-                )
+            self._require(
+                self.interval is None,
+                "an interval only with mode interval",
+                f"{self.interval} with mode {self.mode}",
+            )
             return self
+        what = "an interval [lower, upper] in s"
         if self.interval is None:
-            raise ValueError(
-                f"{self.kind}: expected an interval [lower, upper] in s for mode interval, got none"
-            )
-        if not 0 <= self.interval[0] <= self.interval[1]:
-            raise ValueError(
-                f"{self.kind}: expected an interval [lower, upper] in s with 0 <= lower <= upper,"
-                f" got {list(self.interval)}"
-            )
-        if self.kind == "observation_noise" and self.interval != (0, 0):
-            raise ValueError(
-                f"{self.kind}: expected interval [0, 0], noise is drawn at every step, got"
-                f" {list(self.interval)}"
-            )
+            raise ValueError(f"{self.kind}: expected {what} for mode interval, got none")
+        low, high = self.interval
+        self._require(0 <= low <= high, f"{what} with 0 <= lower <= upper", [low, high])
+        every_step = "interval [0, 0], since noise is drawn at every step"
+        noise = self.kind == "observation_noise"
+        self._require(not noise or (low, high) == (0, 0), every_step, [low, high])
         return self
 
     @model_validator(mode="after")
     def _range_is_sound(self) -> RandomTerm:
-        first, second = self.range
-        got = f"got {list(self.range)}"
+        first, second = got = list(self.range)
         if self.distribution == "normal":
-            if second < 0:
-                raise ValueError(
-                    f"{self.kind}: expected range [mean, standard deviation] with a standard"
-                    f" deviation of 0 or more, {got}"
-                )
-        elif first > second:
-            raise ValueError(
-                f"{self.kind}: expected range [lower, upper] with lower <= upper, {got}"
-            )
-        if self.distribution == "log_uniform" and first <= 0:
-            raise ValueError(f"{self.kind}: expected a log_uniform range above 0, {got}")
-        self._values_are_physical(KINDS[self.kind])
+            what = "range [mean, standard deviation] with a standard deviation of 0 or more"
+            self._require(second >= 0, what, got)
+        else:
+            self._require(first <= second, "range [lower, upper] with lower <= upper", got)
+        log = self.distribution == "log_uniform"
+        self._require(not log or first > 0, "a log_uniform range above 0", got)
+        self._require_physical_values(KINDS[self.kind])
         return self
 
-    def _values_are_physical(self, kind: Kind) -> None:
+    def _require_physical_values(self, kind: Kind) -> None:
         low, high = self.bounds
-        reach = f"[{low:g}, {high:g}]"
+        got = f"[{low:g}, {high:g}]"
         if self.distribution == "normal":
-            reach += f" ({CUT:g} standard deviations around {self.range[0]:g})"
-        # what is added to a mass may be negative; what is added to a speed is all there is
-        absolute = self.operation != "add" or self.kind == "push"
-        if absolute and kind.never_negative and low < 0:
-            what = "factors" if self.operation == "scale" else f"values [{kind.unit}]"
-            raise ValueError(f"{self.kind}: expected {what} of 0 or more, got {reach}")
-        if absolute and self.kind == "body_mass" and low == 0:
-            raise ValueError(f"{self.kind}: expected values above 0, got {reach}")
-        largest = LARGEST_SCALE if self.operation == "scale" else kind.largest
-        if max(abs(low), abs(high)) > largest:
-            what = "factors" if self.operation == "scale" else f"values [{kind.unit}]"
-            doubt = "a factor" if self.operation == "scale" else f"in {kind.unit}"
-            raise ValueError(
-                f"{self.kind}: expected {what} of magnitude {largest:g} or less, got {reach}: is"
-                f" this really {doubt}?"
-            )
+            got += f" ({CUT:g} standard deviations around {self.range[0]:g})"
+        what, unit, largest = f"values [{kind.unit}]", f"in {kind.unit}", kind.largest
+        if self.operation == "scale":
+            what, unit, largest = "factors", "a factor", MAX_SCALE
+        # a value that is added may be negative, except a push, which is added to any velocity
+        if self.operation != "add" or self.kind == "push":
+            self._require(not kind.never_negative or low >= 0, f"{what} of 0 or more", got)
+            self._require(self.kind != "body_mass" or low > 0, "values above 0", got)
+        magnitude = max(abs(low), abs(high))
+        doubt = f"{got}: is this really {unit}?"
+        self._require(magnitude <= largest, f"{what} of magnitude {largest:g} or less", doubt)
 
 
 class Delay(StrictModel):
-    """How late messages arrive on one way between robot and policy."""
+    """Delay of messages in one direction between robot and policy."""
 
-    range: Range | None = Field(None, description="uniform: lower, upper [s]")
-    file: str | None = Field(
-        None,
-        description="instead: a measured distribution, as latency_monitor writes it, relative to"
-        " the configuration file",
-    )
-    redraw: Literal["episode", "step"] = Field(
-        "episode", description="how often the delay is drawn: once per episode or control step"
-    )
-    hold: float = Field(
-        0.0,
-        ge=0,
-        lt=1,
-        description="probability per control step that the message is lost: the one before stands"
-        " for one step longer",
-    )
+    range: Range | None = None
+    """uniform: lower, upper [s]."""
+    file: str | None = None
+    """Instead of range: a measured distribution that latency_monitor wrote, relative to the
+    configuration file."""
+    redraw: Literal["episode", "step"] = "episode"
+    """How often the delay is drawn: once per episode or control step."""
+    hold: float = Field(0.0, ge=0, lt=1)
+    """Probability per control step that the message is lost and the one before is used again."""
 
     @model_validator(mode="after")
     def _says_how_late(self) -> Delay:
@@ -233,24 +204,31 @@ class Delay(StrictModel):
 
 
 def require_seconds(lower: float, upper: float, what: str) -> None:
-    """Refuse delays that cannot be.
+    """Refuse implausible delays.
+
+    Args:
+        lower: [s].
+        upper: [s].
+        what: their name, for the message.
 
     Raises:
-        ValueError: negative, in the wrong order, or too long to be seconds.
+        ValueError: they are negative, not ordered, or too long to be in seconds.
     """
     if not 0 <= lower <= upper:
         raise ValueError(
             f"delay: expected a {what} in s with 0 <= lower <= upper, got [{lower:g}, {upper:g}]"
         )
-    if upper > LARGEST_DELAY:
+    if upper > MAX_DELAY:
         raise ValueError(
-            f"delay: expected a {what} up to {LARGEST_DELAY:g} s, got [{lower:g}, {upper:g}]: is"
+            f"delay: expected a {what} up to {MAX_DELAY:g} s, got [{lower:g}, {upper:g}]: is"
             " this really in seconds, not milliseconds?"
         )
 
 
 class LatencyConfig(StrictModel):
-    """How late readings and commands arrive; none: at once."""
+    """Delays of readings and commands; none: no delay."""
 
-    observation: Delay | None = Field(None, description="from a measurement to the policy")
-    action: Delay | None = Field(None, description="from the policy to the motors")
+    observation: Delay | None = None
+    """From a measurement to the policy."""
+    action: Delay | None = None
+    """From the policy to the motors."""

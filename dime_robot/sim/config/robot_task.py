@@ -1,4 +1,4 @@
-"""What a file in `sim_configs/` says: the policy's contract, the simulation, the task."""
+"""RobotTaskConfig: a file in `sim_configs/`, with contract, robot, simulation and task."""
 
 from __future__ import annotations
 
@@ -10,62 +10,54 @@ from pydantic import Field, ValidationError, model_validator
 from dime_robot.runtime.contract.config_files import config_folder, read_config
 from dime_robot.runtime.contract.policy_spec import IMU_TERMS, TWIST_AXES, PolicySpec, StrictModel
 from dime_robot.runtime.contract.robot_config import RobotConfig
-from dime_robot.runtime.contract.units import at_least, at_most
+from dime_robot.runtime.contract.units import lower_bound, upper_bound
 from dime_robot.runtime.io.errors import InputError, first_problem
 from dime_robot.sim.config.randomization import Delay, LatencyConfig, RandomTerm
 
-Seconds = Annotated[float, at_most(3600, "s", "ms")]
-Metres = Annotated[float, at_most(5, "m", "cm")]
-Tilt = Annotated[float, at_least(2, "degrees", "rad")]
-Speed = Annotated[float, at_most(10, "m/s", "mm/s")]
-MAX_DECIMATION = 1_000  # more would simulate for hours what takes a second
-YawRate = Annotated[float, at_most(10, "rad/s", "degrees/s")]
+Seconds = Annotated[float, upper_bound(3600, "s", "ms")]
+Metres = Annotated[float, upper_bound(5, "m", "cm")]
+Tilt = Annotated[float, lower_bound(2, "degrees", "rad")]
+Speed = Annotated[float, upper_bound(10, "m/s", "mm/s")]
+MAX_DECIMATION = 1_000  # more would take hours
+YawRate = Annotated[float, upper_bound(10, "rad/s", "degrees/s")]
 
 
 class Hold(StrictModel):
-    """How a joint that the policy does not move is held at its place in the contract."""
+    """How a joint that the policy does not move is held at its position in the contract."""
 
-    stiffness: float = Field(gt=0, description="gain on the position error [N m/rad or N/m]")
-    damping: float = Field(ge=0, description="gain on the velocity [N m s/rad or N s/m]")
-    effort_limit: float | None = Field(
-        None, gt=0, description="largest effort, of both parts together [N m or N]; none: any"
-    )
+    stiffness: float = Field(gt=0)
+    """Gain on the position error [N m/rad or N/m]."""
+    damping: float = Field(ge=0)
+    """Gain on the velocity [N m s/rad or N s/m]."""
+    effort_limit: float | None = Field(None, gt=0)
+    """Largest effort, of both parts together [N m or N]; none: any."""
 
 
 class SimConfig(StrictModel):
-    """How the robot is simulated."""
+    """The simulation of the robot."""
 
-    model: str = Field(description="MJCF file, relative to the configuration file")
-    timestep: Annotated[float, at_most(0.1, "s", "ms")] = Field(
-        gt=0, description="simulation step [s]"
-    )
-    decimation: int = Field(
-        gt=0, le=MAX_DECIMATION, description="simulation steps per control step"
-    )
-    imu: str | None = Field(None, description="body that carries the imu; none: the robot has none")
-    camera: str | None = Field(None, description="camera that renders; none: the free camera")
-    full_torque_speed: float | None = Field(
-        None,
-        gt=0,
-        lt=1,
-        description="share of the robot's velocity_limit up to which a position drive has its"
-        " whole torque; from there it falls to 0 at the limit; none: whole at any speed",
-    )
-    drive: Literal["explicit", "implicit"] = Field(
-        "explicit",
-        description="how a simulation step takes the gains of position drives and of held joints:"
-        " explicit, from the state at its beginning, as a digital controller of that period does;"
-        " implicit, with the damping at its end, as a much faster controller does: for gains that"
-        " the step is too long for",
-    )
-    hold: dict[str, Hold] = Field(
-        default_factory=dict,
-        description="joints of the robot that the policy does not command: how each is held at its"
-        " place in policy.held_joints",
-    )
-    free: tuple[str, ...] = Field(
-        (), description="joints of the robot that nothing holds or drives: passive ones"
-    )
+    model: str
+    """MJCF file, relative to the configuration file."""
+    timestep: Annotated[float, upper_bound(0.1, "s", "ms")] = Field(gt=0)
+    """Simulation step [s]."""
+    decimation: int = Field(gt=0, le=MAX_DECIMATION)
+    """Simulation steps per control step."""
+    imu: str | None = None
+    """Body that carries the imu; none: the robot has none."""
+    camera: str | None = None
+    """Camera that renders; none: the free camera."""
+    full_torque_speed: float | None = Field(None, gt=0, lt=1)
+    """Share of the robot's velocity_limit up to which a position drive has its full torque, which
+    then falls to 0 at the limit; none: full at any speed."""
+    drive: Literal["explicit", "implicit"] = "explicit"
+    """Integration of position drives and held joints: explicit, with the state at the beginning of
+    a step, as a digital controller of that period; implicit, with the damping at its end, as a much
+    faster controller: for gains that are unstable otherwise."""
+    hold: dict[str, Hold] = Field(default_factory=dict)
+    """Joints of the robot that the policy does not command: how each is held at its position in
+    policy.held_joints."""
+    free: tuple[str, ...] = ()
+    """Passive joints of the robot, without any drive."""
 
     @model_validator(mode="after")
     def _held_is_not_free(self) -> SimConfig:
@@ -77,7 +69,7 @@ class SimConfig(StrictModel):
         return self
 
     def require_fit(self, spec: PolicySpec) -> None:
-        """Refuse a contract whose joints are held otherwise.
+        """Refuse a contract with other held joints.
 
         Args:
             spec: the contract.
@@ -103,20 +95,26 @@ class SwingUpConfig(StrictModel):
     """The swing-up of a cart-pole; `tasks.SwingUp` gives the reward."""
 
     kind: Literal["swing_up"]
-    cart: str = Field(description="the prismatic joint")
-    pole: str = Field(description="the revolute joint, 0 = upright")
-    episode_seconds: Seconds = Field(gt=0, description="time limit, a truncation [s]")
-    position_width: float = Field(gt=0, description="distance at which 'centred' falls to e^-1 [m]")
-    velocity_width: float = Field(gt=0, description="speed at which 'slow' falls to e^-1 [rad/s]")
-    success_angle: Annotated[float, at_least(1, "degrees", "rad")] = Field(
-        gt=0, lt=90, description="counts as standing below it [degrees]"
-    )
-    success_window: Seconds = Field(gt=0, description="judged at the end of an episode [s]")
-    success_share: float = Field(gt=0, le=1, description="share of the window it has to stand")
+    cart: str
+    """The prismatic joint."""
+    pole: str
+    """The revolute joint, 0 = upright."""
+    episode_seconds: Seconds = Field(gt=0)
+    """Time limit, a truncation [s]."""
+    position_width: float = Field(gt=0)
+    """Distance at which 'centred' falls to e^-1 [m]."""
+    velocity_width: float = Field(gt=0)
+    """Speed at which 'slow' falls to e^-1 [rad/s]."""
+    success_angle: Annotated[float, lower_bound(1, "degrees", "rad")] = Field(gt=0, lt=90)
+    """The pole counts as standing below it [degrees]."""
+    success_window: Seconds = Field(gt=0)
+    """End of an episode, which is evaluated [s]."""
+    success_share: float = Field(gt=0, le=1)
+    """Share of the window to stand in."""
 
     @property
     def largest_reward(self) -> float:
-        """Of one control step: a product of shares [reward]."""
+        """Largest reward of one control step: a product of shares."""
         return 1.0
 
     @model_validator(mode="after")
@@ -153,20 +151,26 @@ class SwingUpConfig(StrictModel):
         for term in spec.observation:
             if term.kind == "command_velocity":
                 raise ValueError(
-                    f"observation term {term.name}: expected a task that asks for a velocity, got"
+                    f"observation term {term.name}: expected a task with a commanded velocity, got"
                     f" {self.kind}"
                 )
 
 
 class CommandConfig(StrictModel):
-    """What is asked of the base while training, drawn uniformly."""
+    """The commanded velocities of training, drawn uniformly."""
 
-    linear_x: tuple[Speed, Speed] = Field(description="forward [m/s]")
-    linear_y: tuple[Speed, Speed] = Field(description="left [m/s]")
-    angular_z: tuple[YawRate, YawRate] = Field(description="yaw rate, left [rad/s]")
-    resample: Seconds = Field(gt=0, description="time between two draws [s]")
-    standing: float = Field(ge=0, le=1, description="share of draws that ask to stand still")
-    turning: float = Field(0.0, ge=0, le=1, description="share that asks to turn on the spot")
+    linear_x: tuple[Speed, Speed]
+    """Forward [m/s]."""
+    linear_y: tuple[Speed, Speed]
+    """Left [m/s]."""
+    angular_z: tuple[YawRate, YawRate]
+    """Yaw rate, left [rad/s]."""
+    resample: Seconds = Field(gt=0)
+    """Time between two draws [s]."""
+    standing: float = Field(ge=0, le=1)
+    """Share of draws with velocity 0."""
+    turning: float = Field(0.0, ge=0, le=1)
+    """Share of draws that turn on the spot."""
 
     @model_validator(mode="after")
     def _ranges_are_ordered(self) -> CommandConfig:
@@ -199,25 +203,30 @@ class VelocityTrackingConfig(StrictModel):
     """A legged base follows a velocity; `velocity.VelocityTracking` gives the reward."""
 
     kind: Literal["velocity_tracking"]
-    episode_seconds: Seconds = Field(gt=0, description="time limit, a truncation [s]")
-    start_height: Metres = Field(gt=0, description="of the base at reset [m]")
-    start_noise: Annotated[float, at_most(1.6, "rad", "degrees")] = Field(
-        ge=0, description="largest change of a joint at reset [rad]"
-    )
+    episode_seconds: Seconds = Field(gt=0)
+    """Time limit, a truncation [s]."""
+    start_height: Metres = Field(gt=0)
+    """Height of the base at reset [m]."""
+    start_noise: Annotated[float, upper_bound(1.6, "rad", "degrees")] = Field(ge=0)
+    """Largest change of a joint at reset [rad]."""
     commands: CommandConfig
-    linear_width: float = Field(gt=0, description="error at which tracking falls to e^-1 [m/s]")
-    yaw_width: float = Field(gt=0, description="error at which tracking falls to e^-1 [rad/s]")
+    linear_width: float = Field(gt=0)
+    """Error at which tracking falls to e^-1 [m/s]."""
+    yaw_width: float = Field(gt=0)
+    """Error at which tracking falls to e^-1 [rad/s]."""
     rewards: VelocityRewards
-    hips: tuple[str, ...] = Field(description="joints that should stay at their default position")
-    lowest: Metres = Field(gt=0, description="height of the base that ends an episode [m]")
-    largest_tilt: Tilt = Field(gt=0, lt=180, description="that ends an episode [degrees]")
-    success_error: float = Field(
-        gt=0, description="an episode succeeds with no fall and a mean velocity this near [m/s]"
-    )
+    hips: tuple[str, ...]
+    """Joints that should stay at their default position."""
+    lowest: Metres = Field(gt=0)
+    """Height of the base that ends an episode [m]."""
+    largest_tilt: Tilt = Field(gt=0, lt=180)
+    """That ends an episode [degrees]."""
+    success_error: float = Field(gt=0)
+    """An episode succeeds with no fall and a mean velocity this near [m/s]."""
 
     @property
     def largest_reward(self) -> float:
-        """Of one control step: perfect tracking, upright, without effort [reward]."""
+        """Largest reward of one control step: perfect tracking, upright, without effort."""
         weights = self.rewards
         return weights.track_linear + weights.track_yaw + weights.alive
 
@@ -252,17 +261,23 @@ TaskConfig: TypeAlias = Annotated[
 
 
 class TrainingConfig(StrictModel):
-    """How the task is learned. Atoms that are left out follow from reward and discount."""
+    """Settings of training. Atoms that are left out are computed from reward and discount."""
 
-    discount: float = Field(0.99, ge=0, lt=1, description="gamma, per control step [1]")
-    reward_scale: float = Field(1.0, gt=0, description="factor on rewards inside the learner [1]")
-    v_min: float | None = Field(None, description="lowest atom [scaled return]")
-    v_max: float | None = Field(None, description="highest atom [scaled return]")
-    eval_interval: int | None = Field(None, gt=0, description="between evaluations [steps]")
-    steps: int | None = Field(None, gt=0, description="length of a run [steps]")
+    discount: float = Field(0.99, ge=0, lt=1)
+    """Gamma, per control step [1]."""
+    reward_scale: float = Field(1.0, gt=0)
+    """Factor on rewards inside the learner [1]."""
+    v_min: float | None = None
+    """Lowest atom [scaled return]."""
+    v_max: float | None = None
+    """Highest atom [scaled return]."""
+    eval_interval: int | None = Field(None, gt=0)
+    """Between evaluations [steps]."""
+    steps: int | None = Field(None, gt=0)
+    """Length of a run [steps]."""
 
     def settings(self, largest_reward: float) -> dict[str, Any]:
-        """Settings of a training run, atoms included.
+        """Return the settings of a training run, with atoms.
 
         Args:
             largest_reward: of one control step, unscaled.
@@ -275,17 +290,18 @@ class TrainingConfig(StrictModel):
 
 
 class SuiteConfig(StrictModel):
-    """What `python -m dime_robot.evaluate --suite` asks for, and what is good enough."""
+    """Commands and thresholds of `python -m dime_robot.evaluate --suite`."""
 
-    commands: tuple[tuple[Speed, Speed, YawRate], ...] = Field(
-        min_length=1, description="velocities, each evaluated by itself [m/s, m/s, rad/s]"
-    )
-    survival: float = Field(ge=0, le=1, description="least share of episodes without a fall")
-    velocity_error: float = Field(gt=0, description="largest mean error [m/s]")
-    yaw_rate_error: float = Field(gt=0, description="largest mean error [rad/s]")
-    extreme_loss: float = Field(
-        ge=0, le=1, description="largest share of the nominal tracking reward lost at one extreme"
-    )
+    commands: tuple[tuple[Speed, Speed, YawRate], ...] = Field(min_length=1)
+    """Velocities, evaluated one by one [m/s, m/s, rad/s]."""
+    survival: float = Field(ge=0, le=1)
+    """Smallest share of episodes without a fall."""
+    velocity_error: float = Field(gt=0)
+    """Largest mean error [m/s]."""
+    yaw_rate_error: float = Field(gt=0)
+    """Largest mean error [rad/s]."""
+    extreme_loss: float = Field(ge=0, le=1)
+    """Largest share of the nominal tracking reward lost at one extreme."""
 
 
 class RobotTaskConfig(StrictModel):
@@ -294,9 +310,8 @@ class RobotTaskConfig(StrictModel):
     policy: PolicySpec
     robot: RobotConfig
     sim: SimConfig
-    task: TaskConfig | None = Field(
-        None, description="what is learned; none: the robot can be checked and simulated only"
-    )
+    task: TaskConfig | None = None
+    """Task to learn; none: the robot can only be checked and simulated."""
     training: TrainingConfig = TrainingConfig()
     randomization: tuple[RandomTerm, ...] = ()
     latency: LatencyConfig = LatencyConfig()
@@ -321,7 +336,7 @@ class RobotTaskConfig(StrictModel):
         return round(self.episode_seconds * self.policy.rate)
 
     def training_settings(self) -> dict[str, Any]:
-        """Settings of a training run that this task needs, by their names in `TrainConfig`.
+        """Return the settings of training for this task, by their names in `TrainConfig`.
 
         Raises:
             InputError: there is no task.
@@ -354,7 +369,7 @@ class RobotTaskConfig(StrictModel):
 
 
 def require_task(config: RobotTaskConfig) -> SwingUpConfig | VelocityTrackingConfig:
-    """The configuration's task.
+    """Return the configuration's task.
 
     Raises:
         InputError: it has none.
@@ -367,22 +382,33 @@ def require_task(config: RobotTaskConfig) -> SwingUpConfig | VelocityTrackingCon
     return config.task
 
 
-def load_robot_task(name: str) -> tuple[RobotTaskConfig, Path]:
-    """Read `sim_configs/NAME.yaml`, or a path that ends so; gives configuration and model's path.
+def load_robot_task(name: str | Path) -> tuple[RobotTaskConfig, Path]:
+    """Read the configuration of a robot task.
+
+    Args:
+        name: of a file in `sim_configs/`, or the path of a YAML file.
+
+    Returns:
+        The configuration and the path of its model.
 
     Raises:
-        InputError: no such file, no YAML, or a value that does not fit.
+        InputError: no such file, not YAML, or an invalid value.
     """
-    return read_robot_task(robot_task_path(name))
+    path = robot_task_path(name)
+    content = read_config(path)
+    try:
+        return robot_task_of(content, path)
+    except ValidationError as error:
+        raise InputError(f"{path}: {first_problem(error)}") from None
 
 
-def robot_task_path(name: str) -> Path:
-    """The file that a name or a path means.
+def robot_task_path(name: str | Path) -> Path:
+    """Return the path of a configuration, given its name or path.
 
     Raises:
         InputError: no file of this name is shipped.
     """
-    if name.endswith((".yaml", ".yml")):
+    if isinstance(name, Path) or name.endswith((".yaml", ".yml")):
         return Path(name)
     folder = config_folder()
     path = folder / f"{name}.yaml"
@@ -392,30 +418,30 @@ def robot_task_path(name: str) -> Path:
     return path
 
 
-def read_robot_task(path: Path) -> tuple[RobotTaskConfig, Path]:
-    """Like `load_robot_task`, for any path."""
-    return robot_task_of(read_config(path), path)
-
-
 def robot_task_of(content: dict[str, Any], path: Path) -> tuple[RobotTaskConfig, Path]:
-    """Like `load_robot_task`, for what was read from a path.
+    """Validate the content of a configuration file, and resolve the files that it names.
+
+    Args:
+        content: of the file.
+        path: of the file.
+
+    Returns:
+        The configuration and the path of its model.
 
     Raises:
-        InputError: a value does not fit.
+        ValidationError: with all invalid values.
     """
-    try:
-        config = RobotTaskConfig.model_validate(content)
-    except ValidationError as error:
-        raise InputError(f"{path}: {first_problem(error)}") from None
-    beside = {
-        way: _found(getattr(config.latency, way), path.parent) for way in ("observation", "action")
+    config = RobotTaskConfig.model_validate(content)
+    delays = {
+        way: _resolved(getattr(config.latency, way), path.parent)
+        for way in ("observation", "action")
     }
-    latency = config.latency.model_copy(update=beside)
+    latency = config.latency.model_copy(update=delays)
     return config.model_copy(update={"latency": latency}), path.parent / config.sim.model
 
 
-def _found(delay: Delay | None, folder: Path) -> Delay | None:
-    """A delay whose file is named relative to a configuration in `folder`."""
+def _resolved(delay: Delay | None, folder: Path) -> Delay | None:
+    """Return a delay with the path of its file resolved relative to `folder`."""
     if delay is None or delay.file is None:
         return delay
     return delay.model_copy(update={"file": str(folder / delay.file)})

@@ -1,1 +1,1 @@
-"""A MuJoCo model: loaded within bounds, and compared with the contract."""
+"""MuJoCo models: loading within bounds, and comparison with the contract."""

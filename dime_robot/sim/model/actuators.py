@@ -1,8 +1,8 @@
-"""Which of a model's actuators a policy commands, and whether they do what the contract says.
+"""The actuators of a model that a policy commands, and whether they do what the contract says.
 
-An effort of the contract has to arrive at the joint as it is: through a plain motor of gear 1 and
-gain 1, without dynamics, bias or a narrower bound, and with nothing beside it. A speed of a twist
-goes through MuJoCo's velocity servo. Whatever else a model can have is refused by name.
+An effort has to reach the joint unchanged: through a plain motor of gear 1 and gain 1, without
+dynamics, bias or a narrower bound, and as the joint's only actuator. A speed of a twist needs
+MuJoCo's velocity servo. All other actuators are refused, with the reason.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from dime_robot.sim.model.loading import joint_name
 
 MOTOR = "a motor of gear 1 and gain 1 without dynamics"
 SERVO = "a velocity servo of gear 1"
-GROUPS = range(31)  # that MuJoCo can switch off; others it cannot
-TOLERANCE = 1e-5  # relative, between two bounds that mean the same
-FORCES = {  # what a transmission is called in MJCF
+GROUPS = range(31)  # that MuJoCo can disable
+TOLERANCE = 1e-5  # relative, between bounds that count as equal
+TRANSMISSIONS = {  # names in MJCF
     mujoco.mjtTrn.mjTRN_JOINT: "joint",
     mujoco.mjtTrn.mjTRN_JOINTINPARENT: "jointinparent",
     mujoco.mjtTrn.mjTRN_SLIDERCRANK: "slider-crank",
@@ -31,23 +31,23 @@ FORCES = {  # what a transmission is called in MJCF
 
 
 def actuator_name(model: mujoco.MjModel, actuator: int) -> str:
-    """What the model calls an actuator; a nameless one by its number."""
+    """Return the name of an actuator; its number if it has none."""
     return str(model.actuator(actuator).name) or str(actuator)
 
 
 def actuator_count(model: mujoco.MjModel) -> int:
-    """How many actuators; `model.nu` counts controls, of which one actuator can have several."""
+    """Return the number of actuators; `model.nu` counts controls, of which one may have several."""
     return len(model.actuator_trntype)
 
 
 def transmission(model: mujoco.MjModel, actuator: int) -> str:
-    """Its kind, as MJCF calls it."""
+    """Return the kind of an actuator's transmission, as MJCF calls it."""
     kind = mujoco.mjtTrn(int(model.actuator_trntype[actuator]))
-    return FORCES.get(kind) or str(kind.name).removeprefix("mjTRN_").lower()
+    return TRANSMISSIONS.get(kind) or str(kind.name).removeprefix("mjTRN_").lower()
 
 
 def moved_joints(model: mujoco.MjModel, actuator: int) -> set[int]:
-    """Joints that an actuator may move; one too many rather than one too few."""
+    """Return the joints that an actuator may move, rather too many than too few."""
     kind, (first, second) = model.actuator_trntype[actuator], model.actuator_trnid[actuator]
     match mujoco.mjtTrn(int(kind)):
         case mujoco.mjtTrn.mjTRN_JOINT | mujoco.mjtTrn.mjTRN_JOINTINPARENT:
@@ -85,7 +85,7 @@ def _joints_of_tendon(model: mujoco.MjModel, tendon: int) -> Iterator[int]:
 
 
 def _not_one_to_one(model: mujoco.MjModel, actuator: int) -> str | None:
-    """What stands between an actuator's number and its joint; None: nothing."""
+    """Say what changes an actuator's command on its way to the joint; None: nothing."""
     if model.actuator_trntype[actuator] != mujoco.mjtTrn.mjTRN_JOINT:
         return f"a transmission of kind {transmission(model, actuator)}"
     if model.actuator_gear[actuator, 0] != 1:
@@ -98,12 +98,12 @@ def _not_one_to_one(model: mujoco.MjModel, actuator: int) -> str | None:
     if model.actuator_ctrlnum[actuator] != 1:
         return f"{model.actuator_ctrlnum[actuator]} controls"
     if model.actuator_delay[actuator] != 0:
-        return f"a delay of {model.actuator_delay[actuator]:g} s (say it under latency: instead)"
+        return f"a delay of {model.actuator_delay[actuator]:g} s (use the section latency: instead)"
     group = int(model.actuator_group[actuator])
     if group in GROUPS and model.opt.disableactuator & (1 << group):
-        return f"group {group}, which the model switches off"
+        return f"group {group}, which the model disables"
     if model.opt.disableflags & mujoco.mjtDisableBit.mjDSBL_ACTUATION:
-        return "actuation switched off in the whole model"
+        return "actuation disabled in the whole model"
     gain = mujoco.mjtGain(int(model.actuator_gaintype[actuator]))
     if gain != mujoco.mjtGain.mjGAIN_FIXED:
         return f"a gain of kind {gain.name.removeprefix('mjGAIN_').lower()}"
@@ -111,10 +111,9 @@ def _not_one_to_one(model: mujoco.MjModel, actuator: int) -> str | None:
 
 
 def _no_motor(model: mujoco.MjModel, actuator: int) -> str | None:
-    """What makes an actuator more, or less, than a plain motor; None: nothing."""
-    fault = _not_one_to_one(model, actuator)
-    if fault is not None:
-        return fault
+    """Say why an actuator is not a plain motor; None: it is."""
+    if (defect := _not_one_to_one(model, actuator)) is not None:
+        return defect
     bias = mujoco.mjtBias(int(model.actuator_biastype[actuator]))
     if model.actuator_gainprm[actuator, 0] != 1:
         return f"gain {model.actuator_gainprm[actuator, 0]:g}"
@@ -127,7 +126,7 @@ def _no_motor(model: mujoco.MjModel, actuator: int) -> str | None:
 
 
 class MotorSearch:
-    """Finds the actuators of a contract in a model and says what is wrong with them.
+    """Finds the actuators of a contract in a model, and lists what is wrong with them.
 
     Args:
         model: the compiled model.
@@ -135,7 +134,7 @@ class MotorSearch:
         joints: its joints in the model: name -> number.
 
     Attributes:
-        problems: what was wrong, one phrase each.
+        problems: one phrase each.
         controls: entries of `data.ctrl` in the order of the action, shape (n_act,).
         joints: joints that a twist's actuators move.
     """
@@ -155,82 +154,64 @@ class MotorSearch:
         self.joints = sorted({j for a in chosen for j in moved_joints(model, a)})
 
     def _movers(self, joint: int) -> list[int]:
-        """Actuators that may move a joint, the joint's own first."""
+        """Return the actuators that may move a joint, the joint's own first."""
         model = self._model
         found = [a for a in range(actuator_count(model)) if joint in moved_joints(model, a)]
         own = mujoco.mjtTrn.mjTRN_JOINT
         return sorted(found, key=lambda a: (model.actuator_trntype[a] != own, a))
 
-    def _say(self, actuator: int, where: str, expected: str, got: str) -> None:
+    def _report(self, actuator: int, where: str, expected: str, got: object) -> None:
         name = actuator_name(self._model, actuator)
         self.problems.append(f"actuator {name} of {where}: expected {expected}, got {got}")
 
+    def _require_alone(self, actuator: int, joint: int) -> None:
+        """Report all other actuators that may move a joint."""
+        model = self._model
+        for other in self._movers(joint):
+            if other != actuator:
+                expected = f"only {actuator_name(model, actuator)} to move the joint"
+                got = f"a second one (transmission: {transmission(model, other)}); remove it"
+                self._report(other, f"joint {joint_name(model, joint)}", expected, got)
+
     def _effort(self, name: str, joint: int) -> None:
-        model, limit = self._model, self._spec.joint(name).effort_limit
-        commanded = name in self._spec.action.scale
+        limit, commanded = self._spec.joint(name).effort_limit, name in self._spec.action.scale
         movers = self._movers(joint)
         if not movers:
             if commanded:
                 self.problems.append(f"expected a motor on joint {name}, got none")
             return
-        motor, *others = movers
-        self._chosen[name] = motor
-        for other in others:
-            self._say(
-                other,
-                f"joint {name}",
-                f"only {actuator_name(model, motor)} to move the joint",
-                f"a second one (transmission: {transmission(model, other)}); remove it",
-            )
-        fault = _no_motor(model, motor)
-        if fault is not None:
-            self._say(
-                motor,
-                f"joint {name}",
-                f"{MOTOR}, so that the contract's effort arrives at the joint",
-                f"{fault}; replace it by such a motor",
-            )
-            return
-        if commanded and limit is not None:
-            self._bounds(name, joint, motor, limit)
+        motor = self._chosen[name] = movers[0]
+        self._require_alone(motor, joint)
+        if (defect := _no_motor(self._model, motor)) is not None:
+            expected = f"{MOTOR}, so that the contract's effort arrives at the joint"
+            got = f"{defect}; replace it by such a motor"
+            self._report(motor, f"joint {name}", expected, got)
+        elif commanded and limit is not None:
+            self._check_bounds(name, joint, motor, limit)
 
-    def _bounds(self, name: str, joint: int, motor: int, limit: float) -> None:
-        model = self._model
-        where, control = f"joint {name}", int(model.actuator_ctrladr[motor])
-        got = model.actuator_ctrlrange[control]
-        if not model.actuator_ctrllimited[control] or not np.allclose(got, [-limit, limit]):
-            self._say(
-                motor,
-                where,
-                f"ctrlrange [{-limit:g}, {limit:g}] as in the contract",
-                f"{got.tolist()}"
-                + ("" if model.actuator_ctrllimited[control] else ", and ctrllimited false"),
-            )
+    def _check_bounds(self, name: str, joint: int, motor: int, limit: float) -> None:
+        model, where, contract = self._model, f"joint {name}", f"[{-limit:g}, {limit:g}]"
+        control = int(model.actuator_ctrladr[motor])
+        limited, got = model.actuator_ctrllimited[control], model.actuator_ctrlrange[control]
+        if not limited or not np.allclose(got, [-limit, limit]):
+            unlimited = "" if limited else ", and ctrllimited false"
+            expected = f"ctrlrange {contract} as in the contract"
+            self._report(motor, where, expected, f"{got.tolist()}{unlimited}")
         if model.opt.disableflags & mujoco.mjtDisableBit.mjDSBL_CLAMPCTRL:
-            self._say(motor, where, "commands that are clamped to ctrlrange", "flag clampctrl off")
-        for field, limited, bounds in (
-            (
-                "forcerange",
-                model.actuator_forcelimited[motor],
-                model.actuator_forcerange[motor],
-            ),
-            ("actuatorfrcrange", model.jnt_actfrclimited[joint], model.jnt_actfrcrange[joint]),
-        ):
-            least = limit * (1 - TOLERANCE)
-            if limited and (bounds[0] > -least or bounds[1] < least):
-                self._say(
-                    motor,
-                    where,
-                    f"{field} at least as wide as the contract's effort, [{-limit:g}, {limit:g}]",
-                    f"{bounds.tolist()}",
-                )
+            expected = "commands that are clamped to ctrlrange"
+            self._report(motor, where, expected, "flag clampctrl off")
+        ranges = {
+            "forcerange": (model.actuator_forcelimited[motor], model.actuator_forcerange[motor]),
+            "actuatorfrcrange": (model.jnt_actfrclimited[joint], model.jnt_actfrcrange[joint]),
+        }
+        needed = limit * (1 - TOLERANCE)
+        for field, (limited, (low, high)) in ranges.items():
+            if limited and (low > -needed or high < needed):
+                expected = f"{field} at least as wide as the contract's effort, {contract}"
+                self._report(motor, where, expected, [float(low), float(high)])
         if model.jnt_actgravcomp[joint] and model.ngravcomp:
-            self._say(
-                motor,
-                where,
-                "all of the joint's effort to come from the contract",
-                "gravity compensation on top (actuatorgravcomp)",
-            )
+            expected = "all of the joint's effort to come from the contract"
+            self._report(motor, where, expected, "gravity compensation on top (actuatorgravcomp)")
 
     def _twist(self, axis: str) -> None:
         model = self._model
@@ -239,26 +220,17 @@ class MotorSearch:
             self.problems.append(f"expected an actuator {axis}, a velocity servo, got none")
             return
         self._chosen[axis] = actuator
-        fault = self._no_servo(axis, actuator)
-        if fault is not None:
-            self._say(actuator, f"axis {axis}", f"{SERVO} on a joint of its own", fault)
+        if (defect := self._no_servo(axis, actuator)) is not None:
+            self._report(actuator, f"axis {axis}", f"{SERVO} on a joint of its own", defect)
             return
         (joint,) = moved_joints(model, actuator)
-        for other in self._movers(joint):
-            if other != actuator:
-                self._say(
-                    other,
-                    f"joint {joint_name(model, joint)}",
-                    f"only {axis} to move the joint",
-                    f"a second one (transmission: {transmission(model, other)}); remove it",
-                )
+        self._require_alone(actuator, joint)
 
     def _no_servo(self, axis: str, actuator: int) -> str | None:
-        """What makes an actuator no velocity servo of a twist's axis; None: nothing."""
+        """Say why an actuator is not a velocity servo for an axis of a twist; None: it is."""
         model = self._model
-        fault = _not_one_to_one(model, actuator)
-        if fault is not None:
-            return fault
+        if (defect := _not_one_to_one(model, actuator)) is not None:
+            return defect
         gain, bias = model.actuator_gainprm[actuator, 0], model.actuator_biasprm[actuator, :3]
         affine = model.actuator_biastype[actuator] == mujoco.mjtBias.mjBIAS_AFFINE
         if not affine or gain <= 0 or bias[0] or bias[1] or not np.isclose(bias[2], -gain):
@@ -276,22 +248,22 @@ class MotorSearch:
         return None
 
 
-def switch_off(model: mujoco.MjModel, joints: set[int], kept: set[int]) -> None:
-    """Disable the actuators that move any of these joints: whoever holds them shall do it alone.
+def disable_actuators(model: mujoco.MjModel, joints: set[int], kept: set[int]) -> None:
+    """Disable the actuators that move any of these joints.
 
     Args:
-        model: changed in place: they get a group of their own, which is disabled.
+        model: changed in place: the actuators get a group of their own, which is disabled.
         joints: held joints and free ones.
         kept: controls that the contract commands.
 
     Raises:
-        InputError: the model uses every group there is.
+        InputError: the model uses all groups.
     """
     spare = next((g for g in reversed(GROUPS) if g not in model.actuator_group), None)
     if spare is None:
         raise InputError(
-            f"expected a model with one of the actuator groups 0 to {GROUPS[-1]} unused, to switch"
-            " actuators of held and free joints off, got one that uses all of them"
+            f"expected a model with one of the actuator groups 0 to {GROUPS[-1]} unused, to"
+            " disable the actuators of held and free joints, got one that uses all of them"
         )
     for actuator in range(actuator_count(model)):
         if int(model.actuator_ctrladr[actuator]) in kept:

@@ -1,4 +1,4 @@
-"""What another model of a robot has otherwise: masses, passive joint dynamics, axes, friction."""
+"""Differences of two models of a robot: masses, passive joint dynamics, axes, friction."""
 
 from __future__ import annotations
 
@@ -11,53 +11,53 @@ from dime_robot.runtime.contract.policy_spec import FloatArray, PolicySpec
 from dime_robot.sim.model.actuators import actuator_count
 from dime_robot.sim.model.loading import load_model, root_of
 
-TURNED = 5.0  # [degrees] between two axes that are not the same
-SAME = 1e-3  # relative: what is nearer counts as the same
+MAX_ANGLE = 5.0  # between axes that count as equal [degrees]
+TOLERANCE = 1e-3  # relative, of values that count as equal
 
 
 def model_differences(ours: Path, theirs: Path, spec: PolicySpec) -> list[str]:
-    """Where a model differs from the nominal one, a line each with the largest difference.
+    """List the differences of two models, a line each with the largest difference.
 
     Args:
         ours: the configuration's model, MJCF.
         theirs: the other one; both fit the contract.
-        spec: its joints are what is compared, by name.
+        spec: its joints are compared, by name.
 
     Returns:
         For instance `joint damping 0.1 -> 2 N m s/rad or N s/m at FL_hip_joint, 12 of 12 joints
-        differ`. Empty: nothing that is compared differs.
+        differ`.
 
     Raises:
         InputError: a file is missing or MuJoCo refuses it.
     """
     first, second = _Robot(ours, spec), _Robot(theirs, spec)
     lines = []
-    if not np.isclose(first.mass, second.mass, rtol=SAME):
+    if not np.isclose(first.mass, second.mass, rtol=TOLERANCE):
         lines.append(f"mass of the robot {first.mass:.4g} -> {second.mass:.4g} kg")
     names = [joint.name for joint in spec.joints]
     for quantity, (unit, values) in first.by_joint.items():
         others = second.by_joint[quantity][1]
-        differs = ~np.isclose(values, others, rtol=SAME, atol=1e-9)
+        differs = ~np.isclose(values, others, rtol=TOLERANCE, atol=1e-9)
         if not differs.any():
             continue
-        most = int(np.argmax(np.abs(others - values)))
+        worst = int(np.argmax(np.abs(others - values)))
         lines.append(
-            f"{quantity} {values[most]:.4g} -> {others[most]:.4g} {unit} at {names[most]},"
+            f"{quantity} {values[worst]:.4g} -> {others[worst]:.4g} {unit} at {names[worst]},"
             f" {np.count_nonzero(differs)} of {len(names)} joints differ"
         )
-    # in the base's frame, at the models' zero: one that turns the other way round still moves
+    # in the base's frame, at the models' zero position
     between = np.degrees(np.arccos(np.clip((first.axes * second.axes).sum(axis=1), -1.0, 1.0)))
-    if between.max(initial=0.0) > TURNED:
-        most = int(np.argmax(between))
+    if between.max(initial=0.0) > MAX_ANGLE:
+        worst = int(np.argmax(between))
         lines.append(
-            f"axis of {names[most]} turned by {between[most]:.0f} degrees,"
-            f" {np.count_nonzero(between > TURNED)} of {len(names)} joints differ"
+            f"axis of {names[worst]} turned by {between[worst]:.0f} degrees,"
+            f" {np.count_nonzero(between > MAX_ANGLE)} of {len(names)} joints differ"
         )
-    if not np.allclose(first.gravity, second.gravity, rtol=SAME):
+    if not np.allclose(first.gravity, second.gravity, rtol=TOLERANCE):
         lines.append(f"gravity {first.gravity.tolist()} -> {second.gravity.tolist()} m/s^2")
     for what, values in first.friction.items():
         others = second.friction[what]
-        if not np.allclose(values, others, rtol=SAME):
+        if not np.allclose(values, others, rtol=TOLERANCE):
             lines.append(
                 f"sliding friction of {what} {_range(values)} -> {_range(others)} (lowest to"
                 " highest of its geoms that touch)"
@@ -66,7 +66,7 @@ def model_differences(ours: Path, theirs: Path, spec: PolicySpec) -> list[str]:
 
 
 class _Robot:
-    """The figures of one model that are compared."""
+    """The compared values of one model."""
 
     def __init__(self, path: Path, spec: PolicySpec) -> None:
         model = load_model(path, 0.001)
@@ -99,7 +99,7 @@ class _Robot:
 
 
 def _added(model: mujoco.MjModel, quantity: str, joints: list[int]) -> FloatArray:
-    """What actuators on joints add to a passive quantity of them, shape (n_joints,)."""
+    """Return what actuators add to a passive quantity of joints, shape (n_joints,)."""
     added = np.zeros(len(joints))
     for actuator in range(actuator_count(model)):
         joint = int(model.actuator_trnid[actuator, 0])

@@ -1,6 +1,8 @@
-"""Where the parts of a contract are in a model, and everything that does not fit, all at once."""
+"""Fit: finds the parts of a contract in a model, and lists everything that does not fit."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 import mujoco
 import numpy as np
@@ -8,7 +10,7 @@ import numpy.typing as npt
 
 from dime_robot.runtime.contract.policy_spec import Joint, PolicySpec
 from dime_robot.sim.config.robot_task import SimConfig
-from dime_robot.sim.model.actuators import MotorSearch, switch_off
+from dime_robot.sim.model.actuators import MotorSearch, disable_actuators
 from dime_robot.sim.model.loading import free_joint_of, joint_name, joints_below, root_of
 
 JOINT_TYPES = {"revolute": mujoco.mjtJoint.mjJNT_HINGE, "prismatic": mujoco.mjtJoint.mjJNT_SLIDE}
@@ -16,7 +18,7 @@ LIMITS_TOLERANCE = 1e-4  # [rad or m] between a foreign model's stops and the co
 
 
 class Fit:
-    """The contract's parts in a model; `problems` says what is missing or otherwise.
+    """The contract's parts in a model.
 
     Args:
         model: the compiled model.
@@ -24,21 +26,19 @@ class Fit:
         sim: simulation settings.
 
     Attributes:
-        problems: one phrase each, the first first; none: the rest may be used.
+        problems: what does not fit, one phrase each; use the other attributes only if it is empty.
         joints: the contract's joints, shape (n_joints,).
-        controls: entries of `data.ctrl` that the action writes, shape (n_act,); a position action
-            writes none.
-        held: joints that are held, in the order of the contract's held_joints, shape (n_held,).
-        root: the body on the world that the contract's joints hang from; None: not found.
-        free_joint: the free joint of the robot's root; None: its base is fixed.
-        imu: the body that carries it; -1: none.
+        controls: entries of `data.ctrl` for the action, shape (n_act,); empty for positions.
+        held: the contract's held_joints, in their order, shape (n_held,).
+        root: the root body of the contract's joints; None: not found.
+        free_joint: the free joint of the root body; None: the base is fixed.
+        imu: the body with the imu; -1: none.
     """
 
     def __init__(self, model: mujoco.MjModel, spec: PolicySpec, sim: SimConfig) -> None:
         self._model = model
         self.problems: list[str] = []
-        known = {joint.name: self._joint(joint.name) for joint in spec.joints}
-        found = {name: joint for name, joint in known.items() if joint is not None}
+        found = self._find(joint.name for joint in spec.joints)
         for contract in spec.joints:
             if contract.name in found:
                 self._check_joint(found[contract.name], contract)
@@ -46,35 +46,36 @@ class Fit:
         self.problems += motors.problems
         self.controls = motors.controls
         self.joints: npt.NDArray[np.intp] = np.array(list(found.values()), dtype=np.intp)
-        held = {name: self._joint(name) for name in spec.held_joints}
-        self.held: npt.NDArray[np.intp] = np.array(
-            [joint for joint in held.values() if joint is not None], dtype=np.intp
-        )
+        held = self._find(spec.held_joints)
+        self.held: npt.NDArray[np.intp] = np.array(list(held.values()), dtype=np.intp)
         for name, joint in held.items():
-            if joint is not None:
-                self._check_held(name, joint, spec.held_joints[name])
-        freed = [joint for joint in map(self._joint, sim.free) if joint is not None]
+            self._check_held(name, joint, spec.held_joints[name])
+        others = [*held.values(), *self._find(sim.free).values()]
         own = sorted({*found.values(), *motors.joints})
-        self.root = self._root(own, [*self.held.tolist(), *freed]) if own else None
+        self.root = self._root(own, others) if own else None
         self.free_joint = None if self.root is None else free_joint_of(model, self.root)
         self.imu = self._element("imu", sim.imu)
         if self.imu >= 0 and self.root is not None and model.body_rootid[self.imu] != self.root:
             self.problems.append(f"sim.imu: expected a body of the robot, got {sim.imu}")
         self._element("camera", sim.camera)
-        self._others = {*self.held.tolist(), *freed}
+        self._others = set(others)
 
-    def take_over(self) -> None:
-        """Switch off, in the model, the actuators of joints that are held or free."""
+    def disable_actuators(self) -> None:
+        """Disable, in the model, the actuators of joints that are held or free."""
         if self._others:
-            switch_off(self._model, self._others, set(self.controls.tolist()))
+            disable_actuators(self._model, self._others, set(self.controls.tolist()))
 
-    def _joint(self, name: str) -> int | None:
-        joint = mujoco.mj_name2id(self._model, mujoco.mjtObj.mjOBJ_JOINT, name)
-        if joint >= 0:
-            return int(joint)
-        names = [joint_name(self._model, i) for i in range(self._model.njnt)]
-        self.problems.append(f"expected a joint {name}, got {names}")
-        return None
+    def _find(self, names: Iterable[str]) -> dict[str, int]:
+        """Return the joints of these names that the model has: name -> number."""
+        found = {}
+        for name in names:
+            joint = mujoco.mj_name2id(self._model, mujoco.mjtObj.mjOBJ_JOINT, name)
+            if joint >= 0:
+                found[name] = int(joint)
+            else:
+                known = [joint_name(self._model, i) for i in range(self._model.njnt)]
+                self.problems.append(f"expected a joint {name}, got {known}")
+        return found
 
     def _check_joint(self, joint: int, contract: Joint) -> None:
         got = mujoco.mjtJoint(int(self._model.jnt_type[joint]))
@@ -116,7 +117,7 @@ class Fit:
             )
 
     def _root(self, own: list[int], others: list[int]) -> int | None:
-        """The root of the contract's joints, after a look at who moves the robot's other ones."""
+        """Find the root body of the contract's joints, and check the robot's other joints."""
         try:
             root = root_of(self._model, own)
         except ValueError as error:
@@ -127,8 +128,8 @@ class Fit:
         if left:
             self.problems.append(
                 "expected every joint of the robot to be in policy.joints, held (sim.hold and"
-                f" policy.held_joints) or named as free (sim.free), got {left}, which nothing would"
-                " hold"
+                f" policy.held_joints) or named as free (sim.free), got {left}, which nothing"
+                " holds"
             )
         for joint in others:
             if joint not in below:
@@ -139,7 +140,7 @@ class Fit:
         return root
 
     def _element(self, field: str, name: str | None) -> int:
-        """The body of an imu, or a camera; -1 for none."""
+        """Find the body of an imu, or a camera; -1 for none."""
         if name is None:
             return -1
         model, imu = self._model, field == "imu"

@@ -1,4 +1,4 @@
-"""Loading a MuJoCo model, and what belongs to the robot in it."""
+"""Loading of MuJoCo models, and finding the robot's joints and bodies in them."""
 
 from __future__ import annotations
 
@@ -14,29 +14,27 @@ from dime_robot.runtime.io.errors import InputError
 from dime_robot.sim.model.mjcf_bounds import require_bounded
 from dime_robot.sim.model.soundness import unsound
 
-WORLD = 0  # MuJoCo's number of the body that everything stands on
-
 
 @contextmanager
 def mujoco_warnings() -> Iterator[list[str]]:
-    """Collects what MuJoCo would print, and write to MUJOCO_LOG.TXT, while the block runs."""
-    said: list[str] = []
+    """Collect the warnings that MuJoCo would print and write to MUJOCO_LOG.TXT."""
+    collected: list[str] = []
     before = mujoco.get_mju_user_warning()
-    mujoco.set_mju_user_warning(lambda text: said.append(" ".join(str(text).split())))
+    mujoco.set_mju_user_warning(lambda text: collected.append(" ".join(str(text).split())))
     try:
-        yield said
+        yield collected
     finally:
         mujoco.set_mju_user_warning(before)
 
 
 def compile_model(path: Path) -> tuple[mujoco.MjModel, list[str]]:
-    """Compile an MJCF file as it stands.
+    """Compile an MJCF file.
 
     Args:
         path: the file.
 
     Returns:
-        The model, and what MuJoCo warned of.
+        The model, and MuJoCo's warnings.
 
     Raises:
         InputError: the file is missing, MuJoCo refuses it, or it is beyond the bounds of
@@ -44,11 +42,11 @@ def compile_model(path: Path) -> tuple[mujoco.MjModel, list[str]]:
     """
     require_bounded(path)
     try:
-        with mujoco_warnings() as said:
+        with mujoco_warnings() as warned:
             model = mujoco.MjModel.from_xml_path(str(path))
     except (ValueError, RuntimeError, mujoco.FatalError, mujoco.UnexpectedError) as error:
         raise InputError(f"{path}: MuJoCo cannot load it: {' '.join(str(error).split())}") from None
-    return model, said
+    return model, warned
 
 
 def load_model(path: Path, timestep: float) -> mujoco.MjModel:
@@ -59,37 +57,37 @@ def load_model(path: Path, timestep: float) -> mujoco.MjModel:
         timestep: replaces the model's own [s].
 
     Raises:
-        InputError: the file is missing, MuJoCo refuses it, or it has numbers that no robot has.
+        InputError: the file is missing, MuJoCo refuses it, or it has implausible numbers.
 
     Warns:
-        UserWarning: MuJoCo warned of something else.
+        UserWarning: for each other warning of MuJoCo.
     """
-    model, said = compile_model(path)
-    problems = unsound(model, said)
+    model, warned = compile_model(path)
+    problems = unsound(model, warned)
     if problems:
         raise InputError(f"{path}: {problems[0]}")
-    for text in said:
+    for text in warned:
         warnings.warn(f"{path}: {text}", stacklevel=2)
     model.opt.timestep = timestep
-    # a simulation that diverges shall show its NaN, not start over in silence
+    # a simulation that diverges should show NaN, not reset itself silently
     model.opt.disableflags |= mujoco.mjtDisableBit.mjDSBL_AUTORESET
     return model
 
 
 def joint_name(model: mujoco.MjModel, joint: int) -> str:
-    """What the model calls a joint; a nameless one by its number."""
+    """Return the name of a joint; its number if it has none."""
     return str(model.joint(joint).name) or f"joint {joint} (which has no name)"
 
 
 def root_of(model: mujoco.MjModel, joints: Sequence[int]) -> int:
-    """The body on the world that all of these joints hang from.
+    """Return the root body of these joints: the one below the world.
 
     Args:
         model: the model.
         joints: numbers of joints, at least one.
 
     Raises:
-        ValueError: they hang from several.
+        ValueError: they have several.
     """
     roots = {int(model.body_rootid[model.jnt_bodyid[joint]]): joint for joint in joints}
     if len(roots) > 1:
@@ -105,7 +103,7 @@ def root_of(model: mujoco.MjModel, joints: Sequence[int]) -> int:
 
 
 def free_joint_of(model: mujoco.MjModel, root: int) -> int | None:
-    """The free joint of a root body; None: the robot is fixed, or hangs on other joints."""
+    """Return the free joint of a root body; None: it has none."""
     first = int(model.body_jntadr[root])
     if first < 0 or model.jnt_type[first] != mujoco.mjtJoint.mjJNT_FREE:
         return None
@@ -113,7 +111,7 @@ def free_joint_of(model: mujoco.MjModel, root: int) -> int | None:
 
 
 def joints_below(model: mujoco.MjModel, root: int) -> list[int]:
-    """All joints of the robot whose root body this is, a free joint of its base left out."""
+    """Return all joints of the robot with this root body, except a free joint of its base."""
     return [
         joint
         for joint in range(model.njnt)
@@ -123,11 +121,11 @@ def joints_below(model: mujoco.MjModel, root: int) -> list[int]:
 
 
 def base_body(path: Path, spec: PolicySpec) -> str:
-    """Name of the body that the robot's free joint moves: the root of the contract's joints.
+    """Return the name of the body that the robot's free joint moves.
 
     Args:
         path: MJCF file.
-        spec: whose joints say which of the model's objects is the robot.
+        spec: its joints tell which part of the model is the robot.
 
     Raises:
         InputError: MuJoCo refuses the file, a joint is missing, or the robot has no free joint.

@@ -1,14 +1,13 @@
-"""What an MJCF file may ask for, looked at before MuJoCo compiles it.
+"""Bounds on MJCF files, checked before MuJoCo compiles them.
 
-A few bytes can ask for any number of bodies or pixels, and a name of a file can be a pipe: MuJoCo
-would work for hours, take all memory, or wait for ever.
+A few bytes can ask for any number of bodies or pixels, and a file can be a pipe: MuJoCo would take
+hours, use all memory, or wait for ever.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from xml.etree import ElementTree
@@ -19,12 +18,12 @@ from dime_robot.runtime.io.untrusted_files import read_bytes, require_regular
 MAX_BYTES = 16 * 2**20  # of an MJCF file
 MAX_ASSET_BYTES = 256 * 2**20  # of a mesh, a texture, a height field
 MAX_ASSETS_BYTES = 1024 * 2**20  # of all of them
-MAX_FILES = 100  # that include one another
-MAX_ELEMENTS = 10_000  # each copy that replicate, composite and flexcomp make counted
+MAX_FILES = 100  # of a model, with includes
+MAX_ELEMENTS = 10_000  # with the copies of replicate, composite and flexcomp
 MAX_PIXELS = 64 * 2**20  # of a generated texture, a height field
-MAX_NUMBERS = 10_000_000  # that <size> reserves
-MAX_MEMORY = 2**30  # bytes that <size> reserves
-LARGEST = {  # of any number in these attributes, which MuJoCo allocates by
+MAX_NUMBERS = 10_000_000  # reserved by <size>
+MAX_MEMORY = 2**30  # bytes reserved by <size>
+MAX_VALUES = {  # of attributes that determine how much MuJoCo allocates
     "dim": 10_000,
     "actdim": 10_000,
     "nsample": 10_000,
@@ -39,11 +38,11 @@ _COMMENT = re.compile(r"""("[^"]*"|'[^']*')|<!--.*?-->""", re.DOTALL)
 
 
 @dataclass
-class _Seen:
-    """What was counted in a model so far."""
+class _Counts:
+    """Counts of a model so far."""
 
     root: Path  # its main file
-    elements: int = 0  # copies counted
+    elements: int = 0  # with copies
     asset_bytes: int = 0
     files: set[Path] = field(default_factory=set)
     assets: set[Path] = field(default_factory=set)
@@ -51,40 +50,40 @@ class _Seen:
 
 
 def require_bounded(path: Path) -> None:
-    """Refuse a model that would exhaust this machine, or name something that is no file.
+    """Refuse a model that would exhaust this machine, or names something that is not a file.
 
     Args:
-        path: MJCF file; what it includes is looked at too.
+        path: MJCF file; its includes are checked too.
 
     Raises:
-        InputError: it is missing, no XML, or beyond the bounds above.
+        InputError: it is missing, not XML, or beyond the bounds above.
     """
-    _require_file_bounded(path, _Seen(path), 1)
+    _require_file_bounded(path, _Counts(path), 1)
 
 
-def _require_file_bounded(path: Path, seen: _Seen, copies: int) -> None:
-    """Look at one file, of whose elements each comes so many times."""
-    seen.files.add(path)
-    if len(seen.files) > MAX_FILES:
+def _require_file_bounded(path: Path, counts: _Counts, copies: int) -> None:
+    """Check one file, each of whose elements is copied `copies` times."""
+    counts.files.add(path)
+    if len(counts.files) > MAX_FILES:
         raise InputError(
-            f"{seen.root}: expected up to {MAX_FILES} files that it includes, got more"
+            f"{counts.root}: expected up to {MAX_FILES} files that it includes, got more"
         )
     root = _parsed(path)
     for element in root.iter():
-        seen.folders |= {element.get(key, ""): None for key in _FOLDERS}
+        counts.folders |= {element.get(key, ""): None for key in _FOLDERS}
     waiting = [(root, copies)]
     while waiting:
         element, copies = waiting.pop()
         if element.tag in ("replicate", "composite", "flexcomp"):
             copies *= math.prod(max(1, number) for number in _numbers(element, "count"))
-        seen.elements += copies
-        if seen.elements > MAX_ELEMENTS:
+        counts.elements += copies
+        if counts.elements > MAX_ELEMENTS:
             raise InputError(
                 f"{path}: expected a model of up to {MAX_ELEMENTS:,} elements, copies counted, got"
                 f" more by its {element.tag:.60}"
             )
         _require_sizes(path, element)
-        _require_files(path, element, seen, copies)
+        _require_files(path, element, counts, copies)
         waiting += [(inner, copies) for inner in element]
 
 
@@ -92,7 +91,7 @@ def _parsed(path: Path) -> ElementTree.Element:
     text = read_bytes(path, "an MJCF model", MAX_BYTES).decode("utf-8-sig", "replace")
     if "<!DOCTYPE" in text or "<!ENTITY" in text:
         raise InputError(f"{path}: expected MJCF without a document type, got one: remove it")
-    # MuJoCo takes comments with -- in them, which are no XML
+    # MuJoCo accepts comments that contain --, which XML does not
     without_comments = _COMMENT.sub(lambda found: found[1] or "", text)
     try:
         return ElementTree.fromstring(without_comments)
@@ -100,42 +99,38 @@ def _parsed(path: Path) -> ElementTree.Element:
         raise InputError(f"{path}: MuJoCo cannot load it: {error}") from None
 
 
-def _require_files(path: Path, element: ElementTree.Element, seen: _Seen, copies: int) -> None:
-    for name in _file_names(element):
-        for other in _candidates(path, seen, name):
+def _require_files(path: Path, element: ElementTree.Element, counts: _Counts, copies: int) -> None:
+    for name in (value for key, value in element.items() if key.startswith("file") and value):
+        for other in _candidates(path, counts, name):
             if element.tag in ("include", "model"):
-                if other not in seen.files:
-                    _require_file_bounded(other, seen, copies)
+                if other not in counts.files:
+                    _require_file_bounded(other, counts, copies)
             else:
-                _require_asset(other, seen)
+                _require_asset(other, counts)
 
 
-def _file_names(element: ElementTree.Element) -> Iterator[str]:
-    yield from (value for key, value in element.items() if key.startswith("file") and value)
+def _candidates(path: Path, counts: _Counts, name: str) -> list[Path]:
+    """Return the existing files that a name may mean to MuJoCo."""
+    bases, names = dict.fromkeys([counts.root.parent, path.parent]), {name: None}
+    names[Path(name).name] = None  # for models with strippath
+    found = [base / folder / one for base in bases for folder in counts.folders for one in names]
+    return [path for path in dict.fromkeys(found) if path.exists() and not path.is_dir()]
 
 
-def _candidates(path: Path, seen: _Seen, name: str) -> list[Path]:
-    """Where MuJoCo may look for a file: from where it is named and from the main file's folder."""
-    bases, names = dict.fromkeys([seen.root.parent, path.parent]), {name: None}
-    names[Path(name).name] = None  # a model may say that only the last part counts
-    found = [base / folder / one for base in bases for folder in seen.folders for one in names]
-    return [place for place in dict.fromkeys(found) if place.exists() and not place.is_dir()]
-
-
-def _require_asset(path: Path, seen: _Seen) -> None:
-    if path in seen.assets:
+def _require_asset(path: Path, counts: _Counts) -> None:
+    if path in counts.assets:
         return
-    seen.assets.add(path)
-    what = f"a file of the model {seen.root.name}"
-    seen.asset_bytes += require_regular(path, what, MAX_ASSET_BYTES)
-    if seen.asset_bytes > MAX_ASSETS_BYTES:
+    counts.assets.add(path)
+    what = f"a file of the model {counts.root.name}"
+    counts.asset_bytes += require_regular(path, what, MAX_ASSET_BYTES)
+    if counts.asset_bytes > MAX_ASSETS_BYTES:
         raise InputError(
-            f"{seen.root}: expected files of up to {MAX_ASSETS_BYTES:,} bytes in all, got more"
+            f"{counts.root}: expected files of up to {MAX_ASSETS_BYTES:,} bytes in all, got more"
         )
 
 
 def _require_sizes(path: Path, element: ElementTree.Element) -> None:
-    """Refuse elements that ask for more memory than a robot's model needs."""
+    """Refuse elements that need more memory than a robot's model."""
     if element.tag in ("texture", "hfield"):
         keys = ("width", "height") if element.tag == "texture" else ("nrow", "ncol")
         pixels = math.prod(max(1, number) for key in keys for number in _numbers(element, key))
@@ -143,7 +138,7 @@ def _require_sizes(path: Path, element: ElementTree.Element) -> None:
             raise InputError(
                 f"{path}: expected a {element.tag} of up to {MAX_PIXELS:,} points, got {pixels:,}"
             )
-    limits = LARGEST
+    limits = MAX_VALUES
     if element.tag == "size":
         limits = {key: MAX_MEMORY if key == "memory" else MAX_NUMBERS for key in element.attrib}
     for key in element.attrib.keys() & limits.keys():
@@ -155,7 +150,7 @@ def _require_sizes(path: Path, element: ElementTree.Element) -> None:
 
 
 def _numbers(element: ElementTree.Element, key: str) -> list[int]:
-    """Whole numbers of an attribute; MuJoCo itself says what is no number."""
+    """Return the whole numbers of an attribute; MuJoCo reports what is not a number."""
     numbers = []
     for word in element.get(key, "").split()[:10]:
         factor = _MULTIPLES.get(word[-1:].upper(), 1)

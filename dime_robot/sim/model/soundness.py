@@ -1,7 +1,8 @@
-"""Numbers in a compiled model that no robot has: NaN, infinities, negative damping, other units."""
+"""Implausible numbers in a compiled model: NaN, infinity, negative damping, other units."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -12,13 +13,13 @@ from dime_robot.runtime.contract.policy_spec import FloatArray
 
 
 class Bound(NamedTuple):
-    """What an entry of a model's array may be."""
+    """The plausible range of the entries of an array."""
 
     field: str  # of mujoco.MjModel
-    what: str  # in words
+    what: str  # for the message
     unit: str
-    largest: float  # generous: above it the unit is wrong
-    lowest: float = 0.0
+    largest: float  # generous: a larger value is in another unit
+    smallest: float = 0.0
 
 
 BOUNDS = (
@@ -43,10 +44,17 @@ BOUNDS = (
     Bound("qpos0", "position", "rad or m", 1e4, -1e4),
     Bound("key_qpos", "position", "rad or m", 1e4, -1e4),
 )
-MAX_ITERATIONS = 10_000  # of a solver in one step
-MAX_FREEDOM = 2_000  # degrees of freedom of everything in the model
-GRAVITY = 100.0  # [m/s^2] of any planet a robot stands on
-DERIVED = (  # MuJoCo's own results, which show a fault that stands somewhere else
+MAX_ITERATIONS = 10_000  # of a solver in one step, which must end in time
+OPTIONS = {  # smallest and largest value; with less the solver does not enforce stops and contacts
+    "iterations": (1, MAX_ITERATIONS),
+    "ls_iterations": (1, MAX_ITERATIONS),
+    "noslip_iterations": (0, MAX_ITERATIONS),
+    "ccd_iterations": (0, MAX_ITERATIONS),
+    "impratio": (1e-6, math.inf),
+}
+MAX_DOFS = 2_000  # degrees of freedom of the whole model
+MAX_GRAVITY = 100.0  # [m/s^2]
+DERIVED = (  # suffixes of arrays that MuJoCo computes from others
     "acc0",
     "invweight0",
     "poscom0",
@@ -61,7 +69,7 @@ DERIVED = (  # MuJoCo's own results, which show a fault that stands somewhere el
     "sameframe",
     "extent",
 )
-ELEMENTS = {  # how a field begins -> how MuJoCo's Python names one of it
+ELEMENTS = {  # prefix of a field -> method of MjModel that returns an element
     "body": "body",
     "jnt": "joint",
     "geom": "geom",
@@ -78,15 +86,15 @@ ELEMENTS = {  # how a field begins -> how MuJoCo's Python names one of it
 
 
 def unsound(model: mujoco.MjModel, warned: Sequence[str] = ()) -> list[str]:
-    """What no robot has, one phrase each; none: the numbers can be simulated.
+    """List implausible numbers, one phrase each.
 
     Args:
-        model: as it was compiled.
-        warned: what MuJoCo said meanwhile.
+        model: as compiled.
+        warned: MuJoCo's warnings of the compilation.
     """
     found = [*_not_finite(model), *_out_of_bounds(model)]
     if not found and any("NaN" in text for text in warned):
-        # a NaN as a geom's mass means "from its density" to MuJoCo, and nothing shows it later
+        # MuJoCo replaces a NaN as a geom's mass, so that the model does not show it
         found = ["expected numbers everywhere, got a NaN in the file; write the number"]
     return found
 
@@ -99,64 +107,57 @@ def _arrays(holder: Any) -> Iterator[tuple[str, FloatArray]]:
 
 
 def _not_finite(model: mujoco.MjModel) -> list[str]:
-    places = [
+    found = [
         (name, int(np.argwhere(~np.isfinite(values))[0][0]), values)
         for name, values in _arrays(model)
         if not np.isfinite(values).all()
     ]
-    given = [place for place in places if not place[0].endswith(DERIVED)]
-    said = [
+    given = [entry for entry in found if not entry[0].endswith(DERIVED)]
+    problems = [
         f"{_element(model, name, row)}: expected finite numbers as {name}, got"
         f" {_numbers(values[row])}"
-        for name, row, values in given or places
+        for name, row, values in given or found
     ]
     for name, values in _arrays(model.opt):
         if not np.isfinite(values).all():
-            said.append(f"option: expected finite numbers as {name}, got {_numbers(values)}")
-    return said
+            problems.append(f"option: expected finite numbers as {name}, got {_numbers(values)}")
+    return problems
 
 
 def _out_of_bounds(model: mujoco.MjModel) -> list[str]:
-    said = []
+    problems = []
     for bound in BOUNDS:
         values = getattr(model, bound.field)
-        wrong = np.isfinite(values) & ((values < bound.lowest) | (values > bound.largest))
-        if bound.field in ("body_mass", "body_inertia"):  # a hall's floor may weigh anything
-            wrong[model.body_weldid == 0] = False
+        wrong = np.isfinite(values) & ((values < bound.smallest) | (values > bound.largest))
+        if bound.field in ("body_mass", "body_inertia"):
+            wrong[model.body_weldid == 0] = False  # of the world: any
         for row in dict.fromkeys(np.argwhere(wrong)[:, 0].tolist()):
             got = np.atleast_1d(values[row])[np.atleast_1d(wrong[row])][0]
-            said.append(
+            problems.append(
                 f"{_element(model, bound.field, row)}: expected a {bound.what} in"
-                f" [{bound.lowest:g}, {bound.largest:g}] {bound.unit}, got {got:g}"
+                f" [{bound.smallest:g}, {bound.largest:g}] {bound.unit}, got {got:g}"
             )
-    if np.linalg.norm(model.opt.gravity) > GRAVITY:
-        said.append(
-            f"option: expected gravity up to {GRAVITY:g} m/s^2, got"
+    if np.linalg.norm(model.opt.gravity) > MAX_GRAVITY:
+        problems.append(
+            f"option: expected gravity up to {MAX_GRAVITY:g} m/s^2, got"
             f" {_numbers(model.opt.gravity)}: is this really in m/s^2, not in mm/s^2?"
         )
-    for field, least in (("iterations", 1), ("ls_iterations", 1), ("impratio", 1e-6)):
-        if getattr(model.opt, field) < least:
-            said.append(
-                f"option: expected {field} of {least:g} or more, got {getattr(model.opt, field):g}:"
-                " stops and contacts would not hold"
-            )
-    said += [
-        f"option: expected {field} up to {MAX_ITERATIONS:,}, got {getattr(model.opt, field):,}: one"
-        " step could take for ever"
-        for field in ("iterations", "ls_iterations", "noslip_iterations", "ccd_iterations")
-        if getattr(model.opt, field) > MAX_ITERATIONS
+    problems += [
+        f"option: expected {field} in [{smallest:g}, {largest:g}], got {value:g}"
+        for field, (smallest, largest) in OPTIONS.items()
+        if (value := getattr(model.opt, field)) < smallest or value > largest
     ]
-    if model.nv > MAX_FREEDOM:
-        said.append(
-            f"expected a model of up to {MAX_FREEDOM:,} degrees of freedom, got {model.nv:,}"
+    if model.nv > MAX_DOFS:
+        problems.append(
+            f"expected a model of up to {MAX_DOFS:,} degrees of freedom, got {model.nv:,}"
         )
     if np.isfinite(model.opt.timestep) and model.opt.timestep <= 0:
-        said.append(f"option: expected a timestep above 0 s, got {model.opt.timestep:g}")
-    return said
+        problems.append(f"option: expected a timestep above 0 s, got {model.opt.timestep:g}")
+    return problems
 
 
 def _element(model: mujoco.MjModel, field: str, row: int) -> str:
-    """What the model calls the element that a row of one of its arrays belongs to."""
+    """Return the name of the element to which a row of an array belongs."""
     prefix = field.split("_")[0]
     if prefix == "dof":
         prefix, row = "jnt", int(model.dof_jntid[row])
@@ -167,7 +168,7 @@ def _element(model: mujoco.MjModel, field: str, row: int) -> str:
         return f"entry {row}"
     try:
         name = getattr(model, kind)(row).name
-    except (IndexError, ValueError, KeyError):  # a row of an array that is no list of elements
+    except (IndexError, ValueError, KeyError):  # the array has no row per element
         name = ""
     return f"{kind} {name or row}"
 

@@ -1,4 +1,4 @@
-"""DelayedPlant: readings and commands that arrive late, in whole simulation steps."""
+"""DelayedPlant: a plant whose readings and commands are delayed by whole simulation steps."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from dime_robot.sim.config.randomization import Delay, LatencyConfig, require_se
 from dime_robot.sim.plant.plant import Plant
 
 
-class _Line:
-    """How late the messages on one way are. All lengths in simulation steps."""
+class _Channel:
+    """The delay of messages in one direction, in simulation steps."""
 
     def __init__(self, delay: Delay, folder: Path, timestep: float) -> None:
-        self.changes = delay.redraw == "step"
+        self.varies = delay.redraw == "step"
         self._hold, self._timestep = delay.hold, timestep
-        # Drawn by interpolation: the two ends of a range, or measured quantiles [s]
+        # quantiles of the delay: the two ends of a range, or as measured [s]
         self._quantiles: FloatArray = np.array(delay.range or (0.0, 0.0))
         if delay.file is not None:
             path = folder / delay.file
@@ -30,66 +30,67 @@ class _Line:
                 require_seconds(self._quantiles[0], self._quantiles[-1], "measured delay")
             except ValueError as error:
                 raise InputError(f"{path}: {error}") from None
-        self.longest = self._whole(self._quantiles[-1])
+        self.max_steps = self._to_steps(self._quantiles[-1])
         self.delay = 0.0  # last drawn [s]
         self.steps = 0
 
-    def _whole(self, delay: float) -> int:
+    def _to_steps(self, delay: float) -> int:
         return int(delay / self._timestep + 0.5)
 
     def draw(self, rng: np.random.Generator) -> None:
-        """Draw the delay anew."""
+        """Draw a new delay."""
         shares = np.linspace(0.0, 1.0, len(self._quantiles))
         self.delay = float(np.interp(rng.random(), shares, self._quantiles))
-        self.steps = self._whole(self.delay)
+        self.steps = self._to_steps(self.delay)
 
-    def loses(self, rng: np.random.Generator) -> bool:
-        """One control step: the delay is drawn anew where it changes. Is its message lost?"""
-        if self.changes:
+    def is_lost(self, rng: np.random.Generator) -> bool:
+        """Draw the delay of a control step if it varies; return whether its message is lost."""
+        if self.varies:
             self.draw(rng)
         return self._hold > 0 and rng.random() < self._hold
 
 
 class DelayedPlant:
-    """A Plant seen and commanded over lines that delay and lose messages.
+    """A Plant whose readings and commands are delayed and may be lost.
 
-    Messages never overtake one another: where a delay grows or shrinks from step to step, an older
-    command never follows a newer one, and a reading is never older than the one before.
+    Messages never overtake one another, even if a delay varies from step to step: an older command
+    never follows a newer one, and a reading is never older than the one before.
 
     Args:
-        plant: whoever resets it calls `reset` here afterwards.
-        latency: none of either kind: the plant's own `step`, and nothing is drawn.
+        plant: call `reset` here after resetting it.
+        latency: without any delay, `step` is the plant's and nothing is drawn.
         folder: of the configuration, which `Delay.file` is relative to.
 
     Raises:
-        InputError: a file of delays is missing or does not fit.
+        InputError: a file of delays is missing or invalid.
     """
 
     def __init__(self, plant: Plant, latency: LatencyConfig, folder: Path = Path()) -> None:
         self._plant = plant
         timestep = float(plant.model.opt.timestep)
         self._observation, self._action = (
-            None if delay is None else _Line(delay, folder, timestep)
+            None if delay is None else _Channel(delay, folder, timestep)
             for delay in (latency.observation, latency.action)
         )
         self._now = 0  # simulation steps since reset
-        waiting = 0 if self._action is None else self._action.longest // plant.decimation + 2
-        self._commands: deque[tuple[int, JointCommand]] = deque(maxlen=waiting)  # when due, what
-        past = 0 if self._observation is None else self._observation.longest + plant.decimation + 1
-        self._readings: deque[tuple[int, RobotState]] = deque(maxlen=past)  # when measured, what
+        action, observation = self._action, self._observation
+        waiting = 0 if action is None else action.max_steps // plant.decimation + 2
+        self._commands: deque[tuple[int, JointCommand]] = deque(maxlen=waiting)  # due step, command
+        past = 0 if observation is None else observation.max_steps + plant.decimation + 1
+        self._readings: deque[tuple[int, RobotState]] = deque(maxlen=past)  # step, reading
 
     @property
     def observation_delay(self) -> float:
-        """The last drawn [s]."""
+        """Last drawn delay [s]."""
         return 0.0 if self._observation is None else self._observation.delay
 
     @property
     def action_delay(self) -> float:
-        """The last drawn [s]."""
+        """Last drawn delay [s]."""
         return 0.0 if self._action is None else self._action.delay
 
     def reset(self, rng: np.random.Generator) -> RobotState:
-        """Forget what is under way; the current state is all there was. Gives that state."""
+        """Discard pending messages; return the current state, which is the first reading."""
         self._now = 0
         self._commands.clear()
         self._readings.clear()
@@ -101,17 +102,17 @@ class DelayedPlant:
         return self._arrived
 
     def step(self, command: JointCommand, rng: np.random.Generator) -> RobotState:
-        """Send a command, simulate one control period, and read what has arrived by then."""
+        """Send a command, simulate one control period; return the newest reading that arrived."""
         observation, action = self._observation, self._action
         if observation is None and action is None:
             return self._plant.step(command)
         if action is None:
             self._plant.command(command)
-        elif not action.loses(rng):
-            # whoever sent it may write into its array before it is due
+        elif not action.is_lost(rng):
+            # copied, since the sender may change its array before it is due
             sent = command._replace(value=command.value.copy())
             self._commands.append((self._now + action.steps, sent))
-        lost = observation is not None and observation.loses(rng)
+        lost = observation is not None and observation.is_lost(rng)
         self._advance()
         if observation is None:
             return self._plant.state()
@@ -123,16 +124,16 @@ class DelayedPlant:
         return self._arrived
 
     def _advance(self) -> None:
-        """One control period; commands take effect where they are due."""
+        """Simulate one control period; commands take effect when they are due."""
         observation, decimation = self._observation, self._plant.decimation
         for _ in range(decimation):
-            # the first in line holds up those behind it, so that none overtakes
+            # a command waits for those before it, so that none overtakes
             while self._commands and self._commands[0][0] <= self._now:
                 self._plant.command(self._commands.popleft()[1])
             self._plant.advance(1)
             self._now += 1
-            # a delay that stays for an episode always reads the same step of a period
+            # a constant delay always needs the same step of a period
             if observation is not None and (
-                observation.changes or (self._now + observation.steps) % decimation == 0
+                observation.varies or (self._now + observation.steps) % decimation == 0
             ):
                 self._readings.append((self._now, self._plant.state()))

@@ -1,7 +1,6 @@
-"""What a robot's joint controllers and their motors do with position targets.
+"""PositionDrive: a model of the robot's joint controllers and motors.
 
-`PositionDrive` knows gains and limits; `explicit_step` and `implicit_step` are the two ways of
-putting it into a simulation step (`sim.drive`).
+`explicit_step` and `implicit_step` are the two ways of integrating it (`sim.drive`).
 """
 
 from __future__ import annotations
@@ -22,15 +21,15 @@ STATE = mujoco.mjtState.mjSTATE_INTEGRATION
 class PositionDrive:
     """effort = strength * clip(stiffness * (target - q) - damping * v), up to the motor's limits.
 
-    The contract owns gains and effort limits. A motor near its largest speed has less torque in the
-    direction it turns: none at the limit.
+    Near its largest speed a motor has less effort in its direction of motion, and none at the
+    limit.
 
     Args:
         stiffness: gain on the position error, shape (n,) [N m/rad or N/m].
         damping: gain on the velocity, shape (n,) [N m s/rad or N s/m].
         limit: largest effort, of both parts together, shape (n,) [N m or N].
-        full_torque_speed: share of the speed limit up to which the whole effort is there.
-        fastest: largest speeds, shape (n,) [rad/s or m/s]; only needed with `full_torque_speed`.
+        full_torque_speed: share of the speed limit up to which the full effort is available.
+        max_speed: shape (n,) [rad/s or m/s]; only needed with `full_torque_speed`.
     """
 
     def __init__(
@@ -39,28 +38,28 @@ class PositionDrive:
         damping: Sequence[float],
         limit: Sequence[float],
         full_torque_speed: float | None = None,
-        fastest: Sequence[float] = (),
+        max_speed: Sequence[float] = (),
     ) -> None:
-        # Shape (n,) each; randomisation writes into these
+        # shape (n,) each; randomization writes into these
         self.stiffness = np.array(stiffness)
         self.damping = np.array(damping)
-        self.strength = np.ones(len(self.stiffness))  # share of the effort that really comes
+        self.strength = np.ones(len(self.stiffness))  # ratio of actual to computed effort
         self._limit = np.array(limit)
         self._fades = full_torque_speed is not None
         if full_torque_speed is not None:
-            self._fastest = np.array(fastest)
-            self._fade = 1 / ((1 - full_torque_speed) * self._fastest)
+            self._max_speed = np.array(max_speed)
+            self._fade = 1 / ((1 - full_torque_speed) * self._max_speed)
         self.reset()
 
     @classmethod
     def of_policy(
         cls, spec: PolicySpec, full_torque_speed: float | None, speed_limits: Mapping[str, float]
     ) -> PositionDrive:
-        """The drive of a contract's position actions, one joint per action.
+        """Make the drive of a contract's position actions, one joint per action.
 
         Args:
             spec: gains and effort limits.
-            full_torque_speed: share of the speed limit up to which the whole effort is there.
+            full_torque_speed: share of the speed limit up to which the full effort is available.
             speed_limits: joint -> largest speed [rad/s or m/s].
         """
         joints = [spec.joint(name) for name in spec.action_joints]
@@ -74,7 +73,7 @@ class PositionDrive:
 
     @classmethod
     def of_held(cls, names: Sequence[str], sim: SimConfig) -> PositionDrive:
-        """The drive of joints that no policy moves.
+        """Make the drive of joints that the policy does not move.
 
         Args:
             names: keys of `sim.hold`, in the order of the drive.
@@ -87,33 +86,28 @@ class PositionDrive:
             [gain.effort_limit or np.inf for gain in gains],
         )
 
-    @property
-    def limit(self) -> FloatArray:
-        """Largest effort of a motor at rest and of strength 1, shape (n,) [N m or N]."""
-        return self._limit
-
     def reset(self) -> None:
-        """Begin to measure anew."""
+        """Reset the recorded efforts."""
         self.peak = np.zeros(len(self._limit))  # largest |effort| since `reset` [N m or N]
         self.squares = 0.0  # sum of the squared efforts since `take_squares` [N^2 m^2]
         self.applied: FloatArray = np.zeros(len(self._limit))  # the last effort [N m or N]
 
     def take_squares(self) -> float:
-        """Sum over joints and simulation steps of the squared effort since the last call."""
+        """Return the sum over joints and steps of the squared effort since the last call."""
         squares, self.squares = self.squares, 0.0
         return squares
 
     def bounds(self, velocity: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Least and largest effort at a velocity, at strength 1. Shapes (n,) [N m or N]."""
+        """Return lower and upper bound of the effort at strength 1, shapes (n,) [N m or N]."""
         limit = self._limit
         if not self._fades:
             return -limit, limit
-        forward = np.minimum(np.maximum((self._fastest - velocity) * self._fade, 0.0), 1.0)
-        backward = np.minimum(np.maximum((self._fastest + velocity) * self._fade, 0.0), 1.0)
+        forward = np.minimum(np.maximum((self._max_speed - velocity) * self._fade, 0.0), 1.0)
+        backward = np.minimum(np.maximum((self._max_speed + velocity) * self._fade, 0.0), 1.0)
         return -limit * backward, limit * forward
 
     def effort(self, target: FloatArray, position: FloatArray, velocity: FloatArray) -> FloatArray:
-        """Effort at the joints [N m or N], as a controller gives it that reads before each step.
+        """Return the effort at the joints [N m or N] from the state before a step.
 
         Args:
             target: shape (n,) [rad or m].
@@ -127,14 +121,14 @@ class PositionDrive:
         return applied
 
     def record(self, applied: FloatArray) -> None:
-        """Take note of the effort of one simulation step, shape (n,) [N m or N]."""
+        """Record the effort of one simulation step, shape (n,) [N m or N]."""
         self.applied = applied
         self.peak = np.maximum(self.peak, np.abs(applied))
         self.squares += float(applied @ applied)
 
 
 class Driven(NamedTuple):
-    """A drive, what it is asked for, and where its joints are in a model."""
+    """A drive, its targets, and its joints in a model."""
 
     drive: PositionDrive
     target: FloatArray  # shape (n,) [rad or m]
@@ -143,32 +137,32 @@ class Driven(NamedTuple):
 
 
 def explicit_step(model: mujoco.MjModel, data: mujoco.MjData, driven: Sequence[Driven]) -> None:
-    """One simulation step in which every effort follows from the state at its beginning."""
+    """Simulate one step with efforts from the state at its beginning."""
     for drive, target, qpos, dofs in driven:
         data.qfrc_applied[dofs] = drive.effort(target, data.qpos[qpos], data.qvel[dofs])
     mujoco.mj_step(model, data)
 
 
 def implicit_step(model: mujoco.MjModel, data: mujoco.MjData, driven: Sequence[Driven]) -> None:
-    """One simulation step in which the damping acts on the velocity at its end.
+    """Simulate one step in which the damping acts on the velocity at its end.
 
     The stiffness acts on the position at the beginning. With a step h and a gain D on the velocity,
 
         M (v+ - v) / h = stiffness part - D v+    is    (M + h D) (v+ - v) / h = explicit effort
 
-    so that h D is added to the joint's inertia while the step is taken. Where nothing touches, this
-    is what MuJoCo's own position servo does with the integrator implicitfast. That integrator,
-    however, finds the contact forces with M alone and only then damps: a robot that stands on
-    strongly damped legs shakes. Here the contact forces are found with M + h D too.
+    so h D is added to the joint's inertia for the step. Without contacts this equals MuJoCo's
+    position servo with the integrator implicitfast. That integrator, however, computes contact
+    forces with M alone and applies the damping afterwards: a robot standing on strongly damped legs
+    shakes. Here contact forces are computed with M + h D too.
 
-    The limits hold for stiffness and damping together, and for the effort at the end of the step: a
-    step in which a joint would exceed its limit is taken again, with that joint's effort constant
-    and at the limit. (MuJoCo bounds the effort at the beginning, so that a strongly damped joint of
-    low limit would jump from one limit to the other.)
+    The limits apply to stiffness and damping together, and to the effort at the end of the step: if
+    a joint would exceed its limit, the step is repeated with that joint's effort fixed at the
+    limit. (MuJoCo limits the effort at the beginning, so a strongly damped joint with a low limit
+    would jump between its limits.)
 
     Args:
-        model: whose `dof_armature` is as before afterwards.
-        data: goes on by one step.
+        model: its `dof_armature` is changed and restored.
+        data: advanced by one step.
         driven: all drives.
     """
     dofs = np.concatenate([each.dofs for each in driven])
@@ -181,7 +175,7 @@ def implicit_step(model: mujoco.MjModel, data: mujoco.MjData, driven: Sequence[D
     at_limit = np.zeros(len(dofs), dtype=bool)
     before = np.empty(mujoco.mj_stateSize(model, STATE))
     mujoco.mj_getState(model, data, before, STATE)
-    while True:  # ends: every turn adds a joint that is at its limit
+    while True:  # ends, since every iteration fixes another joint
         data.qfrc_applied[dofs] = spring - damping * velocity
         model.dof_armature[dofs] = armature + model.opt.timestep * damping
         mujoco.mj_step(model, data)
@@ -204,7 +198,7 @@ def implicit_step(model: mujoco.MjModel, data: mujoco.MjData, driven: Sequence[D
 def _parts(
     data: mujoco.MjData, driven: Driven
 ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
-    """Effort of the stiffness, damping, least and largest effort. Shapes (n,)."""
+    """Return effort of the stiffness, damping, lower and upper bound of the effort, shapes (n,)."""
     drive, strength = driven.drive, driven.drive.strength
     low, high = drive.bounds(data.qvel[driven.dofs])
     error = driven.target - data.qpos[driven.qpos]

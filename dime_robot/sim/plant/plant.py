@@ -1,4 +1,4 @@
-"""Plant: the simulated robot. A JointCommand goes in, a RobotState comes out."""
+"""Plant: the simulated robot, which turns a JointCommand into a RobotState."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from dime_robot.sim.plant.drive import Driven, PositionDrive, explicit_step, imp
 from dime_robot.sim.plant.stability import Unstable, unstable
 
 UPRIGHT: FloatArray = np.array([1.0, 0.0, 0.0, 0.0])
-SCALAR = tuple(JOINT_TYPES.values())  # kinds of joints that one number places
-NAMED = 4  # joints in a sentence
+SCALAR = tuple(JOINT_TYPES.values())  # kinds of joints with one coordinate
+MAX_NAMED = 4  # joints in a message
 
 
 class BaseMotion(NamedTuple):
-    """What a simulator knows of a free base and no robot measures."""
+    """The true motion of a free base, which a robot cannot measure."""
 
     height: float  # above the world's origin [m]
-    velocity: FloatArray  # in the frame that has the base's heading and is level, (3,) [m/s]
+    velocity: FloatArray  # in the level frame with the base's heading, shape (3,) [m/s]
     angular_velocity: FloatArray  # in the base's frame, shape (3,) [rad/s]
     gravity: FloatArray  # unit vector in the base's frame, shape (3,)
 
@@ -36,11 +36,10 @@ class BaseMotion(NamedTuple):
 class Plant:
     """A MuJoCo model addressed by the contract's joint names.
 
-    A position drive is computed here, from the contract's gains and limits: whatever actuators the
-    model has are switched off. Efforts and twists go through the model's actuators. Joints that the
-    policy does not command are held here too (`sim.hold`), with their own actuators switched off,
-    or are free (`sim.free`). The base is the root of the contract's joints, whatever else the model
-    has.
+    Position drives are computed here, from the contract's gains and limits, and the model's
+    actuators are disabled. Efforts and twists go through the model's actuators. Joints that the
+    policy does not command are held here (`sim.hold`), with their actuators disabled, or are free
+    (`sim.free`). The base is the root body of the contract's joints.
 
     Args:
         spec: joints in policy order.
@@ -49,9 +48,8 @@ class Plant:
         speed_limits: joint -> largest speed of a position drive [rad/s or m/s].
 
     Raises:
-        InputError: a joint of the contract is missing in the model, has no plain motor though it
-            takes an effort, the model's stops or force limit differ from the contract's, a joint of
-            the robot is nobody's, or a drive cannot be simulated at the time step.
+        InputError: model and contract do not fit (`model.fit`), or a drive is unstable at the time
+            step.
     """
 
     def __init__(
@@ -69,7 +67,7 @@ class Plant:
         fit = Fit(self.model, spec, sim)
         if fit.problems:
             raise InputError(f"{model_path}: {fit.problems[0]}")
-        fit.take_over()
+        fit.disable_actuators()
         self._source = model_path
         self.data = mujoco.MjData(self.model)
         self.decimation = sim.decimation
@@ -106,7 +104,7 @@ class Plant:
         self._implicit = sim.drive == "implicit" and bool(self._driven)
         self._free = fit.free_joint
         self._imu = fit.imu
-        # of this body a free joint's own coordinates are the reading
+        # on the base, the imu reads the coordinates of the free joint
         self._imu_is_base = (
             self._free is not None and self.model.jnt_bodyid[self._free] == self._imu
         )
@@ -114,14 +112,14 @@ class Plant:
 
     @property
     def default_pose(self) -> dict[str, float]:
-        """Where the contract's and the held joints are at action 0: joint -> [rad or m]."""
+        """Positions of the contract's and the held joints at action 0: joint -> [rad or m]."""
         return {**self._default, **self._held}
 
     def require_stable(self) -> None:
-        """Refuse gains, as they are now, that the time step is too long for.
+        """Refuse current gains that are unstable at the time step.
 
         Raises:
-            InputError: such a joint, its inertia and the largest gain.
+            InputError: with the joints, their inertia and the largest stable gain.
         """
         if not self._driven:
             return
@@ -138,35 +136,28 @@ class Plant:
             raise InputError(f"{self._source}: {self._why_unstable(found, gains)}")
 
     def _why_unstable(self, found: Sequence[Unstable], gains: tuple[FloatArray, FloatArray]) -> str:
-        rotary = mujoco.mjtJoint.mjJNT_HINGE
-        step = f"{self.model.opt.timestep:g} s"
-        told = []
-        for joint, inertia, largest in found[:NAMED]:
-            name = self._driven_names[joint]
-            turns = self.model.joint(name).type[0] == rotary
-            stiff, damp = ("N m/rad", "N m s/rad") if turns else ("N/m", "N s/m")
-            if self._implicit or largest <= 0:
-                told.append(
-                    f"{name} (inertia {inertia:.3g} {'kg m^2' if turns else 'kg'}, stiffness"
-                    f" {gains[0][joint]:g} {stiff}"
-                    + (
-                        f", largest {largest:.3g})"
-                        if self._implicit
-                        else ", too stiff for any damping)"
-                    )
-                )
+        phrases = []
+        for row, inertia, largest in found[:MAX_NAMED]:
+            name = self._driven_names[row]
+            turns = self.model.joint(name).type[0] == mujoco.mjtJoint.mjJNT_HINGE
+            mass, stiffness, damping = (
+                ("kg m^2", "N m/rad", "N m s/rad") if turns else ("kg", "N/m", "N s/m")
+            )
+            if self._implicit:
+                gain = f"stiffness {gains[0][row]:g} {stiffness}, largest {largest:.3g}"
+            elif largest <= 0:
+                gain = f"stiffness {gains[0][row]:g} {stiffness}, too stiff for any damping"
             else:
-                told.append(
-                    f"{name} (inertia {inertia:.3g} {'kg m^2' if turns else 'kg'}, damping"
-                    f" {gains[1][joint]:g} {damp}, largest stable {largest:.3g})"
-                )
-        if len(found) > NAMED:
-            told.append(f"and {len(found) - NAMED} more")
+                gain = f"damping {gains[1][row]:g} {damping}, largest stable {largest:.3g}"
+            phrases.append(f"{name} (inertia {inertia:.3g} {mass}, {gain})")
+        if len(found) > MAX_NAMED:
+            phrases.append(f"and {len(found) - MAX_NAMED} more")
         what = "stiffness" if self._implicit else "gains"
         advice = "" if self._implicit else "set sim.drive: implicit, or "
         return (
-            f"expected {what} that a simulation step of {step} can follow, got joints that would"
-            f" oscillate ever more: {', '.join(told)}; {advice}lower these gains, or the timestep"
+            f"expected {what} that a simulation step of {self.model.opt.timestep:g} s can follow,"
+            f" got joints that would oscillate ever more: {', '.join(phrases)}; {advice}lower these"
+            " gains, or the timestep"
         )
 
     def reset(self, positions: Mapping[str, float], height: float | None = None) -> RobotState:
@@ -178,7 +169,7 @@ class Plant:
         """
         mujoco.mj_resetData(self.model, self.data)
         for name, position in {**self._held, **positions}.items():
-            self.data.qpos[self._place(name)] = position
+            self.data.qpos[self._qpos_index(name)] = position
         if height is not None and self._free is not None:
             self.data.qpos[self.model.jnt_qposadr[self._free] + 2] = height
         mujoco.mj_forward(self.model, self.data)
@@ -189,8 +180,8 @@ class Plant:
             driven.drive.reset()
         return self.state()
 
-    def _place(self, name: str) -> int:
-        """Where in `data.qpos` the position of a revolute or prismatic joint of the model is.
+    def _qpos_index(self, name: str) -> int:
+        """Return the index in `data.qpos` of a revolute or prismatic joint of the model.
 
         Raises:
             InputError: the model has no such joint.
@@ -206,10 +197,10 @@ class Plant:
         return int(self.model.jnt_qposadr[joint])
 
     def positions(self, names: Sequence[str]) -> FloatArray:
-        """True positions of any revolute or prismatic joints of the model.
+        """Return the true positions of revolute or prismatic joints of the model.
 
         Args:
-            names: as the model calls them, the contract's or not.
+            names: in the model, of the contract or not.
 
         Returns:
             Shape (len(names),) [rad or m], in the order of the names.
@@ -217,14 +208,13 @@ class Plant:
         Raises:
             InputError: the model has no such joint.
         """
-        return np.array([self.data.qpos[self._place(name)] for name in names], dtype=float)
+        return np.array([self.data.qpos[self._qpos_index(name)] for name in names], dtype=float)
 
     def pose_errors(self) -> dict[str, float]:
-        """How far each joint that is held or driven to a position is from it, now.
+        """Return the current position error of each joint with a target.
 
         Returns:
-            Joint -> |target - position| [rad or m]; empty where the policy commands efforts and
-            nothing is held.
+            Joint -> |target - position| [rad or m]; empty if no joint has a target.
         """
         errors: list[float] = []
         for _, target, qpos, _ in self._driven:
@@ -233,21 +223,21 @@ class Plant:
 
     @property
     def driven_joints(self) -> list[str]:
-        """Joints with a drive of ours: a position policy's, then those that are held."""
+        """Joints with a position drive: those of a position policy, then the held ones."""
         return list(self._driven_names)
 
     def efforts(self) -> FloatArray:
-        """Last effort of each of `driven_joints`, shape (n,) [N m or N]."""
+        """Return the last effort of each of `driven_joints`, shape (n,) [N m or N]."""
         return np.concatenate([np.zeros(0), *(each.drive.applied for each in self._driven)])
 
     def step(self, command: JointCommand) -> RobotState:
-        """Hold the command for one control period."""
+        """Simulate one control period with a command; return the reading at its end."""
         self.command(command)
         self.advance(self.decimation)
         return self.state()
 
     def command(self, command: JointCommand) -> None:
-        """What the motors follow from now on."""
+        """Set the command that the motors follow from now on."""
         if command.kind != self._kind or command.joints != self._joints:
             raise ValueError(
                 f"expected a command of {self._kind} for {self._joints}, got {command.kind} for"
@@ -261,7 +251,7 @@ class Plant:
         self._command[:] = command.value
 
     def advance(self, steps: int) -> None:
-        """Some simulation steps."""
+        """Simulate a number of steps."""
         model, data = self.model, self.data
         if self.drive is None:
             data.ctrl[self._motors] = self._command
@@ -275,19 +265,19 @@ class Plant:
                 explicit_step(model, data, self._driven)
 
     def state(self) -> RobotState:
-        """The current reading; its arrays are copies."""
+        """Return the current reading; its arrays are copies."""
         orientation = angular_velocity = None
         if self._imu_is_base:
             start, dof = self.model.jnt_qposadr[self._free], self.model.jnt_dofadr[self._free]
             orientation = self.data.qpos[start + 3 : start + 7].copy()
             angular_velocity = self.data.qvel[dof + 3 : dof + 6].copy()
         elif self._imu >= 0:
-            # mj_step leaves these at the step before the positions
+            # mj_step updates these before the positions
             mujoco.mj_kinematics(self.model, self.data)
             mujoco.mj_comPos(self.model, self.data)
             mujoco.mj_comVel(self.model, self.data)
             orientation = self.data.xquat[self._imu].copy()
-            motion = np.zeros(6)  # in the body's own frame: not that of its inertia, mjOBJ_BODY
+            motion = np.zeros(6)  # in the body's frame; mjOBJ_BODY would be that of its inertia
             mujoco.mj_objectVelocity(
                 self.model, self.data, mujoco.mjtObj.mjOBJ_XBODY, self._imu, motion, 1
             )
@@ -305,7 +295,7 @@ class Plant:
     def _as_mounted(
         self, orientation: FloatArray, angular_velocity: FloatArray
     ) -> tuple[FloatArray, FloatArray]:
-        """What the imu reads where it does not sit straight on its body. Shapes (4,), (3,)."""
+        """Rotate the imu's readings by its mounting error, shapes (4,), (3,)."""
         if (self.imu_mounting == UPRIGHT).all():
             return orientation, angular_velocity
         turned, back, read = np.zeros(4), np.zeros(4), np.zeros(3)
@@ -315,7 +305,7 @@ class Plant:
         return turned, read
 
     def joint_position(self) -> FloatArray:
-        """True positions in the contract's order, shape (n_joints,) [rad or m]."""
+        """Return the true positions in the contract's order, shape (n_joints,) [rad or m]."""
         position: FloatArray = self.data.qpos[self._qpos]
         return position
 
@@ -326,16 +316,16 @@ class Plant:
 
     @property
     def has_free_base(self) -> bool:
-        """Does the robot's root, which the contract's joints hang from, move freely?"""
+        """Whether the robot's root body moves freely."""
         return self._free is not None
 
     @property
     def has_imu(self) -> bool:
-        """Does a body of the robot carry an imu?"""
+        """Whether the robot has an imu."""
         return self._imu >= 0
 
     def base(self) -> BaseMotion:
-        """How a free base moves.
+        """Return the motion of a free base.
 
         Raises:
             InputError: the robot has no free joint.
@@ -356,14 +346,14 @@ class Plant:
         )
 
     def push(self, velocity: FloatArray) -> None:
-        """Change a free base's horizontal velocity at once; shape (2,), world frame [m/s]."""
+        """Add to a free base's horizontal velocity; shape (2,), world frame [m/s]."""
         assert self._free is not None
         dof = self.model.jnt_dofadr[self._free]
         self.data.qvel[dof : dof + 2] += velocity
 
 
 def make_plant(config: RobotTaskConfig, model: Path) -> Plant:
-    """The simulated robot of a configuration.
+    """Make the simulated robot of a configuration.
 
     Raises:
         InputError: the model does not fit the contract or the task.

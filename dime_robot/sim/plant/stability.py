@@ -1,13 +1,13 @@
-"""Which joints' drives oscillate ever more at a simulation step: found before anything moves.
+"""Stability of joint drives at a simulation step, checked before anything moves.
 
-With the position error x of the driven joints, their inertia M (everything else free to follow,
-h times the passive damping added, which MuJoCo integrates implicitly), gains K and D and a step h,
-one step of the semi-implicit Euler method is, near a pose,
+Let x be the position errors of the driven joints, M their inertia (the rest of the robot free to
+move, plus h times the passive damping, which MuJoCo integrates implicitly), K and D the gains and h
+the step. Near a pose, one step of the semi-implicit Euler method is
 
     explicit   M (x+ - 2 x + x-) + h D (x  - x-) + h^2 K x = 0     stable: 2 h D + h^2 K < 4 M
     implicit   M (x+ - 2 x + x-) + h D (x+ - x ) + h^2 K x = 0     stable: h^2 K < 4 M + 2 h D
 
-in the sense of symmetric matrices, which is exact. Contacts and stops are left out.
+as an inequality of symmetric matrices, which is exact. Contacts and stops are ignored.
 """
 
 from __future__ import annotations
@@ -20,36 +20,36 @@ import numpy.typing as npt
 
 from dime_robot.runtime.contract.policy_spec import FloatArray
 
-Places: TypeAlias = npt.NDArray[np.intp]
-POSES = 32  # tried beside the default pose, as inertia changes with it
-RANGE = 3.0  # of the poses of a joint without stops, around its default [rad or m]
+Indices: TypeAlias = npt.NDArray[np.intp]
+POSES = 32  # random ones besides the default pose, since the inertia depends on the pose
+RANGE = 3.0  # of a joint without stops, around its default [rad or m]
 SEED = 5
-PRECISION = 40  # halvings
+BISECTIONS = 40
 
 
 class Unstable(NamedTuple):
-    """A joint whose drive a simulation step cannot follow."""
+    """A joint whose drive is unstable."""
 
-    row: int  # of the drives' joints
-    inertia: float  # that the drive feels, the rest of the robot following [kg m^2 or kg]
-    largest: float  # gain that is still stable: damping (explicit), stiffness (implicit)
+    row: int  # among the driven joints
+    inertia: float  # of the joint, the rest of the robot free to move [kg m^2 or kg]
+    largest: float  # stable gain: damping (explicit) or stiffness (implicit)
 
 
 def unstable(
     model: mujoco.MjModel,
     pose: FloatArray,
-    dofs: Places,
+    dofs: Indices,
     gains: tuple[FloatArray, FloatArray],
     implicit: bool,
 ) -> list[Unstable]:
-    """Joints whose gains are too large for the model's time step; none: the drives are stable.
+    """List the joints whose gains are too large for the model's time step.
 
     Args:
-        model: with the damping of its joints alone.
-        pose: of the whole model, shape (nq,); around it others are tried.
+        model: its joints have passive damping only.
+        pose: default pose of the whole model, shape (nq,).
         dofs: of the driven joints, shape (n,).
         gains: stiffness and damping, shapes (n,) [N m/rad or N/m], [N m s/rad or N s/m].
-        implicit: the kind of drive.
+        implicit: the kind of integration.
     """
     step = float(model.opt.timestep)
     stiffness, damping = gains
@@ -58,7 +58,7 @@ def unstable(
     for each in _poses(model, pose, dofs):
         data.qpos[:] = each
         inertia = _inertia(model, data, dofs)
-        if inertia is None:  # nothing that moves has no inertia: the check of the model says so
+        if inertia is None:  # a singular inertia is reported by the check of the model
             continue
         if implicit:
             inertia = inertia + np.diag(step * damping / 2)
@@ -66,32 +66,32 @@ def unstable(
         else:
             load = 2 * step * damping + step**2 * stiffness
         mobility = np.linalg.inv(inertia)
-        largest = _largest(mobility, load)
+        largest = _max_eigenvalue(mobility, load)
         if not largest <= worst:
             worst = largest
             found = _offenders(mobility, load, gains, step, implicit)
     return found
 
 
-def _poses(model: mujoco.MjModel, pose: FloatArray, dofs: Places) -> list[FloatArray]:
-    """The default pose, and others within the stops; always the same ones."""
+def _poses(model: mujoco.MjModel, pose: FloatArray, dofs: Indices) -> list[FloatArray]:
+    """Return the default pose and random ones within the stops, from a fixed seed."""
     random = np.random.default_rng(SEED)
     poses = [pose]
     for _ in range(POSES):
         other = pose.copy()
         for dof in dofs:
             joint = int(model.dof_jntid[dof])
-            place = int(model.jnt_qposadr[joint])
+            index = int(model.jnt_qposadr[joint])
             low, high = model.jnt_range[joint]
             if not model.jnt_limited[joint]:
-                low, high = other[place] - RANGE, other[place] + RANGE
-            other[place] = random.uniform(low, high)
+                low, high = other[index] - RANGE, other[index] + RANGE
+            other[index] = random.uniform(low, high)
         poses.append(other)
     return poses
 
 
-def _inertia(model: mujoco.MjModel, data: mujoco.MjData, dofs: Places) -> FloatArray | None:
-    """Inertia of the driven joints, shape (n, n), with h times the passive damping on it."""
+def _inertia(model: mujoco.MjModel, data: mujoco.MjData, dofs: Indices) -> FloatArray | None:
+    """Return the inertia of the driven joints plus h times the damping, shape (n, n)."""
     mujoco.mj_kinematics(model, data)
     mujoco.mj_comPos(model, data)
     mujoco.mj_makeM(model, data)
@@ -106,8 +106,8 @@ def _inertia(model: mujoco.MjModel, data: mujoco.MjData, dofs: Places) -> FloatA
     return inertia if np.isfinite(inertia).all() else None
 
 
-def _largest(mobility: FloatArray, load: FloatArray) -> float:
-    """Largest eigenvalue of the load against the inertia; below 4 it is stable."""
+def _max_eigenvalue(mobility: FloatArray, load: FloatArray) -> float:
+    """Return the largest eigenvalue of inertia^-1 * load; below 4 the drives are stable."""
     root = np.sqrt(load)
     return float(np.linalg.eigvalsh(root[:, None] * mobility * root).max())
 
@@ -119,12 +119,15 @@ def _offenders(
     step: float,
     implicit: bool,
 ) -> list[Unstable]:
-    """Cap all joints' loads, as shares of their inertias, at the largest common stable share."""
+    """List the joints whose load exceeds the largest stable ratio to their inertia.
+
+    That ratio, common to all joints, is found by bisection: loads above it are reduced to it.
+    """
     alone = 1 / np.diag(mobility)
     low, high = 0.0, 4.0
-    for _ in range(PRECISION):
+    for _ in range(BISECTIONS):
         share = (low + high) / 2
-        stable = _largest(mobility, np.minimum(load, share * alone)) < 4.0
+        stable = _max_eigenvalue(mobility, np.minimum(load, share * alone)) < 4.0
         low, high = (share, high) if stable else (low, share)
     found = []
     stiffness, damping = gains

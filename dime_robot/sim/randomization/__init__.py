@@ -1,1 +1,1 @@
-"""How one simulated robot differs from the next."""
+"""Domain randomization: how one simulated robot differs from the next."""

@@ -1,4 +1,4 @@
-"""RandomDraw: one random term, the places it goes to, and its last draw."""
+"""RandomDraw: one random term, its targets, and its last draw."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ import mujoco
 import numpy as np
 import numpy.typing as npt
 
-from dime_robot.runtime.contract.policy_spec import FloatArray
+from dime_robot.runtime.contract.policy_spec import Float32Array, FloatArray
 from dime_robot.sim.config.randomization import KINDS, RandomTerm
 
 
 @dataclass
 class RandomDraw:
-    """A term, where it goes, and its last draw."""
+    """A term, its targets, and its last draw."""
 
     term: RandomTerm
-    names: Sequence[str]  # of `values`, for the table
-    rows: npt.NDArray[np.intp]  # of the quantity; of noise: numbers of the observation
-    shape: tuple[int, ...]  # of a draw; its first axis is 1 where all rows share it
-    values: FloatArray | None = None  # [term.unit]; None: no draw yet
-    heading: float = 0.0  # of a push, or of the axis that gravity or an imu is turned about [rad]
-    due: float = 0.0  # of an interval term: when to draw [s since reset]
+    names: Sequence[str]  # of the single values, for `Randomizer.drawn`
+    rows: npt.NDArray[np.intp]  # of the quantity; of noise: entries of the observation
+    shape: tuple[int, ...]  # of a draw; its first axis is 1 if all rows share it
+    values: FloatArray | None = None  # last draw [term.unit]; None: none yet
+    heading: float = 0.0  # of a push, or of the rotation axis of gravity or an imu [rad]
+    due: float = 0.0  # of an interval term: time of the next draw [s since reset]
 
     def draw(self, rng: np.random.Generator) -> FloatArray:
-        """Draw anew: shape `shape`."""
+        """Draw new values, shape `shape`."""
         first, second = self.term.range
         match self.term.distribution:
             case "uniform":
@@ -41,15 +41,15 @@ class RandomDraw:
         self.values = values
         return values
 
-    def wait(self, rng: np.random.Generator) -> None:
-        """Draw when the next draw is due."""
+    def schedule(self, rng: np.random.Generator) -> None:
+        """Set the time of the next draw."""
         assert self.term.interval is not None
         self.due += rng.uniform(*self.term.interval)
 
-    def applied(self, quantity: FloatArray, values: FloatArray) -> FloatArray:
-        """The quantity with these draws of this term in it."""
+    def apply(self, quantity: FloatArray, values: FloatArray) -> FloatArray:
+        """Return the quantity after these values were set, added or multiplied; may change it."""
         if self.term.kind == "gravity_direction":
-            return _turned(quantity, math.radians(values[0]), self.heading)
+            return _rotated(quantity, math.radians(values[0]), self.heading)
         if self.term.kind == "imu_mounting":
             return _mounted(quantity, math.radians(values[0]), self.heading)
         match self.term.operation:
@@ -62,18 +62,18 @@ class RandomDraw:
         return quantity
 
 
-def _turned(vector: FloatArray, angle: float, heading: float) -> FloatArray:
-    """Rodrigues' rotation about a horizontal axis; angles [rad], vector of shape (3,)."""
+def _rotated(vector: FloatArray, angle: float, heading: float) -> FloatArray:
+    """Rotate a vector, shape (3,), about a horizontal axis (Rodrigues); angles [rad]."""
     axis = np.array([math.cos(heading), math.sin(heading), 0.0])
     along = axis * (axis @ vector)
-    turned: FloatArray = (
+    rotated: FloatArray = (
         along + (vector - along) * math.cos(angle) + np.cross(axis, vector) * math.sin(angle)
     )
-    return turned
+    return rotated
 
 
 def _mounted(quaternion: FloatArray, angle: float, heading: float) -> FloatArray:
-    """A mounting turned further about a horizontal axis; angles [rad], w x y z of shape (4,)."""
+    """Rotate a mounting, w x y z, shape (4,), about a horizontal axis; angles [rad]."""
     half = math.sin(angle / 2)
     turn = np.array([math.cos(angle / 2), half * math.cos(heading), half * math.sin(heading), 0.0])
     mounted = np.zeros(4)
@@ -82,17 +82,17 @@ def _mounted(quaternion: FloatArray, angle: float, heading: float) -> FloatArray
 
 
 class Noise:
-    """The noise of one observation term: a reading in its history keeps the noise it came with."""
+    """The noise of one observation term; readings in its history keep their noise."""
 
     def __init__(
         self, random_draw: RandomDraw, width: int, size: int, fills_with_zero: bool
     ) -> None:
         self.random_draw, self._width, self._zero = random_draw, width, fills_with_zero
         self._stacked = np.zeros(size)
-        self.first = True  # of an episode
+        self.first = True  # whether the next reading is the first of an episode
 
-    def add(self, observation: npt.NDArray[np.float32], rng: np.random.Generator) -> None:
-        """Add the noise of this step in place."""
+    def add(self, observation: Float32Array, rng: np.random.Generator) -> None:
+        """Add the noise of this step to an observation, in place."""
         fresh, stacked = self.random_draw.draw(rng), self._stacked
         if self.first:
             stacked.reshape(-1, self._width)[:] = 0.0 if self._zero else fresh

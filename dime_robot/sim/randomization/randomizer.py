@@ -1,4 +1,4 @@
-"""Randomizer: writes what a configuration's random terms draw into a Plant, noise and pushes too.
+"""Randomizer: draws a configuration's random terms and applies them to a Plant.
 
 Values start from the nominal ones at every reset, so nothing drifts. Several terms on the same
 quantity apply in the order listed.
@@ -12,51 +12,47 @@ from typing import Any
 
 import mujoco
 import numpy as np
-import numpy.typing as npt
 
-from dime_robot.runtime.contract.policy_spec import FloatArray, PolicySpec
+from dime_robot.runtime.contract.policy_spec import Float32Array, FloatArray, PolicySpec
 from dime_robot.runtime.io.errors import InputError
 from dime_robot.sim.config.randomization import KINDS, RandomKind, RandomTerm
 from dime_robot.sim.plant.plant import Plant
 from dime_robot.sim.randomization.random_draw import Noise, RandomDraw
 
-OF_THE_DRIVE = ("motor_strength", "stiffness", "damping")
-# MuJoCo derives constants and shortcuts from these, which mj_setConst computes anew
+DRIVE_KINDS = ("motor_strength", "stiffness", "damping")
+# MuJoCo derives constants from these, which mj_setConst has to recompute
 SOURCES_OF_CONSTANTS = ("body_mass", "center_of_mass", "armature")
-END_OF_STABILITY: dict[RandomKind, int] = {  # the end of a range that is the worse one
+WORST_END: dict[RandomKind, int] = {  # index of the end of a range that is less stable
     "motor_strength": 1,
     "stiffness": 1,
     "damping": 1,
     "armature": 0,
     "joint_damping": 0,
 }
-TURNED = ("gravity_direction", "imu_mounting")
+ROTATIONS = ("gravity_direction", "imu_mounting")
 UNMEASURED = ("last_action", "command_velocity")  # observation terms that no sensor gives
 TIME_TOLERANCE = 1e-9  # [s]
 
 
 def extremes(term: RandomTerm) -> tuple[float, float]:
-    """The two ends to pin a term at: of its range, or 2 standard deviations [`term.unit`]."""
-    first, second = term.range
-    if term.distribution == "normal":
-        return first - 2 * second, first + 2 * second
-    return first, second
+    """Return the ends of a term's range, or of 2 standard deviations [`term.unit`]."""
+    return term.interval_of(2.0)
 
 
 def pinned(term: RandomTerm, value: float) -> RandomTerm:
-    """The same term, whose every draw is `value` [`term.unit`]."""
-    # uniform: a normal range would read the second number as a standard deviation
+    """Return the same term with a fixed value [`term.unit`]."""
+    # uniform, since the second number of a normal range is a standard deviation
     changes = {"distribution": "uniform", "range": (value, value)}
     return RandomTerm.model_validate({**term.model_dump(), **changes})
 
 
 def _names(element: Callable[[int], Any], count: int, what: str) -> list[str]:
-    """What a model calls its elements; the nameless by their number."""
+    """Return the names of a model's elements; unnamed ones get their number."""
     return [element(i).name or f"{what} {i}" for i in range(count)]
 
 
 class Randomizer:
-    """Draws and applies the terms of a configuration. Without terms it does nothing.
+    """Draws the terms of a configuration and applies them. Without terms it does nothing.
 
     Call `startup` once; at every reset `reset`, then the plant's; at every control step `step`
     before the plant's, `observe` after it.
@@ -67,8 +63,8 @@ class Randomizer:
         plant: nominal; its model and drive are changed in place.
 
     Raises:
-        InputError: a target that does not exist, a plant that lacks what a term needs, or terms
-            that could make a quantity negative or a drive unstable.
+        InputError: a target or a part of the plant that a term needs is missing, or terms could
+            make a quantity negative or a drive unstable.
     """
 
     def __init__(self, terms: Sequence[RandomTerm], spec: PolicySpec, plant: Plant) -> None:
@@ -99,7 +95,7 @@ class Randomizer:
         known = {block.name: block for block in self._spec.observation}
         measured = [name for name, block in known.items() if block.kind not in UNMEASURED]
         ends = np.cumsum([block.size for block in known.values()]).tolist()
-        for name in self._known(term, list(known), measured):
+        for name in self._targets(term, list(known), measured):
             block, end = known[name], ends[list(known).index(name)]
             entry = RandomDraw(
                 term,
@@ -110,23 +106,18 @@ class Randomizer:
             self._noises.append(Noise(entry, block.width, block.size, block.history_fill == "zero"))
 
     def _random_draw(self, term: RandomTerm) -> RandomDraw:
-        """Find a term's targets."""
-        kind = term.kind
-        of_the_drive = kind in OF_THE_DRIVE
-        if of_the_drive and self._plant.drive is None:
-            raise InputError(
-                f"{kind}: expected a robot with a position drive, got actions of kind"
-                f" {self._spec.action.kind}; leave this term out"
-            )
-        if kind == "push" and not self._plant.has_free_base:
-            raise InputError(
-                "push: expected a robot with a free joint, got none; leave this term out"
-            )
-        if kind == "imu_mounting" and not self._plant.has_imu:
-            raise InputError(
-                "imu_mounting: expected a robot with an imu (sim.imu), got none; leave this term"
-                " out"
-            )
+        """Resolve a term's targets."""
+        kind, plant, of_drive = term.kind, self._plant, term.kind in DRIVE_KINDS
+        actions = f"actions of kind {self._spec.action.kind}"
+        for needed, present, what, got in (
+            (of_drive, plant.drive is not None, "a position drive", actions),
+            (kind == "push", plant.has_free_base, "a free joint", "none"),
+            (kind == "imu_mounting", plant.has_imu, "an imu (sim.imu)", "none"),
+        ):
+            if needed and not present:
+                raise InputError(
+                    f"{kind}: expected a robot with {what}, got {got}; leave this term out"
+                )
         match KINDS[kind].target:
             case "geom":
                 names = known = _names(self._model.geom, self._model.ngeom, "geom")
@@ -135,10 +126,10 @@ class Randomizer:
                 known = [name for i, name in enumerate(names) if self._model.body_mass[i] > 0]
             case "joint":
                 names = [joint.name for joint in self._spec.joints]
-                names = known = list(self._spec.action_joints) if of_the_drive else names
+                names = known = list(self._spec.action_joints) if of_drive else names
             case _:
                 names = known = [""]
-        chosen = self._known(term, known, known)
+        chosen = self._targets(term, known, known)
         rows = np.array([names.index(name) for name in chosen], dtype=np.intp)
         if kind in ("armature", "joint_friction", "joint_damping"):
             rows = self._plant.dofs[rows].astype(np.intp)
@@ -148,9 +139,8 @@ class Randomizer:
             shape, labels = (*shape, 3), [f"{name} {axis}" for name in labels for axis in "xyz"]
         return RandomDraw(term, labels, rows, shape)
 
-    def _known(self, term: RandomTerm, known: list[str], default: list[str]) -> Sequence[str]:
-        unknown = [name for name in term.targets if name not in known]
-        if unknown:
+    def _targets(self, term: RandomTerm, known: list[str], default: list[str]) -> Sequence[str]:
+        if unknown := [name for name in term.targets if name not in known]:
             raise InputError(
                 f"{term.kind}: expected targets out of {known}, got {', '.join(unknown)}"
             )
@@ -163,7 +153,7 @@ class Randomizer:
         return chosen
 
     def _quantity(self, kind: RandomKind) -> FloatArray:
-        """What a kind changes: a view, so that writing into it changes the plant."""
+        """Return the array that a kind changes: a view into the plant."""
         model, drive = self._model, self._plant.drive
         quantities = {
             "friction": model.geom_friction[:, 0],
@@ -188,26 +178,26 @@ class Randomizer:
             return
         lowest = self._nominal[kind].copy()
         for entry in self._written[kind]:
-            # factors and set values are 0 or more: the smallest draws give the smallest value
-            lowest = entry.applied(lowest, np.full(entry.shape, entry.term.bounds[0]))
-            least = float(lowest[entry.rows].min())
-            if least < 0 or (kind == "body_mass" and least == 0):
+            # factors and set values are not negative, so the smallest draws give the smallest value
+            lowest = entry.apply(lowest, np.full(entry.shape, entry.term.bounds[0]))
+            smallest = float(lowest[entry.rows].min())
+            if smallest < 0 or (kind == "body_mass" and smallest == 0):
                 raise InputError(
                     f"{kind}: expected terms that leave every target"
-                    f" {'above 0' if kind == 'body_mass' else '0 or more'}, got {least:g}"
+                    f" {'above 0' if kind == 'body_mass' else '0 or more'}, got {smallest:g}"
                     f" {KINDS[kind].unit} at the lowest; narrow their ranges"
                 )
 
     def _check_stays_stable(self) -> None:
-        """At the largest gains on the smallest inertias that can be drawn; masses left out."""
-        kinds = [kind for kind in self._written if kind in END_OF_STABILITY]
+        """Check drives at the largest gains and smallest inertias; body masses stay nominal."""
+        kinds = [kind for kind in self._written if kind in WORST_END]
         if self._plant.drive is None or not kinds:
             return
         for kind in kinds:
             value = self._nominal[kind].copy()
             for entry in self._written[kind]:
-                end = entry.term.bounds[END_OF_STABILITY[kind]]
-                value = entry.applied(value, np.full(entry.shape, end))
+                end = entry.term.bounds[WORST_END[kind]]
+                value = entry.apply(value, np.full(entry.shape, end))
             self._quantity(kind)[:] = value
         try:
             self._plant.require_stable()
@@ -228,16 +218,16 @@ class Randomizer:
                     f' {self._model.body(simple[0]).name}; give it simple="false" in the model'
                 )
 
-    # ---- random_draw ----
+    # ---- drawing ----
 
     def startup(self, rng: np.random.Generator) -> None:
-        """Draw what stays for the plant's life; the next `reset` applies it."""
+        """Draw the values that stay for the plant's life; the next `reset` applies them."""
         for entry in self._random_draws:
             if entry.term.mode == "startup":
                 entry.draw(rng)
 
     def reset(self, rng: np.random.Generator) -> None:
-        """Draw what stays for an episode. Call it before the plant's reset: it disturbs the data.
+        """Draw the values of an episode. Call it before the plant's reset: it changes the data.
 
         Raises:
             ValueError: `startup` was not called.
@@ -247,7 +237,7 @@ class Randomizer:
                 entry.draw(rng)
             elif entry.term.mode == "interval":
                 entry.values, entry.due = None, 0.0
-                entry.wait(rng)
+                entry.schedule(rng)
             elif entry.values is None:
                 raise ValueError("expected a call of startup() before the first reset()")
         for noise in self._noises:
@@ -262,9 +252,9 @@ class Randomizer:
         for entry in self._written[kind]:
             if entry.values is None:
                 continue
-            if kind in TURNED and entry.term.operation == "set":
-                value = self._nominal[kind].copy()  # a set angle counts from here, an added one on
-            value = entry.applied(value, entry.values)
+            if kind in ROTATIONS and entry.term.operation == "set":
+                value = self._nominal[kind].copy()  # a set rotation starts from the nominal value
+            value = entry.apply(value, entry.values)
         self._quantity(kind)[:] = value
         if kind == "body_mass":
             rows = np.unique(np.concatenate([entry.rows for entry in self._written[kind]]))
@@ -272,28 +262,26 @@ class Randomizer:
             self._model.body_inertia[rows] = self._inertia[rows] * ratio[:, None]
 
     def step(self, rng: np.random.Generator, time: float) -> None:
-        """Draw the interval terms that are due and apply them; `time` since reset [s]."""
+        """Draw and apply the interval terms that are due; `time` since reset [s]."""
         for entry in self._intervals:
             if entry.due > time + TIME_TOLERANCE:
                 continue
             values = entry.draw(rng)
-            entry.wait(rng)
+            entry.schedule(rng)
             if entry.term.kind == "push":
                 heading = np.array([math.cos(entry.heading), math.sin(entry.heading)])
                 self._plant.push(values[0] * heading)
             else:
                 self._write(entry.term.kind)
 
-    def observe(
-        self, observation: npt.NDArray[np.float32], rng: np.random.Generator
-    ) -> npt.NDArray[np.float32]:
-        """Add noise to an observation in place; shape (n_obs,), raw SI. Gives it back."""
+    def observe(self, observation: Float32Array, rng: np.random.Generator) -> Float32Array:
+        """Add noise to an observation, shape (n_obs,), raw SI, in place, and return it."""
         for noise in self._noises:
             noise.add(observation, rng)
         return observation
 
     def drawn(self) -> list[dict[str, object]]:
-        """The last draws, one row per number: kind, target, operation, mode, unit, value."""
+        """Return the last draws, one per value: kind, target, operation, mode, unit, value."""
         return [
             {
                 "kind": entry.term.kind,

@@ -1,1 +1,1 @@
-"""The robot tasks: how an episode begins, what it rewards, when it ends."""
+"""The robot tasks: start, reward and end of an episode."""

@@ -25,19 +25,19 @@ class SwingUp:
     Nothing terminates an episode; the time limit truncates it.
     """
 
-    asked: FloatArray | None = None  # it follows no velocity
+    command_velocity: FloatArray | None = None
 
     def __init__(self, config: SwingUpConfig, spec: PolicySpec, plant: Plant) -> None:
         names = [joint.name for joint in spec.joints]
         self._config, self._plant = config, plant
-        self.measures: dict[str, float] = {}  # none beyond its reward
+        self.metrics: dict[str, float] = {}
         self._cart, self._pole = names.index(config.cart), names.index(config.pole)
         self._scale = spec.action.scale[config.cart]
         self._cos_success = math.cos(math.radians(config.success_angle))
         self._standing: deque[bool] = deque(maxlen=round(config.success_window * spec.rate))
 
     def start(self, rng: np.random.Generator) -> None:
-        """Hang, a few degrees and centimetres off."""
+        """Let the pole hang, with a random offset of up to 0.1 rad and 0.1 m."""
         self._standing.clear()
         self._plant.reset(
             {
@@ -46,15 +46,15 @@ class SwingUp:
             }
         )
 
-    def follow(self, velocity: Sequence[float] | None) -> None:
-        """Nothing: it follows no velocity."""
+    def set_command(self, velocity: Sequence[float] | None) -> None:
+        """Ignore the velocity."""
 
     def step(self, command: JointCommand, rng: np.random.Generator) -> float:
-        """Reward of the period that `command` was sent in; call it at the period's end."""
+        """Return the reward of the period of `command`; call it at the period's end."""
         return self.reward(self._plant.state(), command)
 
     def reward(self, state: RobotState, command: JointCommand) -> float:
-        """Reward of the step that led to `state`."""
+        """Return the reward of the step that led to `state`."""
         cos = math.cos(state.joint_position[self._pole])
         self._standing.append(cos >= self._cos_success)
         x = state.joint_position[self._cart] / self._config.position_width
@@ -67,10 +67,10 @@ class SwingUp:
         return float(upright * centred * slow * gentle)
 
     def is_success(self) -> bool:
-        """Has it stood for the required share of the last `success_window` seconds?"""
+        """Whether it stood for the required share of the last `success_window` seconds."""
         full = len(self._standing) == self._standing.maxlen
         return full and sum(self._standing) >= self._config.success_share * len(self._standing)
 
     def terminated(self) -> bool:
-        """Never: the time limit truncates an episode."""
+        """Return False: only the time limit ends an episode."""
         return False

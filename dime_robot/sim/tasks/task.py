@@ -1,4 +1,4 @@
-"""What every robot task has, and which class a configuration means."""
+"""The interface of robot tasks, and the task of a configuration."""
 
 from __future__ import annotations
 
@@ -16,39 +16,39 @@ from dime_robot.sim.tasks.velocity import VelocityTracking
 
 
 class Task(Protocol):
-    """Starts, rewards and ends. It looks at the plant, which knows more than any sensor."""
+    """Starts, rewards and ends episodes, from the true state of the plant."""
 
-    measures: dict[str, float]  # of the last step, for `info`
+    metrics: dict[str, float]  # of the last step, for `info["measures"]`
 
     @property
-    def asked(self) -> FloatArray | None:
-        """Velocity to follow, shape (3,) [m/s, m/s, rad/s]; None: the task knows none."""
+    def command_velocity(self) -> FloatArray | None:
+        """The commanded velocity, shape (3,) [m/s, m/s, rad/s]; None: the task has none."""
 
     def start(self, rng: np.random.Generator) -> None:
-        """Put the plant where an episode begins."""
+        """Reset the plant for an episode."""
 
-    def follow(self, velocity: Sequence[float] | None) -> None:
-        """Ask for this [m/s, m/s, rad/s] instead of what would be drawn; None: draw again.
+    def set_command(self, velocity: Sequence[float] | None) -> None:
+        """Fix the commanded velocity [m/s, m/s, rad/s]; None: draw it again.
 
-        A task that follows no velocity ignores it.
+        A task without a commanded velocity ignores it.
         """
 
     def step(self, command: JointCommand, rng: np.random.Generator) -> float:
-        """Reward of the period that `command` was sent in; called at the period's end."""
+        """Return the reward of the period of `command`; call it at the period's end."""
 
     def terminated(self) -> bool:
-        """Is the episode over, the time limit aside?"""
+        """Whether the episode has ended, apart from the time limit."""
 
     def is_success(self) -> bool:
-        """Does the task's criterion hold at this step?"""
+        """Whether the success criterion holds at this step."""
 
 
 def make_task(config: RobotTaskConfig, plant: Plant) -> Task:
-    """The task of a configuration.
+    """Make the task of a configuration.
 
     Args:
         config: the configuration.
-        plant: the robot that the task looks at and resets.
+        plant: the robot.
 
     Raises:
         InputError: it has no task.

@@ -1,4 +1,4 @@
-"""Velocity tracking: a legged base goes as fast as it is asked to. Every term with its unit."""
+"""Velocity tracking: a legged base follows a commanded velocity. Every term with its unit."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from dime_robot.sim.plant.plant import Plant
 class VelocityTracking:
     """Reward of one control period, with the weights of `task.rewards`, never below 0.
 
-        track_linear     exp(-|v_xy - asked|^2 / linear_width^2)   v: level frame of the base [m/s]
-        track_yaw        exp(-(w_z - asked)^2 / yaw_width^2)       w: base's frame [rad/s]
+        track_linear     exp(-|v_xy - c_xy|^2 / linear_width^2)    v: level frame of the base [m/s]
+        track_yaw        exp(-(w_z - c_z)^2 / yaw_width^2)         w: base's frame [rad/s]
         alive            1
         vertical_speed   v_z^2                                     [m^2/s^2]
         roll_pitch_rate  w_x^2 + w_y^2                             [rad^2/s^2]
@@ -26,7 +26,8 @@ class VelocityTracking:
         torque           mean over the period of the sum of t^2    [N^2 m^2]
         hip_angle        sum of |hip - its default position|       [rad]
 
-    An episode terminates where the base tilts or sinks too far; the time limit truncates it.
+    c is the commanded velocity. An episode terminates when the base tilts or sinks too far; the
+    time limit truncates it.
     """
 
     def __init__(self, config: VelocityTrackingConfig, spec: PolicySpec, plant: Plant) -> None:
@@ -37,25 +38,25 @@ class VelocityTracking:
         self._scale = np.array([spec.action.scale[name] for name in spec.action_joints])
         self._period, self._redraw = spec.period, round(config.commands.resample * spec.rate)
         self._cos_tilt = math.cos(math.radians(config.largest_tilt))
-        self._fixed: FloatArray | None = None
-        self.asked: FloatArray = np.zeros(3)  # [m/s, m/s, rad/s]
-        self.measures: dict[str, float] = {}  # of the last step [m/s], [rad/s], [reward]
-        self._forget()
+        self._fixed: FloatArray | None = None  # commanded instead of drawn velocities
+        self.command_velocity: FloatArray = np.zeros(3)  # [m/s, m/s, rad/s]
+        self.metrics: dict[str, float] = {}  # of the last step [m/s], [rad/s], [reward]
+        self._reset_statistics()
 
-    def _forget(self) -> None:
+    def _reset_statistics(self) -> None:
         self._steps, self._fallen = 0, False
-        self._offset = np.zeros(2)  # sum over steps of v_xy - asked
+        self._offset = np.zeros(2)  # sum over steps of v_xy - c_xy
         self._targets: FloatArray | None = None
 
-    def follow(self, velocity: Sequence[float] | None) -> None:
-        """Ask for this [m/s, m/s, rad/s] instead of what would be drawn; None: draw again."""
+    def set_command(self, velocity: Sequence[float] | None) -> None:
+        """Fix the commanded velocity [m/s, m/s, rad/s]; None: draw it again."""
         self._fixed = None if velocity is None else np.array(velocity, dtype=float)
         if self._fixed is not None:
-            self.asked = self._fixed
+            self.command_velocity = self._fixed
 
     def start(self, rng: np.random.Generator) -> None:
-        """Stand near the default pose, with a new velocity to follow."""
-        self._forget()
+        """Start near the default pose, with a new commanded velocity."""
+        self._reset_statistics()
         noise = self._config.start_noise
         pose = self._defaults + rng.uniform(-noise, noise, len(self._defaults))
         positions = dict(zip(self._names, pose.tolist(), strict=True))
@@ -70,15 +71,15 @@ class VelocityTracking:
             drawn[:] = 0.0
         elif kind < commands.standing + commands.turning:
             drawn[:2] = 0.0
-            low, high = commands.angular_z  # the faster half: turning slowly is nearly standing
+            low, high = commands.angular_z  # the faster half, since slow turning is nearly standing
             drawn[2] = rng.choice((low, high)) * rng.uniform(0.5, 1.0)
-        self.asked = drawn if self._fixed is None else self._fixed
+        self.command_velocity = drawn if self._fixed is None else self._fixed
 
     def step(self, command: JointCommand, rng: np.random.Generator) -> float:
-        """Reward of the period that `command` was sent in; call it at the period's end."""
+        """Return the reward of the period of `command`; call it at the period's end."""
         weights, base = self._config.rewards, self._plant.base()
-        off = base.velocity[:2] - self.asked[:2]
-        yaw_off = base.angular_velocity[2] - self.asked[2]
+        off = base.velocity[:2] - self.command_velocity[:2]
+        yaw_off = base.angular_velocity[2] - self.command_velocity[2]
         widths = self._config.linear_width, self._config.yaw_width
         tracking = weights.track_linear * math.exp(-float(off @ off) / widths[0] ** 2)
         tracking += weights.track_yaw * math.exp(-(yaw_off**2) / widths[1] ** 2)
@@ -102,7 +103,7 @@ class VelocityTracking:
         self._steps += 1
         tilted = bool(-base.gravity[2] < self._cos_tilt)
         self._fallen = tilted or base.height < self._config.lowest
-        self.measures = {
+        self.metrics = {
             "velocity_error": float(np.hypot(*off)),
             "yaw_rate_error": abs(float(yaw_off)),
             "tracking_reward": tracking,
@@ -112,10 +113,10 @@ class VelocityTracking:
         return max(0.0, float(reward))
 
     def terminated(self) -> bool:
-        """Has it fallen?"""
+        """Whether it has fallen."""
         return self._fallen
 
     def is_success(self) -> bool:
-        """Is it up, and was its mean velocity over the episode near the one asked for?"""
+        """Whether it stands, and its mean velocity in the episode was near the commanded one."""
         error = float(np.hypot(*self._offset)) / max(1, self._steps)
         return not self._fallen and error <= self._config.success_error

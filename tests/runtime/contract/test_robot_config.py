@@ -33,7 +33,7 @@ REFUSED: list[tuple[str, str, Any, str]] = [
     ("effort", "colour", "red", "Extra inputs"),
     ("effort", "joints", [], "at least 1 item"),
     ("effort", "joints.1.name", "rail", r"each joint once, got \['rail'\]"),
-    ("effort", "joints.1.wire_name", "axis_6", r"each wire name once, got \['axis_6'\]"),
+    ("effort", "joints.1.wire_name", "axis_6", r"each hardware name once, got \['axis_6'\]"),
     ("effort", "joints.0.sign", 2, "1 or -1"),
     ("effort", "joints.0.sign", 0, "1 or -1"),
     ("effort", "joints.0.offset", float("nan"), "finite"),
@@ -57,7 +57,7 @@ REFUSED: list[tuple[str, str, Any, str]] = [
     ("twist", "command.limits", {"linear_z": 1.0}, "expected axes out of"),
     ("twist", "command.acceleration", 0, "greater than 0"),
     ("twist", "command_velocity.limits", {"linear_x": 1.0}, "for each of"),
-    ("twist", "command_velocity.limits.linear_x", -1.0, "0 or more"),
+    ("twist", "command_velocity.limits.linear_x", -1.0, "or equal to 0"),
     ("twist", "command_velocity.timeout", 0, "greater than 0"),
     ("effort", "safety.soft_margin", 0.5, "less than 0.5"),
     ("effort", "safety.hold", None, "safety.hold: Field required"),
@@ -129,7 +129,7 @@ def test_a_file_that_is_none_is_one_sentence(tmp_path: Any, text: str | None, me
 # ---- may this policy run on this robot?
 
 GRAVITY = [{"name": "g", "kind": "projected_gravity", "size": 3, "unit": "1"}]
-STEERED = [{"name": "v", "kind": "command_velocity", "size": 3, "unit": "mixed"}]
+COMMANDED = [{"name": "v", "kind": "command_velocity", "size": 3, "unit": "mixed"}]
 OMEGA = [{"name": "w", "kind": "angular_velocity", "size": 3, "unit": "rad/s"}]
 
 
@@ -142,7 +142,7 @@ OMEGA = [{"name": "w", "kind": "angular_velocity", "size": 3, "unit": "rad/s"}]
         ("effort", {}, {"state__rate": 125.0}, "rate", "128 Hz"),
         ("effort", {"observation": GRAVITY}, {"imu": None}, "sensors", "imu"),
         ("effort", {"observation": OMEGA}, {"imu": None}, "sensors", "imu"),
-        ("twist", {"observation": STEERED}, {"command_velocity": None}, "sensors", "velocity"),
+        ("twist", {"observation": COMMANDED}, {"command_velocity": None}, "sensors", "velocity"),
         ("effort", {}, {"joints__0__position_limits": [0, 0.51]}, "limits", "joint rail"),
         ("effort", {}, {"joints__0__position_limits": [-0.1, 0.5]}, "limits", "joint rail"),
         ("effort", {}, {"joints__3__position_limits": None}, "limits", "anything"),
@@ -188,7 +188,7 @@ def test_a_tightened_position_limit_is_accepted_and_holds() -> None:
         for _ in range(40):
             run.state = make_state(wrist=run.step([wanted, 0.0, 0.25]).command.value[0])
         assert run.state.joint_position[0] == stop
-    assert run.filter.problems_of(make_state(wrist=1.5)) == [Fault.OBSERVATION_OUT_OF_RANGE]
+    assert run.filter.faults_in(make_state(wrist=1.5)) == [Fault.OBSERVATION_OUT_OF_RANGE]
 
 
 def test_a_robots_limit_on_a_joint_the_policy_knows_as_free_holds() -> None:
@@ -209,47 +209,47 @@ def test_a_tightened_twist_is_accepted_and_holds() -> None:
 NAMES = ["axis_1", "wheel", "axis_6"]  # the robot's own order
 
 
-def mapping(kind: str = "effort") -> JointMapping:
+def make_mapping(kind: str = "effort") -> JointMapping:
     return JointMapping(make_spec(kind), make_robot(kind))
 
 
 def test_readings_are_followed_by_name_sign_and_offset() -> None:
-    wires = mapping()
-    assert wires.follow(["spare", "axis_6", "axis_1", "wheel"]) is False
-    wire = np.array([9.0, 1.0, 0.0, 3.0])
-    assert wires.positions(wire).tolist() == [1.0 - -0.5, 3.0, -(0.0 - 0.125)]
-    assert wires.velocities(np.array([9.0, 1.0, 2.0, 3.0])).tolist() == [1.0, 3.0, -2.0]
+    mapping = make_mapping()
+    assert mapping.set_order(["spare", "axis_6", "axis_1", "wheel"]) is False
+    readings = np.array([9.0, 1.0, 0.0, 3.0])
+    assert mapping.positions(readings).tolist() == [1.0 - -0.5, 3.0, -(0.0 - 0.125)]
+    assert mapping.velocities(np.array([9.0, 1.0, 2.0, 3.0])).tolist() == [1.0, 3.0, -2.0]
 
 
 def test_a_new_order_is_noticed_once_and_followed() -> None:
-    wires = mapping()
+    mapping = make_mapping()
     orders = [NAMES, NAMES, ["wheel", "axis_6", "axis_1"], ["wheel", "axis_6", "axis_1"]]
-    assert [wires.follow(names) for names in orders] == [False, False, True, False]
-    assert wires.velocities(np.array([1.0, 2.0, 3.0])).tolist() == [2.0, 1.0, -3.0]
+    assert [mapping.set_order(names) for names in orders] == [False, False, True, False]
+    assert mapping.velocities(np.array([1.0, 2.0, 3.0])).tolist() == [2.0, 1.0, -3.0]
 
 
 @pytest.mark.parametrize(
     "names", [[], ["axis_1", "wheel"], ["rail", "wheel", "wrist"], [*NAMES, "wheel"]]
 )
 def test_a_message_without_each_joint_once_is_refused(names: list[str]) -> None:
-    wires = mapping()
-    wires.follow(NAMES)
+    mapping = make_mapping()
+    mapping.set_order(NAMES)
     with pytest.raises(InputError, match="once") as caught:
-        wires.follow(names)
+        mapping.set_order(names)
     assert caught.value.code == "joints"
-    assert wires.follow(NAMES) is False
+    assert mapping.set_order(NAMES) is False
 
 
-def test_commands_are_in_wire_order_with_sign_and_offset() -> None:
+def test_commands_are_in_hardware_order_with_sign_and_offset() -> None:
     for kind, offsets in (("effort", [0.0, 0.0, 0.0]), ("position", [0.125, 0.0, -0.5])):
-        wires = mapping(kind)
+        mapping = make_mapping(kind)
         value = JointCommand(("wrist", "wheel", "rail"), np.array([1.0, 2.0, 3.0]))
-        assert wires.command_names == ("axis_1", "wheel", "axis_6")
-        assert wires.command(value).tolist() == (np.array([-3.0, 2.0, 1.0]) + offsets).tolist()
-    wires = mapping("twist")
-    assert wires.command_names == ("linear_x", "angular_z")
+        assert mapping.command_names == ("axis_1", "wheel", "axis_6")
+        assert mapping.command(value).tolist() == (np.array([-3.0, 2.0, 1.0]) + offsets).tolist()
+    mapping = make_mapping("twist")
+    assert mapping.command_names == ("linear_x", "angular_z")
     value = JointCommand(("linear_x", "angular_z"), np.array([1.0, 2.0]))
-    assert wires.command(value).tolist() == [1.0, 2.0]
+    assert mapping.command(value).tolist() == [1.0, 2.0]
 
 
 numbers = st.integers(-(2**20), 2**20).map(lambda n: n / 1024)  # sums with the offsets are exact
@@ -270,14 +270,14 @@ def test_the_simulated_robots_side_is_the_exact_inverse(
     data["joints"] = [data["joints"][i] for i in order]
     data["joints"][0].update(sign=sign, offset=offset)
     spec: PolicySpec = make_spec(kind)
-    wires = JointMapping(spec, RobotConfig.model_validate(data))
+    mapping = JointMapping(spec, RobotConfig.model_validate(data))
     state = make_state(*values[:3], velocity=values[3:])
-    names, position, velocity = wires.readings(state)
-    wires.follow(names)
-    assert wires.positions(position).tolist() == list(values[:3])
-    assert wires.velocities(velocity).tolist() == list(values[3:])
+    names, position, velocity = mapping.readings(state)
+    mapping.set_order(names)
+    assert mapping.positions(position).tolist() == list(values[:3])
+    assert mapping.velocities(velocity).tolist() == list(values[3:])
     joints = spec.action_joints
     command = JointCommand(joints, np.array(values[: len(joints)]), kind)
-    back = wires.commanded(wires.command(command))
+    back = mapping.commanded(mapping.command(command))
     assert (back.joints, back.kind) == (joints, kind)
     assert back.value.tolist() == command.value.tolist()

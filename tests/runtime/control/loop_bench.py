@@ -11,18 +11,18 @@ from dime_robot.runtime.contract.policy_spec import FloatArray
 from dime_robot.runtime.control.control_loop import ControlLoop, GraphView, Mode, Reading
 from dime_robot.runtime.control.controller import Controller
 from dime_robot.runtime.control.safety_filter import Decision
-from tests.runtime.machines import UPRIGHT, T, ToldPolicy, make_robot, make_spec
+from tests.runtime.machines import UPRIGHT, ScriptedPolicy, T, make_robot, make_spec
 
 ALONE = GraphView(listeners=("/robot",))
 ROBOT_EPOCH = 1000.0  # [s] of the robot's clock at the start of ours
 
 
 class LoopBench:
-    """One machine of `machines`, its readings at the policy's rate unless said otherwise.
+    """One machine of `machines`, by default with readings at the policy's rate.
 
     Args:
         kind: of its commands.
-        answer: what the policy says to an observation, in [-1, 1].
+        respond: observation -> action in [-1, 1].
         by_reading: what begins a step.
         spec: changes of the contract.
         robot: changes of the machine.
@@ -31,7 +31,7 @@ class LoopBench:
     def __init__(
         self,
         kind: str = "position",
-        answer: Callable[[FloatArray], Any] | None = None,
+        respond: Callable[[FloatArray], Any] | None = None,
         by_reading: bool = True,
         spec: dict[str, Any] | None = None,
         publishes: bool = True,
@@ -40,7 +40,7 @@ class LoopBench:
         self.now, self.offset = 0.0, ROBOT_EPOCH
         self.spec = make_spec(kind, **(spec or {}))
         self.robot = make_robot(kind, **robot)
-        self.policy = ToldPolicy(self.spec, answer)
+        self.policy = ScriptedPolicy(self.spec, respond)
         self.controller = Controller(self.policy, self.robot, lambda: self.now)
         self.loop = ControlLoop(
             self.controller,
@@ -76,7 +76,7 @@ class LoopBench:
     def poll(self) -> Decision | None:
         return self.take(self.loop.poll())
 
-    def look(self, **changes: Any) -> Decision | None:
+    def update_graph(self, **changes: Any) -> Decision | None:
         self.view = self.view._replace(**changes) if changes else self.view
         decision = self.take(self.loop.graph(self.view))
         self.view = self.view._replace(rival_messages=0)
@@ -103,7 +103,7 @@ class LoopBench:
     def activate(self) -> LoopBench:
         """Watch for a while, then activate; fails where something stands against it."""
         self.run(80)
-        self.look()
+        self.update_graph()
         problem = self.loop.activation_problem()
         assert not problem, problem
         self.loop.activate()
@@ -126,4 +126,4 @@ class LoopBench:
 
     @property
     def why(self) -> str:
-        return self.loop.explain(self.last.reasons)
+        return self.loop.explain(self.last.faults)

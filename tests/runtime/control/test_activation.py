@@ -1,4 +1,4 @@
-"""What a robot has to look like before a policy may begin."""
+"""The states from which a policy may start."""
 
 from __future__ import annotations
 

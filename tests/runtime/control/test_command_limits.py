@@ -111,7 +111,7 @@ def test_one_number_that_is_none_holds_the_whole_command(kind: CommandKind, bad:
     wanted[-1] = bad
     decision = run.step(wanted)
     assert decision.level == SafetyLevel.HOLD
-    assert decision.reasons == (R.ACTION_NAN,)
+    assert decision.faults == (R.ACTION_NAN,)
     assert decision.command.value.tolist() == good.tolist()
 
 
@@ -142,7 +142,7 @@ def test_an_effort_towards_a_stop_fades_out_over_the_soft_margin(
     wanted[index] = effort
     decision = run.step(wanted, state=make_state(**{joint: position}))
     assert decision.command.value == pytest.approx(share * wanted)
-    assert decision.reasons == ((R.POSITION_LIMIT,) if share < 1 else ())
+    assert decision.faults == ((R.POSITION_LIMIT,) if share < 1 else ())
     assert decision.level == (SafetyLevel.CLAMP if share < 1 else SafetyLevel.RUN)
 
 
@@ -157,14 +157,14 @@ def test_an_effort_that_speeds_up_a_joint_beyond_its_limit_is_taken_away() -> No
     run = Run().arm()
     decision = run.step([8.0, -4.0, -30.0], state=make_state(velocity=[8.5, 41.0, 1.9]))
     assert decision.command.value.tolist() == [0.0, -4.0, -30.0]  # the wheel's brakes
-    assert decision.reasons == (R.VELOCITY_LIMIT,)
+    assert decision.faults == (R.VELOCITY_LIMIT,)
 
 
 def test_a_tightened_effort_limit_and_its_rate_clamp() -> None:
     run = Run(joints__3__effort_limit=5.0, joints__0__effort_rate_limit=128.0).arm()
     got = [run.step([-8.0, 4.0, 40.0]) for _ in range(3)]
     assert [d.command.value.tolist() for d in got] == [[-5.0, 4.0, k] for k in (1.0, 2.0, 3.0)]
-    assert set(got[0].reasons) == {R.EFFORT_LIMIT}
+    assert set(got[0].faults) == {R.EFFORT_LIMIT}
 
 
 def test_a_target_moves_at_the_velocity_limit_and_stops_short_of_the_stops() -> None:
@@ -177,7 +177,7 @@ def test_a_target_moves_at_the_velocity_limit_and_stops_short_of_the_stops() -> 
         state = make_state(wrist=got[-1])  # a drive that follows at once
     assert np.diff([0.5, *got])[:5] == pytest.approx(8.0 * T)
     assert got[-1] == pytest.approx(1.7)
-    assert decision.reasons == (R.POSITION_LIMIT,)
+    assert decision.faults == (R.POSITION_LIMIT,)
 
 
 def test_the_target_of_a_blocked_joint_stays_within_its_effort() -> None:
@@ -185,7 +185,7 @@ def test_the_target_of_a_blocked_joint_stays_within_its_effort() -> None:
     for _ in range(50):
         decision = run.step([1.7, 0.0, 0.25])  # the wrist stays at 0.5
     assert decision.command.value == pytest.approx([0.5 + 0.5, 0.0, 0.25])
-    assert decision.reasons == (R.VELOCITY_LIMIT, R.EFFORT_LIMIT)
+    assert decision.faults == (R.VELOCITY_LIMIT, R.EFFORT_LIMIT)
 
 
 def test_a_position_run_begins_where_the_joints_are_even_beyond_the_soft_stops() -> None:
@@ -211,27 +211,27 @@ def test_limits_go_by_name_where_the_policy_commands_few_of_its_joints() -> None
     limits = CommandLimits(spec, make_robot())
     state = make_state(wrist=1.85, rail=0.475, velocity=[5.0, 5.0, 0.5])
     assert Rest(limits, make_robot()).step(0.0, T, np.zeros(1), state, state) == [-10.0]
-    value, reasons = limits.clamp(np.array([40.0]), np.zeros(1), state, T)
-    assert (value.tolist(), reasons) == (pytest.approx([20.0]), [R.POSITION_LIMIT])
+    value, faults = limits.clamp(np.array([40.0]), np.zeros(1), state, T)
+    assert (value.tolist(), faults) == (pytest.approx([20.0]), [R.POSITION_LIMIT])
 
 
-@pytest.mark.parametrize("reason", sorted(UNUSABLE))
-def test_damp_of_an_effort_is_none_where_the_reading_cannot_be_trusted(reason: Fault) -> None:
+@pytest.mark.parametrize("fault", sorted(UNUSABLE))
+def test_damp_of_an_effort_is_none_where_the_reading_cannot_be_trusted(fault: Fault) -> None:
     run = Run().arm()
     bad = make_state(velocity=[np.nan, 5.0, 5.0])
-    got = run.step(None, reason, R.OVERRUN, state=bad).command
+    got = run.step(None, fault, R.OVERRUN, state=bad).command
     assert got.value.tolist() == [0.0, 0.0, 0.0]
     assert run.step(None, R.ESTOP, state=None).command.value.tolist() == [0.0, 0.0, 0.0]
 
 
-@pytest.mark.parametrize("reason", [R.OVERRUN, R.OBSERVATION_OUT_OF_RANGE, R.ESTOP])
-def test_damp_of_a_position_goes_to_the_safe_position_slowly(reason: Fault) -> None:
+@pytest.mark.parametrize("fault", [R.OVERRUN, R.OBSERVATION_OUT_OF_RANGE, R.ESTOP])
+def test_damp_of_a_position_goes_to_the_safe_position_slowly(fault: Fault) -> None:
     run = Run("position", safety__damp=60.0).arm(make_state(wheel=10.0))
     sent = [run.filter.limits.start(run.state)]
     for _ in range(300):
         wrist, wheel, rail = sent[-1]  # the joints follow
         state = make_state(wrist=wrist, wheel=wheel, rail=rail)
-        sent.append(run.step(None, reason, state=state).command.value)
+        sent.append(run.step(None, fault, state=state).command.value)
     steps = np.diff(sent, axis=0)
     assert (np.abs(steps) <= SPEED * T / 8 + 1e-12).all()
     assert steps[0] == pytest.approx([1 / 128, -5 / 128, 0.0])
@@ -246,14 +246,14 @@ def test_damp_of_a_position_does_not_force_a_blocked_joint() -> None:
     assert value[1] >= 8.0
 
 
-@pytest.mark.parametrize("reason", [R.OBSERVATION_OUT_OF_RANGE, R.ESTOP])
-def test_damp_of_a_twist_slows_down_to_standing(reason: Fault) -> None:
+@pytest.mark.parametrize("fault", [R.OBSERVATION_OUT_OF_RANGE, R.ESTOP])
+def test_damp_of_a_twist_slows_down_to_standing(fault: Fault) -> None:
     run = Run("twist").arm()
     for _ in range(100):
         run.step([-2.0, 3.0])
     sent = [run.step([-2.0, 3.0]).command.value]
     assert sent[0].tolist() == [-1.0, 2.0]
-    sent += [run.step(None, reason).command.value for _ in range(65)]
+    sent += [run.step(None, fault).command.value for _ in range(65)]
     steps = np.diff(sent, axis=0)
     assert steps[:32] == pytest.approx(np.tile([4.0 * T, -4.0 * T], (32, 1)))
     assert sent[-1].tolist() == [0.0, 0.0]

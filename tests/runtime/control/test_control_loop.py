@@ -20,11 +20,11 @@ def jumping(bench: LoopBench) -> None:
     """A policy that asks for one end and the other in turn."""
     count = [0]
 
-    def answer(_: object) -> list[float]:
+    def respond(_: object) -> list[float]:
         count[0] += 1
         return [1.0 if count[0] // 8 % 2 else -1.0] * bench.spec.n_act
 
-    bench.policy.answer = answer
+    bench.policy.respond = respond
 
 
 # ---- scheduling
@@ -90,7 +90,9 @@ def test_a_silent_robot_is_answered_after_its_age_and_then_at_every_period() -> 
     assert bench.levels(before)[:5] == ["HOLD"] * 4 + ["DAMP"]
     assert "no new reading for" in bench.why
     bench.run(5)
-    assert bench.last.reasons == (R.OBSERVATION_STALE,)  # it recovers, and says from what
+    assert bench.last.faults == (
+        R.OBSERVATION_STALE,
+    )  # while it recovers, the fault is still reported
     assert bench.last.level == SafetyLevel.DAMP
 
 
@@ -110,7 +112,7 @@ def test_a_process_that_was_stopped_does_not_go_on_by_itself(
     bench.read()
     bench.poll()
     assert bench.levels(before)[0] == "STOP"
-    assert bench.last.reasons == (R.SELF_STALLED,)
+    assert bench.last.faults == (R.SELF_STALLED,)
     assert "did not run for 0.50" in bench.why
     assert bench.loop.take_missed() >= 60
     bench.run(100)
@@ -131,13 +133,13 @@ def test_after_a_stall_only_a_new_reading_re_arms() -> None:
 
 
 def test_a_short_stall_ramps_from_the_measured_pose() -> None:
-    bench = LoopBench(answer=lambda _: [0.1, 0.0, 0.0]).activate()
+    bench = LoopBench(respond=lambda _: [0.1, 0.0, 0.0]).activate()
     bench.run(10)
     assert bench.last.command.value[0] == pytest.approx(0.8)
     bench.now += 6 * T
     bench.position = np.array([0.7, 0.0, 0.25])
     bench.read()
-    assert R.SELF_LATE in bench.last.reasons
+    assert R.SELF_LATE in bench.last.faults
     assert bench.last.level < SafetyLevel.HOLD
     assert bench.last.command.value[0] == pytest.approx(0.7)
     bench.run(3)
@@ -155,15 +157,15 @@ def test_a_stall_within_a_step_is_not_answered_with_what_was_computed() -> None:
         return [0.0] * 3
 
     bench_stall = 3 * T  # older than max_age when it would be sent
-    bench.policy.answer = slow
+    bench.policy.respond = slow
     bench.now += T
     bench.read()
     assert bench.last.level >= SafetyLevel.HOLD
-    assert R.OBSERVATION_STALE in bench.last.reasons
+    assert R.OBSERVATION_STALE in bench.last.faults
     bench_stall = 0.2  # longer than the robot waits
     bench.run(60)
     assert bench.last.level == SafetyLevel.STOP
-    assert R.SELF_STALLED in bench.last.reasons or R.OVERRUN in bench.last.reasons
+    assert R.SELF_STALLED in bench.last.faults or R.OVERRUN in bench.last.faults
 
 
 def test_a_simulation_that_pauses_is_no_fault() -> None:
@@ -182,10 +184,10 @@ def test_a_clock_that_goes_back_stops_and_can_be_activated_again() -> None:
     before = len(bench.decisions)
     bench.run(4)
     assert bench.last.level == SafetyLevel.STOP
-    assert R.CLOCK_WENT_BACK in bench.last.reasons
+    assert R.CLOCK_WENT_BACK in bench.last.faults
     assert "went back from 1000" in bench.why
     assert bench.loop.reset() != ""
-    bench.loop.leave()
+    bench.loop.shut_down()
     bench.run(400)
     assert bench.loop.mode == Mode.INACTIVE
     assert len(bench.decisions) > before
@@ -227,7 +229,7 @@ def test_before_activation_a_bad_stamp_is_named(stamp: float, words: str) -> Non
     assert words in bench.loop.activation_problem()
 
 
-# ---- what readings say
+# ---- readings
 
 
 def test_a_robot_that_slows_down_is_remarked_then_damped_with_the_numbers() -> None:
@@ -236,8 +238,8 @@ def test_a_robot_that_slows_down_is_remarked_then_damped_with_the_numbers() -> N
     bench.run(2.0 / T, step=1 / 0.6)
     first = {}
     for when, decision in bench.decisions:
-        for reason in decision.reasons:
-            first.setdefault(reason, when - began)
+        for fault in decision.faults:
+            first.setdefault(fault, when - began)
     assert first[R.RATE_OFF] <= 1.0
     assert first[R.WRONG_RATE] <= 2.0
     assert bench.last.level == SafetyLevel.DAMP
@@ -253,8 +255,8 @@ def test_lost_readings_are_a_wrong_rate_only_where_each_begins_a_step(by_reading
         if k % 5 < 3:
             bench.read()
         bench.poll()
-    said = {reason for _, decision in bench.decisions for reason in decision.reasons}
-    assert (R.WRONG_RATE in said) == by_reading
+    seen = {fault for _, decision in bench.decisions for fault in decision.faults}
+    assert (R.WRONG_RATE in seen) == by_reading
     assert (bench.last.level == SafetyLevel.DAMP) == by_reading
 
 
@@ -301,11 +303,11 @@ def _reading(bench: LoopBench, stamp: float):  # type: ignore[no-untyped-def]
 def test_a_driver_that_hangs_with_fresh_stamps_is_damped_and_not_by_its_old_velocity() -> None:
     count = [0]
 
-    def answer(_: object) -> list[float]:
+    def respond(_: object) -> list[float]:
         count[0] += 1
         return [0.5 * math.sin(count[0] / 9)] * 3
 
-    bench = LoopBench("effort", answer, safety__damp=60.0).activate()
+    bench = LoopBench("effort", respond, safety__damp=60.0).activate()
     bench.velocity = np.array([1.0, 2.0, 0.5])
     bench.run(10)
     frozen = (bench.position.copy(), bench.velocity.copy())
@@ -316,7 +318,7 @@ def test_a_driver_that_hangs_with_fresh_stamps_is_damped_and_not_by_its_old_velo
         bench.poll()
     damped = [when for when, d in bench.decisions[before:] if d.level == SafetyLevel.DAMP]
     assert 2.0 <= damped[0] - began < 2.1
-    assert bench.last.reasons == (R.OBSERVATION_FROZEN,)
+    assert bench.last.faults == (R.OBSERVATION_FROZEN,)
     assert not bench.last.command.value.any()  # -damping * velocity would drive the joint
 
 
@@ -347,7 +349,7 @@ def test_a_reading_that_cannot_be_used_is_named(
     for _ in range(80):
         bench.now += T
         bench.read(**changes)
-    bench.look()
+    bench.update_graph()
     assert words in bench.loop.activation_problem()
 
 
@@ -364,7 +366,7 @@ def test_an_imu_that_cannot_be_used_is_named(
     orientation: np.ndarray, angular_velocity: np.ndarray, words: str
 ) -> None:
     bench = LoopBench(safety__tilt_limit=60.0).run(80)
-    bench.look()
+    bench.update_graph()
     bench.now += T
     stamp = bench.now + bench.offset
     bench.loop.imu(stamp, orientation, angular_velocity)
@@ -380,7 +382,7 @@ def test_a_joint_beyond_its_stop_is_led_inward_within_its_reach() -> None:
     for step in np.linspace(0, 1.54, 60):  # pushed to 2.04, stop at 2.0
         bench.position = np.array([0.5 + step, 0.0, 0.25])
         bench.run(1)
-    assert R.OBSERVATION_OUT_OF_RANGE in bench.last.reasons
+    assert R.OBSERVATION_OUT_OF_RANGE in bench.last.faults
     assert bench.last.level >= SafetyLevel.DAMP
     before = len(bench.decisions)
     bench.run(60)
@@ -395,24 +397,24 @@ def test_a_joint_beyond_its_stop_is_led_inward_within_its_reach() -> None:
 def test_a_recorder_that_joins_and_leaves_changes_nothing() -> None:
     bench = LoopBench().activate()
     for listeners in (("/robot", "/other"), ("/robot",), ("/robot", "/x", "/y"), ("/x",)):
-        bench.look(listeners=listeners)
+        bench.update_graph(listeners=listeners)
         bench.run(3)
     assert bench.last.level < SafetyLevel.HOLD
-    bench.look(listeners=())
+    bench.update_graph(listeners=())
     assert bench.last.level == SafetyLevel.STOP
-    assert bench.last.reasons == (R.LISTENER_LOST,)
+    assert bench.last.faults == (R.LISTENER_LOST,)
 
 
 def test_an_idle_rival_refuses_activation_and_only_warns_while_running() -> None:
     bench = LoopBench().run(80)
-    bench.look(rivals=("/other",))
+    bench.update_graph(rivals=("/other",))
     assert "1 other publisher(s) on commands: stop /other first" in bench.loop.activation_problem()
-    bench.look(rivals=())
+    bench.update_graph(rivals=())
     bench.activate()
-    bench.look(rivals=("/other",))
+    bench.update_graph(rivals=("/other",))
     bench.run(40)
     assert bench.last.level < SafetyLevel.HOLD
-    assert R.RIVAL_PUBLISHER in bench.last.reasons
+    assert R.RIVAL_PUBLISHER in bench.last.faults
     assert "/other" in bench.why
 
 
@@ -421,33 +423,33 @@ def test_against_a_rival_that_commands_not_one_more_command_is_sent(leaving: boo
     bench = LoopBench().activate()
     bench.run(10)
     if leaving:
-        bench.loop.leave()  # the wrist stays where it is: the way out would last
+        bench.loop.shut_down()  # the wrist stays where it is: the shutdown would last
         bench.run(4)
-    bench.look(rivals=("/other",), rival_messages=1)
+    bench.update_graph(rivals=("/other",), rival_messages=1)
     assert bench.loop.mode in (Mode.ACTIVE, Mode.RESTING)  # one message may be a slip
     bench.run(2.5)
     sent = len(bench.sent)
-    bench.look(rival_messages=2)
+    bench.update_graph(rival_messages=2)
     assert bench.loop.mode == Mode.INACTIVE
     assert bench.loop.rest_reached is not None and "/other" in bench.loop.rest_reached.text
     bench.run(50)
     assert len(bench.sent) == sent
     if not leaving:
-        assert bench.last.reasons == (R.COMMAND_CONFLICT,)
+        assert bench.last.faults == (R.COMMAND_CONFLICT,)
         assert not bench.last.sent
 
 
 def test_two_publishers_of_the_same_joints() -> None:
     bench = LoopBench().run(80)
-    bench.look(state_shared="/a, /b all publish wrist: stop all but one")
+    bench.update_graph(state_shared="/a, /b all publish wrist: stop all but one")
     assert bench.loop.activation_problem().startswith("/a, /b all publish wrist")
-    bench.look(state_shared="")
+    bench.update_graph(state_shared="")
     bench.activate()
-    bench.look(extra_publishers=("joint_states has 2 publishers: /a, /b",))
+    bench.update_graph(extra_publishers=("joint_states has 2 publishers: /a, /b",))
     bench.run(10)
     assert bench.last.level < SafetyLevel.HOLD
     assert "/a, /b" in bench.why
-    bench.look(state_conflict="/a, /b contradict each other")
+    bench.update_graph(state_conflict="/a, /b contradict each other")
     bench.run(3)
     assert bench.last.level == SafetyLevel.HOLD
     bench.run(3)
@@ -463,14 +465,14 @@ def test_two_publishers_of_the_velocity_stand_still_where_that_is_asked_for() ->
     bench.loop.velocity(np.array([0.5, 0.0, 0.25]))
     bench.run(3)
     assert seen() == [0.5, 0.0, 0.25]
-    bench.look(velocity_conflict="cmd_vel has 2 publishers: /a, /b: stop all but one")
+    bench.update_graph(velocity_conflict="cmd_vel has 2 publishers: /a, /b: stop all but one")
     bench.loop.velocity(np.array([0.5, 0.0, 0.25]))
     bench.run(3)
     assert seen() == [0.0, 0.0, 0.0]
-    assert R.COMMAND_VELOCITY_LOST in bench.last.reasons
+    assert R.COMMAND_VELOCITY_LOST in bench.last.faults
 
 
-# ---- activation, stops, the way out
+# ---- activation, stops, shutdown
 
 
 def test_nothing_is_commanded_before_activation_or_after_the_way_out() -> None:
@@ -478,7 +480,7 @@ def test_nothing_is_commanded_before_activation_or_after_the_way_out() -> None:
     assert bench.decisions == []
     bench.activate()
     bench.run(5)
-    bench.loop.leave()
+    bench.loop.shut_down()
     bench.follows = True
     bench.run(200)
     assert bench.loop.mode == Mode.INACTIVE
@@ -490,7 +492,7 @@ def test_nothing_is_commanded_before_activation_or_after_the_way_out() -> None:
 
 def test_activation_waits_for_a_usable_reading_and_gives_up() -> None:
     bench = LoopBench().run(80)
-    bench.look()
+    bench.update_graph()
     bench.now += 3 * T  # the node waited for its listener meanwhile
     bench.loop.activate()
     assert bench.loop.mode == Mode.STARTING
@@ -499,7 +501,7 @@ def test_activation_waits_for_a_usable_reading_and_gives_up() -> None:
     bench.run(3)
     assert bench.loop.mode == Mode.ACTIVE
     bench = LoopBench().run(80)
-    bench.look()
+    bench.update_graph()
     bench.now += 3 * T
     bench.loop.activate()
     bench.run(1.1 / T, read=False)
@@ -509,7 +511,7 @@ def test_activation_waits_for_a_usable_reading_and_gives_up() -> None:
 
 def test_fault_rest_reset_and_on_again_from_where_the_robot_is() -> None:
     """The safe pose is one to begin from, at the speed of the way to rest."""
-    bench = LoopBench(answer=lambda _: np.zeros(3), safety__ramp=0.25).activate()
+    bench = LoopBench(respond=lambda _: np.zeros(3), safety__ramp=0.25).activate()
     bench.run(20)
     bench.take(bench.loop.estop())
     assert bench.last.level == SafetyLevel.STOP
@@ -528,13 +530,13 @@ def test_from_a_folded_pose_it_is_not_activated() -> None:
     bench = LoopBench()
     bench.position = np.array([-0.9, 0.0, 0.25])
     bench.run(80)
-    bench.look()
+    bench.update_graph()
     assert "wrist is 1.4 from its default position" in bench.loop.activation_problem()
 
 
 def test_an_estop_before_activation_refuses_it() -> None:
     bench = LoopBench().run(80)
-    bench.look()
+    bench.update_graph()
     bench.loop.estop()
     assert "emergency stop is set" in bench.loop.activation_problem()
     assert bench.loop.reset() == ""
@@ -543,7 +545,7 @@ def test_an_estop_before_activation_refuses_it() -> None:
 
 def test_an_estop_on_the_way_out_is_remembered() -> None:
     bench = LoopBench().activate()
-    bench.loop.leave()
+    bench.loop.shut_down()
     bench.follows = True
     bench.run(2)
     bench.loop.estop()
@@ -558,7 +560,7 @@ def test_joints_that_something_else_holds_have_to_be_where_training_had_them() -
     bench = LoopBench(spec={"held_joints": {"spare": 0.5}})
     for held, words in (
         (None, "spare: the policy was trained with it held at 0.5, got nan"),
-        (np.array([0.9]), "got 0.9: lead it there and hold it"),
+        (np.array([0.9]), "got 0.9: move it there and hold it"),
         (np.array([0.55]), ""),
     ):
         for _ in range(60):
@@ -567,7 +569,7 @@ def test_joints_that_something_else_holds_have_to_be_where_training_had_them() -
             stamp = bench.now + bench.offset
             bench.loop.joint_state(Reading(stamp, bench.position, bench.velocity, held=held))
             bench.poll()
-        bench.look()
+        bench.update_graph()
         problem = bench.loop.activation_problem()
         assert words in problem and bool(words) == bool(problem)
 

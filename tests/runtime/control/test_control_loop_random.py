@@ -68,7 +68,7 @@ class Story:
         self.limp = limp  # of a position robot: is it stiff?
         self.random = np.random.default_rng(seed)
         self.mood, self.side = "wild", np.array([1.0, -1.0, -1.0])
-        self.bench = LoopBench(kind, self.answer, by_reading, spec, **robot)
+        self.bench = LoopBench(kind, self.respond, by_reading, spec, **robot)
         self.before: tuple[float, np.ndarray] | None = None  # the last command that was sent
         self.held_since: float | None = None
         self.answered_since: float | None = None
@@ -78,7 +78,7 @@ class Story:
         self.activations = 0
         self.measured = self.bench.position
 
-    def answer(self, _: Any) -> Any:
+    def respond(self, _: Any) -> Any:
         n = self.bench.spec.n_act
         match self.mood:
             case "nan":
@@ -110,7 +110,7 @@ class Story:
             case "estop":
                 self.check(bench.take(bench.loop.estop()))
             case "leave":
-                bench.loop.leave()
+                bench.loop.shut_down()
             case "reset":
                 refused = bool(bench.loop.reset())
                 self.latched &= refused or bench.loop.mode != Mode.ACTIVE
@@ -120,26 +120,26 @@ class Story:
                 self.activate()
             case "rival":
                 for _ in range(2):
-                    decision = bench.look(rivals=("/x",), rival_messages=event[1])
+                    decision = bench.update_graph(rivals=("/x",), rival_messages=event[1])
                     self.check(decision)
                     gave_way = event[1] and bench.loop.mode == Mode.INACTIVE
                     assert not (gave_way and decision and decision.sent), "two command the robot"
                     self.wait()
-                bench.look(rivals=())
+                bench.update_graph(rivals=())
             case "unlistened":
-                self.check(bench.look(listeners=()))
-                bench.look(listeners=("/robot",))
+                self.check(bench.update_graph(listeners=()))
+                bench.update_graph(listeners=("/robot",))
             case "conflict":
-                self.check(bench.look(state_conflict="they differ"))
+                self.check(bench.update_graph(state_conflict="they differ"))
                 self.wait()
-                self.check(bench.look(state_conflict=""))
+                self.check(bench.update_graph(state_conflict=""))
             case _:
                 frozen = (bench.position.copy(), bench.velocity.copy())
                 for k in range(steps):
                     self.period(name, event, k, frozen)
 
     def activate(self) -> None:
-        self.bench.look()
+        self.bench.update_graph()
         for _ in range(60):
             self.wait()
             self.read()
@@ -243,7 +243,7 @@ class Story:
     def trusted(self) -> np.ndarray:
         """Where the joints were by the newest reading that the filter trusts."""
         newest = self.bench.controller.safety._newest
-        if newest is not None:  # none: the way out has just ended
+        if newest is not None:  # none: the shutdown has just ended
             self.measured = newest.joint_position
         return self.measured
 
@@ -262,10 +262,10 @@ class Story:
             assert (inside | (value >= np.minimum(reading, LOW))).all()
 
     def check_is_rest(self, decision: Decision) -> None:
-        """Nothing but the safe command, told without the code that makes it."""
+        """The safe command, computed without the code under test."""
         value, loop = decision.command.value, self.bench.loop
         if self.kind == "effort":
-            blind = bool(UNUSABLE.intersection(decision.reasons)) or loop.state is None
+            blind = bool(UNUSABLE.intersection(decision.faults)) or loop.state is None
             allowed = [np.zeros(3)] if self.limp else [np.array([-3.0, 0.0, 12.0])]
             velocities = [self.bench.velocity]
             if loop.state is not None:
@@ -311,7 +311,7 @@ class Story:
             self.answered_since = now
         else:
             lasted = now - self.answered_since
-            assert lasted <= RESPONSES + 2 * T, "a trouble that lasts has to end in a stop"
+            assert lasted <= RESPONSES + 2 * T, "a fault that lasts has to end in a stop"
 
     def check_blind(self, value: np.ndarray, now: float) -> None:
         if self.kind != "effort" or self.limp or not np.array_equal(value, [-3.0, 0.0, 12.0]):
@@ -322,17 +322,17 @@ class Story:
             assert now - self.blind_since <= BLIND + T, "a load is held blindly for ever"
 
 
-def tell(kind: str, by_reading: bool, limp: bool, seed: int, story: list[Any]) -> list[Any]:
-    told = Story(kind, by_reading, limp, seed)
-    told.activate()
+def decisions_of(kind: str, by_reading: bool, limp: bool, seed: int, story: list[Any]) -> list[Any]:
+    player = Story(kind, by_reading, limp, seed)
+    player.activate()
     for event in story:
-        told.do(event)
-        if told.bench.loop.mode == Mode.INACTIVE:
-            told.bench.loop.reset()
-            told.activate()
+        player.do(event)
+        if player.bench.loop.mode == Mode.INACTIVE:
+            player.bench.loop.reset()
+            player.activate()
     return [
-        (when, d.sent, d.level, d.reasons, d.command.value.tobytes())
-        for when, d in told.bench.decisions
+        (when, d.sent, d.level, d.faults, d.command.value.tobytes())
+        for when, d in player.bench.decisions
     ]
 
 
@@ -352,8 +352,8 @@ def test_whatever_happens(kind: str) -> None:
         st.lists(events, min_size=EVENTS, max_size=2 * EVENTS),
     )
     def run(by_reading: bool, limp: bool, seed: int, story: list[Any]) -> None:
-        first = tell(kind, by_reading, limp, seed, story)
-        assert first == tell(kind, by_reading, limp, seed, story)  # the same stream, the same
+        first = decisions_of(kind, by_reading, limp, seed, story)
+        assert first == decisions_of(kind, by_reading, limp, seed, story)  # it is deterministic
 
     run()
     assert counted[kind] >= 20_000, counted

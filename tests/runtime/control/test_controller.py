@@ -11,36 +11,36 @@ import pytest
 from dime_robot.runtime.contract.policy_spec import FloatArray
 from dime_robot.runtime.contract.robot_config import load_robot
 from dime_robot.runtime.control.controller import Controller
-from dime_robot.runtime.control.faults import FIRST_RESPONSE, UNUSABLE, Fault, SafetyLevel
+from dime_robot.runtime.control.faults import UNUSABLE, Fault, SafetyLevel
 from dime_robot.runtime.control.state import CommandKind, RobotState
 from dime_robot.runtime.io.errors import InputError
 from dime_robot.runtime.policy.onnx_policy import OnnxPolicy
 from dime_robot.sim.robot_env import RobotEnv
 from tests.paths import SHIPPED_CARTPOLE
-from tests.runtime.machines import KINDS, T, ToldPolicy, make_robot, make_spec, make_state
+from tests.runtime.machines import KINDS, ScriptedPolicy, T, make_robot, make_spec, make_state
 
 Q = {"name": "q", "kind": "joint_position", "joints": ["wrist"], "unit": "rad"}
 LAST = {"name": "a", "kind": "last_action", "size": 3, "unit": "1"}
-STEERED = {"name": "v", "kind": "command_velocity", "size": 3, "unit": "mixed"}
+COMMANDED = {"name": "v", "kind": "command_velocity", "size": 3, "unit": "mixed"}
 
 
 class Bench:
-    """A controller, a policy that is told what to say, and a clock that only it moves."""
+    """A controller, a scripted policy, and a clock that only it moves."""
 
     def __init__(
         self,
-        answer: Callable[[FloatArray], Any] | None = None,
+        respond: Callable[[FloatArray], Any] | None = None,
         kind: CommandKind = "effort",
         **spec: Any,
     ) -> None:
         self.seconds, self.slow, self.k = 0.0, 0.0, 0
-        told = answer or (lambda _: np.full(self.policy.spec.n_act, 0.25))
+        script = respond or (lambda _: np.full(self.policy.spec.n_act, 0.25))
 
         def act(observation: FloatArray) -> Any:
             self.seconds += self.slow
-            return told(observation)
+            return script(observation)
 
-        self.policy = ToldPolicy(make_spec(kind, **spec), act)
+        self.policy = ScriptedPolicy(make_spec(kind, **spec), act)
         self.controller = Controller(self.policy, make_robot(kind), lambda: self.seconds)
 
     def start(self, **state: Any) -> Bench:
@@ -76,7 +76,7 @@ def test_commands_are_those_of_the_training_environment_bit_for_bit() -> None:
 
 def test_a_policy_for_another_robot_is_refused_at_once() -> None:
     with pytest.raises(InputError) as caught:
-        Controller(ToldPolicy(make_spec()), make_robot("twist"))
+        Controller(ScriptedPolicy(make_spec()), make_robot("twist"))
     assert caught.value.code == "command-kind"
 
 
@@ -93,19 +93,19 @@ def test_until_it_is_started_the_policy_is_not_asked() -> None:
 def test_while_it_is_stopped_the_policy_is_not_asked() -> None:
     bench = Bench().start()
     bench.step(make_state(), Fault.LISTENER_LOST)
-    asked = len(bench.policy.seen)
+    evaluated = len(bench.policy.seen)
     for _ in range(20):
         assert bench.step(make_state()) == SafetyLevel.STOP
-    assert len(bench.policy.seen) == asked
+    assert len(bench.policy.seen) == evaluated
     bench.start()
     assert bench.step(make_state()) == SafetyLevel.RUN
 
 
-@pytest.mark.parametrize("reason", sorted(UNUSABLE))
-def test_a_state_that_cannot_be_used_is_not_shown_to_the_policy(reason: Fault) -> None:
+@pytest.mark.parametrize("fault", sorted(UNUSABLE))
+def test_a_state_that_cannot_be_used_is_not_shown_to_the_policy(fault: Fault) -> None:
     bench = Bench().start()
-    assert bench.step(make_state(), reason) == FIRST_RESPONSE[reason]
-    assert bench.step(None, reason) == FIRST_RESPONSE[reason]
+    assert bench.step(make_state(), fault) == fault.first_response
+    assert bench.step(None, fault) == fault.first_response
     assert bench.policy.seen == []
     assert not bench.controller.recorder.records()["inferred"].any()
 
@@ -130,7 +130,7 @@ def test_an_action_with_nan_holds_the_last_command(kind: CommandKind) -> None:
     good = bench.decision.command.value.copy()
     bad = True
     assert bench.step(make_state()) == SafetyLevel.HOLD
-    assert bench.decision.reasons == (Fault.ACTION_NAN,)
+    assert bench.decision.faults == (Fault.ACTION_NAN,)
     assert bench.decision.command.value.tolist() == good.tolist()
     levels = [bench.step(make_state()).name for _ in range(11)]
     assert levels == ["HOLD"] * 3 + ["DAMP"] * 8
@@ -145,7 +145,7 @@ def test_late_actions_in_a_row_are_too_many() -> None:
         levels.append(bench.step(make_state()).name)
         assert bench.controller.inference == pytest.approx(bench.slow)
     assert levels == ["RUN"] * 5 + ["DAMP"] * 2
-    assert bench.decision.reasons == (Fault.OVERRUN,)
+    assert bench.decision.faults == (Fault.OVERRUN,)
     bench.slow = 0.5 * T
     # the fault was last seen a period and a half after that step began
     assert [bench.step(make_state()).name for _ in range(7)] == ["DAMP"] * 6 + ["RUN"]
@@ -156,7 +156,7 @@ def test_a_reading_that_aged_while_the_policy_computed_is_an_overrun() -> None:
     bench.slow = 1.5 * T
     assert bench.step(make_state()) == SafetyLevel.RUN
     assert bench.step(make_state(), Fault.OBSERVATION_STALE) == SafetyLevel.DAMP
-    assert set(bench.decision.reasons) == {Fault.OBSERVATION_STALE, Fault.OVERRUN}
+    assert set(bench.decision.faults) == {Fault.OBSERVATION_STALE, Fault.OVERRUN}
     bench = Bench().start()
     bench.step(make_state())
     assert bench.step(make_state(), Fault.OBSERVATION_STALE) == SafetyLevel.HOLD  # it was not us
@@ -171,7 +171,7 @@ def test_simulated_time_stands_still_while_we_compute() -> None:
         for k in range(2):
             bench.slow = slow if k == 0 else 0.0
             decision = bench.controller.step(k * T, make_state(wrist=0.0), simulated=True)
-            story.append((decision.level, decision.reasons, decision.command.value.tobytes()))
+            story.append((decision.level, decision.faults, decision.command.value.tobytes()))
         stories.append(story)
         assert Fault.VELOCITY_LIMIT in story[-1][1]  # the time since the last one matters here
     assert stories[0] == stories[1] == stories[2]
@@ -275,7 +275,7 @@ def test_an_action_computed_for_seconds_is_not_sent_as_if_it_were_new() -> None:
 def test_without_the_operators_velocity_there_is_still_an_answer(
     velocity: FloatArray | None,
 ) -> None:
-    bench = Bench(kind="twist", observation=[STEERED]).start(command_velocity=np.zeros(3))
+    bench = Bench(kind="twist", observation=[COMMANDED]).start(command_velocity=np.zeros(3))
     assert bench.step(make_state(command_velocity=velocity)) >= SafetyLevel.HOLD
     assert bench.policy.seen == []
 

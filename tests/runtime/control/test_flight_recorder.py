@@ -25,24 +25,24 @@ from dime_robot.runtime.policy.policy_file import PROVENANCE
 from dime_robot.runtime.telemetry import replay
 from export.onnx import seal
 from tests.paths import SHIPPED_CARTPOLE as CARTPOLE
-from tests.runtime.machines import ToldPolicy, make_robot, make_spec, make_state
+from tests.runtime.machines import ScriptedPolicy, make_robot, make_spec, make_state
 
 STEPS = 100
 
 
-def decision(value: float = 0.0, level: SafetyLevel = SafetyLevel.RUN, *reasons: Fault) -> Decision:
+def decision(value: float = 0.0, level: SafetyLevel = SafetyLevel.RUN, *faults: Fault) -> Decision:
     names = ("wrist", "wheel", "rail")
-    return Decision(JointCommand(names, np.full(3, value)), level, reasons)
+    return Decision(JointCommand(names, np.full(3, value)), level, faults)
 
 
-def small(seconds: float = 10 / 128) -> tuple[FlightRecorder, ToldPolicy]:
-    policy = ToldPolicy(make_spec())
+def small(seconds: float = 10 / 128) -> tuple[FlightRecorder, ScriptedPolicy]:
+    policy = ScriptedPolicy(make_spec())
     return FlightRecorder(policy, make_robot(), seconds), policy
 
 
-def note(recorder: FlightRecorder, i: int, *, asked: bool = True) -> None:
+def note(recorder: FlightRecorder, i: int, *, inferred: bool = True) -> None:
     state = make_state(wrist=i, stamp=100.0 + i)
-    observation = np.full(3, i, dtype=np.float32) if asked else None
+    observation = np.full(3, i, dtype=np.float32) if inferred else None
     recorder.add(float(i), state, observation, np.full(3, i / 64), decision(i))
 
 
@@ -76,16 +76,18 @@ def test_a_copy_does_not_change_any_more() -> None:
     assert 99.0 not in records["time"]
 
 
-def test_every_reason_and_rung_comes_back(tmp_path: Path) -> None:
+def test_every_fault_and_level_comes_back(tmp_path: Path) -> None:
     recorder, policy = small(1.0)
-    for reason in Fault:
-        recorder.add(0.0, None, None, np.zeros(3), decision(0.0, SafetyLevel.CLAMP, reason, reason))
+    for fault in Fault:
+        recorder.add(0.0, None, None, np.zeros(3), decision(0.0, SafetyLevel.CLAMP, fault, fault))
     everything = tuple(Fault)
     recorder.add(0.0, None, None, np.zeros(3), decision(0.0, SafetyLevel.STOP, *everything))
     recording = read_recording(dumped(recorder, tmp_path, "estop"))
-    for i, reason in enumerate(Fault):
-        assert recording.reasons(i) == [reason.value]
-    assert recording.faults == [(len(everything), SafetyLevel.STOP, [r.value for r in everything])]
+    for i, fault in enumerate(Fault):
+        assert recording.fault_names(i) == [fault.value]
+    assert recording.escalations == [
+        (len(everything), SafetyLevel.STOP, [r.value for r in everything])
+    ]
     assert np.isnan(recording.records["joint_position"]).all()
     assert recording.meta["why"] == "estop"
     assert recording.meta["policy_digest"] == policy.file.policy_digest
@@ -105,15 +107,15 @@ def test_what_the_base_felt_is_recorded_and_what_it_lacks_is_nan() -> None:
         assert np.isnan(recorder.records()[name][1]).all()
 
 
-def test_faults_are_where_the_answer_rose(tmp_path: Path) -> None:
+def test_escalations_are_where_the_response_rose(tmp_path: Path) -> None:
     recorder, _ = small(1.0)
     levels = [0, 1, 2, 2, 3, 0, 1, 2, 1, 4, 4]
     for level in levels:
-        reasons = (Fault.OBSERVATION_STALE,) if level >= SafetyLevel.HOLD else ()
-        recorder.add(0.0, None, None, np.zeros(3), decision(0.0, SafetyLevel(level), *reasons))
-    faults = read_recording(dumped(recorder, tmp_path)).faults
-    assert [row for row, _, _ in faults] == [2, 4, 7, 9]
-    assert [level for _, level, _ in faults] == [
+        faults = (Fault.OBSERVATION_STALE,) if level >= SafetyLevel.HOLD else ()
+        recorder.add(0.0, None, None, np.zeros(3), decision(0.0, SafetyLevel(level), *faults))
+    found = read_recording(dumped(recorder, tmp_path)).escalations
+    assert [row for row, _, _ in found] == [2, 4, 7, 9]
+    assert [level for _, level, _ in found] == [
         SafetyLevel.HOLD,
         SafetyLevel.DAMP,
         SafetyLevel.HOLD,
@@ -122,7 +124,7 @@ def test_faults_are_where_the_answer_rose(tmp_path: Path) -> None:
 
 
 def test_a_large_machine_gets_a_shorter_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(flight_recorder, "LARGEST", 2000)
+    monkeypatch.setattr(flight_recorder, "MAX_BYTES", 2000)
     recorder, _ = small(30.0)
     for i in range(50):
         note(recorder, i)
@@ -218,10 +220,10 @@ def test_the_policy_that_flew_gives_the_same_actions(
     assert records["inferred"].sum() == STEPS - 4
     assert np.unique(records["action"][records["inferred"]]).size > 50
     assert replay.main([str(flown), str(CARTPOLE)]) == replay.SAME == 0
-    said = capsys.readouterr().out
-    assert "100 steps" in said
-    assert "96 of 96 equal" in said
-    assert re.search(r"hold \(observation_stale\)", said)
+    message = capsys.readouterr().out
+    assert "100 steps" in message
+    assert "96 of 96 equal" in message
+    assert re.search(r"hold \(observation_stale\)", message)
 
 
 def altered(flown: Path, path: Path, **fields: object) -> Path:
@@ -272,8 +274,8 @@ def test_a_policy_of_other_sizes_is_refused(tmp_path: Path) -> None:
 
 def test_a_recording_without_any_action_is_refused(tmp_path: Path) -> None:
     recorder, _ = small()
-    note(recorder, 0, asked=False)
-    with pytest.raises(InputError, match="no step in which the policy was asked"):
+    note(recorder, 0, inferred=False)
+    with pytest.raises(InputError, match="no step in which the policy was evaluated"):
         replay.main([str(dumped(recorder, tmp_path)), str(CARTPOLE)])
 
 
@@ -334,5 +336,5 @@ def test_a_step_without_the_policy_shows_nothing_from_long_ago() -> None:
     recorder, _ = small()
     for i in range(1, 11):
         note(recorder, i)
-    note(recorder, 11, asked=False)
+    note(recorder, 11, inferred=False)
     assert 1.0 not in recorder.records()["observation"][-1]

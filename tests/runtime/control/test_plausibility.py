@@ -25,10 +25,10 @@ def test_a_jump_is_what_one_and_a_half_times_the_speed_cannot_do(joint: int) -> 
     possible = 1.5 * SPEEDS[joint] * T + JUMP_SLACK
     for share, rejected in ((0.99, False), (1.01, True)):
         ours = check()
-        assert not ours.jump(POSE, MOVING, 1.0)
+        assert not ours.position_jump(POSE, MOVING, 1.0)
         moved = POSE.copy()
         moved[joint] += share * possible
-        why = ours.jump(moved, MOVING, 1.0 + T)
+        why = ours.position_jump(moved, MOVING, 1.0 + T)
         assert bool(why) == rejected
         assert why.startswith(("wrist", "wheel", "rail")[joint]) or not rejected
 
@@ -38,36 +38,36 @@ def test_a_joint_that_measures_no_speed_can_have_had_half_of_it(joint: int) -> N
     possible = 0.5 * SPEEDS[joint] * T + JUMP_SLACK
     for share, rejected in ((0.99, False), (1.01, True)):
         ours = check()
-        ours.jump(POSE, STILL, 1.0)
+        ours.position_jump(POSE, STILL, 1.0)
         moved = POSE.copy()
         moved[joint] += share * possible
-        assert bool(ours.jump(moved, STILL, 1.0 + T)) == rejected
+        assert bool(ours.position_jump(moved, STILL, 1.0 + T)) == rejected
         ours.restart()
-        ours.jump(POSE, STILL, 1.0)
-        assert not ours.jump(moved, MOVING, 1.0 + T)  # it is moving by now
+        ours.position_jump(POSE, STILL, 1.0)
+        assert not ours.position_jump(moved, MOVING, 1.0 + T)  # it is moving by now
 
 
 def test_a_glitch_is_rejected_once_and_the_next_reading_is_believed() -> None:
     ours = check()
-    ours.jump(POSE, MOVING, 0.0)
-    assert ours.jump(POSE + np.array([1.0, 0, 0]), MOVING, T)
-    assert not ours.jump(POSE, MOVING, 2 * T)
+    ours.position_jump(POSE, MOVING, 0.0)
+    assert ours.position_jump(POSE + np.array([1.0, 0, 0]), MOVING, T)
+    assert not ours.position_jump(POSE, MOVING, 2 * T)
     assert not ours.broken
 
 
 def test_an_encoder_that_slipped_stays_unbelieved_until_restart() -> None:
     ours = check()
-    ours.jump(POSE, MOVING, 0.0)
+    ours.position_jump(POSE, MOVING, 0.0)
     for k in range(1, 4):
-        assert ours.jump(POSE + np.array([1.4, 0, 0]), MOVING, k * T)
+        assert ours.position_jump(POSE + np.array([1.4, 0, 0]), MOVING, k * T)
         assert not ours.settled
-    for k in range(4, 8):  # they follow one another, but not what was believed
-        assert not ours.jump(POSE + np.array([1.4, 0, 0]), MOVING, k * T) or k == 4
+    for k in range(4, 8):  # consistent with one another, but not with the accepted ones
+        assert not ours.position_jump(POSE + np.array([1.4, 0, 0]), MOVING, k * T) or k == 4
     assert ours.settled
     assert "3 such readings in a row" in ours.broken
     ours.restart()
     assert not ours.broken
-    assert not ours.jump(POSE + np.array([1.4, 0, 0]), MOVING, 9 * T)
+    assert not ours.position_jump(POSE + np.array([1.4, 0, 0]), MOVING, 9 * T)
 
 
 @pytest.mark.parametrize("slip", [0.12, 0.3, 1.4])
@@ -77,37 +77,37 @@ def test_time_makes_no_slip_possible_and_a_glitch_is_over_after_one(
 ) -> None:
     """Whether the joint moves meanwhile or not."""
     for lasts in (1, 50):
-        ours, believed = check(), []
+        ours, accepted = check(), []
         for k in range(60):
             off = slip if 10 <= k < 10 + lasts else 0.0
             pose = POSE + np.array([speed * k * T / 4 + off, 0, 0])
-            believed.append(not ours.jump(pose, MOVING, k * T))
+            accepted.append(not ours.position_jump(pose, MOVING, k * T))
         if slip <= 1.5 * 8.0 * T + JUMP_SLACK - abs(speed) * T / 4:
             continue  # as fast as the joint may move
-        assert believed[9] and not believed[10]
+        assert accepted[9] and not accepted[10]
         assert bool(ours.broken) == (lasts > 1)
-        assert lasts > 1 or all(believed[11:])
+        assert lasts > 1 or all(accepted[11:])
 
 
 def test_a_joint_that_turns_freely_may_wrap() -> None:
     ours = check()
-    ours.jump(np.array([0.5, np.pi - 0.01, 0.25]), MOVING, 0.0)
-    assert not ours.jump(np.array([0.5, -np.pi + 0.01, 0.25]), MOVING, T)
-    assert ours.jump(np.array([0.5, 0.0, 0.25]), MOVING, 2 * T)  # half a turn
+    ours.position_jump(np.array([0.5, np.pi - 0.01, 0.25]), MOVING, 0.0)
+    assert not ours.position_jump(np.array([0.5, -np.pi + 0.01, 0.25]), MOVING, T)
+    assert ours.position_jump(np.array([0.5, 0.0, 0.25]), MOVING, 2 * T)  # half a turn
 
 
 def test_stamps_of_a_burst_tell_no_speed() -> None:
     ours = check()
-    ours.jump(POSE, MOVING, 0.0)
-    assert not ours.jump(POSE + np.array([8.0 * T / 2, 0, 0]), MOVING, 1e-6)
+    ours.position_jump(POSE, MOVING, 0.0)
+    assert not ours.position_jump(POSE + np.array([8.0 * T / 2, 0, 0]), MOVING, 1e-6)
 
 
 def test_the_imu_cannot_turn_faster_than_its_gyro_shows() -> None:
     ours = check(imu__max_rate=10.0)
-    assert not ours.turn(UPRIGHT, 0.0)
-    assert not ours.turn(-UPRIGHT, T)  # the same orientation
-    assert not ours.turn(np.array([np.cos(0.1), np.sin(0.1), 0, 0]), 2 * T)
-    why = ours.turn(np.array([np.cos(0.6), np.sin(0.6), 0, 0]), 3 * T)
+    assert not ours.orientation_jump(UPRIGHT, 0.0)
+    assert not ours.orientation_jump(-UPRIGHT, T)  # the same orientation
+    assert not ours.orientation_jump(np.array([np.cos(0.1), np.sin(0.1), 0, 0]), 2 * T)
+    why = ours.orientation_jump(np.array([np.cos(0.6), np.sin(0.6), 0, 0]), 3 * T)
     assert why.startswith("the imu turned by 1")
 
 
@@ -116,10 +116,12 @@ def test_what_is_no_jump_in_a_period_is_none_in_a_burst() -> None:
     turned = SPEED_TOLERANCE * 10.0 * T + 0.9 * TURN_SLACK  # [rad]
     ours = check(imu__max_rate=10.0)
     for stamp in (0.0, 1e-4):
-        assert not ours.turn(np.array([np.cos(turned / 2), np.sin(turned / 2), 0, 0]), stamp)
+        assert not ours.orientation_jump(
+            np.array([np.cos(turned / 2), np.sin(turned / 2), 0, 0]), stamp
+        )
         turned = 0.0
-    ours.jump(POSE, MOVING, 0.0)
-    assert not ours.jump(POSE + np.array([8.0 * T + 0.9 * JUMP_SLACK, 0, 0]), MOVING, 1e-4)
+    ours.position_jump(POSE, MOVING, 0.0)
+    assert not ours.position_jump(POSE + np.array([8.0 * T + 0.9 * JUMP_SLACK, 0, 0]), MOVING, 1e-4)
 
 
 MOVED = 5 * (2 * np.pi / 4096 + 0.02)  # [rad]

@@ -1,4 +1,4 @@
-"""The way to rest of each interface, and the condition in which the way out ends."""
+"""The safe command of each interface, and how a shutdown ends."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ HOLDING = {
 OUT = 0.5 + 8.0 * 0.25  # [rad] of a wrist that nothing moves
 
 
-class WayOut:
-    """A filter on its way out, and the robot as the test wants it."""
+class Shutdown:
+    """A filter during shutdown, and a scripted robot."""
 
     def __init__(self, kind: Any, **robot: Any) -> None:
         self.run = Run(kind, **robot).arm()
@@ -31,19 +31,19 @@ class WayOut:
         self.decisions: list[Decision] = []
         self.seconds = 0.0
 
-    def leave(self, state: Any, limit: float = 20.0) -> RestReached:
+    def shut_down(self, state: Any, limit: float = 20.0) -> RestReached:
         """`state`: a function of the last command and the time; None: there is no reading."""
         began = self.run.k
         while (self.run.k - began) * T < limit:
             now = self.run.k * T
             last = self.decisions[-1].command.value if self.decisions else np.zeros(3)
-            decision, reached = self.run.filter.leave(now, state(last, now - began * T))
+            decision, reached = self.run.filter.shut_down(now, state(last, now - began * T))
             self.decisions.append(decision)
             self.run.k += 1
             if reached is not None:
                 self.seconds = (self.run.k - began) * T
                 return reached
-        raise AssertionError("the way out never ends")
+        raise AssertionError("the shutdown never ends")
 
     @property
     def values(self) -> np.ndarray:
@@ -54,13 +54,13 @@ class WayOut:
 
 
 def test_a_moving_effort_robot_is_damped_then_fades_out_then_gets_0() -> None:
-    out = WayOut("effort", safety__rest_fade=0.5)
+    out = Shutdown("effort", safety__rest_fade=0.5)
     speed = np.array([4.0, 0.0, 1.0])
 
     def slowing(_: Any, seconds: float) -> Any:
         return make_state(velocity=speed * max(0.0, 1 - seconds))
 
-    reached = out.leave(slowing)
+    reached = out.shut_down(slowing)
     assert reached == RestReached(True, "all joints slower than 0.05")
     assert out.values[0] == pytest.approx([-8.0, 0.0, -20.0])  # damping * velocity, at once
     assert out.values[-1].tolist() == [0.0, 0.0, 0.0]
@@ -70,19 +70,19 @@ def test_a_moving_effort_robot_is_damped_then_fades_out_then_gets_0() -> None:
 
 
 def test_while_it_fades_out_a_new_motion_is_damped_again() -> None:
-    out = WayOut("effort", safety__rest_fade=0.5)
+    out = Shutdown("effort", safety__rest_fade=0.5)
 
     def pushed(_: Any, seconds: float) -> Any:
         return make_state(velocity=[0.0 if seconds < 0.3 or seconds > 0.6 else 2.0, 0, 0])
 
-    out.leave(pushed)
+    out.shut_down(pushed)
     assert out.values[int(0.4 / T)].tolist() == [-4.0, 0.0, 0.0]
     assert out.seconds > 1.1
 
 
 def test_one_that_never_slows_down_ends_limp_and_says_so() -> None:
-    out = WayOut("effort", safety__rest_timeout=1.0)
-    reached = out.leave(lambda *_: make_state(velocity=[0.5, 0, 0]))
+    out = Shutdown("effort", safety__rest_timeout=1.0)
+    reached = out.shut_down(lambda *_: make_state(velocity=[0.5, 0, 0]))
     assert reached == RestReached(False, "wrist still moves at 0.5, effort 0")
     assert out.seconds == pytest.approx(1.0, abs=2 * T)
     assert out.values[-1].tolist() == [0.0, 0.0, 0.0]
@@ -90,8 +90,8 @@ def test_one_that_never_slows_down_ends_limp_and_says_so() -> None:
 
 
 def test_without_a_velocity_it_is_not_damped_by_an_old_one() -> None:
-    out = WayOut("effort")
-    reached = out.leave(lambda *_: None)
+    out = Shutdown("effort")
+    reached = out.shut_down(lambda *_: None)
     assert reached == RestReached(False, "no velocity can be trusted, effort 0")
     assert not out.values.any()
     assert out.seconds < 0.3
@@ -99,8 +99,8 @@ def test_without_a_velocity_it_is_not_damped_by_an_old_one() -> None:
 
 def test_a_damping_of_zero_ends_at_once() -> None:
     none = {f"joints__{i}__damping": 0.0 for i in (0, 2, 3)}
-    out = WayOut("effort", **none)
-    reached = out.leave(lambda *_: make_state(velocity=[1.0, 0, 0]))
+    out = Shutdown("effort", **none)
+    reached = out.shut_down(lambda *_: make_state(velocity=[1.0, 0, 0]))
     assert not reached.at_rest
     assert out.seconds <= T
 
@@ -109,8 +109,8 @@ def test_a_damping_of_zero_ends_at_once() -> None:
 
 
 def test_one_that_may_not_go_limp_is_never_sent_to_0() -> None:
-    out = WayOut("effort", safety__rest_timeout=2.0, **HOLDING)
-    reached = out.leave(lambda *_: make_state(velocity=[0.5, 0, 0.1]))
+    out = Shutdown("effort", safety__rest_timeout=2.0, **HOLDING)
+    reached = out.shut_down(lambda *_: make_state(velocity=[0.5, 0, 0.1]))
     assert not reached.at_rest
     assert "wrist still moves at 0.5, damped until now" in reached.text
     assert "the robot's own time-out of 0.1 s has to act" in reached.text
@@ -120,8 +120,8 @@ def test_one_that_may_not_go_limp_is_never_sent_to_0() -> None:
 
 
 def test_without_a_velocity_it_is_held_for_a_bounded_time_and_then_left_alone() -> None:
-    out = WayOut("effort", safety__rest_timeout=0.5, **HOLDING)
-    reached = out.leave(lambda *_: None)
+    out = Shutdown("effort", safety__rest_timeout=0.5, **HOLDING)
+    reached = out.shut_down(lambda *_: None)
     assert not reached.at_rest
     assert "holding_effort" in reached.text
     assert out.seconds == pytest.approx(0.5, abs=3 * T)
@@ -129,8 +129,8 @@ def test_without_a_velocity_it_is_held_for_a_bounded_time_and_then_left_alone() 
 
 
 def test_one_that_hangs_still_by_itself_is_at_rest() -> None:
-    out = WayOut("effort", **HOLDING)
-    assert out.leave(lambda *_: make_state()).at_rest
+    out = Shutdown("effort", **HOLDING)
+    assert out.shut_down(lambda *_: make_state()).at_rest
     assert 0.4 < out.seconds < 0.6
 
 
@@ -166,8 +166,8 @@ def following(last: np.ndarray, seconds: float) -> Any:
 
 
 def test_a_position_robot_ends_at_its_safe_position_slowly() -> None:
-    out = WayOut("position")
-    reached = out.leave(following)
+    out = Shutdown("position")
+    reached = out.shut_down(following)
     assert reached.at_rest, reached
     assert "at the safe position" in reached.text
     assert out.values[-1].tolist() == [1.0, 0.0, 0.25]
@@ -176,9 +176,9 @@ def test_a_position_robot_ends_at_its_safe_position_slowly() -> None:
 
 
 def test_a_blocked_joint_is_not_forced_and_the_way_out_is_bounded() -> None:
-    out = WayOut("position", safety__rest_timeout=1.5)
+    out = Shutdown("position", safety__rest_timeout=1.5)
     blocked = make_state(wrist=-0.9)  # safe position 1.0, reach 0.5
-    reached = out.leave(lambda *_: blocked)
+    reached = out.shut_down(lambda *_: blocked)
     assert not reached.at_rest
     assert reached.text == "wrist is 1.9 from its safe position"
     assert out.seconds == pytest.approx(1.5, abs=2 * T)
@@ -186,9 +186,9 @@ def test_a_blocked_joint_is_not_forced_and_the_way_out_is_bounded() -> None:
 
 
 def test_blind_it_stays_within_reach_of_the_newest_trusted_position() -> None:
-    out = WayOut("position", safety__rest_timeout=1.0)
+    out = Shutdown("position", safety__rest_timeout=1.0)
     out.run.step(None, state=make_state(wrist=-0.9))
-    reached = out.leave(lambda *_: None)
+    reached = out.shut_down(lambda *_: None)
     assert not reached.at_rest
     assert "no reading says where the joints are" in reached.text
     assert out.values[-1, 0] == pytest.approx(-0.4)
@@ -198,10 +198,10 @@ def test_blind_it_stays_within_reach_of_the_newest_trusted_position() -> None:
 
 
 def test_a_base_slows_down_to_0() -> None:
-    out = WayOut("twist")
+    out = Shutdown("twist")
     for _ in range(100):
         out.run.step([1.0, 2.0])
-    reached = out.leave(lambda *_: None)
+    reached = out.shut_down(lambda *_: None)
     assert reached == RestReached(True, "standing: a velocity of 0 is commanded")
     assert out.values[-1].tolist() == [0.0, 0.0]
     assert (np.abs(np.diff(out.values, axis=0)) <= 4.0 * T + 1e-12).all()
@@ -209,8 +209,8 @@ def test_a_base_slows_down_to_0() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_after_the_way_out_the_next_activation_begins_at_the_measured_pose(kind: Any) -> None:
-    out = WayOut(kind)
-    out.leave(following)
+    out = Shutdown(kind)
+    out.shut_down(following)
     out.run.filter.disarm()
     out.run.arm(make_state(wrist=1.2))
     got = out.run.step([1.2, 0.0, 0.25][: 2 if kind == "twist" else 3]).command.value

@@ -1,4 +1,4 @@
-"""The ladder of answers: which trouble gets which, how it climbs, and how it ends."""
+"""The response to faults: its first level, how it escalates, and how it ends."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dime_robot.runtime.control.faults import FIRST_RESPONSE, UNUSABLE, Fault, SafetyLevel
+from dime_robot.runtime.control.faults import UNUSABLE, Fault, SafetyLevel
 from dime_robot.runtime.control.state import CommandKind
 from tests.runtime.machines import KINDS, UPRIGHT, Run, T, make_state
 
@@ -32,25 +32,25 @@ HOLDS = 4  # steps within the hold of 3.5 periods
 DAMPS = 8
 
 
-def test_every_reason_has_the_answer_that_is_documented() -> None:
-    assert {
-        reason: level for level, reasons in RESPONSES.items() for reason in reasons
-    } == FIRST_RESPONSE
+def test_every_fault_has_the_documented_response() -> None:
+    assert {fault: level for level, faults in RESPONSES.items() for fault in faults} == {
+        fault: fault.first_response for fault in Fault
+    }
     named = ("OBS", "JOINT_M", "IMU", "STATE")
     assert {r for r in Fault if r.name.startswith(named)} == UNUSABLE
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("reason", sorted(set(Fault) - RESPONSES[SafetyLevel.CLAMP]))
-def test_first_answer(reason: Fault, kind: CommandKind) -> None:
+@pytest.mark.parametrize("fault", sorted(set(Fault) - RESPONSES[SafetyLevel.CLAMP]))
+def test_first_answer(fault: Fault, kind: CommandKind) -> None:
     run = Run(kind).arm()
     run.step(WANTED[kind])
-    decision = run.step(WANTED[kind], reason)
-    assert decision.level == FIRST_RESPONSE[reason] or decision.level == SafetyLevel.CLAMP
-    assert reason in decision.reasons
-    serious = FIRST_RESPONSE[reason] >= SafetyLevel.HOLD
-    assert run.filter.cause == ((reason,) if serious else ())
-    assert run.filter.latched == (FIRST_RESPONSE[reason] == SafetyLevel.STOP)
+    decision = run.step(WANTED[kind], fault)
+    assert decision.level == fault.first_response or decision.level == SafetyLevel.CLAMP
+    assert fault in decision.faults
+    serious = fault.first_response >= SafetyLevel.HOLD
+    assert run.filter.cause == ((fault,) if serious else ())
+    assert run.filter.latched == (fault.first_response == SafetyLevel.STOP)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -103,13 +103,13 @@ def test_it_goes_on_after_being_free_of_trouble_for_recover() -> None:
     run.levels(HOLDS + 1, R.OBSERVATION_STALE)
     got = [run.step([0.0, 0.0, 0.0]).level.name for _ in range(7)]
     assert got == ["DAMP"] * 5 + ["RUN"] * 2
-    assert run.levels(HOLDS + 1, R.ACTION_NAN) == ["HOLD"] * HOLDS + ["DAMP"]  # a new trouble
+    assert run.levels(HOLDS + 1, R.ACTION_NAN) == ["HOLD"] * HOLDS + ["DAMP"]  # a new fault
 
 
 def test_recovery_counts_from_the_last_trouble() -> None:
     run = Run().arm()
     run.levels(1, R.WRONG_RATE)
-    for _ in range(2):  # 4 periods without trouble are too few
+    for _ in range(2):  # 4 periods without a fault are too few
         assert [run.step([0.0] * 3).level.name for _ in range(4)] == ["DAMP"] * 4
         run.levels(1, R.OBSERVATION_STALE)
     assert [run.step([0.0] * 3).level.name for _ in range(6)] == ["DAMP"] * 5 + ["RUN"]
@@ -122,7 +122,7 @@ def test_only_an_operator_leaves_a_stop(kind: CommandKind) -> None:
     for _ in range(300):
         decision = run.step(WANTED[kind])
         assert decision.level == SafetyLevel.STOP
-        assert decision.reasons == (R.LISTENER_LOST,)
+        assert decision.faults == (R.LISTENER_LOST,)
     run.step(WANTED[kind], R.OVERRUN)
     assert run.filter.cause == (R.LISTENER_LOST,)  # what stopped it, not what came later
     run.arm()
@@ -141,7 +141,7 @@ def test_trip_stops_at_the_next_step_and_keeps_every_cause_in_order() -> None:
     run.filter.trip(R.ESTOP)
     run.filter.trip(R.COMMAND_CONFLICT)
     decision = run.step([8.0, 4.0, 40.0])
-    assert (decision.level, decision.reasons) == (SafetyLevel.STOP, (R.ESTOP, R.COMMAND_CONFLICT))
+    assert (decision.level, decision.faults) == (SafetyLevel.STOP, (R.ESTOP, R.COMMAND_CONFLICT))
     assert not decision.command.value.any()
 
 
@@ -159,10 +159,10 @@ def test_whatever_happens_hold_ends_and_a_stop_stays(
     run = Run(kind).arm()
     held, stopped = 0, False
     for found, steps in story:
-        asked = not UNUSABLE.intersection(found)
+        evaluated = not UNUSABLE.intersection(found)
         for _ in range(steps):
-            decision = run.step(WANTED[kind] if asked else None, *found)
-            worst = max((FIRST_RESPONSE[r] for r in found), default=SafetyLevel.RUN)
+            decision = run.step(WANTED[kind] if evaluated else None, *found)
+            worst = max((r.first_response for r in found), default=SafetyLevel.RUN)
             if worst >= SafetyLevel.HOLD:
                 assert decision.level >= worst
             held = held + 1 if decision.level == SafetyLevel.HOLD else 0
@@ -204,16 +204,16 @@ def test_after_damp_the_policy_takes_over_without_a_jump(kind: CommandKind) -> N
 
 
 class TestReadings:
-    """What a reading itself shows, and that the answer goes by it."""
+    """The faults of a reading by itself, and the response to them."""
 
     def test_nothing(self) -> None:
-        assert Run().filter.problems_of(make_state()) == []
+        assert Run().filter.faults_in(make_state()) == []
 
     @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
     @pytest.mark.parametrize("field", ["wrist", "wheel", "rail", "velocity"])
     def test_not_finite(self, field: str, bad: float) -> None:
         state = make_state(**{field: [0, bad, 0] if field == "velocity" else bad})
-        assert Run().filter.problems_of(state) == [R.OBSERVATION_NAN]
+        assert Run().filter.faults_in(state) == [R.OBSERVATION_NAN]
 
     @pytest.mark.parametrize(
         ("fields", "out"),
@@ -235,11 +235,11 @@ class TestReadings:
         ],
     )
     def test_out_of_range(self, fields: dict[str, float], out: bool) -> None:
-        got = Run().filter.problems_of(make_state(**fields))  # type: ignore[arg-type]
+        got = Run().filter.faults_in(make_state(**fields))  # type: ignore[arg-type]
         assert got == [R.OBSERVATION_OUT_OF_RANGE] * out
 
     @pytest.mark.parametrize(
-        ("orientation", "angular_velocity", "reason"),
+        ("orientation", "angular_velocity", "fault"),
         [
             (UPRIGHT, np.zeros(3), []),
             (None, np.zeros(3), [R.IMU_STALE]),
@@ -250,11 +250,11 @@ class TestReadings:
         ],
     )
     def test_imu(
-        self, orientation: np.ndarray, angular_velocity: np.ndarray, reason: list[Fault]
+        self, orientation: np.ndarray, angular_velocity: np.ndarray, fault: list[Fault]
     ) -> None:
         state = make_state(orientation=orientation, angular_velocity=angular_velocity)
-        assert Run(safety__tilt_limit=30.0).filter.problems_of(state) == reason
-        assert Run().filter.problems_of(state) == []  # nobody needs it
+        assert Run(safety__tilt_limit=30.0).filter.faults_in(state) == fault
+        assert Run().filter.faults_in(state) == []  # nobody needs it
 
     @pytest.mark.parametrize("yaw", [0.0, 2.0])
     @pytest.mark.parametrize("axis", [0, 1])
@@ -269,7 +269,7 @@ class TestReadings:
         q = np.array([a * w - b * v[2], a * v[0] - b * v[1], a * v[1] + b * v[0], a * v[2] + b * w])
         state = make_state(orientation=q, angular_velocity=np.zeros(3))
         run = Run(safety__tilt_limit=30.0)
-        assert run.filter.problems_of(state) == [R.TILT] * (abs(degrees) > 30)
+        assert run.filter.faults_in(state) == [R.TILT] * (abs(degrees) > 30)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -290,7 +290,7 @@ def test_before_arming_a_position_interface_is_not_sent_towards_zero() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_reading_with_nan_never_arms(kind: CommandKind) -> None:
     run = Run(kind)
-    with pytest.raises(ValueError, match="problem"):
+    with pytest.raises(ValueError, match="without faults"):
         run.arm(make_state(wrist=np.nan))
     assert run.filter.latched
 

@@ -55,7 +55,7 @@ def test_a_stamp_that_is_never_set_is_named() -> None:
     fresh = StreamWatchdog(0.1)
     assert fresh.arrive(0.0, 5.0, 1000.0) == NEW
     assert fresh.arrive(0.0, 5.1, 1000.1) == REPEATED
-    assert "stamp is 0: expected a driver that sets header.stamp" in fresh.stray
+    assert "stamp is 0: expected a driver that sets header.stamp" in fresh.stamp_error
 
 
 def test_a_stamp_in_our_future_is_remarked_and_not_stale() -> None:
@@ -78,9 +78,9 @@ def test_a_stray_stamp_of_2038_does_not_stop_the_stream() -> None:
     fresh = StreamWatchdog(0.1)
     fresh.arrive(1000.0, 0.0, 1000.0)
     assert fresh.arrive(2**31, 0.02, 1000.02) == Arrival.FUTURE
-    assert "stamp 2147483648.000 s lies" in fresh.stray
+    assert "stamp 2147483648.000 s lies" in fresh.stamp_error
     assert fresh.arrive(1000.04, 0.04, 1000.04) == NEW
-    assert not fresh.stray
+    assert not fresh.stamp_error
 
 
 def test_a_robot_whose_clock_is_set_forward_is_believed_after_three() -> None:

@@ -23,7 +23,7 @@ from dime_robot.runtime.telemetry import replay
 from ros_nodes.latency_record import read_record, write_record
 from tests.paths import ROOT
 from tests.ros_nodes.records import record_of, some_samples
-from tests.runtime.machines import ToldPolicy, make_robot, make_spec
+from tests.runtime.machines import ScriptedPolicy, make_robot, make_spec
 
 UNPACKED = 2**28  # bytes of a bomb: more than either reader takes
 
@@ -54,7 +54,7 @@ def plain(array: np.ndarray) -> bytes:
 @pytest.fixture(scope="module")
 def good(tmp_path_factory: pytest.TempPathFactory) -> tuple[np.ndarray, dict[str, Any]]:
     """Records and meta of a recording."""
-    recorder = FlightRecorder(ToldPolicy(make_spec()), make_robot(), 0.1)  # type: ignore[arg-type]
+    recorder = FlightRecorder(ScriptedPolicy(make_spec()), make_robot(), 0.1)  # type: ignore[arg-type]
     recorder._count = 5
     dump = recorder.dump(tmp_path_factory.mktemp("flight"), "test")
     recorder.wait(10.0)
@@ -192,7 +192,7 @@ def test_other_arrays_and_other_packing_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"it holds \['b.npy'\] instead of \['a.npy'\]"):
         read_npz(path, {"a": 24}, "a thing")
     packed(path, zipfile.ZIP_LZMA, a=plain(np.zeros(3)))
-    with pytest.raises(InputError, match="packed in another way"):
+    with pytest.raises(InputError, match="is not packed as numpy does"):
         read_npz(path, {"a": 24}, "a thing")
 
 
@@ -211,7 +211,7 @@ def test_a_written_file_is_read_by_numpy_too(tmp_path: Path) -> None:
 def test_no_changed_byte_is_accepted(kind: str, tmp_path: Path) -> None:
     read: Callable[[Path], Any]
     if kind == "recording":
-        recorder = FlightRecorder(ToldPolicy(make_spec()), make_robot(), 0.1)  # type: ignore[arg-type]
+        recorder = FlightRecorder(ScriptedPolicy(make_spec()), make_robot(), 0.1)  # type: ignore[arg-type]
         recorder._count = 2
         path, read = recorder.dump(tmp_path, "test").path, read_recording
         recorder.wait(10.0)

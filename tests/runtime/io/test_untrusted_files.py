@@ -46,9 +46,9 @@ def test_what_is_no_file_is_refused_at_once(name: str, kind: str, tmp_path: Path
             path.write_bytes(b"")
     with within(2.0), pytest.raises(InputError) as raised:
         READERS[name](path)
-    said = str(raised.value)
-    assert said.isprintable()
-    assert ("a pipe, a device" in said) == (kind in ("pipe", "device")), said
+    message = str(raised.value)
+    assert message.isprintable()
+    assert ("a pipe, a device" in message) == (kind in ("pipe", "device")), message
 
 
 @pytest.mark.parametrize("name", READERS)
@@ -87,6 +87,6 @@ def test_json_is_bounded(text: str) -> None:
 @settings(max_examples=50)
 @given(st.text(max_size=20))
 def test_a_message_is_printable_whatever_a_file_holds(text: str) -> None:
-    said = str(InputError(f"x: {text}")).replace("\n", "")
-    assert said.isprintable()
-    said.encode("utf-8")
+    message = str(InputError(f"x: {text}")).replace("\n", "")
+    assert message.isprintable()
+    message.encode("utf-8")

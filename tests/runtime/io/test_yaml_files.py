@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from dime_robot.runtime.contract.config_files import MAX_CHAIN, config_folder, read_config
 from dime_robot.runtime.io.errors import InputError
 from dime_robot.runtime.io.yaml_files import MAX_DEPTH, MAX_NODES, parse_yaml
-from dime_robot.sim.config.robot_task import read_robot_task
+from dime_robot.sim.config.robot_task import load_robot_task
 from tests.malformed import within
 from tests.paths import ROOT
 
@@ -147,7 +147,7 @@ def test_a_circle_is_named(length: int, tmp_path: Path) -> None:
     (tmp_path / "link.yaml").symlink_to(first)  # the same file by another name
     (tmp_path / f"{length - 1}.yaml").write_text("extends: link.yaml")
     names = " -> ".join([*(f"{i}.yaml" for i in range(length)), "link.yaml"])
-    with pytest.raises(InputError, match=f"does not come back to itself, got {names}"):
+    with pytest.raises(InputError, match=f"does not extend itself, got {names}"):
         read_config(first)
 
 
@@ -166,13 +166,13 @@ def test_a_model_is_beside_the_file_that_names_it(way: str, tmp_path: Path) -> N
         name = "../base/between.yaml"
     path = above / "mine.yaml"
     path.write_text(yaml.safe_dump({"extends": name, "task": {"episode_seconds": 7.0}}))
-    config, model = read_robot_task(path)
+    config, model = load_robot_task(path)
     assert model == base / "models/cart.xml"
     assert config.latency.action is not None
     assert config.latency.action.file == str(base / "measured.json")
     assert config.episode_seconds == 7.0
     path.write_text(yaml.safe_dump({"extends": name, "sim": {"model": "own.xml"}}))
-    assert read_robot_task(path)[1] == above / "own.xml"
+    assert load_robot_task(path)[1] == above / "own.xml"
 
 
 def test_shipped_files_name_their_models_as_before() -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from dime_robot.runtime.io.errors import InputError
 from dime_robot.runtime.telemetry.latency import (
-    LARGEST_WINDOW,
+    MAX_WINDOW,
     TIMES,
     LatencyDistribution,
     LatencyRecorder,
@@ -43,7 +43,7 @@ def test_nothing_measured_is_no_number() -> None:
     assert LatencyRecorder(50.0).percentiles() == {}
 
 
-@pytest.mark.parametrize(("rate", "capacity"), [(100.0, 1000), (1.0, 50), (1e4, LARGEST_WINDOW)])
+@pytest.mark.parametrize(("rate", "capacity"), [(100.0, 1000), (1.0, 50), (1e4, MAX_WINDOW)])
 def test_the_window_forgets_a_slow_start(rate: float, capacity: int) -> None:
     recorder = LatencyRecorder(rate)
     for i in range(capacity + 1):

@@ -145,9 +145,9 @@ REFUSED = [
     ("second, through a site", MOTOR + '<motor name="n" site="tip" gear="0 0 1 0 0 0"/>', "", "",
      "actuator n .* second one .transmission: site."),
     ("group off", MOTOR.replace("/>", ' group="2"/>'), "",
-     '<option actuatorgroupdisable="2"/>', "group 2, which the model switches off"),
+     '<option actuatorgroupdisable="2"/>', "group 2, which the model disables"),
     ("all off", MOTOR, "", '<option><flag actuation="disable"/></option>',
-     "actuation switched off"),
+     "actuation disabled"),
     ("never clamped", MOTOR, "", '<option><flag clampctrl="disable"/></option>', "clampctrl off"),
     ("none", "", "", "", "expected a motor on joint a, got none"),
 ]  # fmt: skip
@@ -163,9 +163,9 @@ def test_anything_but_a_plain_motor_is_refused_by_name(
 ) -> None:
     with pytest.raises(InputError, match=sentence) as caught:
         plant(tmp_path, actuators, joint, option)
-    said = str(caught.value)
-    assert "expected" in said and "got" in said and "joint a" in said
-    assert "\n" not in said and len(said) < 330
+    message = str(caught.value)
+    assert "expected" in message and "got" in message and "joint a" in message
+    assert "\n" not in message and len(message) < 330
 
 
 def test_gravity_compensation_on_top_of_the_contract_is_refused(tmp_path: Path) -> None:

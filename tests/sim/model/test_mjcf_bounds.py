@@ -31,10 +31,10 @@ def refused(path: Path, text: str) -> str:
     path.write_text(text)
     with within(2.0), pytest.raises(InputError) as raised:
         compile_model(path)
-    said = str(raised.value)
-    assert said.isprintable()
-    assert len(said) < 400
-    return said
+    message = str(raised.value)
+    assert message.isprintable()
+    assert len(message) < 400
+    return message
 
 
 BEYOND = {
@@ -86,8 +86,8 @@ def test_a_model_beyond_the_bounds_is_one_sentence(name: str, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        (model('<option iterations="2000000000" tolerance="0"/>'), "iterations up to 10,000"),
-        (model('<option ls_iterations="2000000000"/>'), "expected ls_iterations up to 10,000"),
+        (model('<option iterations="2000000000" tolerance="0"/>'), "iterations in"),
+        (model('<option ls_iterations="2000000000"/>'), "expected ls_iterations in"),
         (world("<body><freejoint/><geom size='1'/></body>" * 350), "degrees of freedom, got 2,100"),
     ],
 )

@@ -213,8 +213,8 @@ def test_a_lost_command_never_arrives(steps: int, monkeypatch: pytest.MonkeyPatc
 
 
 def measured(folder: Path, values: np.ndarray) -> dict[str, Any]:
-    facts = {"quantity": "end_to_end", "policy_digest": "0", "rate": 50.0, "cpu": "a cpu"}
-    written = LatencyDistribution.of(values, **facts).model_dump_json()
+    metadata = {"quantity": "end_to_end", "policy_digest": "0", "rate": 50.0, "cpu": "a cpu"}
+    written = LatencyDistribution.of(values, **metadata).model_dump_json()
     (folder / "late.json").write_text(written)
     return {"file": "late.json"}
 
@@ -292,7 +292,7 @@ def test_memory_stays_bounded() -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "says"),
+    ("content", "expected"),
     [
         (None, "expected a latency distribution, No such file"),
         ("{}", "quantity: Field required"),
@@ -300,11 +300,13 @@ def test_memory_stays_bounded() -> None:
         (np.linspace(-0.01, 0.02, 50), "0 <= lower <= upper"),
     ],
 )
-def test_a_file_that_does_not_fit_is_one_sentence(tmp_path: Path, content: Any, says: str) -> None:
+def test_a_file_that_does_not_fit_is_one_sentence(
+    tmp_path: Path, content: Any, expected: str
+) -> None:
     if isinstance(content, np.ndarray):
         measured(tmp_path, content)
     elif content is not None:
         (tmp_path / "late.json").write_text(content)
-    with pytest.raises(InputError, match=rf"late\.json: .*{says}") as caught:
+    with pytest.raises(InputError, match=rf"late\.json: .*{expected}") as caught:
         DelayedPlant(go2(), latency(action={"file": "late.json"}), tmp_path)
     assert "\n" not in str(caught.value)

@@ -191,13 +191,13 @@ def test_the_largest_stable_damping_is_the_largest(
     stretched = dict.fromkeys((f"j{n}" for n in range(1, joints + 1)), 0.0)
     with pytest.raises(InputError) as caught:
         robot(tmp_path, mjcf, stretched, (20.0, 900.0))
-    said = re.findall(r"(j\d) \(inertia \S+ kg m\^2, .*?largest stable (\S+)\)", str(caught.value))
-    assert len(said) == joints
-    # one model without the refusal, driven with what was said: does it go or stay?
+    found = re.findall(r"(j\d) \(inertia \S+ kg m\^2, .*?largest stable (\S+)\)", str(caught.value))
+    assert len(found) == joints
+    # one model without the refusal, driven with the reported gains: is it stable?
     model = mujoco.MjModel.from_xml_string(mjcf)
     model.opt.timestep = 0.005
-    dofs = [int(model.joint(name).dofadr[0]) for name, _ in said]
-    damping = np.array([float(largest) for _, largest in said])
+    dofs = [int(model.joint(name).dofadr[0]) for name, _ in found]
+    damping = np.array([float(largest) for _, largest in found])
     worst = 0.0
     for start in range(20):  # the pose the inertia is smallest at is among many
         data = mujoco.MjData(model)

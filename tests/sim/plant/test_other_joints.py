@@ -15,7 +15,7 @@ from dime_robot.runtime.contract.config_files import config_folder
 from dime_robot.runtime.contract.policy_spec import PolicySpec
 from dime_robot.runtime.control.state import CommandKind, JointCommand
 from dime_robot.runtime.io.errors import InputError
-from dime_robot.sim.config.robot_task import SimConfig, load_robot_task, read_robot_task
+from dime_robot.sim.config.robot_task import SimConfig, load_robot_task
 from dime_robot.sim.model.loading import base_body
 from dime_robot.sim.plant.plant import Plant, make_plant
 
@@ -148,7 +148,7 @@ def test_joints_that_nobody_holds_are_refused_together(tmp_path: Path, kind: str
         robot(tmp_path, world(base="<freejoint/>", wrist=WRIST, after=BALL), kind, held={})
     assert "['left_elbow', 'wrist', 'right_elbow']" in str(caught.value)
     assert "sim.hold" in str(caught.value) and "sim.free" in str(caught.value)
-    with pytest.raises(InputError, match=r"got \['wrist'\], which nothing would hold"):
+    with pytest.raises(InputError, match=r"got \['wrist'\], which nothing holds"):
         robot(tmp_path, world(wrist=WRIST), kind)
     robot(tmp_path, world(wrist=WRIST), kind, free=["wrist"])
     robot(tmp_path, world(), kind, held={}, free=list(HELD))
@@ -239,7 +239,7 @@ def test_contract_and_simulation_hold_the_same_joints(
     path = tmp_path / "own.yaml"
     path.write_text(text)
     with pytest.raises(InputError, match=sentence):
-        read_robot_task(path)
+        load_robot_task(path)
 
 
 def test_a_plant_whose_contract_holds_otherwise_is_refused(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a configuration may say about random terms and delays, and what it is told otherwise."""
+"""Validation of random terms and delays."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_every_kind_has_its_row_and_a_good_term() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "changes", "says"),
+    ("kind", "changes", "expected"),
     [
         ("friction", {"range": (1.2, 0.4)}, r"lower <= upper, got \[1.2, 0.4\]"),
         ("friction", {"range": (-0.1, 0.4)}, r"values \[1\] of 0 or more, got \[-0.1, 0.4\]"),
@@ -98,11 +98,11 @@ def test_every_kind_has_its_row_and_a_good_term() -> None:
     ],
 )
 def test_a_malformed_term_is_one_sentence(
-    kind: RandomKind, changes: dict[str, Any], says: str
+    kind: RandomKind, changes: dict[str, Any], expected: str
 ) -> None:
     text = complaint(RandomTerm, {"kind": kind, **GOOD[kind], **changes})
     assert text.startswith(f"{kind}: expected ") and ", got " in text and is_one_sentence(text)
-    assert re.search(says, text), text
+    assert re.search(expected, text), text
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_a_value_of_the_wrong_type_is_one_sentence(changes: dict[str, Any]) -> N
 
 
 @pytest.mark.parametrize(
-    ("values", "says"),
+    ("values", "expected"),
     [
         ({}, "either range or file, got neither"),
         ({"range": (0, 0.01), "file": "a.json"}, "either range or file, got both"),
@@ -138,9 +138,9 @@ def test_a_value_of_the_wrong_type_is_one_sentence(changes: dict[str, Any]) -> N
         ({"range": (0, float("inf"))}, "finite"),
     ],
 )
-def test_a_malformed_delay_is_one_sentence(values: dict[str, Any], says: str) -> None:
+def test_a_malformed_delay_is_one_sentence(values: dict[str, Any], expected: str) -> None:
     text = complaint(LatencyConfig, {"action": values})
-    assert text.startswith("action") and says in text and is_one_sentence(text)
+    assert text.startswith("action") and expected in text and is_one_sentence(text)
 
 
 def test_a_normal_draw_has_ends_and_a_cut() -> None:
