@@ -1,14 +1,14 @@
 """Make the site out of the repository: MkDocs calls these functions while it builds.
 
-README.md is the start page, and the results and the changelog are pages too, so that no sentence has
-two homes. Links in the Markdown are those of the repository, which read well on any host of it: here
-they are followed to the page of the site, to a page that shows the code, or to a copy of the file.
+README.md is the start page, and the results and the changelog are pages too, so that no sentence
+has two homes. Links in the Markdown are those of the repository, which work on any host of it: here
+they lead to the page of the site, to a page that shows the code, or to a copy of the file.
 Equations become MathML, which browsers show without a script.
 """
 
 from __future__ import annotations
 
-import os.path
+import posixpath
 import re
 from pathlib import Path
 
@@ -52,17 +52,21 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
         if path is None:
             return match[0]
         _, hash_, anchor = match["target"].partition("#")
-        target = os.path.relpath(_uri(path), os.path.dirname(page.file.src_uri) or ".")
+        target = posixpath.relpath(_uri(path), posixpath.dirname(page.file.src_uri) or ".")
         return f"{match['text']}{target}{hash_}{anchor})"
 
     markdown = re.sub(r"^```math\n(.*?)^```$", _display, markdown, flags=re.M | re.S)
-    markdown = re.sub(r"\$`([^`\n]+)`\$", lambda match: convert(match[1]), markdown)
+    markdown = re.sub(r"\$`([^`\n]+)`\$", _inline, markdown)
     return CODE_OR_LINK.sub(link, markdown)
 
 
 def _display(match: re.Match[str]) -> str:
-    rows = [convert(row, display="block") for row in match[1].strip().split("\n\n")]
-    return '<div class="equations">\n' + "\n".join(rows) + "\n</div>"
+    return f'<div style="margin: 1em 0">{convert(match[1].strip(), display="block")}</div>'
+
+
+def _inline(match: re.Match[str]) -> str:
+    # Markdown takes a line that begins with <math> for a block, but not one that begins with <span>
+    return f"<span>{convert(match[1])}</span>"
 
 
 def _repository_path(uri: str, target: str) -> str | None:
@@ -71,7 +75,7 @@ def _repository_path(uri: str, target: str) -> str | None:
     if not target or ":" in target:
         return None
     page = PAGES.get(uri, f"docs/{uri}")
-    return os.path.normpath(os.path.join(os.path.dirname(page), target))
+    return posixpath.normpath(posixpath.join(posixpath.dirname(page), target))
 
 
 def _uri(path: str) -> str:
