@@ -73,6 +73,11 @@ def _require_tensors(where: str, given: Any) -> None:
 def require_alike(where: str, given: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
     """Raise where tensors differ in name, shape or type from what this program would write.
 
+    Args:
+        where: what the values are, for the message.
+        given: name -> value of any shape (...).
+        expected: name -> a value of the same shape (...) and type.
+
     Raises:
         InputError: so; or a value is NaN or infinite, or a variance negative.
     """
