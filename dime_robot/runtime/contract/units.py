@@ -20,6 +20,13 @@ FASTEST = 100.0  # of a joint that has stops, and of a base [rad/s or m/s]
 def require_at_most(what: str, value: float, largest: float, unit: str, other: str) -> None:
     """Refuse a magnitude that is no doubt in another unit.
 
+    Args:
+        what: whose value it is, for the message.
+        value: in [unit].
+        largest: magnitude that can be, in [unit].
+        unit: expected.
+        other: the unit that it is probably in.
+
     Raises:
         ValueError: it is.
     """
@@ -31,7 +38,13 @@ def require_at_most(what: str, value: float, largest: float, unit: str, other: s
 
 
 def at_most(largest: float, unit: str, other: str) -> AfterValidator:
-    """The same for a field, whose name pydantic adds."""
+    """The same for a field, whose name pydantic adds.
+
+    Args:
+        largest: magnitude that can be, in [unit].
+        unit: of the field.
+        other: the unit that a larger value is probably in.
+    """
 
     def check(value: float) -> float:
         require_at_most("", value, largest, unit, other)
@@ -41,7 +54,13 @@ def at_most(largest: float, unit: str, other: str) -> AfterValidator:
 
 
 def at_least(smallest: float, unit: str, other: str) -> AfterValidator:
-    """For a positive field that is too small to be in its unit."""
+    """For a positive field that is too small to be in its unit.
+
+    Args:
+        smallest: value that can be, in [unit].
+        unit: of the field.
+        other: the unit that a smaller value is probably in.
+    """
 
     def check(value: float) -> float:
         if 0 < value < smallest:

@@ -66,7 +66,12 @@ class CommandLimits:
             self.slew[i] = joint.effort_rate_limit
 
     def elapsed(self, since: float | None, now: float) -> float:
-        """Time that a command may use up since the one sent at `since`; None: a period [s]."""
+        """Time that a command may use up since the one sent at `since`; None: a period [s].
+
+        Args:
+            since: when the command before was sent, steady time [s].
+            now: steady time [s].
+        """
         if since is None:
             return self.period
         return min(max(now - since, 0.0), LONGEST_GAP * self.period)
@@ -83,8 +88,8 @@ class CommandLimits:
         """The nearest permitted value and which limits changed it.
 
         Args:
-            value: wanted.
-            previous: sent before.
+            value: wanted, shape (n_act,).
+            previous: sent before, shape (n_act,).
             state: the newest reading.
             elapsed: since `previous` was sent, see `elapsed` [s].
         """
@@ -98,7 +103,11 @@ class CommandLimits:
         return self._slewed(value, previous, elapsed, Fault.VELOCITY_LIMIT, reasons), reasons
 
     def within_effort(self, value: FloatArray) -> FloatArray:
-        """An effort within its limits, and no other limit looked at [N m or N]."""
+        """An effort within its limits, and no other limit looked at [N m or N].
+
+        Args:
+            value: shape (n_act,) [N m or N].
+        """
         bounded: FloatArray = np.minimum(np.maximum(value, -self.effort), self.effort)
         return bounded
 
@@ -108,6 +117,11 @@ class CommandLimits:
         A target further from the joint than effort limit / stiffness asks for more than the
         largest effort. Where a joint stands so far beyond a stop that no target satisfies both,
         the target is the one within its reach that is furthest inward.
+
+        Args:
+            value: shape (n_act,) [rad or m].
+            state: the newest reading.
+            soft: whether the stops are those with the soft margin.
         """
         position = self.position(state)
         low, high = (self._soft_low, self._soft_high) if soft else (self.low, self.high)
@@ -127,7 +141,13 @@ class CommandLimits:
         return bool(beyond.any())
 
     def slewed(self, value: FloatArray, previous: FloatArray, elapsed: float) -> FloatArray:
-        """`value`, but no further from the command before than the time allows."""
+        """`value`, but no further from the command before than the time allows.
+
+        Args:
+            value: wanted, shape (n_act,).
+            previous: sent before, shape (n_act,).
+            elapsed: since it was sent [s].
+        """
         if not self._slews:
             return value
         step = self.slew * elapsed

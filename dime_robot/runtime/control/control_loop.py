@@ -222,7 +222,11 @@ class ControlLoop:
         return self._tripped(now)
 
     def velocity(self, velocity: FloatArray) -> None:
-        """Take the velocity that the operator gives, shape (3,) [m/s, m/s, rad/s]."""
+        """Take the velocity that the operator gives.
+
+        Args:
+            velocity: shape (3,) [m/s, m/s, rad/s].
+        """
         assert self._velocity is not None
         if self.view.velocity_conflict:  # whose is it?
             return
@@ -603,5 +607,11 @@ OF_THE_READING = UNUSABLE.intersection({Fault.OBSERVATION_NAN, Fault.OBSERVATION
 
 
 def steps_by_reading(drive: str, rate: float, policy_rate: float) -> bool:
-    """Does each reading begin a step? `auto`: where the robot publishes at the policy's rate."""
+    """Does each reading begin a step? `auto`: where the robot publishes at the policy's rate.
+
+    Args:
+        drive: auto, observation or timer.
+        rate: of the robot's state [Hz].
+        policy_rate: of the policy [Hz].
+    """
     return abs(rate / policy_rate - 1) <= RATE_TOLERANCE and drive != "timer"

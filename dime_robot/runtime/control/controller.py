@@ -45,7 +45,13 @@ class Controller:
         self._to_record: tuple[float, RobotState | None, Float32Array | None]
 
     def start(self, now: float, state: RobotState, seed: int | None = None) -> None:
-        """Permit commands: a new episode from `state`, which has no problems."""
+        """Permit commands: a new episode from `state`, which has no problems.
+
+        Args:
+            now: steady time [s].
+            state: where the episode begins.
+            seed: of the noise; none: it goes on.
+        """
         self.policy.reset(seed)
         self._forget()
         self._late_in_a_row, self._was_late = 0, False
@@ -99,7 +105,13 @@ class Controller:
     def leave(
         self, now: float, state: RobotState | None, problems: Sequence[Fault] = ()
     ) -> tuple[Decision, RestReached | None]:
-        """One step of the way out; see `SafetyFilter.leave`."""
+        """One step of the way out; see `SafetyFilter.leave`.
+
+        Args:
+            now: steady time [s].
+            state: the reading of this step.
+            problems: faults of this step.
+        """
         self.inference = 0.0
         self._to_record = (now, state, None)
         return self.safety.leave(now, state, problems)

@@ -109,7 +109,15 @@ class FlightRecorder:
         action: FloatArray,
         decision: Decision,
     ) -> None:
-        """Remember a step."""
+        """Remember a step.
+
+        Args:
+            now: steady time [s].
+            state: the reading of this step.
+            observation: what the policy saw, shape (n_obs,); None: it was not asked.
+            action: shape (n_act,).
+            decision: what was sent, and why.
+        """
         row = self._ring[self._count % len(self._ring)]
         row["time"] = now
         if state is None:
@@ -170,7 +178,11 @@ class FlightRecorder:
         return dump
 
     def wait(self, timeout: float) -> None:
-        """Let a dump that is under way finish [s]."""
+        """Let a dump that is under way finish.
+
+        Args:
+            timeout: at most so long [s].
+        """
         for writer in self._writers:
             writer.join(timeout)
 

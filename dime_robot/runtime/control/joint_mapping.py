@@ -79,7 +79,11 @@ class JointMapping:
         return names == self._names or not self._needed.isdisjoint(names)
 
     def held(self, wire: FloatArray) -> FloatArray | None:
-        """Positions of the contract's held joints in its order [rad or m]; None: it has none."""
+        """Positions of the contract's held joints in its order [rad or m]; None: it has none.
+
+        Args:
+            wire: positions as in the message, shape (n_wire,) [rad or m].
+        """
         if not self._held_names:
             return None
         assert self._names is not None
@@ -89,14 +93,22 @@ class JointMapping:
         return held
 
     def positions(self, wire: FloatArray) -> FloatArray:
-        """Positions of a message that `follow` accepted, in policy order [rad or m]."""
+        """Positions of a message that `follow` accepted, in policy order [rad or m].
+
+        Args:
+            wire: positions as in the message, shape (n_wire,) [rad or m].
+        """
         if self._plain:
             return wire[self._index]
         position: FloatArray = self._sign * (wire[self._index] - self._offset)
         return position
 
     def velocities(self, wire: FloatArray) -> FloatArray:
-        """Velocities of a message that `follow` accepted, in policy order [rad/s or m/s]."""
+        """Velocities of a message that `follow` accepted, in policy order [rad/s or m/s].
+
+        Args:
+            wire: velocities as in the message, shape (n_wire,) [rad/s or m/s].
+        """
         if self._plain:
             return wire[self._index]
         velocity: FloatArray = self._sign * wire[self._index]
@@ -119,12 +131,20 @@ class JointMapping:
         return [self._wire_names[i] for i in order], position[order], velocity[order]
 
     def held_readings(self, held: FloatArray) -> tuple[list[str], FloatArray]:
-        """Wire names and positions of the contract's held joints, shape (n_held,) [rad or m]."""
+        """Wire names and positions of the contract's held joints, shape (n_held,) [rad or m].
+
+        Args:
+            held: positions in the contract's order, shape (n_held,) [rad or m].
+        """
         wire: FloatArray = self._held_sign * held + self._held_offset
         return self._held_names, wire
 
     def commanded(self, values: FloatArray) -> JointCommand:
-        """The command that `command` turned into `values`."""
+        """The command that `command` turned into `values`.
+
+        Args:
+            values: in the robot's order, shape (n_act,).
+        """
         value = np.empty(len(values))
         value[self._command_index] = self._command_sign * (values - self._command_offset)
         return JointCommand(self._action_joints, value, self._kind)

@@ -48,8 +48,11 @@ class ObservationEncoder:
     ) -> npt.NDArray[np.float32]:
         """Stack the terms: one call per control step, since the history moves on with each.
 
-        `last_action` is the decoder's, shape (n_act,); None stands for zeros. Gives shape (n_obs,),
-        raw SI, float32.
+        Gives shape (n_obs,), raw SI, float32.
+
+        Args:
+            state: the newest reading.
+            last_action: the decoder's, shape (n_act,); None: zeros.
 
         Raises:
             ValueError: the state has no reading of a sensor that a term needs.
@@ -110,7 +113,8 @@ class ObservationEncoder:
 def projected_gravity(orientation: FloatArray) -> FloatArray:
     """Unit vector of gravity in the base's frame: the third row of -R, shape (3,).
 
-    `orientation` turns base into world coordinates: w x y z, of any length above 0.
+    Args:
+        orientation: turns base into world coordinates, w x y z, of any length above 0, shape (4,).
     """
     w, x, y, z = orientation / np.linalg.norm(orientation)
     return np.array([2 * (w * y - x * z), -2 * (w * x + y * z), 2 * (x * x + y * y) - 1])
@@ -144,10 +148,13 @@ class ActionDecoder:
         self.last_action = np.zeros(len(self._joints))
 
     def decode(self, action: FloatArray) -> JointCommand:
-        """Apply low-pass, scale and default position. `action` has shape (n_act,) in [-1, 1].
+        """Apply low-pass, scale and default position.
 
         Where an action is not finite the whole command is NaN, which the safety filter refuses,
         and the last action stays what it was.
+
+        Args:
+            action: in [-1, 1], shape (n_act,).
         """
         if not np.isfinite(action).all():
             return JointCommand(self._joints, np.full(len(self._joints), np.nan), self._kind)

@@ -79,7 +79,7 @@ class ReadingCheck:
 
         Args:
             position: in policy order, shape (n_joints,) [rad or m].
-            velocity: the same [rad/s or m/s].
+            velocity: in policy order, shape (n_joints,) [rad/s or m/s].
             stamp: when they were measured [s].
         """
         before, fastest = self._position, np.abs(velocity)
@@ -123,7 +123,12 @@ class ReadingCheck:
         return np.abs(change)
 
     def turn(self, orientation: FloatArray, stamp: float) -> str:
-        """The same for the base's orientation, shape (4,), w x y z."""
+        """The same for the base's orientation.
+
+        Args:
+            orientation: of the base, w x y z, shape (4,).
+            stamp: when it was measured [s].
+        """
         square = float(orientation @ orientation)
         if not 0.25 < square < 4:  # has its own fault
             return ""
@@ -154,7 +159,11 @@ class ReadingCheck:
         return why
 
     def commanded(self, value: FloatArray) -> None:
-        """Take note of what was sent; shape (n_act,) in SI units."""
+        """Take note of what was sent.
+
+        Args:
+            value: shape (n_act,), SI units.
+        """
         if self._low is None or self._high is None:
             self._low, self._high = value, value
         else:

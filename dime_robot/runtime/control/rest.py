@@ -79,7 +79,7 @@ class Rest:
         Args:
             now: steady time [s].
             elapsed: since `previous` was sent [s].
-            previous: the command before.
+            previous: the command before, shape (n_act,).
             state: the reading of this step, None unless it can be trusted.
             newest: the newest reading that could be trusted, however old.
         """
@@ -112,7 +112,15 @@ class Rest:
         self, now: float, elapsed: float, previous: FloatArray, state: RobotState | None,
         newest: RobotState | None,
     ) -> tuple[FloatArray | None, RestReached | None]:  # fmt: skip
-        """The safe command of a way out that ends; arguments as in `step`."""
+        """The safe command of a way out that ends.
+
+        Args:
+            now: steady time [s].
+            elapsed: since `previous` was sent [s].
+            previous: the command before, shape (n_act,).
+            state: the reading of this step, None unless it can be trusted.
+            newest: the newest reading that could be trusted, however old.
+        """
         if self._began is None:
             self._began, self._slow_since = now, None
             if state is not None:

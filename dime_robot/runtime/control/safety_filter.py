@@ -158,6 +158,10 @@ class SafetyFilter:
     def arm(self, now: float, state: RobotState) -> None:
         """Permit commands: a ramp from the measured pose (effort, twist: from the last command).
 
+        Args:
+            now: steady time [s].
+            state: the newest reading.
+
         Raises:
             ValueError: the state has a problem.
         """
@@ -184,6 +188,11 @@ class SafetyFilter:
 
         It lasts as long as the gap did. A whole activation ramp would leave a walking robot
         without its policy for longer than it can stand that.
+
+        Args:
+            now: steady time [s].
+            state: the newest reading.
+            gap: how long this process did not run [s].
         """
         assert self._sent is not None
         self._begin_ramp(now)
@@ -266,7 +275,12 @@ class SafetyFilter:
     def leave(
         self, now: float, state: RobotState | None, problems: Sequence[Fault] = ()
     ) -> tuple[Decision, RestReached | None]:
-        """One step of the way out, and how it ended; arguments as in `step`.
+        """One step of the way out, and how it ended.
+
+        Args:
+            now: steady time [s].
+            state: the reading of this step.
+            problems: faults of this step.
 
         Raises:
             ValueError: it was never armed.
@@ -347,7 +361,11 @@ class SafetyFilter:
 
 
 def tilt_of(orientation: FloatArray) -> float:
-    """Angle between the base's vertical axis and the world's [degrees]; `orientation` w x y z."""
+    """Angle between the base's vertical axis and the world's [degrees].
+
+    Args:
+        orientation: of the base, w x y z, shape (4,).
+    """
     upright = float(np.clip(-projected_gravity(orientation)[2], -1.0, 1.0))
     return math.degrees(math.acos(upright))
 

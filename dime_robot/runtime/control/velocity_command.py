@@ -37,9 +37,17 @@ class VelocityCommand:
             self._received = now
 
     def is_lost(self, now: float) -> bool:
-        """Has none come for longer than the time-out? `now`: steady time [s]."""
+        """Has none come for longer than the time-out?
+
+        Args:
+            now: steady time [s].
+        """
         return now - self._received > self._timeout
 
     def at(self, now: float) -> FloatArray:
-        """What to follow at steady time `now` [s], shape (3,) [m/s, m/s, rad/s]."""
+        """What to follow at a time, shape (3,) [m/s, m/s, rad/s].
+
+        Args:
+            now: steady time [s].
+        """
         return np.zeros(3) if self.is_lost(now) else self._velocity

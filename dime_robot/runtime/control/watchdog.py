@@ -107,21 +107,39 @@ class StreamWatchdog:
         return Arrival.NEW
 
     def age_by_receipt(self, now: float) -> float:
-        """Since it came, `now` on the steady clock [s]."""
+        """Since it came [s].
+
+        Args:
+            now: steady time [s].
+        """
         return now - self.received
 
     def age_by_stamp(self, robot_now: float) -> float:
-        """Since it was measured, `robot_now` on the robot's clock [s]; negative: clocks differ."""
+        """Since it was measured [s]; negative: clocks differ.
+
+        Args:
+            robot_now: the robot's clock [s].
+        """
         return robot_now - self.stamp
 
     def is_stale(self, now: float, robot_now: float) -> bool:
-        """Too old by either measure?"""
+        """Too old by either measure?
+
+        Args:
+            now: steady time [s].
+            robot_now: the robot's clock [s].
+        """
         if self.age_by_receipt(now) >= self._max_age:
             return True
         return self._same_clock and self.age_by_stamp(robot_now) >= self._max_age
 
     def describe_age(self, now: float, robot_now: float) -> str:
-        """Why the newest reading is stale, as a phrase; times as in `is_stale`."""
+        """Why the newest reading is stale, as a phrase.
+
+        Args:
+            now: steady time [s].
+            robot_now: the robot's clock [s].
+        """
         receipt, stamp = self.age_by_receipt(now), self.age_by_stamp(robot_now)
         if self.stray:
             return self.stray
@@ -130,7 +148,11 @@ class StreamWatchdog:
         return f"no new reading for {receipt:.3f} s"
 
     def is_ahead(self, robot_now: float) -> bool:
-        """Does the newest stamp lie in our future?"""
+        """Does the newest stamp lie in our future?
+
+        Args:
+            robot_now: the robot's clock [s].
+        """
         return self._same_clock and self.age_by_stamp(robot_now) < -CLOCK_TOLERANCE
 
     @property

@@ -158,6 +158,9 @@ def _header(member: Any, name: str) -> tuple[np.dtype, tuple[int, ...]]:
 def parse_text(array: np.ndarray) -> Any:
     """What an array of one text holds as JSON.
 
+    Args:
+        array: of one text, shape ().
+
     Raises:
         ValueError: it is no text, or no JSON.
     """

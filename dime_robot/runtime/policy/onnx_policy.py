@@ -38,7 +38,11 @@ class Policy(Protocol):
     noise: NoiseSource  # its `values` are those of the last action
 
     def act(self, observation: Float32Array) -> Float32Array:
-        """Raw observation (n_obs,) -> action (n_act,) in [-1, 1]."""
+        """The action for an observation, shape (n_act,), in [-1, 1].
+
+        Args:
+            observation: raw observation, shape (n_obs,).
+        """
 
     def reset(self, seed: int | None = None) -> None:
         """Begin an episode."""
@@ -150,7 +154,12 @@ class OnnxPolicy:
         return self._action[0] if self.batch == 1 else self._action
 
     def act_with(self, observation: Float32Array, noise: Float32Array) -> Float32Array:
-        """Like `act` with the noise given, shape (B, N+1, n_act): for evaluation and proofs."""
+        """Like `act` with the noise given, for evaluation and proofs.
+
+        Args:
+            observation: raw observations, shape (B, n_obs).
+            noise: unit normals, shape (B, N+1, n_act).
+        """
         held = self.noise.values.copy()
         self._observation[:] = observation
         self.noise.values[:] = noise

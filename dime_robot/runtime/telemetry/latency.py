@@ -81,7 +81,11 @@ class LatencyRecorder:
         return self._ring[: min(self.steps, len(self._ring))]
 
     def jitter(self, period: float) -> Percentiles | None:
-        """Of |period - the nominal one| over the window [s]."""
+        """Of |period - the nominal one| over the window [s].
+
+        Args:
+            period: the nominal one [s].
+        """
         if not self.steps:
             return None
         off = np.abs(self.window()[:, LatencySample._fields.index("period")] - period)
@@ -93,7 +97,11 @@ class LatencyRecorder:
 
 
 def percentiles_of(samples: npt.NDArray[np.float64]) -> dict[str, Percentiles]:
-    """Of each of TIMES; `samples` has shape (n, fields of LatencySample)."""
+    """Percentiles of each of TIMES.
+
+    Args:
+        samples: shape (n, fields of LatencySample).
+    """
     if not len(samples):
         return {}
     columns = [LatencySample._fields.index(name) for name in TIMES]
@@ -126,7 +134,12 @@ class LatencyDistribution(StrictModel):
 
     @classmethod
     def of(cls, values: npt.NDArray[np.float64], **facts: object) -> LatencyDistribution:
-        """Summarise measured values [s]."""
+        """Summarise measured values.
+
+        Args:
+            values: what was measured, shape (n,) [s].
+            **facts: the other fields.
+        """
         quantiles = np.quantile(values, np.linspace(0, 1, 101)).tolist()
         return cls.model_validate({**facts, "samples": len(values), "quantiles": quantiles})
 

@@ -70,8 +70,13 @@ def budget_problem(
 ) -> str | None:
     """Why the machine cannot hold the budget, and what would; None where it can.
 
-    The cold figure counts: between two control steps other code uses the caches. `percentile` is
-    50, 99 or 100 (the largest).
+    The cold figure counts: between two control steps other code uses the caches.
+
+    Args:
+        latency: what was measured.
+        budget_ms: what inference may take [ms].
+        percentile: 50, 99 or 100, the largest [%].
+        steps: diffusion steps of the policy.
     """
     measured = {50: latency.cold_p50, 99: latency.cold_p99, 100: latency.cold_max}[int(percentile)]
     if measured <= budget_ms:
