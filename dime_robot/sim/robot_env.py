@@ -77,7 +77,11 @@ class RobotEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
     def step(
         self, action: npt.NDArray[np.float32]
     ) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        """One control period."""
+        """One control period.
+
+        Args:
+            action: in [-1, 1], shape (n_act,).
+        """
         command = self._decoder.decode(action)
         self.randomizer.step(self.np_random, self._steps * self.policy_spec.period)
         state = self._delayed.step(command, self.np_random)

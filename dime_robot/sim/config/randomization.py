@@ -235,6 +235,11 @@ class Delay(StrictModel):
 def require_seconds(lower: float, upper: float, what: str) -> None:
     """Refuse delays that cannot be.
 
+    Args:
+        lower: shortest delay [s].
+        upper: longest delay [s].
+        what: is expected, for the message.
+
     Raises:
         ValueError: negative, in the wrong order, or too long to be seconds.
     """

@@ -265,7 +265,7 @@ class TrainingConfig(StrictModel):
         """Settings of a training run, atoms included.
 
         Args:
-            largest_reward: of one control step, unscaled.
+            largest_reward: of one control step, unscaled [1].
         """
         given = {name: value for name, value in self.model_dump().items() if value is not None}
         # soft returns go a little above the largest return and below 0 (entropy)

@@ -60,7 +60,7 @@ class PositionDrive:
 
         Args:
             spec: gains and effort limits.
-            full_torque_speed: share of the speed limit up to which the whole effort is there.
+            full_torque_speed: share of the speed limit up to which the whole effort is there [1].
             speed_limits: joint -> largest speed [rad/s or m/s].
         """
         joints = [spec.joint(name) for name in spec.action_joints]
@@ -104,7 +104,11 @@ class PositionDrive:
         return squares
 
     def bounds(self, velocity: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Least and largest effort at a velocity, at strength 1. Shapes (n,) [N m or N]."""
+        """Least and largest effort at a velocity, at strength 1. Shapes (n,) [N m or N].
+
+        Args:
+            velocity: shape (n,) [rad/s or m/s].
+        """
         limit = self._limit
         if not self._fades:
             return -limit, limit
@@ -127,7 +131,11 @@ class PositionDrive:
         return applied
 
     def record(self, applied: FloatArray) -> None:
-        """Take note of the effort of one simulation step, shape (n,) [N m or N]."""
+        """Take note of the effort of one simulation step.
+
+        Args:
+            applied: shape (n,) [N m or N].
+        """
         self.applied = applied
         self.peak = np.maximum(self.peak, np.abs(applied))
         self.squares += float(applied @ applied)

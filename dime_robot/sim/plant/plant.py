@@ -356,7 +356,11 @@ class Plant:
         )
 
     def push(self, velocity: FloatArray) -> None:
-        """Change a free base's horizontal velocity at once; shape (2,), world frame [m/s]."""
+        """Change a free base's horizontal velocity at once.
+
+        Args:
+            velocity: horizontal change in the world's frame, shape (2,) [m/s].
+        """
         assert self._free is not None
         dof = self.model.jnt_dofadr[self._free]
         self.data.qvel[dof : dof + 2] += velocity

@@ -47,7 +47,12 @@ class RandomDraw:
         self.due += rng.uniform(*self.term.interval)
 
     def applied(self, quantity: FloatArray, values: FloatArray) -> FloatArray:
-        """The quantity with these draws of this term in it."""
+        """The quantity with these draws of this term in it.
+
+        Args:
+            quantity: nominal, shape (n,).
+            values: drawn, shape (k,).
+        """
         if self.term.kind == "gravity_direction":
             return _turned(quantity, math.radians(values[0]), self.heading)
         if self.term.kind == "imu_mounting":
@@ -92,7 +97,12 @@ class Noise:
         self.first = True  # of an episode
 
     def add(self, observation: npt.NDArray[np.float32], rng: np.random.Generator) -> None:
-        """Add the noise of this step in place."""
+        """Add the noise of this step in place.
+
+        Args:
+            observation: changed in place, shape (n_obs,).
+            rng: generator of the draws.
+        """
         fresh, stacked = self.random_draw.draw(rng), self._stacked
         if self.first:
             stacked.reshape(-1, self._width)[:] = 0.0 if self._zero else fresh

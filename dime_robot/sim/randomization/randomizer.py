@@ -44,7 +44,12 @@ def extremes(term: RandomTerm) -> tuple[float, float]:
 
 
 def pinned(term: RandomTerm, value: float) -> RandomTerm:
-    """The same term, whose every draw is `value` [`term.unit`]."""
+    """The same term, whose every draw is `value`.
+
+    Args:
+        term: a term.
+        value: of every draw, in its [unit].
+    """
     # uniform: a normal range would read the second number as a standard deviation
     changes = {"distribution": "uniform", "range": (value, value)}
     return RandomTerm.model_validate({**term.model_dump(), **changes})
@@ -272,7 +277,12 @@ class Randomizer:
             self._model.body_inertia[rows] = self._inertia[rows] * ratio[:, None]
 
     def step(self, rng: np.random.Generator, time: float) -> None:
-        """Draw the interval terms that are due and apply them; `time` since reset [s]."""
+        """Draw the interval terms that are due and apply them.
+
+        Args:
+            rng: generator of the draws.
+            time: since the reset [s].
+        """
         for entry in self._intervals:
             if entry.due > time + TIME_TOLERANCE:
                 continue
@@ -287,7 +297,12 @@ class Randomizer:
     def observe(
         self, observation: npt.NDArray[np.float32], rng: np.random.Generator
     ) -> npt.NDArray[np.float32]:
-        """Add noise to an observation in place; shape (n_obs,), raw SI. Gives it back."""
+        """Add noise to an observation in place, and give it back.
+
+        Args:
+            observation: raw, changed in place, shape (n_obs,).
+            rng: generator of the draws.
+        """
         for noise in self._noises:
             noise.add(observation, rng)
         return observation
