@@ -118,7 +118,11 @@ class Evaluation:
         return None if self.successes is None else self.successes / len(self.episodes)
 
     def interval(self, confidence: float = 0.95) -> tuple[float, float]:
-        """Percentile bootstrap interval of the mean return."""
+        """Percentile bootstrap interval of the mean return.
+
+        Args:
+            confidence: probability that the interval is to hold [1].
+        """
         return bootstrap_interval(self.returns, confidence)
 
     def summary(self) -> dict[str, Any]:

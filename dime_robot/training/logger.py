@@ -57,7 +57,13 @@ class RunLogger:
         self.console.print(Text(text, style=style))
 
     def episode(self, step: int, episode_return: float, length: int) -> None:
-        """A training episode ended."""
+        """A training episode ended.
+
+        Args:
+            step: of the run.
+            episode_return: unscaled [1].
+            length: of the episode in steps.
+        """
         self._last_return = episode_return
         self.scalars(step, {"train/return": episode_return, "train/episode_length": length})
 
