@@ -90,13 +90,23 @@ class _Recorder:
 
 
 def random_policy(obs: FloatArray, noise: FloatArray) -> FloatArray:
-    """Uniform actions in [-1, 1], a function of the episode's noise so that they repeat too."""
+    """Uniform actions in [-1, 1], a function of the episode's noise so that they repeat too.
+
+    Args:
+        obs: raw observations, shape (B, n_obs).
+        noise: unit normals, shape (B, N+1, d).
+    """
     uniform: FloatArray = (2 * special.ndtr(noise[:, 0]) - 1).astype(np.float32)
     return uniform
 
 
 def actions_by_episode(calls: list[FloatArray], evaluation: Evaluation) -> list[FloatArray]:
-    """Sort recorded actions, one array of running episodes per call, by episode: (length, d)."""
+    """Sort recorded actions, one array of running episodes per call, by episode: (length, d).
+
+    Args:
+        calls: recorded actions, one array of shape (episodes running, d) per call.
+        evaluation: whose episodes they are.
+    """
     lengths = np.array([episode.length for episode in evaluation.episodes])
     sorted_: list[list[FloatArray]] = [[] for _ in lengths]
     call = first = 0
@@ -112,7 +122,12 @@ def actions_by_episode(calls: list[FloatArray], evaluation: Evaluation) -> list[
 
 
 def first_divergence(first: list[FloatArray], second: list[FloatArray]) -> int | None:
-    """Earliest step of any episode at which actions differ by more than 1e-3 or only one acts."""
+    """Earliest step of any episode at which actions differ by more than 1e-3 or only one acts.
+
+    Args:
+        first: actions of every episode, each of shape (length, d).
+        second: those to compare with, each of shape (length, d).
+    """
     found = []
     for a, b in zip(first, second, strict=True):
         common = min(len(a), len(b))
@@ -202,7 +217,12 @@ def _some_of(actor: _Recorder) -> tuple[FloatArray, FloatArray]:
 
 
 def paired_interval(difference: Returns, confidence: float) -> tuple[float, float]:
-    """Student's interval of the mean of paired differences; a point where all are equal."""
+    """Student's interval of the mean of paired differences; a point where all are equal.
+
+    Args:
+        difference: one number per pair.
+        confidence: probability that the interval is to hold [1].
+    """
     mean = float(difference.mean())
     if np.ptp(difference) == 0:
         return mean, mean

@@ -30,7 +30,12 @@ _NOISE_SEED, _PARITY_SEED = 12, 13
 def plain_sampler(actor: ScoreNetwork, obs: FloatArray, noise: FloatArray) -> np.ndarray:
     """The sampler by its definition, in the actor's own precision.
 
-    `obs` (K, n_obs), `noise` (K, N+1, d) -> actions (K, d). Nothing is folded or hoisted here.
+    Gives actions, shape (K, d). Nothing is folded or hoisted here.
+
+    Args:
+        actor: whose sampler it is.
+        obs: raw observations, shape (K, n_obs).
+        noise: unit normals, shape (K, N+1, d).
     """
     dtype = actor.phase.dtype
     state = torch.as_tensor(obs, dtype=dtype)
@@ -45,6 +50,12 @@ def closed_loop_certificate(
     actor: ScoreNetwork, policy: Policy, loop: Loop, limit: float
 ) -> ClosedLoopCertificate:
     """Judge a free run.
+
+    Args:
+        actor: the torch actor.
+        policy: the exported graph.
+        loop: the free run.
+        limit: largest error of an action on a visited state [1].
 
     Raises:
         CertificateError: the graph does not earn what torch earns (`closed_loop.judge`), or an
@@ -81,7 +92,12 @@ def parity_inputs(
 ) -> tuple[FloatArray, FloatArray]:
     """Observations of three kinds with fresh noise: visited, from replay data, random normals.
 
-    `replayed` has shape (K, n_obs), K may be 0. Gives at least 1,000 rows.
+    Gives at least 1,000 rows.
+
+    Args:
+        loop: a run that visited observations.
+        replayed: observations from replay data, shape (K, n_obs), K may be 0.
+        shape: (N+1, d), that of one action's noise.
     """
     rng = np.random.default_rng(_PARITY_SEED)
     visited = loop.visited[rng.permutation(len(loop.visited))[:PARITY_OBSERVATIONS]]
@@ -96,6 +112,12 @@ def parity_certificate(
     actor: ScoreNetwork, policy: Policy, obs: FloatArray, noise: FloatArray
 ) -> ParityCertificate:
     """Compare action by action with the plain sampler in float64.
+
+    Args:
+        actor: the torch actor.
+        policy: the exported graph.
+        obs: raw observations, shape (K, n_obs).
+        noise: unit normals, shape (K, N+1, d).
 
     Raises:
         CertificateError: an error above max(1e-5, 4 x the float32 torch actor's own), or 1e-4.
@@ -118,6 +140,11 @@ def keeps_up(result: Evaluation, fresh: Evaluation, gain: float) -> bool:
     The lower end of the 95 % interval of the mean paired difference must not lie below -10 % of
     `gain`, what the policy earns more than random actions; where little is known the answer is no.
     Successes: at least 90 % of the fresh noise's.
+
+    Args:
+        result: of the noise mode.
+        fresh: of fresh noise.
+        gain: what the policy earns more than random actions [return].
     """
     low, _ = paired_interval(np.subtract(result.returns, fresh.returns), 0.95)
     if low < -LARGEST_NOISE_DROP * abs(gain):
@@ -136,7 +163,12 @@ def noise_certificates(
 ) -> dict[NoiseMode, NoiseCertificate]:
     """What the graph earns in each noise mode, and how much its actions move.
 
-    `gain` is the return beyond that of random actions, which drops are compared with.
+    Args:
+        env_name: of the environment.
+        policy: the exported graph.
+        shape: (N+1, d), that of one action's noise.
+        gain: the return beyond that of random actions [return].
+        say: is given each result as a line.
     """
     found: dict[NoiseMode, NoiseCertificate] = {}
     evaluator = Evaluator(env_name, shape)
