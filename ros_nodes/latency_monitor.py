@@ -134,7 +134,11 @@ class FaultLog:
                 self._seen.append((now, ahead, f"{entry.name}: {entry.message}"))
 
     def faults(self, ahead: float) -> tuple[SeenFault, ...]:
-        """All of them; `ahead` for those that came before the first sample [s]."""
+        """All of them.
+
+        Args:
+            ahead: time of those that came before the first sample [s].
+        """
         return tuple(
             SeenFault(time=now + (ahead if then is None else then), text=text)
             for now, then, text in self._seen

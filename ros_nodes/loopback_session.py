@@ -131,7 +131,11 @@ class Session:
             rclpy.shutdown()
 
     def run(self, seconds: float) -> None:
-        """Episodes until the time is up; the last one may be cut short."""
+        """Episodes until the time is up; the last one may be cut short.
+
+        Args:
+            seconds: how long, in all [s].
+        """
         episode_seconds, left = self._episode_seconds, seconds
         while left > 0:
             self._call(self._reset, Trigger.Request(), "sim_node/reset")

@@ -39,8 +39,8 @@ def parameter(
         default: its value.
         text: its description.
         choices: for strings.
-        least: for numbers.
-        most: for numbers.
+        least: smallest number, in the parameter's [unit].
+        most: largest number, in the parameter's [unit].
         start_only: read when the node starts, so setting it later would have no effect.
     """
     metadata = {"text": text, "choices": choices, "range": (least, most), "start_only": start_only}

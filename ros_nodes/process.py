@@ -51,9 +51,12 @@ class NodeClock:
         return self.now() if self.simulated else time.time()
 
     def overtaken(self, stamp: float) -> None:
-        """Take note of a reading whose message was faster than the /clock it belongs to [s].
+        """Take note of a reading whose message was faster than the /clock it belongs to.
 
         A stamp far ahead of /clock is a stray, by which no time may be told.
+
+        Args:
+            stamp: of the reading [s].
         """
         if self.simulated and self._newest < stamp < self.now() + LARGEST_OVERTAKING:
             self._newest = stamp

@@ -116,7 +116,10 @@ class RobotLink:
     def open(self, patience: float) -> str:
         """Make the publisher and wait until its listener is matched; gives what went wrong.
 
-        Readings are served meanwhile. `patience`: how long to wait [s].
+        Readings are served meanwhile.
+
+        Args:
+            patience: how long to wait [s].
         """
         before = {end.gid for end in self._endpoints_of_commands()}
         self._publisher = self._node.create_publisher(

@@ -37,12 +37,20 @@ class CommandTimeout:
         self.expired = False
 
     def command(self, now: float) -> bool:
-        """A command came; True where it ends a time-out."""
+        """A command came; True where it ends a time-out.
+
+        Args:
+            now: steady time [s].
+        """
         ended, self._last, self.expired = self.expired, now, False
         return ended
 
     def look(self, now: float) -> bool:
-        """Has the time-out begun just now?"""
+        """Has the time-out begun just now?
+
+        Args:
+            now: steady time [s].
+        """
         if self.expired or now - self._last <= self.timeout:
             return False
         self.expired = True
@@ -88,7 +96,7 @@ class TimeoutResponse:
 
         Args:
             position: true, in the contract's order, shape (n_joints,) [rad or m].
-            velocity: the same of the speeds [rad/s or m/s].
+            velocity: true, in the contract's order, shape (n_joints,) [rad/s or m/s].
         """
         if self._on_timeout == "hold" or self._kind is None:
             return None
