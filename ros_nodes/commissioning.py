@@ -24,7 +24,7 @@ def load_and_check(given: PolicyParameters) -> tuple[Controller, LatencyCertific
     """Load policy and robot, see that they fit, warm up and measure on this machine.
 
     Raises:
-        InputError: with a code; see docs/robot.md.
+        InputError: with a code; see docs/safety.md.
     """
     policy = OnnxPolicy(
         existing_path(given.policy, "policy"),

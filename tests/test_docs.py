@@ -87,3 +87,21 @@ def test_the_glossary_has_one_sentence_and_a_link_for_each_term() -> None:
     assert len({term for term, _ in terms}) == len(terms)
     for term, line in terms:
         assert re.fullmatch(r".*[^.]\. \[[^\]]+\]\([^)]+\)\.", line), term
+
+
+def test_pages_that_code_names_exist() -> None:
+    listed = subprocess.run(
+        ["git", "ls-files", "*.py", "*.yaml", "*.yml", "*.toml", "*.xml", "*.md"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    files = listed.stdout.split()
+    named = {
+        name
+        for file in files
+        for name in re.findall(r"(?<![\w/])docs/\w+\.\w+", (ROOT / file).read_text())
+    }
+    assert len(named) > 5
+    theirs = {"docs/operators.md"}  # of onnx-tensorrt
+    assert not [name for name in named - theirs if not (ROOT / name).exists()]

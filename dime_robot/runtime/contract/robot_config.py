@@ -361,7 +361,7 @@ def require_compatible(spec: PolicySpec, robot: RobotConfig) -> None:
     """Refuse a policy that was not made for this machine.
 
     Raises:
-        InputError: with a code; see docs/robot.md.
+        InputError: with a code; see docs/safety.md.
     """
     known = {joint.name for joint in robot.joints}
     needed = [*(joint.name for joint in spec.joints), *spec.held_joints]

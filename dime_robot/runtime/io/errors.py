@@ -17,7 +17,7 @@ class InputError(Exception):
 
     The message is one sentence for the screen: what was expected, what came, what to do.
     Every command line of this project prints it and exits with code 2. `code` names the kind for
-    machines, where there is a list of them (docs/robot.md).
+    machines, where there is a list of them (docs/safety.md).
     """
 
     def __init__(self, message: str, code: str = "input") -> None:
