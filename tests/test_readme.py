@@ -170,7 +170,7 @@ def test_the_blocks_of_a_page_run(page: Path, folder: Path, request: pytest.Fixt
             (folder / block.file).write_text(block.text)
         elif block.language == "python":
             (folder / "block.py").write_text(block.text)
-            finish("python block.py", folder)
+            finish("python block.py", folder, **environment)
         else:
             for command in block.commands:
                 if command.startswith("export "):
