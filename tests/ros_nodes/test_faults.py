@@ -1,6 +1,6 @@
 """Faults while a robot runs: each ends in its stated command, in time, with its reason.
 
-Real processes over DDS. The table of docs/safety.md has these rows; the last column of `FAULTS` is
+Real processes over DDS. The table of docs/robot.md has these rows; the last column of `FAULTS` is
 the answer that stands in the end.
 """
 
