@@ -161,7 +161,6 @@ RETIRED = {
     "Wiring": "JointMapping",
     "answer_of": "FIRST_RESPONSE",
     "commission": "load_and_check",
-    "drawing": "random_draw",
     "farewell": "leave",
     "freshness": "watchdog",
     "ladder": "escalation",
