@@ -88,7 +88,11 @@ class DmControlEnv(gymnasium.Env[FloatArray, FloatArray]):
         return self._flat(self._env.reset().observation), {}
 
     def step(self, action: FloatArray) -> tuple[FloatArray, float, bool, bool, dict[str, Any]]:
-        """One control step."""
+        """One control step.
+
+        Args:
+            action: inside the bounds, shape (n_act,).
+        """
         step = self._env.step(action)
         terminated = bool(step.last() and step.discount == 0)
         reward = float(step.reward or 0.0)
@@ -121,7 +125,11 @@ class BoundedActions(gymnasium.ActionWrapper[Any, Any, Any]):
         )
 
     def action(self, action: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """The action inside the environment's bounds, in its type."""
+        """The action inside the environment's bounds, in its type.
+
+        Args:
+            action: in [-1, 1], shape (n_act,).
+        """
         bounded: npt.NDArray[Any] = np.clip(
             np.asarray(action, self._type), self._low, self._high
         ).astype(self._type)
@@ -175,6 +183,9 @@ class PlainEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
 
     def step(self, action: FloatArray) -> tuple[FloatArray, float, bool, bool, dict[str, Any]]:
         """One control step.
+
+        Args:
+            action: in [-1, 1], shape (n_act,).
 
         Raises:
             InputError: the environment failed, or gave something else than numbers.

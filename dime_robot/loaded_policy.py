@@ -89,7 +89,7 @@ class LoadedPolicy:
         """Act as a policy of Stable-Baselines3 does.
 
         Args:
-            observation: as for `act`.
+            observation: as for `act`, shape (n_obs,) or (B, n_obs).
             state: unused, as the policy has none.
             episode_start: unused.
             deterministic: without any noise; else with fresh noise.

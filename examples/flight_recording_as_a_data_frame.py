@@ -45,6 +45,7 @@ def data_frame(path: Path) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
-with tempfile.TemporaryDirectory() as folder:
-    frame = data_frame(Path(sys.argv[1]) if len(sys.argv) > 1 else made(Path(folder)))
-print(frame[["time", "joint_position_0", "joint_position_1", "command", "rung"]].tail())
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as folder:
+        frame = data_frame(Path(sys.argv[1]) if len(sys.argv) > 1 else made(Path(folder)))
+    print(frame[["time", "joint_position_0", "joint_position_1", "command", "rung"]].tail())

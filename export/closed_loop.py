@@ -92,7 +92,7 @@ def actions_by_episode(calls: list[FloatArray], evaluation: Evaluation) -> list[
     """Sort recorded actions by episode.
 
     Args:
-        calls: actions of each call, a row for each running episode, in the order of the episodes.
+        calls: recorded actions, one array of shape (episodes running, d) per call.
         evaluation: the episodes.
 
     Returns:
@@ -113,7 +113,12 @@ def actions_by_episode(calls: list[FloatArray], evaluation: Evaluation) -> list[
 
 
 def first_divergence(first: list[FloatArray], second: list[FloatArray]) -> int | None:
-    """Return the earliest step of any episode at which actions differ, or only one loop goes on."""
+    """Return the earliest step of any episode at which actions differ, or only one loop goes on.
+
+    Args:
+        first: actions of every episode, each of shape (length, d).
+        second: those to compare with, each of shape (length, d).
+    """
     found = []
     for a, b in zip(first, second, strict=True):
         common = min(len(a), len(b))
@@ -203,7 +208,12 @@ def _sample_inputs(actor: _Recorder) -> tuple[FloatArray, FloatArray]:
 
 
 def paired_interval(difference: Returns, confidence: float) -> tuple[float, float]:
-    """Return Student's interval of the mean of paired differences; a point if all are equal."""
+    """Return Student's interval of the mean of paired differences; a point if all are equal.
+
+    Args:
+        difference: one number per pair.
+        confidence: probability that the interval is to hold [1].
+    """
     mean = float(difference.mean())
     if np.ptp(difference) == 0:
         return mean, mean

@@ -59,7 +59,7 @@ def closed_loop_certificate(
         actor: the trained policy.
         policy: the graph.
         loop: their episodes.
-        limit: on the error of an action; that of the parity certificate.
+        limit: largest error of an action on a visited state [1].
 
     Raises:
         CertificateError: the graph does not earn what torch earns (`closed_loop.judge`), or an
@@ -117,6 +117,12 @@ def parity_certificate(
 ) -> ParityCertificate:
     """Compare the graph's actions with the plain sampler in float64.
 
+    Args:
+        actor: the torch actor.
+        policy: the exported graph.
+        obs: raw observations, shape (K, n_obs).
+        noise: unit normals, shape (K, N+1, d).
+
     Raises:
         CertificateError: an error above max(1e-5, 4 x the float32 torch actor's own), or 1e-4.
     """
@@ -141,7 +147,7 @@ def earns_enough(result: Evaluation, fresh: Evaluation, gain: float) -> bool:
     Args:
         result: of the mode.
         fresh: of the fresh noise.
-        gain: mean return minus that of random actions.
+        gain: mean return minus that of random actions [return].
     """
     low, _ = paired_interval(np.subtract(result.returns, fresh.returns), 0.95)
     if low < -MAX_NOISE_DROP * abs(gain):
@@ -164,7 +170,7 @@ def noise_certificates(
         env_name: the environment.
         policy: the graph.
         shape: of the noise of one action, (N+1, d).
-        gain: mean return minus that of random actions.
+        gain: the return beyond that of random actions [return].
         log: gets one line per mode.
     """
     found: dict[NoiseMode, NoiseCertificate] = {}

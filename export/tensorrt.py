@@ -6,7 +6,7 @@ that policy_node reads (`engine_cache`), and compares its actions with those of 
 is valid for one policy, GPU, TensorRT and ONNX Runtime.
 
 Not run by the authors of this project beyond its refusals: no test machine has had TensorRT
-(docs/inference.md says what has been measured where).
+(docs/export.md says what has been measured where).
 """
 
 from __future__ import annotations

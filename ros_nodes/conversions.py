@@ -52,7 +52,11 @@ def seconds(stamp: Time) -> float:
 
 
 def stamp_of(time: float) -> Time:
-    """The stamp of a float [s]."""
+    """The stamp of a float [s].
+
+    Args:
+        time: since the epoch of its clock [s].
+    """
     whole, part = divmod(round(time * 1e9), 10**9)
     return Time(sec=whole, nanosec=part)
 

@@ -91,7 +91,14 @@ def is_refusal(entry: DiagnosticStatus) -> bool:
 def latency_level(
     percentiles: Mapping[str, Percentiles], steps: int, misses: int, period: float
 ) -> tuple[bytes, str]:
-    """Level and message of the latency entry; `steps` and `misses` since the last report."""
+    """Level and message of the latency entry.
+
+    Args:
+        percentiles: of each time.
+        steps: since the last report.
+        misses: deadlines missed since then.
+        period: the control period [s].
+    """
     if not percentiles:
         return DiagnosticStatus.OK, "no step yet"
     if not steps:
@@ -106,7 +113,13 @@ def latency_level(
 def latency_values(
     recorder: LatencyRecorder, percentiles: Mapping[str, Percentiles], period: float
 ) -> dict[str, object]:
-    """Percentiles in milliseconds, and counts since the activation."""
+    """Percentiles in milliseconds, and counts since the activation.
+
+    Args:
+        recorder: of the activation.
+        percentiles: of each time.
+        period: the control period [s].
+    """
     values: dict[str, object] = {
         "steps": recorder.steps,
         "missed": recorder.misses,

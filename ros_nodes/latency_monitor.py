@@ -127,7 +127,11 @@ class FaultLog:
                 self._seen.append((now, offset, f"{entry.name}: {entry.message}"))
 
     def faults(self, offset: float) -> tuple[SeenFault, ...]:
-        """All of them; `offset` of the clocks for those before the first sample [s]."""
+        """All of them; `offset` of the clocks for those before the first sample [s].
+
+        Args:
+            offset: time of those that came before the first sample [s].
+        """
         return tuple(
             SeenFault(time=now + (offset if then is None else then), text=text)
             for now, then, text in self._seen

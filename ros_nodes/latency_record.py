@@ -161,7 +161,11 @@ def lost_samples(samples: Samples) -> int:
 
 
 def longest_streak(missed: npt.NDArray[np.bool_]) -> int:
-    """The largest number of True in a row."""
+    """The largest number of True in a row.
+
+    Args:
+        missed: whether each step missed its deadline, shape (n,).
+    """
     edges = np.flatnonzero(np.diff(np.concatenate(([False], missed, [False])).astype(np.int8)))
     return int((edges[1::2] - edges[::2]).max(initial=0))
 

@@ -124,7 +124,11 @@ class Session:
         self._stack.close()
 
     def run(self, seconds: float) -> None:
-        """Run episodes for so long [s]; the last one may be cut short."""
+        """Run episodes for so long [s]; the last one may be cut short.
+
+        Args:
+            seconds: how long, in all [s].
+        """
         episode_seconds, left = self._episode_seconds, seconds
         while left > 0:
             self._call(self._reset, Trigger.Request(), "sim_node/reset")

@@ -55,6 +55,9 @@ class NodeClock:
         """Advance to a reading's stamp [s]: its message may arrive before its /clock.
 
         A stamp far ahead of /clock is ignored as wrong.
+
+        Args:
+            stamp: of the reading [s].
         """
         if self.simulated and self._newest < stamp < self.now() + MAX_STAMP_LEAD:
             self._newest = stamp

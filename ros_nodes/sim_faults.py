@@ -157,7 +157,11 @@ class InjectedFault:
         return int(self.number) if self.kind == "bursts" else 1
 
     def stalls(self, now: float) -> bool:
-        """Is the state at steady time `now` [s] not sent?"""
+        """Is the state at steady time `now` [s] not sent?
+
+        Args:
+            now: steady time [s].
+        """
         if self.kind != "stall":
             return False
         if self._began is None:
@@ -165,11 +169,19 @@ class InjectedFault:
         return now - self._began < self.number
 
     def time(self, time: float) -> float:
-        """The time on the robot's clock [s], for stamps and, in lockstep, /clock."""
+        """The time on the robot's clock [s], for stamps and, in lockstep, /clock.
+
+        Args:
+            time: of the simulation [s].
+        """
         return max(0.0, time + self.number) if self.kind == "clock" else time
 
     def stamp(self, time: float) -> float:
-        """The stamp [s] of the state at `time` on the robot's clock [s]."""
+        """The stamp [s] of the state at `time` on the robot's clock [s].
+
+        Args:
+            time: what the robot's clock says [s].
+        """
         if self.kind == "no_stamp":
             return 0.0
         if self.kind == "future" and not self._shown:
@@ -253,7 +265,12 @@ def _expected(kind: str, joints: list[str], text: str) -> str:
 
 
 def imu_message(orientation: FloatArray, angular_velocity: FloatArray) -> Imu:
-    """An Imu without acceleration."""
+    """An Imu without acceleration.
+
+    Args:
+        orientation: of the base, w x y z, shape (4,).
+        angular_velocity: shape (3,) [rad/s].
+    """
     message = Imu()
     q, v = message.orientation, message.angular_velocity
     q.w, q.x, q.y, q.z = map(float, orientation)

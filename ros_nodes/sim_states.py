@@ -65,13 +65,22 @@ class StateTopics:
         return self._late[0][0] if self._late else math.inf
 
     def flush(self, now: float) -> None:
-        """Publish what is due at steady time `now` [s]."""
+        """Publish what is due.
+
+        Args:
+            now: steady time [s].
+        """
         while self.next_late <= now:
             _, _, (publisher, message) = heapq.heappop(self._late)
             publisher.publish(message)
 
     def send(self, state: RobotState, clock: float) -> None:
-        """Publish a state, which was measured at `clock` on the robot's clock [s]."""
+        """Publish a state, which was measured at `clock` on the robot's clock [s].
+
+        Args:
+            state: what was measured.
+            clock: what the robot's clock says [s].
+        """
         now = time.monotonic()
         messages = self._messages(self._sensors.read(state), self.fault.stamp(clock))
         if self.fault.stalls(now):

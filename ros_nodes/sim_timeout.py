@@ -39,6 +39,9 @@ class CommandTimeout:
     def command(self, now: float) -> bool:
         """Note that a command came.
 
+        Args:
+            now: steady time [s].
+
         Returns:
             Whether it ends a time-out.
         """
@@ -46,7 +49,11 @@ class CommandTimeout:
         return ended
 
     def expires(self, now: float) -> bool:
-        """Has the time-out begun since the last call?"""
+        """Has the time-out begun since the last call?
+
+        Args:
+            now: steady time [s].
+        """
         if self.expired or now - self._last <= self.timeout:
             return False
         self.expired = True
@@ -92,7 +99,7 @@ class TimeoutResponse:
 
         Args:
             position: true, in the contract's order, shape (n_joints,) [rad or m].
-            velocity: the same of the speeds [rad/s or m/s].
+            velocity: true, in the contract's order, shape (n_joints,) [rad/s or m/s].
         """
         if self._on_timeout == "hold" or self._kind is None:
             return None

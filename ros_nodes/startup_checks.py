@@ -27,7 +27,7 @@ def load_and_check(given: PolicyParameters) -> tuple[Controller, LatencyCertific
         The controller, and the latency that was measured.
 
     Raises:
-        InputError: with a code; see docs/robot.md.
+        InputError: with a code; see docs/safety.md.
     """
     policy = OnnxPolicy(
         existing_path(given.policy, "policy"),

@@ -172,7 +172,11 @@ class StatePublishers:
         return ""
 
     def shared(self, now: float) -> list[str]:
-        """The joints that more than one publisher sends; `now`: steady time [s]."""
+        """The joints that more than one publisher sends.
+
+        Args:
+            now: steady time [s].
+        """
         sent = [np.isfinite(values) for _, _, values in self._senders(now).values()]
         count = np.sum(sent, axis=0) if sent else np.zeros(len(self._names))
         return [name for name, times in zip(self._names, count, strict=True) if times > 1]

@@ -7,6 +7,8 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from token import NAME
+from tokenize import tokenize
 
 import pytest
 import torch
@@ -136,9 +138,62 @@ def test_results_end_with_a_final_evaluation() -> None:
 
 
 def test_every_reason_and_every_code_stands_in_the_one_table() -> None:
-    page = (ROOT / "docs/robot.md").read_text()
+    page = (ROOT / "docs/safety.md").read_text()
     explained = set(re.findall(r"`([a-z_-]+)`", page))
     sources = [*(ROOT / "dime_robot/runtime").rglob("*.py"), *(ROOT / "ros_nodes").glob("*.py")]
     codes = {code for path in sources for code in re.findall(r'code="([\w-]+)"', path.read_text())}
     assert len(codes) > 10
     assert {reason.value for reason in Fault} | codes | {"activation"} <= explained
+
+
+# names that were given up -> what is said instead
+RETIRED = {
+    "Drawing": "RandomDraw",
+    "Freshness": "a watchdog",
+    "Frozen": "StrictModel",
+    "Loaded": "LoadedPolicy",
+    "Means": "RunningMeans",
+    "Programs": "CudaGraphs",
+    "Reason": "Fault",
+    "Rung": "SafetyLevel",
+    "Steering": "a velocity command",
+    "TimeoutAnswer": "a response",
+    "Wiring": "JointMapping",
+    "answer_of": "FIRST_RESPONSE",
+    "commission": "load_and_check",
+    "farewell": "leave",
+    "freshness": "watchdog",
+    "ladder": "escalation",
+    "rung": "a safety level",
+    "trouble": "a fault",
+    "variation": "randomization",
+    "why_not_run": "a problem of activation",
+    "wiring": "joint_mapping",
+}
+FOLDERS = ("dime_robot", "export", "ros_nodes", "tests", "benchmarks", "examples", "docs")
+
+
+def retired_names(path: Path) -> set[str]:
+    """Retired names that a module is called or uses, or that a page shows as code."""
+    if path.suffix == ".md":
+        shown = re.findall(r"`([^`\n]+)`", path.read_text())
+        return RETIRED.keys() & {name for code in shown for name in re.findall(r"\w+", code)}
+    with path.open("rb") as file:
+        tokens = {token.string for token in tokenize(file.readline) if token.type == NAME}
+    return RETIRED.keys() & (tokens | {path.stem})
+
+
+def test_no_retired_name_comes_back() -> None:
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    modules = [path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")]
+    assert len(modules) > 200
+    found = {str(path): names for path in [*modules, *pages] if (names := retired_names(path))}
+    assert not found, {path: [RETIRED[name] for name in names] for path, names in found.items()}
+
+
+def test_a_retired_name_is_found_in_code_and_not_in_a_text(tmp_path: Path) -> None:
+    module, page = tmp_path / "wiring.py", tmp_path / "page.md"
+    module.write_text('class Rung:\n    """A ladder."""\n\n    words = "Frozen trouble"\n')
+    page.write_text("A Frozen ladder; `import Freshness` is code.\n")
+    assert retired_names(module) == {"Rung", "wiring"}
+    assert retired_names(page) == {"Freshness"}

@@ -126,7 +126,11 @@ class Evaluation:
         return None if self.successes is None else self.successes / len(self.episodes)
 
     def interval(self, confidence: float = 0.95) -> tuple[float, float]:
-        """Percentile bootstrap interval of the mean return."""
+        """Percentile bootstrap interval of the mean return.
+
+        Args:
+            confidence: probability that the interval is to hold [1].
+        """
         return bootstrap_interval(self.returns, confidence)
 
     def summary(self) -> dict[str, Any]:
@@ -170,12 +174,28 @@ def seed_of(*key: int) -> int:
 
 
 def zero_policy(obs: FloatArray, noise: FloatArray) -> FloatArray:
-    """No action at all."""
+    """Give action 0.
+
+    Args:
+        obs: shape (B, n_obs).
+        noise: unit normals, shape (B, N+1, d).
+
+    Returns:
+        Shape (B, d).
+    """
     return np.zeros_like(noise[:, 0])
 
 
 def random_policy(obs: FloatArray, noise: FloatArray) -> FloatArray:
-    """Uniform actions in [-1, 1], a function of the episode's noise so that they repeat, too."""
+    """Give uniform actions, computed from the episode's noise so that they repeat.
+
+    Args:
+        obs: shape (B, n_obs).
+        noise: unit normals, shape (B, N+1, d).
+
+    Returns:
+        In [-1, 1], shape (B, d).
+    """
     from scipy.special import ndtr
 
     uniform: FloatArray = (2 * ndtr(noise[:, 0]) - 1).astype(np.float32)

@@ -12,14 +12,24 @@ FloatArray = npt.NDArray[np.float64]
 
 
 def iqm(values: npt.ArrayLike, axis: int = 0) -> FloatArray:
-    """Interquartile mean along an axis; of three values or fewer, the mean."""
+    """Interquartile mean along an axis; of three values or fewer, the mean.
+
+    Args:
+        values: numbers, shape (..., K, ...) with K of them along `axis`.
+        axis: along which the mean is taken.
+    """
     from scipy import stats
 
     return np.asarray(stats.trim_mean(np.asarray(values, np.float64), 0.25, axis=axis))
 
 
 def bootstrap_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
-    """Percentile bootstrap interval of the mean; the draws are the same in every call."""
+    """Percentile bootstrap interval of the mean; the draws are the same in every call.
+
+    Args:
+        values: the sample.
+        confidence: probability that the interval is to hold [1].
+    """
     mean = float(np.mean(values))
     if np.ptp(values) == 0:  # nothing to resample
         return mean, mean
@@ -34,7 +44,15 @@ def bootstrap(
     resamples: int = 9999,
     **options: Any,
 ) -> tuple[FloatArray, FloatArray]:
-    """Both ends of scipy's percentile bootstrap interval, from a fixed generator."""
+    """Both ends of scipy's percentile bootstrap interval, from a fixed generator.
+
+    Args:
+        samples: as scipy.stats.bootstrap takes them.
+        statistic: what is computed of every resample.
+        confidence: probability that the interval is to hold [1].
+        resamples: how many.
+        **options: others of scipy's.
+    """
     from scipy import stats
 
     result = stats.bootstrap(

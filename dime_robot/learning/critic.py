@@ -94,7 +94,11 @@ class BatchRenorm(nn.Module):
         self.register_buffer("running_var", torch.ones(ensemble, 1, channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise x (E, B, C) by the running statistics, as an evaluation does."""
+        """Normalise x by the running statistics, as an evaluation does.
+
+        Args:
+            x: shape (E, B, C).
+        """
         gain = self.gain * torch.rsqrt(self.running_var + self.EPS)
         return torch.addcmul(self.bias - self.running_mean * gain, x, gain)
 
@@ -103,7 +107,7 @@ class BatchRenorm(nn.Module):
 
         Args:
             x: shape (E, B, C).
-            warm: boolean scalar: are the warm-up passes over?
+            warm: whether the warm-up passes are over, shape ().
 
         Returns:
             The normalised x, and the batch's statistics for `absorb`.
@@ -117,7 +121,13 @@ class BatchRenorm(nn.Module):
     def corrections(
         cls, batch: BatchStatistics, running: BatchStatistics, warm: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """The factors r and d, each of shape (E, 1, C); 1 and 0 before `warm`."""
+        """The factors r and d, each of shape (E, 1, C); 1 and 0 before `warm`.
+
+        Args:
+            batch: statistics of this batch.
+            running: the running ones from before it.
+            warm: whether the warm-up is over, shape ().
+        """
         running_std = torch.sqrt(running.var + cls.EPS)
         r = torch.sqrt(batch.var + cls.EPS) / running_std
         d = (batch.mean - running.mean) / running_std
@@ -164,9 +174,11 @@ class DistributionalCritic(nn.Module):
         self.register_buffer("passes", torch.zeros((), dtype=torch.int64))
 
     def forward(self, obs: Tensor, action: Tensor) -> Tensor:
-        """Logits (E, B, atoms) of obs (B, n_obs) [raw] and action (B, n_act), running statistics.
+        """Logits, shape (E, B, atoms), with the running statistics.
 
-        Actions are in [-1, 1].
+        Args:
+            obs: raw observations, shape (B, n_obs).
+            action: in [-1, 1], shape (B, n_act).
         """
         hidden = self._stacked(obs, action)
         for i, norm in enumerate(self.norms):
@@ -177,6 +189,10 @@ class DistributionalCritic(nn.Module):
         self, obs: Tensor, action: Tensor
     ) -> tuple[Tensor, tuple[BatchStatistics, ...]]:
         """The same with batch statistics, as training does; changes nothing.
+
+        Args:
+            obs: raw observations, shape (B, n_obs).
+            action: in [-1, 1], shape (B, n_act).
 
         Returns:
             Logits (E, B, atoms), and what `absorb` takes once the gradient has been computed.

@@ -56,20 +56,37 @@ def cosine_weights(steps: int) -> Tensor:
 
 
 def step_sizes(dt_raw: Tensor, friction_raw: Tensor, weights: Tensor) -> Tensor:
-    """eta_{n,i} = softplus(dt_raw) * c_n / softplus(friction_raw_i). Shape (N, d)."""
+    """eta_{n,i} = softplus(dt_raw) * c_n / softplus(friction_raw_i). Shape (N, d).
+
+    Args:
+        dt_raw: shape ().
+        friction_raw: shape (d,).
+        weights: c_n, shape (N,).
+    """
     return F.softplus(dt_raw) * weights[:, None] / F.softplus(friction_raw)
 
 
 def inverse_softplus(value: float) -> float:
-    """The raw parameter whose softplus is `value` > 0."""
+    """The raw parameter whose softplus is `value` > 0.
+
+    Args:
+        value: what softplus shall give, above 0 [1].
+    """
     return math.log(math.expm1(value))
 
 
 def advance(score: Score, x: Tensor, given: Tensor, eta: Tensor, scaled_noise: Tensor) -> Tensor:
-    """K Euler-Maruyama steps from latents x (B, d). Returns the K next latents, shape (K, B, d).
+    """K Euler-Maruyama steps from latents x. Returns the K next latents, shape (K, B, d).
 
-    Each is x + eta (-x/s^2 + control) + sqrt(2 eta) eps, with its row of `given` (K, ...), `eta`
-    (K, d) and `scaled_noise` = sqrt(2 eta) eps (K, B, d).
+    Each is x + eta (-x/s^2 + control) + sqrt(2 eta) eps, with its row of `given`, `eta` and
+    `scaled_noise`.
+
+    Args:
+        score: the control f.
+        x: latents, shape (B, d).
+        given: what each step is given, shape (K, ...).
+        eta: step sizes, shape (K, d).
+        scaled_noise: sqrt(2 eta) eps, shape (K, B, d).
     """
     latents = []
     keep = 1 - eta / _PRIOR_VARIANCE
@@ -86,9 +103,14 @@ def generate(
 ) -> Tensor:
     """Run the chain from the prior to the action.
 
-    `noise` are unit normals, shape (N+1, B, d): the prior draw first, then one per step. `given`
-    has one row per step, `eta` shape (N, d). `advance` does `block` steps at a time, by default
-    all N. Returns the latents x_0..x_N, shape (N+1, B, d).
+    Returns the latents x_0..x_N, shape (N+1, B, d).
+
+    Args:
+        advance: makes a block of steps.
+        given: what each step is given, shape (N, ...).
+        noise: unit normals, the prior draw first, shape (N+1, B, d).
+        eta: step sizes, shape (N, d).
+        block: steps that `advance` makes at a time; none: all N.
     """
     latents = [PRIOR_STD * noise[:1]]
     scaled_noise = torch.sqrt(2 * eta)[:, None] * noise[1:]
@@ -105,6 +127,11 @@ def log_kernel_ratio(latents: Tensor, noise: Tensor, eta: Tensor) -> Tensor:
 
     Both kernels have variance 2 eta_n, so their normalisers cancel and what is left per step is
     sum_i [ -eps_i^2 / 2 + (x_n - x_{n+1} (1 - eta_n/s^2))_i^2 / (4 eta_{n,i}) ].
+
+    Args:
+        latents: x_0 to x_N, shape (N+1, B, d).
+        noise: the unit normals behind them, shape (N+1, B, d).
+        eta: step sizes, shape (N, d).
     """
     eta = eta[:, None]
     residual = torch.addcmul(latents[:-1], latents[1:], eta / _PRIOR_VARIANCE - 1)
@@ -112,7 +139,11 @@ def log_kernel_ratio(latents: Tensor, noise: Tensor, eta: Tensor) -> Tensor:
 
 
 def tanh_log_det(x: Tensor) -> Tensor:
-    """Log |d tanh(x) / dx| = sum_i 2 (log 2 - x_i - softplus(-2 x_i)). Shape (B,)."""
+    """Log |d tanh(x) / dx| = sum_i 2 (log 2 - x_i - softplus(-2 x_i)). Shape (B,).
+
+    Args:
+        x: latents, shape (B, d).
+    """
     return (2 * (math.log(2) - x - F.softplus(-2 * x))).sum(dim=-1)
 
 
@@ -120,6 +151,11 @@ def path_cost(latents: Tensor, noise: Tensor, eta: Tensor) -> Tensor:
     """R = sum_n [ log p - log b ] - log |d tanh(x_N)/dx|, the cost the temperature acts on.
 
     Shape (B,) [nat].
+
+    Args:
+        latents: x_0 to x_N, shape (N+1, B, d).
+        noise: the unit normals behind them, shape (N+1, B, d).
+        eta: step sizes, shape (N, d).
     """
     return log_kernel_ratio(latents, noise, eta) - tanh_log_det(latents[-1])
 
@@ -128,6 +164,9 @@ def prior_term(noise: Tensor) -> Tensor:
     """T = log N(x_0; 0, s^2 I) with x_0 = s * noise[0]. Shape (B,) [nat].
 
     R + T is one sample of C with E[C] >= E[log pi(a|obs)]: the policy's entropy is at least -E[C].
+
+    Args:
+        noise: unit normals, the prior draw first, shape (N+1, B, d).
     """
     log_density = -0.5 * noise[0].square() - 0.5 * math.log(2 * math.pi * _PRIOR_VARIANCE)
     return log_density.sum(dim=-1)

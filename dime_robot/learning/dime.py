@@ -45,8 +45,13 @@ ACTOR_MEANS = (
 def project(probs: Tensor, atoms: Tensor, support: Tensor) -> Tensor:
     """Categorical projection (C51) of probs on moved atoms back onto the support.
 
-    `probs` (..., K) sit on `atoms` (..., K), clipped to the support's ends; each splits its mass
-    linearly between its two neighbours on the even `support` (K,). Returns (..., K).
+    `atoms` are clipped to the support's ends; each splits its mass linearly between its two
+    neighbours on the support. Returns the masses on it, shape (..., K).
+
+    Args:
+        probs: masses, shape (..., K).
+        atoms: where they sit, shape (..., K).
+        support: the even atoms to project onto, shape (K,).
     """
     last = len(support) - 1
     spacing = (support[-1] - support[0]) / last
@@ -134,14 +139,21 @@ class DIME:
         )
 
     def act(self, obs: Tensor) -> Tensor:
-        """Sample actions in [-1, 1], shape (B, d), for raw observations (B, n_obs).
+        """Sample actions in [-1, 1], shape (B, d).
 
         Exploration and evaluation use the same full stochastic sampler, last step noise included.
+
+        Args:
+            obs: raw observations, shape (B, n_obs).
         """
         return self.actor.act(obs, self.noise(len(obs)))
 
     def explore(self, obs: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """The training loop's action, shape (d,), for one raw observation (n_obs,)."""
+        """The training loop's action, shape (d,).
+
+        Args:
+            obs: one raw observation, shape (n_obs,).
+        """
         self._obs.copy_(torch.from_numpy(obs)[None])
         self._graphs.run("act", lambda: self._action.copy_(self.act(self._obs)))
         action: npt.NDArray[np.float32] = self._action[0].cpu().numpy().copy()
@@ -150,7 +162,13 @@ class DIME:
     # -- losses --------------------------------------------------------------------------------
 
     def target_atoms(self, reward: Tensor, terminated: Tensor, bound: Tensor) -> Tensor:
-        """Soft Bellman backup of every atom: r + gamma (1 - done) (z_j - alpha C). Shape (B, K)."""
+        """Soft Bellman backup of every atom: r + gamma (1 - done) (z_j - alpha C). Shape (B, K).
+
+        Args:
+            reward: scaled, shape (B,).
+            terminated: 1 where the episode ended for good, else 0, shape (B,).
+            bound: C of the next action, shape (B,).
+        """
         keep = self.config.discount * (1 - terminated)
         return (reward - keep * self.alpha * bound)[:, None] + keep[:, None] * self.support
 
@@ -161,6 +179,11 @@ class DIME:
 
         One training pass over [(s, a); (s', a')] (CrossQ): both halves share their batch
         statistics; the second half's output is a constant.
+
+        Args:
+            batch: B transitions.
+            next_action: drawn for the next observations, shape (B, d).
+            bound: C of these actions, shape (B,).
 
         Returns:
             The loss; the share of the target's mass outside [v_min, v_max] before clipping; the
@@ -188,17 +211,30 @@ class DIME:
         """mean[ -Qbar(s, a) + alpha C ] with the mean of the critics' expected returns.
 
         The second result are these returns, mean over the batch. Shape (E,).
+
+        Args:
+            obs: raw observations, shape (B, n_obs).
+            sample: the actor's actions with their entropy bound.
         """
         q = self.q_values(obs, sample.action)
         return (self.alpha * sample.bound - q.mean(dim=0)).mean(), q.detach().mean(dim=1)
 
     def q_values(self, obs: Tensor, action: Tensor) -> Tensor:
-        """Expected return sum_j p_j z_j of each critic, running statistics. Shape (E, B)."""
+        """Expected return sum_j p_j z_j of each critic, running statistics. Shape (E, B).
+
+        Args:
+            obs: raw observations, shape (B, n_obs).
+            action: in [-1, 1], shape (B, d).
+        """
         values: Tensor = self.critic(obs, action).softmax(dim=-1) @ self.support
         return values
 
     def temperature_loss(self, path_cost: Tensor) -> Tensor:
-        """-alpha (mean R - target): alpha rises while the path cost is above its target."""
+        """-alpha (mean R - target): alpha rises while the path cost is above its target.
+
+        Args:
+            path_cost: R, shape (B,) [nat].
+        """
         return -self.log_alpha.exp() * (path_cost.detach().mean() - self.path_cost_target)
 
     # -- update --------------------------------------------------------------------------------
@@ -250,7 +286,11 @@ class DIME:
         self.critic_means.add(loss, clipped_mass)
 
     def actor_step(self, obs: Tensor) -> None:
-        """One update of the actor against the new critics, then one of the temperature."""
+        """One update of the actor against the new critics, then one of the temperature.
+
+        Args:
+            obs: raw observations, shape (B, n_obs).
+        """
         sample = self.actor.sample(obs, self.noise(len(obs)))
         loss, values = self._actor_loss(obs, sample)
         gradients = torch.autograd.grad(loss, self.actor_parameters)

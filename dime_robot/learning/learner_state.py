@@ -73,6 +73,11 @@ def _require_tensors(where: str, given: Any) -> None:
 def require_alike(where: str, given: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
     """Refuse tensors that differ in name, shape or type from the expected ones.
 
+    Args:
+        where: what the values are, for the message.
+        given: name -> value of any shape (...).
+        expected: name -> a value of the same shape (...) and type.
+
     Raises:
         InputError: they differ, a value is NaN or infinite, or a variance is negative.
     """

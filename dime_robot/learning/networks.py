@@ -26,7 +26,12 @@ COMPILED_STEPS = 8  # diffusion steps in one compiled function, at most
 
 
 def lecun_normal_(weight: Tensor, fan_in: int) -> None:
-    """Fill with a normal of variance 1/fan_in truncated at two standard deviations (flax)."""
+    """Fill with a normal of variance 1/fan_in truncated at two standard deviations (flax).
+
+    Args:
+        weight: filled in place, shape (...).
+        fan_in: inputs of each unit.
+    """
     std = math.sqrt(1.0 / fan_in) / _TRUNCATED_STD
     nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)
 
@@ -40,7 +45,11 @@ def linear(n_in: int, n_out: int) -> nn.Linear:
 
 
 def gelu(x: Tensor) -> Tensor:
-    """tanh-GELU, 0.5 x (1 + tanh(u)) with u = sqrt(2/pi) (x + 0.044715 x^3)."""
+    """tanh-GELU, 0.5 x (1 + tanh(u)) with u = sqrt(2/pi) (x + 0.044715 x^3).
+
+    Args:
+        x: any shape (...).
+    """
     slope = math.sqrt(2 / math.pi)
     if torch.compiler.is_compiling():
         # the same function as x sigmoid(2 u): fused code has no fast tanh on a CPU, and this
@@ -75,11 +84,21 @@ class Actor(nn.Module, ABC):
 
     @abstractmethod
     def sample(self, obs: Tensor, noise: Tensor) -> diffusion.ActionSample:
-        """One action per row with its entropy bound, differentiable throughout."""
+        """One action per row with its entropy bound, differentiable throughout.
+
+        Args:
+            obs: raw observations, shape (B, n_obs).
+            noise: unit normals, shape (N+1, B, d).
+        """
 
     @abstractmethod
     def act(self, obs: Tensor, noise: Tensor) -> Tensor:
-        """The actions alone, without gradient. Shape (B, d), in [-1, 1]."""
+        """The actions alone, without gradient. Shape (B, d), in [-1, 1].
+
+        Args:
+            obs: raw observations, shape (B, n_obs).
+            noise: unit normals, shape (N+1, B, d).
+        """
 
     @abstractmethod
     def compile_sample(self) -> None:
@@ -90,13 +109,22 @@ class Actor(nn.Module, ABC):
         """Learned scalars that a run logs."""
 
     def scaled_observation(self, obs: Tensor) -> Tensor:
-        """The network's first operation on the raw observation. Shape (B, n_obs)."""
+        """The network's first operation on the raw observation. Shape (B, n_obs).
+
+        Args:
+            obs: raw observations, shape (B, n_obs).
+        """
         return self.scale * torch.clamp(obs, -self.clip, self.clip)
 
     def act_numpy(
         self, obs: npt.NDArray[np.float32], noise: npt.NDArray[np.float32]
     ) -> npt.NDArray[np.float32]:
-        """`act` on arrays, with the noise batch-first, (B, N+1, d), as a deployed policy has it."""
+        """`act` on arrays, with the noise as a deployed policy has it.
+
+        Args:
+            obs: raw observations, shape (B, n_obs).
+            noise: unit normals, batch first, shape (B, N+1, d).
+        """
         device = self.scale.device
         drawn = torch.as_tensor(noise, device=device).transpose(0, 1)
         actions: npt.NDArray[np.float32] = (
@@ -154,14 +182,24 @@ class ScoreNetwork(Actor):
         return diffusion.step_sizes(self.dt_raw, self.friction_raw, self.weights)
 
     def time_embedding(self, n: Tensor) -> Tensor:
-        """t_n for float step indices, shape (K,) -> (K, width)."""
+        """t_n for float step indices, shape (K, width).
+
+        Args:
+            n: step indices, shape (K,).
+        """
         angle = self.frequencies * n[:, None] + self.phase
         features = torch.cat([torch.sin(angle), torch.cos(angle)], dim=-1)
         hidden: Tensor = self.time_mlp[1](gelu(self.time_mlp[0](features)))
         return hidden
 
     def forward(self, x: Tensor, obs: Tensor, n: Tensor) -> Tensor:
-        """The plain form: f(x, obs, n) for latents x (B, d), raw obs (B, n_obs), float scalar n."""
+        """The plain form of the control f(x, obs, n), shape (B, d).
+
+        Args:
+            x: latents, shape (B, d).
+            obs: raw observations, shape (B, n_obs).
+            n: the step's index, shape ().
+        """
         embedding = self.time_embedding(n[None]).expand(len(x), -1)
         hidden = torch.cat([x, self.scaled_observation(obs), embedding], dim=-1)
         for layer in self.trunk:  # not our own `gelu`: exported graphs are measured against this
@@ -180,6 +218,9 @@ class ScoreNetwork(Actor):
 
         The first layer is linear, W [x, s, t] + b = W_x x + (W_s s + W_t t_n + b): the bracket is
         the same for every latent, so it is formed here for all n at once. Exact algebra.
+
+        Args:
+            obs: raw observations, shape (B, n_obs).
         """
         _, w_s, w_t = self._first_weights()
         from_obs = F.linear(self.scaled_observation(obs), w_s, self.trunk[0].bias)  # type: ignore[arg-type]
@@ -198,7 +239,9 @@ class ScoreNetwork(Actor):
     def sample(self, obs: Tensor, noise: Tensor) -> diffusion.ActionSample:
         """One action per row with its entropy bound; differentiable through the whole chain.
 
-        Raw obs (B, n_obs), unit normals (N+1, B, d).
+        Args:
+            obs: raw observations, shape (B, n_obs).
+            noise: unit normals, shape (N+1, B, d).
         """
         eta = self.step_sizes()
         base = self.conditioned(obs)
@@ -231,12 +274,21 @@ class ScoreNetwork(Actor):
 
     @torch.no_grad()
     def act(self, obs: Tensor, noise: Tensor) -> Tensor:
-        """The whole sampler: raw obs (B, n_obs), unit normals (N+1, B, d) -> actions (B, d)."""
+        """The whole sampler: actions, shape (B, d).
+
+        Args:
+            obs: raw observations, shape (B, n_obs).
+            noise: unit normals, shape (N+1, B, d).
+        """
         base, eta = self.conditioned(obs), self.step_sizes()
         return torch.tanh(diffusion.generate(self._advance, base, noise, eta)[-1])
 
     def remaining_layers(self, first_layer: Tensor) -> Tensor:
-        """The trunk after its first product: activations (B, width) -> control (B, d)."""
+        """The trunk after its first product: the control, shape (B, d).
+
+        Args:
+            first_layer: activations, shape (B, width).
+        """
         hidden = gelu(first_layer)
         for layer in self.trunk[1:]:
             hidden = gelu(layer(hidden))
@@ -268,7 +320,11 @@ class GaussianActor(Actor):
         nn.init.zeros_(self.output.bias)
 
     def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log std of the latent, each (B, d)."""
+        """Mean and log std of the latent, each (B, d).
+
+        Args:
+            obs: raw observations, shape (B, n_obs).
+        """
         hidden = self.scaled_observation(obs)
         for layer in self.trunk:
             hidden = gelu(layer(hidden))
@@ -276,7 +332,12 @@ class GaussianActor(Actor):
         return mean, log_std.clamp(*self.LOG_STD)
 
     def sample(self, obs: Tensor, noise: Tensor) -> diffusion.ActionSample:
-        """One action per row with its log density. Noise has shape (1, B, d)."""
+        """One action per row with its log density.
+
+        Args:
+            obs: raw observations, shape (B, n_obs).
+            noise: unit normals, shape (1, B, d).
+        """
         mean, log_std = self(obs)
         latent = torch.addcmul(mean, log_std.exp(), noise[0])
         stretch = (log_std - math.log(diffusion.PRIOR_STD)).sum(dim=-1)
@@ -296,7 +357,12 @@ class GaussianActor(Actor):
 
     @torch.no_grad()
     def act(self, obs: Tensor, noise: Tensor) -> Tensor:
-        """Raw obs (B, n_obs), unit normals (1, B, d) -> actions (B, d)."""
+        """Actions, shape (B, d).
+
+        Args:
+            obs: raw observations, shape (B, n_obs).
+            noise: unit normals, shape (1, B, d).
+        """
         mean, log_std = self(obs)
         return torch.tanh(torch.addcmul(mean, log_std.exp(), noise[0]))
 

@@ -73,7 +73,15 @@ class ReplayBuffer:
         reward: float,
         terminated: bool,
     ) -> None:
-        """Append one transition, replacing the oldest when full."""
+        """Append one transition, replacing the oldest when full.
+
+        Args:
+            obs: shape (n_obs,).
+            action: in [-1, 1], shape (n_act,).
+            next_obs: shape (n_obs,).
+            reward: scaled [1].
+            terminated: whether the episode ended for good.
+        """
         row = self._staged.numpy()
         a, b, c = np.cumsum(self._sizes[:3])
         row[:a], row[a:b], row[b:c], row[c], row[c + 1] = obs, action, next_obs, reward, terminated
@@ -95,7 +103,11 @@ class ReplayBuffer:
         return self.split(self._rows.index_select(0, drawn % self._filled))
 
     def split(self, rows: Tensor) -> Batch:
-        """Name the columns of rows (B, row width)."""
+        """Name the columns of rows (B, row width).
+
+        Args:
+            rows: shape (B, row).
+        """
         obs, action, next_obs, reward, terminated = rows.split(self._sizes, dim=1)
         return Batch(obs, action, next_obs, reward.squeeze(1), terminated.squeeze(1))
 

@@ -31,16 +31,23 @@ FloatArray = npt.NDArray[np.float64]
 
 
 def interval(returns: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """95 % percentile bootstrap interval of the IQM, (seeds, ...) -> two (...).
+    """95 % percentile bootstrap interval of the IQM: two of shape (...).
 
     Whole seeds are drawn again, so the points of a curve stay together. The draws are the same
     in every call.
+
+    Args:
+        returns: one row per seed, shape (seeds, ...).
     """
     return bootstrap((returns,), iqm, resamples=RESAMPLES, vectorized=True, axis=0)
 
 
 def spread(returns: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """The interval where there are `MIN_SEEDS`, else lowest and highest; (seeds, ...)."""
+    """The interval where there are `MIN_SEEDS`, else lowest and highest; (seeds, ...).
+
+    Args:
+        returns: one row per seed, shape (seeds, ...).
+    """
     if len(returns) >= MIN_SEEDS:
         return interval(returns)
     return returns.min(0), returns.max(0)

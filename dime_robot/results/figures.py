@@ -55,7 +55,12 @@ def _dots(steps: Sequence[Any]) -> str | None:
 
 
 def task_figure(curves: Curves, reference: FloatArray) -> str:
-    """Every seed, our IQM and, where it is known, what the authors reached."""
+    """Every seed, our IQM and, where it is known, what the authors reached.
+
+    Args:
+        curves: of all seeds.
+        reference: the authors' curve, shape (rows, columns of its file); no rows: unknown.
+    """
 
     def draw(axes: Axes) -> None:
         few, alone = len(curves.seeds) < MIN_SEEDS, len(curves.seeds) == 1

@@ -42,7 +42,11 @@ LEGEND = (
 
 
 def estimate(returns: FloatArray) -> str:
-    """The IQM of (seeds,) with its interval, or with lowest and highest of few seeds."""
+    """The IQM with its interval, or with lowest and highest of few seeds.
+
+    Args:
+        returns: one per seed, shape (seeds,).
+    """
     text = f"{iqm(returns):.1f}"
     if len(returns) == 1:
         return text

@@ -74,7 +74,11 @@ class RobotEnv(gymnasium.Env[Float32Array, Float32Array]):
         return self._observe(state), {"is_success": False}
 
     def step(self, action: Float32Array) -> tuple[Float32Array, float, bool, bool, dict[str, Any]]:
-        """Simulate one control period."""
+        """Simulate one control period.
+
+        Args:
+            action: in [-1, 1], shape (n_act,).
+        """
         command = self._decoder.decode(action)
         self.randomizer.step(self.np_random, self._steps * self.policy_spec.period)
         state = self._delayed.step(command, self.np_random)

@@ -46,7 +46,13 @@ class RunLogger:
         self._screen.line(text)
 
     def episode(self, step: int, episode_return: float, length: int) -> None:
-        """Log an ended training episode."""
+        """Log an ended training episode.
+
+        Args:
+            step: of the run.
+            episode_return: unscaled [1].
+            length: of the episode in steps.
+        """
         self._last_return = episode_return
         self.scalars(step, {"train/return": episode_return, "train/episode_length": length})
 

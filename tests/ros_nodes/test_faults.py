@@ -1,6 +1,6 @@
 """Faults while a robot runs: each ends in its stated command, in time, and is reported.
 
-Real processes over DDS. The table of docs/robot.md has these rows; the last column of `FAULTS` is
+Real processes over DDS. The table of docs/safety.md has these rows; the last column of `FAULTS` is
 the response at the end.
 """
 

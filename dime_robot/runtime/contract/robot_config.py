@@ -317,7 +317,7 @@ def require_compatible(spec: PolicySpec, robot: RobotConfig) -> None:
 
 
 def incompatibilities(spec: PolicySpec, robot: RobotConfig) -> Iterator[InputError]:
-    """Yield the reasons why a policy must not run on a machine, with codes as in docs/robot.md."""
+    """Yield the reasons why a policy must not run on a machine, with codes as in docs/safety.md."""
     known = {joint.name for joint in robot.joints}
     needed = [*(joint.name for joint in spec.joints), *spec.held_joints]
     if missing := [name for name in needed if name not in known]:

@@ -22,7 +22,7 @@ def require_plausible(where: str, value: float, largest: float, unit: str, other
 
     Args:
         where: in front of the message.
-        value: in `unit`.
+        value: in [unit].
         largest: plausible magnitude [unit].
         unit: expected.
         other: unit that the value is probably in.
@@ -45,7 +45,7 @@ def require_limits(
     Args:
         name: of the joint.
         limits: lower, upper [unit]; None: unlimited.
-        largest: see `require_plausible`, as `unit` and `other`.
+        largest: see `require_plausible`, in [unit], as `unit` and `other`.
         unit: expected.
         other: unit that the limits are probably in.
 
@@ -62,7 +62,13 @@ def require_limits(
 
 
 def upper_bound(largest: float, unit: str, other: str) -> AfterValidator:
-    """Make the same check for a field, whose name pydantic adds."""
+    """Make the same check for a field, whose name pydantic adds.
+
+    Args:
+        largest: magnitude that can be, in [unit].
+        unit: of the field.
+        other: the unit that a larger value is probably in.
+    """
 
     def check(value: float) -> float:
         require_plausible("", value, largest, unit, other)
@@ -72,7 +78,13 @@ def upper_bound(largest: float, unit: str, other: str) -> AfterValidator:
 
 
 def lower_bound(smallest: float, unit: str, other: str) -> AfterValidator:
-    """Refuse a positive field that is too small to be in its unit."""
+    """Refuse a positive field that is too small to be in its unit.
+
+    Args:
+        smallest: value that can be, in [unit].
+        unit: of the field.
+        other: the unit that a smaller value is probably in.
+    """
 
     def check(value: float) -> float:
         if 0 < value < smallest:

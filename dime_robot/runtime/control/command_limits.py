@@ -66,7 +66,12 @@ class CommandLimits:
             self.slew[i] = joint.effort_rate_limit
 
     def elapsed(self, since: float | None, now: float) -> float:
-        """Return the time since the last command, at most MAX_GAP; `since` None: a period [s]."""
+        """Return the time since the last command, at most MAX_GAP; `since` None: a period [s].
+
+        Args:
+            since: when the command before was sent, steady time [s].
+            now: steady time [s].
+        """
         if since is None:
             return self.period
         return min(max(now - since, 0.0), MAX_GAP * self.period)
@@ -83,8 +88,8 @@ class CommandLimits:
         """Return the nearest permitted value, and which limits changed it.
 
         Args:
-            value: wanted command.
-            previous: the command before.
+            value: wanted, shape (n_act,).
+            previous: sent before, shape (n_act,).
             state: the newest reading.
             elapsed: since `previous` was sent, see `elapsed` [s].
         """
@@ -99,7 +104,11 @@ class CommandLimits:
         return result.value, result.faults
 
     def within_effort(self, value: FloatArray) -> FloatArray:
-        """Clip an effort to its limits, and to no other limit [N m or N]."""
+        """Clip an effort to its limits, and to no other limit [N m or N].
+
+        Args:
+            value: shape (n_act,) [N m or N].
+        """
         return _clip(value, -self.effort, self.effort)
 
     def within_reach(self, value: FloatArray, state: RobotState, soft: bool = False) -> FloatArray:
@@ -108,6 +117,11 @@ class CommandLimits:
         A target further from the joint than effort limit / stiffness would need more than the
         largest effort. If a joint is so far beyond a stop that no target satisfies both, the result
         is the target within its reach that is furthest inward.
+
+        Args:
+            value: shape (n_act,) [rad or m].
+            state: the newest reading.
+            soft: whether the stops are those with the soft margin.
         """
         position = self.position(state)
         low, high = (self._soft_low, self._soft_high) if soft else (self.low, self.high)
@@ -127,7 +141,13 @@ class CommandLimits:
         return bool(beyond.any())
 
     def slewed(self, value: FloatArray, previous: FloatArray, elapsed: float) -> FloatArray:
-        """Limit the change of a command to what the elapsed time allows."""
+        """Limit the change of a command to what the elapsed time allows.
+
+        Args:
+            value: wanted, shape (n_act,).
+            previous: sent before, shape (n_act,).
+            elapsed: since it was sent [s].
+        """
         if not self._slews:
             return value
         step = self.slew * elapsed

@@ -223,7 +223,11 @@ class ControlLoop:
         return self._tripped(now)
 
     def velocity(self, velocity: FloatArray) -> None:
-        """Take the operator's velocity command, shape (3,) [m/s, m/s, rad/s]."""
+        """Take the operator's velocity command, shape (3,) [m/s, m/s, rad/s].
+
+        Args:
+            velocity: shape (3,) [m/s, m/s, rad/s].
+        """
         assert self._velocity is not None
         if self.view.velocity_conflict:  # its sender is not known
             return

@@ -45,7 +45,13 @@ class Controller:
         self._to_record: tuple[float, RobotState | None, Float32Array | None]
 
     def start(self, now: float, state: RobotState, seed: int | None = None) -> None:
-        """Permit commands: begin an episode at `state`, which must have no faults."""
+        """Permit commands: begin an episode at `state`, which must have no faults.
+
+        Args:
+            now: steady time [s].
+            state: where the episode begins.
+            seed: of the noise; none: it goes on.
+        """
         self.policy.reset(seed)
         self._reset_history()
         self._late_streak, self._was_late = 0, False
@@ -99,7 +105,13 @@ class Controller:
     def shut_down(
         self, now: float, state: RobotState | None, faults: Sequence[Fault] = ()
     ) -> tuple[Decision, RestReached | None]:
-        """Take one step of the shutdown; see `SafetyFilter.shut_down`."""
+        """Take one step of the shutdown; see `SafetyFilter.shut_down`.
+
+        Args:
+            now: steady time [s].
+            state: the reading of this step.
+            faults: of this step.
+        """
         self.inference = 0.0
         self._to_record = (now, state, None)
         return self.safety.shut_down(now, state, faults)

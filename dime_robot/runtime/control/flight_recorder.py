@@ -119,7 +119,15 @@ class FlightRecorder:
         action: FloatArray,
         decision: Decision,
     ) -> None:
-        """Record a step."""
+        """Record a step.
+
+        Args:
+            now: steady time [s].
+            state: the reading of this step.
+            observation: what the policy saw, shape (n_obs,); None: it was not asked.
+            action: shape (n_act,).
+            decision: what was sent, and why.
+        """
         row = self._ring[self._count % len(self._ring)]
         row["time"] = now
         if state is None:
@@ -177,7 +185,11 @@ class FlightRecorder:
         return Dump(path, result)
 
     def wait(self, timeout: float) -> None:
-        """Wait until all dumps are written, at most `timeout` [s]."""
+        """Wait until all dumps are written, at most `timeout` [s].
+
+        Args:
+            timeout: at most so long [s].
+        """
         wait(self._waiting, timeout)
 
 

@@ -81,7 +81,11 @@ class JointMapping:
         return names == self._names or not self._needed.isdisjoint(names)
 
     def held(self, readings: FloatArray) -> FloatArray | None:
-        """Return the positions of the contract's held joints [rad or m]; None: it has none."""
+        """Return the positions of the contract's held joints [rad or m]; None: it has none.
+
+        Args:
+            readings: positions as in the message, shape (n_names,) [rad or m].
+        """
         if not self._held_names:
             return None
         assert self._names is not None
@@ -91,14 +95,22 @@ class JointMapping:
         return held
 
     def positions(self, readings: FloatArray) -> FloatArray:
-        """Convert the positions of a message to policy order, after `set_order` [rad or m]."""
+        """Convert the positions of a message to policy order, after `set_order` [rad or m].
+
+        Args:
+            readings: positions as in the message, shape (n_names,) [rad or m].
+        """
         if self._plain:
             return readings[self._index]
         position: FloatArray = self._sign * (readings[self._index] - self._offset)
         return position
 
     def velocities(self, readings: FloatArray) -> FloatArray:
-        """Convert the velocities of a message to policy order, after `set_order` [rad/s or m/s]."""
+        """Convert the velocities of a message to policy order, after `set_order` [rad/s or m/s].
+
+        Args:
+            readings: velocities as in the message, shape (n_names,) [rad/s or m/s].
+        """
         if self._plain:
             return readings[self._index]
         velocity: FloatArray = self._sign * readings[self._index]
@@ -121,12 +133,20 @@ class JointMapping:
         return [self._hardware_names[i] for i in order], position[order], velocity[order]
 
     def held_readings(self, held: FloatArray) -> tuple[list[str], FloatArray]:
-        """Return hardware names and readings of the held joints, shape (n_held,) [rad or m]."""
+        """Return hardware names and readings of the held joints, shape (n_held,) [rad or m].
+
+        Args:
+            held: positions in the contract's order, shape (n_held,) [rad or m].
+        """
         readings: FloatArray = self._held_sign * held + self._held_offset
         return self._held_names, readings
 
     def commanded(self, values: FloatArray) -> JointCommand:
-        """Convert the hardware's numbers back to a command: the inverse of `command`."""
+        """Convert the hardware's numbers back to a command: the inverse of `command`.
+
+        Args:
+            values: in the robot's order, shape (n_act,).
+        """
         value = np.empty(len(values))
         value[self._command_index] = self._command_sign * (values - self._command_offset)
         return JointCommand(self._action_joints, value, self._kind)

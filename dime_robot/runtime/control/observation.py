@@ -117,7 +117,8 @@ class ObservationEncoder:
 def projected_gravity(orientation: FloatArray) -> FloatArray:
     """Return the unit vector of gravity in the base's frame: the third row of -R, shape (3,).
 
-    `orientation` turns base into world coordinates: w x y z, of any length above 0.
+    Args:
+        orientation: turns base into world coordinates, w x y z, of any length above 0, shape (4,).
     """
     w, x, y, z = orientation / np.linalg.norm(orientation)
     return np.array([2 * (w * y - x * z), -2 * (w * x + y * z), 2 * (x * x + y * y) - 1])
@@ -151,10 +152,13 @@ class ActionDecoder:
         self.last_action = np.zeros(len(self._joints))
 
     def decode(self, action: FloatArray) -> JointCommand:
-        """Apply low-pass, scale and default position. `action` has shape (n_act,) in [-1, 1].
+        """Apply low-pass, scale and default position.
 
         If an action is not finite the whole command is NaN, which the safety filter refuses, and
         the last action stays unchanged.
+
+        Args:
+            action: in [-1, 1], shape (n_act,).
         """
         if not np.isfinite(action).all():
             return JointCommand(self._joints, np.full(len(self._joints), np.nan), self._kind)

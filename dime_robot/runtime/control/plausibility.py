@@ -98,7 +98,7 @@ class ReadingCheck:
 
         Args:
             position: in policy order, shape (n_joints,) [rad or m].
-            velocity: the same [rad/s or m/s].
+            velocity: shape (3,) [m/s, m/s, rad/s].
             stamp: when they were measured [s].
         """
         before, measured = self._position, np.abs(velocity)
@@ -135,7 +135,12 @@ class ReadingCheck:
         return self._reject(why)
 
     def orientation_jump(self, orientation: FloatArray, stamp: float) -> str:
-        """Do the same for the base's orientation, shape (4,), w x y z."""
+        """Do the same for the base's orientation, shape (4,), w x y z.
+
+        Args:
+            orientation: of the base, w x y z, shape (4,).
+            stamp: when it was measured [s].
+        """
         square = float(orientation @ orientation)
         if not 0.25 < square < 4:  # no unit quaternion is another fault
             return ""
@@ -166,7 +171,11 @@ class ReadingCheck:
         return why
 
     def commanded(self, value: FloatArray) -> None:
-        """Take a command that was sent; shape (n_act,) in SI units."""
+        """Take a command that was sent; shape (n_act,) in SI units.
+
+        Args:
+            value: shape (n_act,), SI units.
+        """
         if self._low is None or self._high is None:
             self._low, self._high = value, value
         else:

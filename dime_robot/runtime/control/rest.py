@@ -78,7 +78,7 @@ class Rest:
         Args:
             now: steady time [s].
             elapsed: since `previous` was sent [s].
-            previous: the command before.
+            previous: the command before, shape (n_act,).
             state: the reading of this step; None where it is not trusted.
             newest: the newest trusted reading, however old.
         """
@@ -111,7 +111,15 @@ class Rest:
         self, now: float, elapsed: float, previous: FloatArray, state: RobotState | None,
         newest: RobotState | None,
     ) -> tuple[FloatArray | None, RestReached | None]:  # fmt: skip
-        """Return the safe command, and how the shutdown ended; arguments as in `step`."""
+        """Return the safe command, and how the shutdown ended; arguments as in `step`.
+
+        Args:
+            now: steady time [s].
+            elapsed: since `previous` was sent [s].
+            previous: the command before, shape (n_act,).
+            state: the reading of this step, None unless it can be trusted.
+            newest: the newest reading that could be trusted, however old.
+        """
         if self._began is None:
             self._began, self._slow_since = now, None
             if state is not None:

@@ -152,6 +152,10 @@ class SafetyFilter:
     def arm(self, now: float, state: RobotState) -> None:
         """Permit commands, with a ramp from the measured pose (effort, twist: the last command).
 
+        Args:
+            now: steady time [s].
+            state: the newest reading.
+
         Raises:
             ValueError: the state has a fault.
         """
@@ -176,6 +180,11 @@ class SafetyFilter:
         """Continue after this process did not run for `gap` [s]: ramp from the measured pose.
 
         The ramp lasts as long as the gap. A walking robot would fall during a full activation ramp.
+
+        Args:
+            now: steady time [s].
+            state: the newest reading.
+            gap: how long this process did not run [s].
         """
         assert self._sent is not None
         self._begin_ramp(now)
@@ -257,6 +266,11 @@ class SafetyFilter:
         self, now: float, state: RobotState | None, faults: Sequence[Fault] = ()
     ) -> tuple[Decision, RestReached | None]:
         """Take one step of the shutdown: the command, and how it ended; arguments as in `step`.
+
+        Args:
+            now: steady time [s].
+            state: the reading of this step.
+            faults: of this step.
 
         Raises:
             ValueError: it was never armed.

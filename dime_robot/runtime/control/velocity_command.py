@@ -37,9 +37,17 @@ class VelocityCommand:
             self._received = now
 
     def is_lost(self, now: float) -> bool:
-        """Whether the last command is older than the time-out. `now`: steady time [s]."""
+        """Whether the last command is older than the time-out. `now`: steady time [s].
+
+        Args:
+            now: steady time [s].
+        """
         return now - self._received > self._timeout
 
     def at(self, now: float) -> FloatArray:
-        """Return the command at steady time `now` [s], shape (3,) [m/s, m/s, rad/s]."""
+        """Return the command at steady time `now` [s], shape (3,) [m/s, m/s, rad/s].
+
+        Args:
+            now: steady time [s].
+        """
         return np.zeros(3) if self.is_lost(now) else self._velocity

@@ -109,21 +109,39 @@ class StreamWatchdog:
         return Arrival.NEW
 
     def age_by_receipt(self, now: float) -> float:
-        """Return the time since the newest reading arrived, `now` on the steady clock [s]."""
+        """Return the time since the newest reading arrived, `now` on the steady clock [s].
+
+        Args:
+            now: steady time [s].
+        """
         return now - self.received
 
     def age_by_stamp(self, robot_now: float) -> float:
-        """Return its age by its stamp, `robot_now` on the robot's clock [s]; < 0: clocks differ."""
+        """Return its age by its stamp, `robot_now` on the robot's clock [s]; < 0: clocks differ.
+
+        Args:
+            robot_now: the robot's clock [s].
+        """
         return robot_now - self.stamp
 
     def is_stale(self, now: float, robot_now: float) -> bool:
-        """Whether the newest reading is too old, by arrival or by stamp."""
+        """Whether the newest reading is too old, by arrival or by stamp.
+
+        Args:
+            now: steady time [s].
+            robot_now: the robot's clock [s].
+        """
         if self.age_by_receipt(now) >= self._max_age:
             return True
         return self._same_clock and self.age_by_stamp(robot_now) >= self._max_age
 
     def describe_age(self, now: float, robot_now: float) -> str:
-        """Say why the newest reading is stale, as a phrase; times as in `is_stale`."""
+        """Say why the newest reading is stale, as a phrase; times as in `is_stale`.
+
+        Args:
+            now: steady time [s].
+            robot_now: the robot's clock [s].
+        """
         receipt, stamp = self.age_by_receipt(now), self.age_by_stamp(robot_now)
         if self.stamp_error:
             return self.stamp_error
@@ -132,7 +150,11 @@ class StreamWatchdog:
         return f"no new reading for {receipt:.3f} s"
 
     def is_ahead(self, robot_now: float) -> bool:
-        """Whether the newest stamp lies in the future."""
+        """Whether the newest stamp lies in the future.
+
+        Args:
+            robot_now: the robot's clock [s].
+        """
         return self._same_clock and self.age_by_stamp(robot_now) < -CLOCK_TOLERANCE
 
     @property

@@ -17,7 +17,7 @@ class InputError(Exception):
 
     The message is one sentence: what was expected, what was found, what to do. Every command of
     this project prints it and exits with code 2. `code` is the kind of error for programs, where
-    docs/robot.md lists the kinds.
+    docs/safety.md lists the kinds.
     """
 
     def __init__(self, message: str, code: str = "input") -> None:

@@ -158,6 +158,9 @@ def _header(member: Any, name: str) -> tuple[np.dtype, tuple[int, ...]]:
 def parse_text(array: np.ndarray) -> Any:
     """Parse the JSON in an array that holds one string.
 
+    Args:
+        array: of one text, shape ().
+
     Raises:
         ValueError: it is not a string, or not JSON.
     """

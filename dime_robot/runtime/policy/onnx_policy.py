@@ -37,7 +37,11 @@ class Policy(Protocol):
     noise: NoiseSource  # its `values` are those of the last action
 
     def act(self, observation: Float32Array) -> Float32Array:
-        """Return the action, shape (n_act,) in [-1, 1], for a raw observation, shape (n_obs,)."""
+        """Return the action, shape (n_act,) in [-1, 1], for a raw observation, shape (n_obs,).
+
+        Args:
+            observation: raw observation, shape (n_obs,).
+        """
 
     def reset(self, seed: int | None = None) -> None:
         """Begin an episode."""
@@ -151,7 +155,7 @@ class OnnxPolicy:
         """Sample with given noise, for evaluation and proofs; `act` is not affected.
 
         Args:
-            observation: as for `act`.
+            observation: raw observations, shape (B, n_obs).
             noise: unit normals, shape (B, N+1, n_act).
         """
         kept = self.noise.values.copy()

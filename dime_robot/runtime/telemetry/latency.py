@@ -81,7 +81,11 @@ class LatencyRecorder:
         return self._ring[: min(self.steps, len(self._ring))]
 
     def jitter(self, period: float) -> Percentiles | None:
-        """Return the percentiles of |period - nominal period| over the window [s]."""
+        """Return the percentiles of |period - nominal period| over the window [s].
+
+        Args:
+            period: the nominal one [s].
+        """
         if not self.steps:
             return None
         off = np.abs(self.window()[:, LatencySample._fields.index("period")] - period)
@@ -131,7 +135,12 @@ class LatencyDistribution(StrictModel):
 
     @classmethod
     def of(cls, values: npt.NDArray[np.float64], **metadata: object) -> LatencyDistribution:
-        """Summarise measured values [s]; `metadata`: the other fields."""
+        """Summarise measured values [s]; `metadata`: the other fields.
+
+        Args:
+            values: what was measured, shape (n,) [s].
+            **metadata: the other fields.
+        """
         quantiles = np.quantile(values, np.linspace(0, 1, 101)).tolist()
         return cls.model_validate({**metadata, "samples": len(values), "quantiles": quantiles})
 

@@ -75,7 +75,7 @@ def budget_problem(
     Args:
         latency: as measured.
         budget_ms: longest duration of a call [ms].
-        percentile: 50, 99 or 100 (the largest).
+        percentile: 50, 99 or 100, the largest [%].
         steps: diffusion steps of the policy.
     """
     measured = {50: latency.cold_p50, 99: latency.cold_p99, 100: latency.cold_max}[int(percentile)]

@@ -107,7 +107,11 @@ class RandomTerm(StrictModel):
         return self.interval_of(CUT)
 
     def interval_of(self, deviations: float) -> Range:
-        """Return the range, of a normal distribution `deviations` around its mean [`unit`]."""
+        """Return the range of the values, in the term's unit.
+
+        Args:
+            deviations: half the width of a normal distribution's range, in standard deviations [1].
+        """
         first, second = self.range
         if self.distribution == "normal":
             return first - deviations * second, first + deviations * second
@@ -210,6 +214,11 @@ def require_seconds(lower: float, upper: float, what: str) -> None:
         lower: [s].
         upper: [s].
         what: their name, for the message.
+
+    Args:
+        lower: shortest delay [s].
+        upper: longest delay [s].
+        what: is expected, for the message.
 
     Raises:
         ValueError: they are negative, not ordered, or too long to be in seconds.

@@ -280,7 +280,7 @@ class TrainingConfig(StrictModel):
         """Return the settings of a training run, with atoms.
 
         Args:
-            largest_reward: of one control step, unscaled.
+            largest_reward: of one control step, unscaled [1].
         """
         given = {name: value for name, value in self.model_dump().items() if value is not None}
         # soft returns go a little above the largest return and below 0 (entropy)

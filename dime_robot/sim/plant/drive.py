@@ -59,7 +59,7 @@ class PositionDrive:
 
         Args:
             spec: gains and effort limits.
-            full_torque_speed: share of the speed limit up to which the full effort is available.
+            full_torque_speed: share of the speed limit up to which the whole effort is there [1].
             speed_limits: joint -> largest speed [rad/s or m/s].
         """
         joints = [spec.joint(name) for name in spec.action_joints]
@@ -98,7 +98,11 @@ class PositionDrive:
         return squares
 
     def bounds(self, velocity: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Return lower and upper bound of the effort at strength 1, shapes (n,) [N m or N]."""
+        """Return lower and upper bound of the effort at strength 1, shapes (n,) [N m or N].
+
+        Args:
+            velocity: shape (n,) [rad/s or m/s].
+        """
         limit = self._limit
         if not self._fades:
             return -limit, limit
@@ -121,7 +125,11 @@ class PositionDrive:
         return applied
 
     def record(self, applied: FloatArray) -> None:
-        """Record the effort of one simulation step, shape (n,) [N m or N]."""
+        """Record the effort of one simulation step, shape (n,) [N m or N].
+
+        Args:
+            applied: shape (n,) [N m or N].
+        """
         self.applied = applied
         self.peak = np.maximum(self.peak, np.abs(applied))
         self.squares += float(applied @ applied)

@@ -346,7 +346,11 @@ class Plant:
         )
 
     def push(self, velocity: FloatArray) -> None:
-        """Add to a free base's horizontal velocity; shape (2,), world frame [m/s]."""
+        """Add to a free base's horizontal velocity; shape (2,), world frame [m/s].
+
+        Args:
+            velocity: horizontal change in the world's frame, shape (2,) [m/s].
+        """
         assert self._free is not None
         dof = self.model.jnt_dofadr[self._free]
         self.data.qvel[dof : dof + 2] += velocity

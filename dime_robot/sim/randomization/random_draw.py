@@ -47,7 +47,15 @@ class RandomDraw:
         self.due += rng.uniform(*self.term.interval)
 
     def apply(self, quantity: FloatArray, values: FloatArray) -> FloatArray:
-        """Return the quantity after these values were set, added or multiplied; may change it."""
+        """Set, add or multiply drawn values; may change `quantity` itself.
+
+        Args:
+            quantity: the model's or the state's values, shape (n, ...), in the term's unit.
+            values: what was drawn, the draw's `shape`, in the term's unit.
+
+        Returns:
+            The quantity with the values applied.
+        """
         if self.term.kind == "gravity_direction":
             return _rotated(quantity, math.radians(values[0]), self.heading)
         if self.term.kind == "imu_mounting":
@@ -92,7 +100,12 @@ class Noise:
         self.first = True  # whether the next reading is the first of an episode
 
     def add(self, observation: Float32Array, rng: np.random.Generator) -> None:
-        """Add the noise of this step to an observation, in place."""
+        """Add the noise of this step to an observation, in place.
+
+        Args:
+            observation: changed in place, shape (n_obs,).
+            rng: generator of the draws.
+        """
         fresh, stacked = self.random_draw.draw(rng), self._stacked
         if self.first:
             stacked.reshape(-1, self._width)[:] = 0.0 if self._zero else fresh

@@ -40,7 +40,12 @@ def extremes(term: RandomTerm) -> tuple[float, float]:
 
 
 def pinned(term: RandomTerm, value: float) -> RandomTerm:
-    """Return the same term with a fixed value [`term.unit`]."""
+    """Return the same term with a fixed value [`term.unit`].
+
+    Args:
+        term: a term.
+        value: of every draw, in its [unit].
+    """
     # uniform, since the second number of a normal range is a standard deviation
     changes = {"distribution": "uniform", "range": (value, value)}
     return RandomTerm.model_validate({**term.model_dump(), **changes})
@@ -262,7 +267,12 @@ class Randomizer:
             self._model.body_inertia[rows] = self._inertia[rows] * ratio[:, None]
 
     def step(self, rng: np.random.Generator, time: float) -> None:
-        """Draw and apply the interval terms that are due; `time` since reset [s]."""
+        """Draw and apply the interval terms that are due; `time` since reset [s].
+
+        Args:
+            rng: generator of the draws.
+            time: since the reset [s].
+        """
         for entry in self._intervals:
             if entry.due > time + TIME_TOLERANCE:
                 continue
@@ -275,7 +285,12 @@ class Randomizer:
                 self._write(entry.term.kind)
 
     def observe(self, observation: Float32Array, rng: np.random.Generator) -> Float32Array:
-        """Add noise to an observation, shape (n_obs,), raw SI, in place, and return it."""
+        """Add noise to an observation, shape (n_obs,), raw SI, in place, and return it.
+
+        Args:
+            observation: raw, changed in place, shape (n_obs,).
+            rng: generator of the draws.
+        """
         for noise in self._noises:
             noise.add(observation, rng)
         return observation
