@@ -4,7 +4,7 @@
     python -m benchmarks.false_alarms --real-time [--seconds 600]          over DDS, a busy core
 
 Shipped policies on their nominal robots, whose sensors are exact, noisy, or encoders of 4,096
-counts a turn. Every answer of hold or above is a false alarm, unless this machine itself stood
+counts a turn. Every response of hold or above is a false alarm, unless this machine itself stood
 still: real time counts those apart, by the node's own word, by a stall that this process saw, or
 where the kernel says that a thread of the robot or of the node waited for a core as long as a
 reading may come late (`state.max_age` less a period). Where such moments cover more than a quarter
@@ -41,7 +41,7 @@ from dime_robot.sim.tasks.task import make_task
 ROOT = Path(__file__).parents[1]
 SENSORS = ("exact", "noise", "4096 counts")
 COUNTS = 4096
-LOOK = 0.05  # [s] between two looks at the graph
+GRAPH_PERIOD = 0.05  # [s] between two polls of the graph
 WAIT = 0.6  # [s] that the loop watches before it is activated
 SAMPLE = 0.05  # [s]: how long threads waited for a core is looked at so often
 EXPLAINS = 1.5  # [s]: a fault is reported once a second, a rate is a mean of half of one
@@ -83,7 +83,7 @@ class Outcome:
     covered: float = 0.0  # of the time, by moments that would explain an alarm
     alarms: list[str] = field(default_factory=list)  # hold or above, not explained
     explained: list[str] = field(default_factory=list)  # by a stall of this machine
-    answers: Counter[str] = field(default_factory=Counter)
+    levels: Counter[str] = field(default_factory=Counter)
     remarks: Counter[str] = field(default_factory=Counter)
 
 
@@ -133,7 +133,7 @@ class SimulatedRobot:
                 self._plant.advance(1)
             if self._count % self._steps_per_reading == 0:
                 self._read()
-            if self._count % round(LOOK / step) == 0:
+            if self._count % round(GRAPH_PERIOD / step) == 0:
                 self._take(self._loop.graph(GraphView(listeners=("/robot",))))
             self._take(self._loop.poll())
             if self._loop.mode == Mode.INACTIVE and self._loop.state is not None:
@@ -195,7 +195,7 @@ class SimulatedRobot:
             self._plant.command(decision.command)
         outcome = self.outcome
         outcome.steps += 1
-        outcome.answers[decision.level.name.lower()] += 1
+        outcome.levels[decision.level.name.lower()] += 1
         outcome.remarks.update(reason.value for reason in decision.faults)
         if decision.level >= SafetyLevel.HOLD:
             why = self._loop.explain(decision.faults)
@@ -260,10 +260,10 @@ def real_time(scenario: Scenario, sensors: str, seconds: float, busy: int) -> Ou
         totals: Counter[str] = Counter()
         missed, stopped = [0], [False]
 
-        def end(message: String) -> None:
+        def on_episode(message: String) -> None:
             outcome.falls += bool(json.loads(message.data).get("fallen"))
 
-        def hear(message: DiagnosticArray) -> None:
+        def on_diagnostics(message: DiagnosticArray) -> None:
             for entry in message.status:
                 values = {pair.key: pair.value for pair in entry.values}
                 if not entry.name.startswith("/policy_node: "):
@@ -276,18 +276,18 @@ def real_time(scenario: Scenario, sensors: str, seconds: float, busy: int) -> Ou
                 }
                 totals.update(steps)
                 # one that came and went between two reports is a fault, too
-                gone = any(steps.get(name) for name in ("hold", "damp", "stop"))
-                if entry.name.endswith("control") and (gone or is_fault(entry)):
+                passed = any(steps.get(name) for name in ("hold", "damp", "stop"))
+                if entry.name.endswith("control") and (passed or is_fault(entry)):
                     why = values.get("why") or values.get("last fault", "")
                     faults.append((time.monotonic(), f"{entry.message}: {why}"))
                     stopped[0] = entry.message.startswith("stop")
 
-        node.create_subscription(DiagnosticArray, "/diagnostics", hear, 100)
-        node.create_subscription(String, "sim_node/episode", end, 10)
+        node.create_subscription(DiagnosticArray, "/diagnostics", on_diagnostics, 100)
+        node.create_subscription(String, "sim_node/episode", on_episode, 10)
         operator = node.create_publisher(Twist, "cmd_vel", 10)
         re_arm = node.create_client(Trigger, "policy_node/reset_estop")
         try:
-            until, woken, asked = time.monotonic() + seconds + 8, time.monotonic(), 0.0
+            until, woken, sent_at = time.monotonic() + seconds + 8, time.monotonic(), 0.0
             sample = woken
             while time.monotonic() < until and all(p.poll() is None for p in processes):
                 executor.spin_once(timeout_sec=0.005)
@@ -303,10 +303,10 @@ def real_time(scenario: Scenario, sensors: str, seconds: float, busy: int) -> Ou
                     stopped[0] = False
                     outcome.remarks["re-armed"] += 1
                     re_arm.call_async(Trigger.Request())
-                if scenario.velocity is not None and now - asked > 0.1:
-                    asked, wish = now, Twist()
-                    wish.linear.x, wish.linear.y, wish.angular.z = scenario.velocity
-                    operator.publish(wish)
+                if scenario.velocity is not None and now - sent_at > 0.1:
+                    sent_at, twist = now, Twist()
+                    twist.linear.x, twist.linear.y, twist.angular.z = scenario.velocity
+                    operator.publish(twist)
         finally:
             for process in reversed(processes):
                 process.terminate()
@@ -323,8 +323,8 @@ def real_time(scenario: Scenario, sensors: str, seconds: float, busy: int) -> Ou
         seen = covered <= MAX_COVERED and any(-0.1 < when - at < EXPLAINS for at in moments)
         (outcome.explained if ours or seen else outcome.alarms).append(text)
     for name, count in totals.items():
-        (outcome.remarks if name.startswith("with ") else outcome.answers)[name] += count
-    outcome.steps = sum(outcome.answers.values())
+        (outcome.remarks if name.startswith("with ") else outcome.levels)[name] += count
+    outcome.steps = sum(outcome.levels.values())
     outcome.covered = covered
     outcome.remarks["stalls seen"] = len(stalls)
     outcome.remarks["waits for a core seen"] = len(starved)
@@ -398,7 +398,7 @@ def main() -> None:
             print(
                 f"{scenario.name:18s} {sensors:12s} {outcome.steps:7,} steps"
                 f" {len(outcome.alarms)} false alarms, {len(outcome.explained)} explained,"
-                f" {outcome.covered:.1%} covered, {outcome.falls} falls  {dict(outcome.answers)}"
+                f" {outcome.covered:.1%} covered, {outcome.falls} falls  {dict(outcome.levels)}"
                 f" {remarks} ({time.monotonic() - began:.0f} s)",
                 flush=True,
             )

@@ -246,9 +246,9 @@ class PlainEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         if info.get("is_success") is not None:
             plain["is_success"] = self._truth('info["is_success"]', info["is_success"])
         # another environment's "measures" may be anything: what is no number is not ours
-        measures = info.get("measures")
-        if isinstance(measures, Mapping):
-            numbers = {name: plain_number(value) for name, value in measures.items()}
+        metrics = info.get("measures")
+        if isinstance(metrics, Mapping):
+            numbers = {name: plain_number(value) for name, value in metrics.items()}
             plain["measures"] = {
                 name: value
                 for name, value in numbers.items()

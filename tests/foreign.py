@@ -58,11 +58,11 @@ class Lonely(Foreign):
     """A simulator of which only some instances can live at once."""
 
     living = 0
-    most = 1
+    max_living = 1
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        if Lonely.living >= Lonely.most:
+        if Lonely.living >= Lonely.max_living:
             raise RuntimeError("the simulator is in use")
         Lonely.living += 1
 

@@ -221,8 +221,10 @@ def test_a_robot_of_efforts_is_not_held_and_this_is_said(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert config.main(["check", str(ROBOTS / "arm_effort.yaml")]) == 0
-    said = re.search(r"not held at action 0 .*: shoulder moved (\S+) rad", capsys.readouterr().out)
-    assert said is not None and float(said[1]) > 1.0
+    printed = re.search(
+        r"not held at action 0 .*: shoulder moved (\S+) rad", capsys.readouterr().out
+    )
+    assert printed is not None and float(printed[1]) > 1.0
 
 
 def test_a_joint_beside_the_policy_is_held_and_named(

@@ -267,18 +267,21 @@ def test_a_run_on_foreign_values_can_be_read_back(tmp_path: Path) -> None:
     json.dumps(fresh)
 
 
-@pytest.mark.parametrize("most", [1, 3])
+@pytest.mark.parametrize("max_living", [1, 3])
 def test_a_simulator_with_few_instances_still_trains(
-    most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    max_living: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    env = f"Lonely{most}-v0"
+    env = f"Lonely{max_living}-v0"
     register(env, Lonely)
-    monkeypatch.setattr(Lonely, "most", most)
+    monkeypatch.setattr(Lonely, "max_living", max_living)
     monkeypatch.setattr(Lonely, "living", 0)
     assert train.main(small(env, tmp_path / "run")) == 0
     out = capsys.readouterr().out
-    said = "only one" if most == 1 else "evaluations run 2 episodes at a time, not 20"
-    assert out.count(said) == 1
+    printed = "only one" if max_living == 1 else "evaluations run 2 episodes at a time, not 20"
+    assert out.count(printed) == 1
     assert len(checkpoint.load(tmp_path / "run/ckpt.pt").record.final) == 3
 
 

@@ -83,8 +83,8 @@ def test_a_wrong_value_is_one_sentence(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    said = refusal(edited(tmp_path, name, place, value), capsys)
-    assert re.search(sentence, said), said
+    printed = refusal(edited(tmp_path, name, place, value), capsys)
+    assert re.search(sentence, printed), printed
 
 
 @pytest.mark.parametrize(
@@ -95,9 +95,9 @@ def test_what_is_no_configuration_is_one_sentence(
 ) -> None:
     path = tmp_path / "robot.yaml"
     path.write_bytes(text)
-    said = refusal(path, capsys)
-    assert said.startswith(f"error: {path}: ")
-    assert re.search(sentence, said), said
+    printed = refusal(path, capsys)
+    assert printed.startswith(f"error: {path}: ")
+    assert re.search(sentence, printed), printed
 
 
 def test_a_robot_that_never_reaches_what_is_asked(
@@ -105,8 +105,8 @@ def test_a_robot_that_never_reaches_what_is_asked(
 ) -> None:
     place = "robot.joints.FR_thigh_joint"
     path = edited(tmp_path, "go2", f"{place}.position_limits", [1.3, 3.0])
-    said = refusal(path, capsys)
-    assert "FR_thigh_joint: expected position_limits of robot go2 that meet" in said
+    printed = refusal(path, capsys)
+    assert "FR_thigh_joint: expected position_limits of robot go2 that meet" in printed
     path = edited(tmp_path / "near", "go2", f"{place}.position_limits", [1.1, 3.0])
     assert config.main(["check", str(path)]) == 0
 
@@ -121,8 +121,8 @@ def test_a_task_that_needs_what_another_robot_has(
     term = {"name": "asked", "kind": "command_velocity", "size": 3, "unit": "m/s"}
     terms = [*swing["policy"]["observation"], term]
     path = edited(tmp_path / "b", "cartpole", "policy.observation", terms)
-    said = refusal(path, capsys)
-    assert "term asked: expected a task with a commanded velocity, got swing_up" in said
+    printed = refusal(path, capsys)
+    assert "term asked: expected a task with a commanded velocity, got swing_up" in printed
 
 
 @pytest.mark.parametrize(
@@ -145,9 +145,9 @@ def test_a_model_that_does_not_fit_is_one_sentence(
     model = tmp_path / "models/cartpole.xml"
     assert change[0] in model.read_bytes()
     model.write_bytes(model.read_bytes().replace(*change))
-    said = refusal(path, capsys)
-    assert "cartpole.xml" in said
-    assert re.search(sentence, said), said
+    printed = refusal(path, capsys)
+    assert "cartpole.xml" in printed
+    assert re.search(sentence, printed), printed
 
 
 @pytest.mark.parametrize(

@@ -51,10 +51,10 @@ def throw(
             with within(LIMIT):
                 accepted.append(read(path))
         except InputError as error:
-            said = str(error)
-            assert "\n" not in said, (seed, said)
-            assert len(said) < 900, (seed, said)
-            assert said.isprintable(), (seed, said)
+            printed = str(error)
+            assert "\n" not in printed, (seed, printed)
+            assert len(printed) < 900, (seed, printed)
+            assert printed.isprintable(), (seed, printed)
         except Exception as error:
             raise AssertionError(f"mutation {seed}: {type(error).__name__}: {error}") from error
     return accepted

@@ -97,8 +97,8 @@ def test_a_callback_ends_a_run_which_goes_on_with_the_same_function(
 
     stopped = dr.train_policy(reach, out=tmp_path / "run", callback=until_80, **SMALL)
     assert (stopped.finished, stopped.evaluations[-1].step) == (False, 80)
-    said = " ".join(capsys.readouterr().out.split())
-    assert said.count("note: no file can name python:reach") == 1
+    printed = " ".join(capsys.readouterr().out.split())
+    assert printed.count("note: no file can name python:reach") == 1
     resumed = dr.train_policy(reach, resume=stopped.folder, quiet=True)
     assert resumed.finished
     for name, value in weights(trained).items():

@@ -117,10 +117,10 @@ def test_a_reader_that_goes_away_is_no_failure(tmp_path: Path) -> None:
     child.stdout.readline()
     child.stdout.close()
     with child.stderr:
-        said = child.stderr.read().decode()
+        output_text = child.stderr.read().decode()
     assert child.wait(timeout=120) == 0
-    assert f"--resume {tmp_path / 'run'}" in said
-    assert said.count("\n") == 1
+    assert f"--resume {tmp_path / 'run'}" in output_text
+    assert output_text.count("\n") == 1
 
 
 @pytest.mark.parametrize("command", ["train", "evaluate"])

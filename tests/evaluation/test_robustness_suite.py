@@ -235,10 +235,10 @@ def test_the_table_has_its_columns_under_their_names() -> None:
 
 def test_plain_values_for_machines() -> None:
     rows = [row("nominal"), row("randomised", falls=5)]
-    said = json.loads(json.dumps(suite.report(rows, LIMITS)))
-    assert said["conditions"]["nominal"][1]["command"] == [0.5, 0.0, 0.0]
-    assert said["conditions"]["randomised"][0]["survival"] == 0.5
-    assert len(said["shortfalls"]) == 2
+    printed = json.loads(json.dumps(suite.report(rows, LIMITS)))
+    assert printed["conditions"]["nominal"][1]["command"] == [0.5, 0.0, 0.0]
+    assert printed["conditions"]["randomised"][0]["survival"] == 0.5
+    assert len(printed["shortfalls"]) == 2
 
 
 @pytest.mark.parametrize(
@@ -285,17 +285,17 @@ def test_the_shipped_policy_on_late_readings_and_a_model_with_other_feet(
     other.write_text(text.replace('friction="0.8 0.02 0.01"', 'friction="0.5 0.02 0.01"'))
     words = [str(POLICY), "--env", "sim:go2", "--suite", "--episodes", "1", "--only", "delay of 1"]
     code = evaluate.main([*words, "--json", "--model", str(other)])
-    said = json.loads(capsys.readouterr().out)
-    assert code == (1 if said["shortfalls"] else 0)
-    assert list(said["conditions"]) == ["nominal", "delay of 1 steps"]
-    assert all(result["survival"] == 1.0 for result in said["conditions"]["nominal"])
+    printed = json.loads(capsys.readouterr().out)
+    assert code == (1 if printed["shortfalls"] else 0)
+    assert list(printed["conditions"]) == ["nominal", "delay of 1 steps"]
+    assert all(result["survival"] == 1.0 for result in printed["conditions"]["nominal"])
     words[-1] = "slippery"
     evaluate.main([*words, "--json", "--model", str(other)])
-    said = json.loads(capsys.readouterr().out)
-    assert list(said["conditions"]) == ["nominal", "model slippery.xml"]
-    slipped = said["conditions"]["model slippery.xml"]
+    printed = json.loads(capsys.readouterr().out)
+    assert list(printed["conditions"]) == ["nominal", "model slippery.xml"]
+    slipped = printed["conditions"]["model slippery.xml"]
     assert all(result["survival"] == 1.0 for result in slipped)
-    assert slipped != said["conditions"]["nominal"]
+    assert slipped != printed["conditions"]["nominal"]
 
 
 @given(

@@ -165,7 +165,7 @@ def decided(rng: np.random.Generator, mean: float, spread: float, worse: float) 
 
 
 @pytest.mark.parametrize(
-    ("spread", "worse", "fewest", "most"),
+    ("spread", "worse", "min_share", "max_share"),
     [
         (10.0, 0.0, 0.97, 1.0),  # a chaotic environment, returns 100 +- 10: a fair chance
         (10.0, 5.0, 0.0, 0.06),  # on the bound: 2.5 % by construction
@@ -173,10 +173,10 @@ def decided(rng: np.random.Generator, mean: float, spread: float, worse: float) 
         (30.0, 22.0, 0.0, 0.001),  # cannot be shown either way: fails
     ],
 )
-def test_error_rates(spread: float, worse: float, fewest: float, most: float) -> None:
+def test_error_rates(spread: float, worse: float, min_share: float, max_share: float) -> None:
     rng = np.random.default_rng(0)
     share = np.mean([decided(rng, 100.0, spread, worse) for _ in range(200)])
-    assert fewest <= share <= most
+    assert min_share <= share <= max_share
 
 
 @settings(deadline=None)

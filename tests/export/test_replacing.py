@@ -97,12 +97,12 @@ def test_whatever_fails_wherever_the_old_file_stays(
     if isinstance(error, (InputError, OSError)):
         with pytest.raises(InputError) as caught:
             export_onnx.main(arguments)
-        said = str(caught.value)
+        printed = str(caught.value)
     else:
         code = export_onnx.main(arguments)
         assert code == (1 if isinstance(error, CertificateError) else 130)
-        said = capsys.readouterr().err
-    assert f"{out} is untouched, the file of an earlier export" in said
+        printed = capsys.readouterr().err
+    assert f"{out} is untouched, the file of an earlier export" in printed
     assert_untouched(out, before)
 
 

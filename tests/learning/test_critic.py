@@ -127,11 +127,11 @@ def test_warm_up_counts_training_passes(monkeypatch: pytest.MonkeyPatch) -> None
     seen: list[bool] = []
     corrections = BatchRenorm.corrections
 
-    def look(batch: BatchStatistics, running: BatchStatistics, warm: Tensor) -> Any:
+    def record(batch: BatchStatistics, running: BatchStatistics, warm: Tensor) -> Any:
         seen.append(bool(warm))
         return corrections(batch, running, warm)
 
-    monkeypatch.setattr(BatchRenorm, "corrections", look)
+    monkeypatch.setattr(BatchRenorm, "corrections", record)
     critic(obs, action)
     for _ in range(4):
         critic.absorb(critic.training_pass(obs, action)[1])

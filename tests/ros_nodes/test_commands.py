@@ -1,4 +1,4 @@
-"""The three kinds of commands on the wire, names and signs, timers, namespaces."""
+"""The three kinds of commands in messages, names and signs, timers, namespaces."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def write(folder: Path, config: dict[str, Any]) -> tuple[Path, Path]:
 
 
 def by_position(folder: Path) -> tuple[Path, Path]:
-    """A cart that is led by positions, its joint called otherwise and turned round on the wire."""
+    """A cart that is led by positions, its joint called otherwise and turned round in messages."""
     config = shipped()
     slider = config["policy"]["joints"][0]
     slider.update(stiffness=60.0, damping=12.0, default_position=0.0)
@@ -51,7 +51,7 @@ def by_position(folder: Path) -> tuple[Path, Path]:
     joint = config["robot"]["joints"][0]
     joint.update(wire_name="rail", sign=-1, offset=RAIL_OFFSET, safe_position=SAFE)
     joint["velocity_limit"] = SPEED
-    config["robot"]["joints"].reverse()  # wire order is not the policy's
+    config["robot"]["joints"].reverse()  # the robot's order is not the policy's
     config["robot"]["command"].update(kind="trajectory", interface="position", topic="arm/traj")
     config["robot"]["safety"].update(ramp=0.2, safe_speed=0.5)
     return write(folder, config)
@@ -70,8 +70,8 @@ def test_a_trajectory_is_one_point_by_wire_name_slewed_and_ends_in_the_safe_posi
     assert {tuple(message.joint_names) for message in got} == {("rail",)}
     assert all(len(message.points) == 1 for message in got)
     assert got[0].points[0].time_from_start.nanosec == 20_000_000
-    wire = np.array([message.points[0].positions[0] for message in got])
-    position = -(wire - RAIL_OFFSET)
+    sent = np.array([message.points[0].positions[0] for message in got])
+    position = -(sent - RAIL_OFFSET)
     # by the time that has really passed, at most two periods
     assert np.abs(np.diff(position)).max() <= 2 * SPEED * 0.02 + 1e-12
     assert np.median(np.abs(np.diff(position))) <= 1.1 * SPEED * 0.02

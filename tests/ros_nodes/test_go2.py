@@ -1,4 +1,4 @@
-"""The walking Go2 over DDS: as in the environment, in its own wire order, within its own limits."""
+"""The walking Go2 over DDS: as in the environment, in the robot's order, within its limits."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def send_velocity(graph: Graph) -> Publisher[Twist]:
 
 
 def environment_commands(seed: int, robot: Path) -> tuple[npt.NDArray[np.floating], bool]:
-    """What the policy commands in the environment, in wire order, and did no limit of `robot` act?
+    """Commands of the policy in the environment, in the robot's order, and if no limit acted.
 
     Shape (STEPS + LOST, 12) [rad].
     """
@@ -119,7 +119,7 @@ def walk_in_lockstep(graph: Graph, robot: Path, seed: int, fault: str = "") -> N
 
 
 def commands_of(graph: Graph) -> npt.NDArray[np.floating]:
-    """The first that were received, in wire order, shape (STEPS, 12) [rad]."""
+    """The first that were received, in the robot's order, shape (STEPS, 12) [rad]."""
     return np.array([values for _, values in graph.commands[:STEPS]])
 
 

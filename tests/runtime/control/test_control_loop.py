@@ -60,8 +60,8 @@ def test_readings_in_bursts_neither_step_too_soon_nor_move_too_far(burst: int) -
     times = np.array([when for when, _ in steps])
     values = np.array([d.command.value for _, d in steps])
     assert np.diff(times).min() >= T / 2 - 1e-12
-    most = SPEED * np.minimum(np.diff(times), 2 * T)[:, None]
-    assert (np.abs(np.diff(values, axis=0)) <= most + 1e-12).all()
+    max_change = SPEED * np.minimum(np.diff(times), 2 * T)[:, None]
+    assert (np.abs(np.diff(values, axis=0)) <= max_change + 1e-12).all()
     assert np.abs(np.diff(values, axis=0)).max() > 0.05  # something was limited at all
     assert not any(d.level >= SafetyLevel.HOLD for _, d in steps)
     assert len(steps) > 0.9 * (bench.now - start) / T / burst

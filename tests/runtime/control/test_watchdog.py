@@ -162,11 +162,11 @@ def test_losses_on_the_way_are_no_slow_robot_where_no_step_hangs_on_each_reading
 ) -> None:
     random = np.random.default_rng(seed)
     stamps = np.arange(1000) / 200 + random.uniform(-jitter, jitter, 1000) / 400
-    heard = np.diff(stamps[random.random(1000) >= lost]).tolist()
-    watchdog = rates(heard, 200.0, lossy=True)
+    intervals = np.diff(stamps[random.random(1000) >= lost]).tolist()
+    watchdog = rates(intervals, 200.0, lossy=True)
     assert not watchdog.rate_is_off
     if lost > 0.35:
-        assert rates(heard, 200.0).rate_is_wrong
+        assert rates(intervals, 200.0).rate_is_wrong
 
 
 @settings(deadline=None, max_examples=100)

@@ -108,8 +108,8 @@ def test_a_small_file_that_unpacks_to_a_large_one_takes_no_memory(
         timeout=60,
     )
     assert done.returncode == 0, done.stderr
-    said, megabytes = done.stdout.splitlines()
-    assert f"its array {name} would take 268,435," in said
+    printed, megabytes = done.stdout.splitlines()
+    assert f"its array {name} would take 268,435," in printed
     assert int(megabytes) < 30
 
 
