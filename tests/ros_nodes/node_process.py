@@ -27,6 +27,7 @@ _CONTEXT.set_forkserver_preload(
         "ros_nodes.policy_node",
         "ros_nodes.sim_node",
         "rclpy.executors",
+        "matplotlib.backends.backend_svg",  # of the page that latency_monitor writes at its end
         "mujoco",
         "onnxruntime",
         "pytest",  # the parent's main module, which a child looks for
