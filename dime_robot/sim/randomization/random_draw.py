@@ -51,7 +51,7 @@ class RandomDraw:
 
         Args:
             quantity: the model's or the state's values, shape (n, ...), in the term's unit.
-            values: what was drawn, the draw's `shape`, in the term's unit.
+            values: what was drawn, shape (n_rows,) or as `self.shape`, in the term's unit.
 
         Returns:
             The quantity with the values applied.

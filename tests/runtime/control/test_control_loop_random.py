@@ -27,7 +27,7 @@ DAMPING, EFFORT = np.array([2.0, 0.5, 20.0]), np.array([8.0, 4.0, 40.0])
 HOLDS = 3.5 * T + T  # `safety.hold`, and the step in which it ends
 RESPONSES = 3.5 * T + 8 * T + 5.5 * T + T  # `hold`, `damp` and `recover`, and the step that ends it
 BLIND = 0.25  # [s] `rest_timeout` of a robot that holds a load
-EXAMPLES, EVENTS = 34, 22
+EXAMPLES, EVENTS = 44, 22
 counted = dict.fromkeys(KINDS, 0)
 
 several = st.integers(1, 30)
