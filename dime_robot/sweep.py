@@ -24,6 +24,7 @@ import sys
 from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -205,13 +206,15 @@ class Sweep:
         """Handle a signal: start no new run, let the running ones end; a second Ctrl-C kills."""
         again = self.stopping.is_set()
         self.stopping.set()
-        if not again:
-            print("stopping: runs write their checkpoints; again Ctrl-C kills", flush=True)
         for process in self._processes:
             if not again:
                 process.terminate()
             elif signum == signal.SIGINT:  # a second SIGTERM would end their reports
                 process.kill()
+        # stdout may be closed, or in use by the very line that the signal interrupted
+        with suppress(OSError, RuntimeError):
+            if not again:
+                print("stopping: runs write their checkpoints; again Ctrl-C kills", flush=True)
 
     def work(self) -> None:
         """Return when every run has ended or, after `stop`, every process."""
@@ -223,21 +226,21 @@ class Sweep:
             else:
                 unfinished.append(number)
         with ThreadPoolExecutor(self.jobs) as pool:
-            try:
-                for _ in pool.map(self._train, unfinished):
-                    pass
-            except BaseException:
-                self.stop(signal.SIGTERM, None)
-                raise
+            for _ in pool.map(self._train, unfinished):
+                pass
 
     def _train(self, number: int) -> None:
         if self.stopping.is_set():
             return
-        process = self._start(number, self.runs[number - 1])
-        self._processes.append(process)
-        if self.stopping.is_set():  # a signal came meanwhile
-            process.terminate()
-        self._ended(number, process.wait())
+        try:
+            process = self._start(number, self.runs[number - 1])
+            self._processes.append(process)
+            if self.stopping.is_set():  # a signal came meanwhile
+                process.terminate()
+            self._ended(number, process.wait())
+        except BaseException:  # all others end now, and not when their training is done
+            self.stop(signal.SIGTERM, None)
+            raise
 
     def _log(self, number: int, text: str) -> None:
         print(f"[{number}/{len(self.runs)}] {self.runs[number - 1]}  {text}", flush=True)

@@ -295,7 +295,11 @@ def describe(record: LatencyRecord) -> str:
     about = [f"{name:20s}{text}" for name, text in record.about()]
     listed = [f"{'fault':20s}{fault.time - began:+9.2f} s  {fault.text}" for fault in faults]
     listed = listed or [f"{'faults':20s}none on /diagnostics"]
-    return "\n".join([*about, *latency_table(record.summary()), *listed])
+    milliseconds = {
+        name: {column: 1e3 * seconds for column, seconds in row.items()}
+        for name, row in record.summary().items()
+    }
+    return "\n".join([*about, *latency_table(milliseconds), *listed])
 
 
 def main() -> int:

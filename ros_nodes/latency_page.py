@@ -67,11 +67,12 @@ def histogram(values: Samples, name: str) -> str:
     """
     milliseconds = 1e3 * values
     low, high = float(milliseconds.min()), float(milliseconds.max())
+    if high - low <= 1e-9 * abs(high):  # too close together for bars between them
+        margin = 0.05 * abs(high) or 0.05
+        low, high = low - margin, high + margin
     logarithmic = low > 0 and high > LOG_RATIO * low
-    edges = np.histogram_bin_edges(milliseconds, BARS)
-    if logarithmic:
-        edges = np.geomspace(low, high, BARS + 1)
-        edges[0], edges[-1] = low, high  # geomspace may round them inwards
+    edges = (np.geomspace if logarithmic else np.linspace)(low, high, BARS + 1)
+    edges[0], edges[-1] = low, high  # geomspace may round them inwards
     counts, _ = np.histogram(milliseconds, edges)
     median, p99 = np.percentile(milliseconds, (50, 99))
 

@@ -123,12 +123,12 @@ def latency_table(rows: Mapping[str, Mapping[str, float]]) -> list[str]:
     """Lines for a console.
 
     Args:
-        rows: one of TIMES -> its p50, p99 and max [s].
+        rows: one of TIMES -> its p50, p99 and max [ms].
     """
     columns = ("p50", "p99", "max")
     head = f"{'[ms]':24s}" + "".join(f"{name:>9s}" for name in columns)
     return [head] + [
-        f"  {name:22s}" + "".join(f"{1e3 * row[column]:9.3f}" for column in columns)
+        f"  {name:22s}" + "".join(f"{row[column]:9.3f}" for column in columns)
         for name, row in rows.items()
     ]
 

@@ -232,6 +232,29 @@ def test_never_more_processes_than_jobs(
     assert (running[-1], max(running)) == (0, 2)
 
 
+def test_an_error_ends_all_runs_at_once(
+    tmp_path: Path, pretend: Pretend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend(
+        "import sys, time, pathlib\n"
+        f"seed, folder = int(sys.argv[1]), pathlib.Path(r'{tmp_path}')\n"
+        "time.sleep(0.5 if seed else 60); (folder / f'done{seed}').touch()",
+    )
+    lines = []
+
+    def closed(*words: str, **_: object) -> None:  # as stdout is when its reader has gone
+        lines.append(words)
+        if len(lines) > 2:
+            raise BrokenPipeError
+
+    monkeypatch.setattr("builtins.print", closed)
+    began = time.monotonic()
+    with pytest.raises(BrokenPipeError):
+        sweep.main(command(tmp_path, seeds="0-3"))
+    assert time.monotonic() - began < 30
+    assert [path.name for path in tmp_path.glob("done*")] == ["done1"]
+
+
 @pytest.mark.parametrize("second", [signal.SIGINT, None])
 def test_a_second_ctrl_c_kills(
     second: int | None, tmp_path: Path, pretend: Pretend, capsys: pytest.CaptureFixture[str]

@@ -19,8 +19,8 @@ from dime_robot.runtime.io.errors import InputError
 from dime_robot.runtime.io.regular_files import write_atomically
 from dime_robot.runtime.telemetry.latency import read_distribution
 from ros_nodes import diagnostics
-from ros_nodes.latency_monitor import write_all
-from ros_nodes.latency_page import MAX_FAULTS, page, time_line
+from ros_nodes.latency_monitor import describe, write_all
+from ros_nodes.latency_page import MAX_FAULTS, histogram, page, time_line
 from ros_nodes.latency_record import (
     LatencyRecord,
     SeenFault,
@@ -196,6 +196,20 @@ def test_text_from_outside_is_escaped() -> None:
 def test_a_page_of_one_or_two_samples(count: int) -> None:
     assert page(record_of(some_samples(count))).endswith("</html>\n")
     assert page(record_of(np.zeros((count, len(FIELDS))))).endswith("</html>\n")
+
+
+@pytest.mark.parametrize("value", [0.0, 1e-9, 0.02, 3.0])
+@pytest.mark.parametrize("steps", [0, 1, 5, 10**6])
+def test_a_distribution_of_nearly_equal_values_is_drawn(value: float, steps: int) -> None:
+    other = value + steps * float(np.spacing(value))
+    assert histogram(np.array([value, other, value]), "period").startswith("<svg")
+
+
+def test_consoles_show_milliseconds() -> None:
+    samples = some_samples(2000)
+    inference = 1e3 * float(np.median(samples[:, FIELDS.index("inference")]))
+    (line,) = [line for line in describe(record_of(samples)).splitlines() if "inference" in line]
+    assert line.split()[1] == f"{inference:.3f}"
 
 
 def test_the_time_line_shows_deadline_faults_and_missed_deadlines() -> None:

@@ -257,6 +257,28 @@ def test_only_its_own_node_is_judged_and_a_refusal_is_no_fault(tmp_path: Path) -
     assert session.responses == {"run": 28, "hold": 4}
 
 
+def test_the_console_shows_the_numbers_of_the_result(capsys: pytest.CaptureFixture[str]) -> None:
+    loopback.describe(
+        {
+            "config": "cartpole",
+            "episodes": [],
+            "tracking": None,
+            "return_mean": None,
+            "noise": "fresh",
+            "rate": 50.0,
+            "measured_rate": 49.99,
+            "steps": 1234,
+            "missed_share": 0.01,
+            "latency_ms": {"inference": {"p50": 0.5, "p99": 1.25, "max": 2.0}},
+            "answers": {"run": 1230, "hold": 4, "damp": 0},
+            "faults": [],
+        }
+    )
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["inference", "0.500", "1.250", "2.000"] in lines
+    assert ["responses", "run", "1,230,", "hold", "4"] in lines
+
+
 def test_a_bad_policy_is_one_sentence(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "ros_nodes.loopback", str(tmp_path / "none.onnx")],

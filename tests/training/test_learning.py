@@ -27,6 +27,7 @@ def test_pendulum_is_solved_in_3000_steps(seed: int, update: str, tmp_path: Path
     assert last.return_mean > -250
 
 
+@pytest.mark.timeout(2400)
 def test_default_command_makes_the_pole_stand(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     train.main(["--no-video", "--out", str(folder)])

@@ -208,8 +208,8 @@ def _write(path: Path, records: np.ndarray, meta: dict[str, Any], siblings: str)
         meta: stored with them.
         siblings: glob pattern of recordings of the same node.
     """
-    text = np.array(json.dumps(meta))
     try:
+        text = np.array(json.dumps(meta))
         path.parent.mkdir(parents=True, exist_ok=True)
         write_npz(
             path,

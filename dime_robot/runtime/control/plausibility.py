@@ -98,7 +98,7 @@ class ReadingCheck:
 
         Args:
             position: in policy order, shape (n_joints,) [rad or m].
-            velocity: shape (3,) [m/s, m/s, rad/s].
+            velocity: in policy order, shape (n_joints,) [rad/s or m/s].
             stamp: when they were measured [s].
         """
         before, measured = self._position, np.abs(velocity)
