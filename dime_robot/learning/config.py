@@ -150,12 +150,12 @@ GROUPS = {
 
 
 def option(name: str) -> str:
-    """A setting's name on a command line."""
+    """Return a setting's name on a command line."""
     return "--" + name.replace("_", "-")
 
 
 def option_words(settings: Mapping[str, Any]) -> list[str]:
-    """Settings as the words of a command line."""
+    """Return settings as the words of a command line."""
     words = []
     for name, value in settings.items():
         if isinstance(value, bool):
@@ -166,5 +166,5 @@ def option_words(settings: Mapping[str, Any]) -> list[str]:
 
 
 def changes(config: TrainConfig, base: TrainConfig) -> dict[str, Any]:
-    """The settings that make `config` out of `base`."""
+    """Return the settings of `config` that differ from `base`."""
     return {name: value for name, value, _ in differences(config, base)}

@@ -116,7 +116,7 @@ def _simulate(plant: Plant, height: float | None) -> PoseResult:
 
 
 def _divergence(model: mujoco.MjModel, data: mujoco.MjData) -> str | None:
-    """Say how the state has diverged; None: it has not."""
+    """Return how the state has diverged; None: it has not."""
     too_fast: npt.NDArray[np.bool_] = ~(np.abs(data.qvel) <= MAX_SPEED)
     if not too_fast.any() and np.isfinite(data.qpos).all():
         return None

@@ -1,4 +1,4 @@
-"""FlightRecorder: keeps the last 30 s of a robot, step by step, to find out what happened."""
+"""FlightRecorder: records the last 30 s of a robot, step by step, for the analysis of faults."""
 
 from __future__ import annotations
 
@@ -124,9 +124,9 @@ class FlightRecorder:
         Args:
             now: steady time [s].
             state: the reading of this step.
-            observation: what the policy saw, shape (n_obs,); None: it was not asked.
+            observation: the policy's input, shape (n_obs,); None: it was not evaluated.
             action: shape (n_act,).
-            decision: what was sent, and why.
+            decision: the command that was sent, and its faults.
         """
         row = self._ring[self._count % len(self._ring)]
         row["time"] = now
@@ -188,7 +188,7 @@ class FlightRecorder:
         """Wait until all dumps are written, at most `timeout` [s].
 
         Args:
-            timeout: at most so long [s].
+            timeout: longest time to wait [s].
         """
         wait(self._waiting, timeout)
 

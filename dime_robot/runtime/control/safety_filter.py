@@ -1,7 +1,8 @@
-"""SafetyFilter: the last thing between a policy and a machine that can hurt someone.
+"""SafetyFilter: the last check between a policy and a machine that can injure someone.
 
-Pure: no clock, no thread, no ROS. Every step is given the time, so every response can be tested
-and replayed. The response to a fault begins at its `first_response` and escalates while it lasts:
+Pure: no clock, no thread, no ROS. The time is an argument of every step, so every response can be
+tested and replayed. The response to a fault begins at its `first_response` and escalates while the
+fault lasts:
 
     hold   for `safety.hold`, then
     damp   for `safety.damp`, then
@@ -288,7 +289,7 @@ class SafetyFilter:
         if state is None:
             return None
         unusable = UNUSABLE.intersection(found)
-        if unusable == {Fault.OBSERVATION_OUT_OF_RANGE}:  # of a reading that is good
+        if unusable == {Fault.OBSERVATION_OUT_OF_RANGE}:  # of a reading that may be correct
             good = self._plausible(state)
         else:
             good = not unusable and bool(np.isfinite(state.joint_velocity).all())

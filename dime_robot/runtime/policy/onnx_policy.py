@@ -215,7 +215,7 @@ def _open(ort: Any, file: PolicyFile, content: bytes, wanted: Provider) -> tuple
         try:
             # without enable_fallback=0 a failure is retried on other providers, on stdout
             session = ort.InferenceSession(content, options, providers=[chosen], enable_fallback=0)
-        except Exception as error:  # ONNX Runtime raises its own kinds, one per cause
+        except Exception as error:  # ONNX Runtime has its own exception type for each cause
             failures.append(f"{choice}: {' '.join(str(error).split())[:200]}")
             continue
         if session.get_providers()[0] == name:  # ONNX Runtime may choose another silently

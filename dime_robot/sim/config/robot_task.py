@@ -92,7 +92,7 @@ class SimConfig(StrictModel):
 
 
 class SwingUpConfig(StrictModel):
-    """The swing-up of a cart-pole; `tasks.SwingUp` gives the reward."""
+    """The swing-up of a cart-pole; `tasks.SwingUp` defines the reward."""
 
     kind: Literal["swing_up"]
     cart: str
@@ -200,7 +200,7 @@ class VelocityRewards(StrictModel):
 
 
 class VelocityTrackingConfig(StrictModel):
-    """A legged base follows a velocity; `velocity.VelocityTracking` gives the reward."""
+    """A legged base tracks a velocity; `velocity.VelocityTracking` defines the reward."""
 
     kind: Literal["velocity_tracking"]
     episode_seconds: Seconds = Field(gt=0)

@@ -1,4 +1,4 @@
-"""Velocity tracking: a legged base follows a commanded velocity. Every term with its unit."""
+"""Velocity tracking: a legged base tracks a commanded velocity. Every term with its unit."""
 
 from __future__ import annotations
 
