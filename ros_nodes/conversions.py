@@ -100,7 +100,7 @@ def write_twist(message: TwistMessage, velocity: Mapping[str, float], now: float
 
     Args:
         message: of either type.
-        velocity: axis out of TWIST_AXES -> speed [m/s, rad/s]; 0 for those left out.
+        velocity: axis of TWIST_AXES -> speed [m/s, rad/s]; missing axes are 0.
         now: the stamp of a stamped message, on the robot's clock [s].
     """
     twist = twist_of(message)

@@ -149,7 +149,7 @@ class StatePublishers:
         Args:
             publisher: its id.
             names: of the message's joints.
-            position: theirs [rad or m].
+            position: of these joints [rad or m].
             stamp: of the message [s].
             now: steady time [s].
 

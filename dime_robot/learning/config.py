@@ -15,7 +15,7 @@ MAX_COUNT = 10**12  # of steps, updates and intervals
 MAX_RETURN = 1e12
 PresetName = Literal["official", "laptop", "tiny"]
 
-# bounds; what the machine can hold is checked once the sizes are known
+# bounds; the memory of the machine is checked once the sizes are known
 Count = Annotated[int, Field(gt=0, le=MAX_COUNT)]
 CountFromZero = Annotated[int, Field(ge=0, le=MAX_COUNT)]
 Width = Annotated[int, Field(gt=0, le=65_536)]

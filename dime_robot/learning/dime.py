@@ -101,7 +101,7 @@ class DIME:
         self.updates = 0  # critic updates done, and the same count on the device
         self._updates = torch.zeros((), dtype=torch.int64, device=device)
         self.actor_updates = 0  # done since this object was made
-        # of these, how many gradients held NaN; counted on the device
+        # of these, how many gradients contained NaN; counted on the device
         self.nan_gradients = torch.zeros((), dtype=torch.int64, device=device)
         self.first_bad_update = torch.full((), -1, dtype=torch.int64, device=device)
         self.critic_means = RunningMeans(("critic/loss", "critic/clipped_mass"), device)

@@ -65,7 +65,7 @@ def _limit_in(path: Path) -> int | None:
 
 
 def require_memory(config: TrainConfig, n_obs: int, n_act: int, device: torch.device) -> None:
-    """Refuse sizes that the device cannot hold.
+    """Refuse sizes that need more memory than the device has.
 
     Args:
         config: sizes.

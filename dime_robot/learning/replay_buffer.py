@@ -172,7 +172,7 @@ class ReplayBuffer:
         refers to the new file.
 
         Raises:
-            InputError: the file is missing, short, changed, of another run, or holds NaN.
+            InputError: the file is missing, short, changed, of another run, or contains NaN.
         """
         if record.version > 1:
             self._run, self._file = record.run, record.file

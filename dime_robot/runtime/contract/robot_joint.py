@@ -63,7 +63,7 @@ class RobotJoint(StrictModel):
                 f"joint {self.name}: expected holding_effort within effort_limit = {effort}, got"
                 f" {holding:g}"
             )
-        # those of a revolute joint, which only the contract knows, are checked against the policy
+        # a revolute joint's (the type is only in the contract) are checked against the policy
         limits = self.position_limits
         require_limits(self.name, limits, MAX_DISTANCE, "rad or m", "degrees or mm")
         if limits is None:

@@ -69,10 +69,10 @@ class Controller:
 
         Args:
             now: steady time [s].
-            state: the newest reading; None where there is none to act on.
+            state: the newest reading; None: there is none to use.
             faults: those that the caller found (staleness, conflicts).
             age: time since the reading arrived [s].
-            simulated: `now` is a simulation's time, which stands still while this computes.
+            simulated: `now` is a simulation's time, which does not advance during this call.
         """
         began = self._clock()
         self.inference = 0.0

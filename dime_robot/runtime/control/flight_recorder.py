@@ -216,7 +216,7 @@ def _write(path: Path, records: np.ndarray, meta: dict[str, Any], siblings: str)
             {"records": records, "meta": text},
             "make room or name another folder with -p recordings:=FOLDER",
         )
-        # never the new one, which looks oldest if the clock went back
+        # never the new one, which has the oldest name if the clock went back
         others = sorted(other for other in path.parent.glob(siblings) if other != path)
         for old in others[: -(MAX_FILES - 1)]:
             old.unlink(missing_ok=True)

@@ -310,7 +310,7 @@ class SafetyFilter:
         assert self._sent is not None
         sent = value is not None
         if value is not None:
-            value.setflags(write=False)  # it may be sent again: nobody may change it
+            value.setflags(write=False)  # it may be sent again, so it must not change
             self._sent, self._sent_at = value, now
         command = JointCommand(self.limits.names, self._sent, self.limits.kind)
         return Decision(command, self.level, faults, sent)
@@ -322,7 +322,7 @@ class SafetyFilter:
         if not faults and self._fault_began is None:
             return SafetyLevel.RUN
         first = max((fault.first_response for fault in faults), default=SafetyLevel.RUN)
-        # damping goes on until the fault is over
+        # damping continues until the fault is over
         damping = SafetyLevel.DAMP if self.level == SafetyLevel.DAMP else SafetyLevel.RUN
         if first >= SafetyLevel.HOLD:
             if self._fault_began is None:

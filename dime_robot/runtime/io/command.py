@@ -11,7 +11,7 @@ from io import TextIOWrapper
 
 from dime_robot.runtime.io.errors import InputError
 
-READABLE = {  # characters that we print -> substitutes for encodings without them
+READABLE = {  # characters in the output -> substitutes for encodings without them
     "±": "+-",
     "–": "-",
     "—": "-",
@@ -44,7 +44,7 @@ def print_in_any_encoding() -> None:
 
 @contextmanager
 def interruption_as_itself() -> Iterator[None]:
-    """Raise KeyboardInterrupt where it is the cause of another error.
+    """Raise KeyboardInterrupt if it is the cause of another error.
 
     For example, a C extension that is interrupted during its import raises ImportError.
     """

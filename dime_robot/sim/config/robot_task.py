@@ -110,7 +110,7 @@ class SwingUpConfig(StrictModel):
     success_window: Seconds = Field(gt=0)
     """End of an episode, which is evaluated [s]."""
     success_share: float = Field(gt=0, le=1)
-    """Share of the window to stand in."""
+    """Share of the window for which the pole has to stand."""
 
     @property
     def largest_reward(self) -> float:
