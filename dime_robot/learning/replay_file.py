@@ -31,7 +31,7 @@ Rows = npt.NDArray[np.float32]
 
 
 def row_sizes(n_obs: int, n_act: int) -> tuple[int, ...]:
-    """Return the sizes of a row's parts: observation, action, next observation, reward, end."""
+    """Return the sizes of a row's parts, in the order obs, action, next_obs, reward, terminated."""
     return n_obs, n_act, n_obs, 1, 1
 
 
@@ -187,9 +187,9 @@ class ChunkDigests:
                 self._open = hashlib.sha256()
 
     def since(self, needed: int) -> tuple[int, tuple[str, ...]]:
-        """Return the first transition of the chunk with `needed`, and the digests from there on.
+        """Return the first transition of the chunk that contains `needed`, and digests from there.
 
-        Earlier chunks are forgotten.
+        Digests of earlier chunks are discarded.
         """
         chunk = needed // CHUNK
         self._whole = {k: digest for k, digest in self._whole.items() if k >= chunk}

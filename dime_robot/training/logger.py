@@ -33,7 +33,7 @@ class RunLogger:
         self._screen = ProgressLine(sys.stdout, quiet)
         self._writer = SummaryWriter(str(files.events), purge_step=start_step + 1)
         self._total = total_steps
-        self._marks: deque[tuple[float, int]] = deque(maxlen=40)  # for the recent speed
+        self._marks: deque[tuple[float, int]] = deque(maxlen=40)  # for the speed over recent steps
         self._last_return: float | None = None
         self._best: float | None = None
 
