@@ -24,11 +24,11 @@ from dime_robot.training.presets import preset_config
 from dime_robot.training.provenance import provenance
 
 TASKS = ("sim:cartpole", "sim:go2-walk", "sim:go2")
-CHUNK = 200  # steps between two tasks' turns
+CHUNK = 200  # steps of a task before the next one's turn
 
 
 def steps_in(env: Env, count: int, random: np.random.Generator) -> float:
-    """Seconds a step takes, resets included."""
+    """Return the seconds per step, resets included."""
     n_act = env.action_space.shape[0]  # type: ignore[index]
     actions = random.uniform(-1, 1, (count, n_act)).astype(np.float32)
     began = time.perf_counter()
@@ -40,7 +40,7 @@ def steps_in(env: Env, count: int, random: np.random.Generator) -> float:
 
 
 def updates_in(agent: DIME, config: TrainConfig, sizes: tuple[int, int], count: int) -> float:
-    """Seconds the updates of one environment step take."""
+    """Return the seconds for the updates of one environment step."""
     size, (n_obs, n_act) = config.update_to_data * config.batch_size, sizes
     batch = Batch(
         torch.randn(size, n_obs),

@@ -1,15 +1,15 @@
-"""Does the control loop raise alarms where nothing is wrong?
+"""Count the control loop's alarms on a healthy robot.
 
     python -m benchmarks.false_alarms [--seconds 600] [--only go2]        pure loop, simulated time
     python -m benchmarks.false_alarms --real-time [--seconds 600]          over DDS, a busy core
 
-Shipped policies on their nominal robots, whose sensors are exact, noisy, or encoders of 4,096
-counts a turn. Every response of hold or above is a false alarm, unless this machine itself stood
-still: real time counts those apart, by the node's own word, by a stall that this process saw, or
-where the kernel says that a thread of the robot or of the node waited for a core as long as a
-reading may come late (`state.max_age` less a period). Where such moments cover more than a quarter
-of a run, they explain nothing. A latched stop is re-armed, so that the rest of the time is watched
-too.
+Shipped policies run on their nominal robots, whose sensors are exact, noisy, or encoders of 4,096
+counts per turn. Every response of hold or above is a false alarm, unless processes on this machine
+did not run: in real time such alarms are counted separately, if the node itself reports it, if this
+process detected a stall, or if by the kernel's statistics a thread of the robot or of the node
+waited for a core as long as a reading may be late (`state.max_age` minus a period). If such times
+cover more than a quarter of a run, they explain no alarm. A latched stop is re-armed, so that the
+rest of the run is monitored too.
 """
 
 from __future__ import annotations
@@ -42,17 +42,17 @@ ROOT = Path(__file__).parents[1]
 SENSORS = ("exact", "noise", "4096 counts")
 COUNTS = 4096
 GRAPH_PERIOD = 0.05  # [s] between two polls of the graph
-WAIT = 0.6  # [s] that the loop watches before it is activated
-SAMPLE = 0.05  # [s]: how long threads waited for a core is looked at so often
+WAIT = 0.6  # [s] that the loop monitors its inputs before it is activated
+SAMPLE = 0.05  # [s] between two readings of how long threads waited for a core
 EXPLAINS = 1.5  # [s]: a fault is reported once a second, a rate is a mean of half of one
-# of the time: above it any alarm would find its explanation, so that none is taken
+# share of the time: above it every alarm could be explained, so no explanation is accepted
 MAX_COVERED = 0.25
-STALL = 0.03  # [s] between two wakings of a process that asks for one every 5 ms
+STALL = 0.03  # [s] between two wake-ups of a process that requests one every 5 ms
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """A robot that does something for a long time."""
+    """A robot, its policy, and the command that it is given."""
 
     name: str
     config: str
@@ -65,7 +65,7 @@ class Scenario:
 
 
 GO2 = "results/go2/policy.onnx"
-GO2_NOISE = (0.006, 0.3, 0.05, 0.02)  # as wide as what it was trained with
+GO2_NOISE = (0.006, 0.3, 0.05, 0.02)  # as in its training
 SCENARIOS = (
     Scenario("go2 walks", "go2", GO2, (0.5, 0.0, 0.0), noise=GO2_NOISE),
     Scenario("go2 stands", "go2", GO2, (0.0, 0.0, 0.0), noise=GO2_NOISE),
@@ -76,24 +76,24 @@ SCENARIOS = (
 
 @dataclass
 class Outcome:
-    """What came of it."""
+    """The result of a run."""
 
     steps: int = 0
     falls: int = 0
-    covered: float = 0.0  # of the time, by moments that would explain an alarm
+    covered: float = 0.0  # share of the time that would explain an alarm
     alarms: list[str] = field(default_factory=list)  # hold or above, not explained
-    explained: list[str] = field(default_factory=list)  # by a stall of this machine
+    explained: list[str] = field(default_factory=list)  # caused by a stall of this machine
     levels: Counter[str] = field(default_factory=Counter)
     remarks: Counter[str] = field(default_factory=Counter)
 
 
 class SimulatedRobot:
-    """A Plant before the pure loop, both on one simulated clock.
+    """A Plant connected to the pure loop, both on one simulated clock.
 
     Args:
-        scenario: what it does.
+        scenario: robot, policy and command.
         sensors: one of SENSORS.
-        seed: of starts, noises and the policy.
+        seed: of initial states, noise and the policy.
     """
 
     def __init__(self, scenario: Scenario, sensors: str, seed: int = 0) -> None:
@@ -122,7 +122,7 @@ class SimulatedRobot:
         self._moving = False
 
     def run(self, seconds: float) -> Outcome:
-        """Simulate; a robot that fell is stood up again."""
+        """Simulate; a robot that fell is reset."""
         step, self._count = self._config.sim.timestep, 0
         self._stand()
         until = self.now + seconds
@@ -206,7 +206,7 @@ class SimulatedRobot:
 
 
 def real_time(scenario: Scenario, sensors: str, seconds: float, busy: int) -> Outcome:
-    """policy_node and sim_node over DDS, with `busy` processes that never sleep beside them."""
+    """Run policy_node and sim_node over DDS, next to `busy` processes that never sleep."""
     import rclpy
     from diagnostic_msgs.msg import DiagnosticArray
     from geometry_msgs.msg import Twist
@@ -275,7 +275,7 @@ def real_time(scenario: Scenario, sensors: str, seconds: float, busy: int) -> Ou
                     if key.startswith("steps ")
                 }
                 totals.update(steps)
-                # one that came and went between two reports is a fault, too
+                # a fault that began and ended between two reports counts too
                 passed = any(steps.get(name) for name in ("hold", "damp", "stop"))
                 if entry.name.endswith("control") and (passed or is_fault(entry)):
                     why = values.get("why") or values.get("last fault", "")
@@ -299,7 +299,7 @@ def real_time(scenario: Scenario, sensors: str, seconds: float, busy: int) -> Ou
                     sample = now + SAMPLE
                     if max(wait.longest() for wait in waits) > slack:
                         starved.append(now)
-                if stopped[0] and now - faults[-1][0] > 0.5:  # it has come to rest
+                if stopped[0] and now - faults[-1][0] > 0.5:  # it is at rest
                     stopped[0] = False
                     outcome.remarks["re-armed"] += 1
                     re_arm.call_async(Trigger.Request())
@@ -333,7 +333,7 @@ def real_time(scenario: Scenario, sensors: str, seconds: float, busy: int) -> Ou
 
 
 def _covered(moments: list[float]) -> float:
-    """Time that the sorted moments would explain together [s]."""
+    """Return the total time that the sorted moments would explain [s]."""
     gaps = [min(after - before, EXPLAINS) for before, after in itertools.pairwise(moments)]
     return sum(gaps) + (EXPLAINS if moments else 0.0)
 
@@ -346,7 +346,7 @@ class CoreWaits:
         self._before: dict[str, int] = {}
 
     def longest(self) -> float:
-        """Of any thread since the last call [s]; 0 where the process has ended."""
+        """Return the longest wait of any thread since the last call [s]; 0: the process ended."""
         try:
             now = {
                 task.name: int((task / "schedstat").read_text().split()[1])

@@ -40,7 +40,7 @@ SIZES = [(17, 6), (48, 12), (105, 8), (223, 38), (348, 17)]
 
 
 class PlainSampler(nn.Module):
-    """The sampler as its definition reads; what `torch.onnx.export` is given."""
+    """The sampler by its definition, for `torch.onnx.export`."""
 
     def __init__(self, actor: ScoreNetwork) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ class PlainSampler(nn.Module):
 
 
 def actor_for(spec: PolicySpec) -> ScoreNetwork:
-    """Official sizes, with an output layer that does something."""
+    """Make an actor of the official sizes, with a non-zero output layer."""
     torch.manual_seed(0)
     actor = ScoreNetwork(spec, width=256, depth=3, steps=16, dt=0.3)
     nn.init.normal_(actor.output.weight, std=1 / 16)
@@ -64,7 +64,7 @@ def actor_for(spec: PolicySpec) -> ScoreNetwork:
 
 
 def bound_session(model: bytes, obs: np.ndarray, noise: np.ndarray) -> Callable[[], None]:
-    """A call with inputs and output at fixed addresses, as `OnnxPolicy` makes it."""
+    """Return a call with inputs and output at fixed addresses, like that of `OnnxPolicy`."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
@@ -86,7 +86,7 @@ def bound_session(model: bytes, obs: np.ndarray, noise: np.ndarray) -> Callable[
 
 
 def plain_graph(actor: ScoreNetwork, obs: np.ndarray, noise: np.ndarray) -> bytes:
-    """What `torch.onnx.export` makes of the plain sampler."""
+    """Export the plain sampler with `torch.onnx.export`."""
     file = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -124,7 +124,7 @@ def variants(n_obs: int, n_act: int, batch: int) -> dict[str, Callable[[], Any]]
 
 
 def interleaved(calls: dict[str, Callable[[], Any]], count: int, evict: bool) -> dict[str, Any]:
-    """p50 and p99 in milliseconds, the variants taken in turn."""
+    """Return p50 and p99 in milliseconds, with the variants called alternately."""
     times: dict[str, list[float]] = {name: [] for name in calls}
     junk = np.zeros(EVICTED_BYTES // 8)
     for call in calls.values():
@@ -169,7 +169,7 @@ print(next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmH
 
 
 def ready(policy: Path, repeats: int) -> dict[str, Any]:
-    """Seconds until the first action in a new process, and its resident memory [MB]."""
+    """Return the seconds until a new process's first action, and its resident memory [MB]."""
     from dime_robot.runtime.policy.onnx_policy import OnnxPolicy
 
     n_obs = OnnxPolicy(policy).spec.n_obs

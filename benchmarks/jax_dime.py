@@ -1,4 +1,4 @@
-"""DIME's update in JAX, jitted whole: the yardstick of train_step.py, and a second opinion.
+"""DIME's update in JAX, jitted as a whole: reference of train_step.py, and an independent check.
 
 Written for this project in the structure of a jitted SB3-style learner: one compiled function per
 phase of the policy delay takes the whole environment step, the critics are vmapped, the chain is a
@@ -104,7 +104,7 @@ class JaxDIME:
         self.alpha_optimizer = optax.adam(config.alpha_lr)
 
     def begin(self, agent: Any, seed: int = 0) -> State:
-        """The state with a torch agent's weights and fresh optimisers."""
+        """Return the state with a torch agent's weights and new optimisers."""
         actor, critic, stats = from_torch(agent)
         log_alpha = jnp.log(jnp.asarray(self.config.alpha_init))
         return State(
@@ -121,7 +121,7 @@ class JaxDIME:
     # -- the policy ----------------------------------------------------------------------------
 
     def control(self, actor: Tree, x: jax.Array, obs: jax.Array, n: jax.Array) -> jax.Array:
-        """f(x, obs, n)."""
+        """Return f(x, obs, n)."""
         angle = jnp.linspace(0.1, 100.0, len(actor["phase"])) * n + actor["phase"]
         embedding = jnp.concatenate([jnp.sin(angle), jnp.cos(angle)])
         (w0, b0), (w1, b1) = actor["time"]
@@ -136,7 +136,7 @@ class JaxDIME:
     def sample(
         self, actor: Tree, obs: jax.Array, noise: jax.Array
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Actions (B, d), path cost R (B,) and prior term T (B,) for unit normals (N+1, B, d)."""
+        """Return actions (B, d), path cost R and prior term T (B,) for normals (N+1, B, d)."""
         dt = jax.nn.softplus(actor["dt_raw"])
         friction = jax.nn.softplus(actor["friction_raw"])
         variance = PRIOR_STD**2
@@ -163,7 +163,7 @@ class JaxDIME:
     # -- the critics ---------------------------------------------------------------------------
 
     def _normalise(self, x: Any, gain: Any, offset: Any, mean: Any, var: Any, warm: Any) -> Any:
-        """Batch renormalisation of (B, C); gives the new running values too."""
+        """Apply batch renormalisation to (B, C); return the new running values too."""
         new_mean, new_var = x.mean(0), x.var(0)
         running = jnp.sqrt(var + EPS)
         r = jnp.clip(jnp.sqrt(new_var + EPS) / running, 1 / R_MAX, R_MAX)
@@ -171,7 +171,7 @@ class JaxDIME:
         r = jax.lax.stop_gradient(jnp.where(warm, r, 1.0))
         d = jax.lax.stop_gradient(jnp.where(warm, d, 0.0))
         used_var = new_var / r**2
-        varies = new_var > 1e-12  # a dead unit's root has no slope
+        varies = new_var > 1e-12  # for a constant unit the square root has no gradient
         std = jnp.where(varies, jnp.sqrt(jnp.where(varies, new_var, 1.0)), 0.0)
         used_mean = new_mean - d * std / r
         y = gain * (x - used_mean) / jnp.sqrt(used_var + EPS) + offset
@@ -183,7 +183,7 @@ class JaxDIME:
     def logits(
         self, critic: Tree, stats: Tree, obs: jax.Array, action: jax.Array, train: bool
     ) -> tuple[jax.Array, Tree]:
-        """Logits (E, B, K) and the statistics afterwards."""
+        """Return logits (E, B, K) and the updated statistics."""
         x = jnp.concatenate([obs, action], axis=-1)
         warm = stats["passes"] >= self.config.renorm_warmup
 
@@ -208,7 +208,7 @@ class JaxDIME:
         return out, {"mean": means, "var": variances, "passes": stats["passes"] + train}
 
     def project(self, probs: jax.Array, atoms: jax.Array) -> jax.Array:
-        """The categorical projection of probs (B, K) on atoms (B, K)."""
+        """Return the categorical projection of probs (B, K) on atoms (B, K)."""
         low, high, last = self.support[0], self.support[-1], len(self.support) - 1
         position = (jnp.clip(atoms, low, high) - low) / ((high - low) / last)
         lower = jnp.clip(jnp.floor(position), 0, last - 1).astype(jnp.int32)
@@ -228,7 +228,7 @@ class JaxDIME:
         next_action: jax.Array,
         bound: jax.Array,
     ) -> tuple[jax.Array, Tree]:
-        """The loss and the statistics after its joint pass."""
+        """Return the loss and the statistics after its joint pass."""
         logits, stats = self.logits(
             critic,
             stats,
@@ -258,7 +258,7 @@ class JaxDIME:
         obs: jax.Array,
         noise: jax.Array,
     ) -> tuple[jax.Array, jax.Array]:
-        """The loss and the mean path cost."""
+        """Return the loss and the mean path cost."""
         action, path_cost, prior = self.sample(actor, obs, noise)
         logits, _ = self.logits(critic, stats, obs, action, train=False)
         value = (jax.nn.softmax(logits) @ self.support).mean(0)
@@ -271,7 +271,7 @@ class JaxDIME:
         return jax.random.normal(key, (self.config.diffusion_steps + 1, batch, self.n_act))
 
     def critic_step(self, state: State, batch: Transitions) -> State:
-        """One update of both critics."""
+        """Update both critics."""
         key, drawn = jax.random.split(state.key)
         noise = self._noise(drawn, len(batch.obs))
         action, path_cost, prior = self.sample(state.actor, batch.next_obs, noise)
@@ -283,7 +283,7 @@ class JaxDIME:
         return state._replace(critic=critic, stats=stats, critic_opt=optimizer, key=key)
 
     def actor_step(self, state: State, obs: jax.Array) -> State:
-        """One update of the actor, then of the temperature."""
+        """Update the actor, then the temperature."""
         key, drawn = jax.random.split(state.key)
         noise = self._noise(drawn, len(obs))
         gradients, path_cost = jax.grad(self.actor_loss, has_aux=True)(
@@ -305,9 +305,9 @@ class JaxDIME:
 
     @partial(jax.jit, static_argnums=(0, 3, 4), donate_argnums=1)
     def learn(self, state: State, replay: Transitions, size: int, due: tuple[bool, ...]) -> State:
-        """All updates of one environment step, on `size` transitions drawn from the replay data.
+        """Do all updates of one environment step, on `size` transitions from the replay data.
 
-        `due` says which critic updates are followed by the actor's.
+        `due`: which critic updates are followed by an actor update.
         """
         key, drawn = jax.random.split(state.key)
         index = jax.random.randint(drawn, (size,), 0, len(replay.obs))
@@ -315,7 +315,7 @@ class JaxDIME:
         return self.update(state._replace(key=key), batch, due)
 
     def update(self, state: State, batch: Transitions, due: tuple[bool, ...]) -> State:
-        """The same on a given batch."""
+        """Do the same on a given batch."""
         parts = [jnp.split(column, len(due)) for column in batch]
         for columns, actor_is_due in zip(zip(*parts, strict=True), due, strict=True):
             minibatch = Transitions(*columns)

@@ -3,11 +3,11 @@
     python -m benchmarks.kill_and_resume --env Pendulum-v1 --steps 2000 --kills 10
     python -m benchmarks.kill_and_resume --env Pendulum-v1 --steps 1500 --kills 20 --while-saving
 
-With --while-saving a checkpoint follows every step, and a run is killed within a second after the
-first one that it has written itself: the draft that a save writes tells whether the kill met one.
+With --while-saving a checkpoint is saved after every step, and a run is killed within a second
+after its first own checkpoint: a draft on disk shows that the kill came during a save.
 
 Both runs must end with bitwise equal networks, optimisers, temperature and random state, and with
-the same evaluations. Exit code 1 where they do not.
+the same evaluations. Exit code 1 if they do not.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ COUNTERS = ("updates", "step", "episode", "episode_step", "episode_return")
 
 
 class Kill(NamedTuple):
-    """What was found after a kill."""
+    """The state of the run folder after a kill."""
 
     step: int  # of the checkpoint
-    while_saving: bool  # a half-written one lay beside it
+    while_saving: bool  # whether there was a partly written one
 
 
 def digest(value: Any) -> str:
-    """SHA-256 over nested dicts, lists, tensors and numbers."""
+    """Return a SHA-256 over nested dicts, lists, tensors and numbers."""
     sha = hashlib.sha256()
 
     def feed(node: Any) -> None:
@@ -61,7 +61,7 @@ def digest(value: Any) -> str:
 
 
 def digests(run: Path) -> dict[str, str]:
-    """One digest per part of the final state, and one of the evaluations."""
+    """Return one digest per part of the final state, and one of the evaluations."""
     state = checkpoint.load(run / "ckpt.pt")
     parts = {**state.learner.tensors(), "replay": state.record.replay.digests}
     parts |= {name: getattr(state.record, name) for name in COUNTERS}
@@ -79,7 +79,7 @@ def compare(
     longest: float = 12.0,
     while_saving: bool = False,
 ) -> tuple[list[str], list[Kill]]:
-    """Names of the parts that differ, and what was found after each kill.
+    """Return the names of the parts that differ, and the state after each kill.
 
     A kill comes up to `longest` seconds after the start, or with `while_saving` up to one second
     after the first checkpoint that the process has written.
@@ -98,7 +98,7 @@ def compare(
         command = [*train, "--resume", str(killed)] if begun else [*new, "--out", str(killed)]
         before = _identity(kept_file) if while_saving or not begun else None
         child = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        # there has to be something to resume: on a slow machine the start alone takes a while
+        # wait for a checkpoint to resume: on a slow machine the start takes long
         while before is not None and _identity(kept_file) == before and child.poll() is None:
             time.sleep(0.005)
         try:
@@ -115,7 +115,7 @@ def compare(
 
 
 def _identity(path: Path) -> tuple[int, int]:
-    """Another one after the file was replaced; (0, 0) without a file."""
+    """Return a value that changes when the file is replaced; (0, 0) without a file."""
     try:
         status = path.stat()
     except FileNotFoundError:

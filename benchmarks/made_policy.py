@@ -1,4 +1,4 @@
-"""Policies with random weights for benchmarks: any rate, any size, sealed like real ones."""
+"""Policies with random weights for benchmarks: any rate, any size, in the format of real ones."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NAMES = tuple(f"joint_{i}" for i in range(12))
 
 
 def spec_of(rate: float) -> PolicySpec:
-    """Twelve position-controlled joints, 36 observations, about a quadruped."""
+    """Return a contract of quadruped size: 12 position-controlled joints, 36 observations."""
     terms = [
         ObservationTerm(name="q", kind="joint_position", unit="rad", size=12, joints=NAMES),
         ObservationTerm(
@@ -54,7 +54,7 @@ def spec_of(rate: float) -> PolicySpec:
 
 
 def made_policy(path: Path, spec: PolicySpec, width: int, depth: int, steps: int) -> Path:
-    """Write a policy file with random weights. Its certificates say that nothing was measured."""
+    """Write a policy file with random weights. Its certificates contain no measurements."""
     torch.manual_seed(0)
     actor = ScoreNetwork(spec, width=width, depth=depth, steps=steps, dt=0.3)
     nn.init.normal_(actor.output.weight, std=1 / 16)
@@ -106,10 +106,10 @@ def made_policy(path: Path, spec: PolicySpec, width: int, depth: int, steps: int
 
 
 def robot_file(path: Path, rate: float) -> Path:
-    """A robot for it that never gives up, so that what is measured is the loop.
+    """Write a robot configuration for it with large time-outs, so that only the loop is measured.
 
-    The last joint has next to no effort, so its target is always where it was measured (see
-    `CommandLimits`): a number put there comes back in the command that answers it.
+    The last joint has almost no effort, so its target always equals its measured position (see
+    `CommandLimits`): a number sent as its position is returned in the command for that state.
     """
     joints = [
         {

@@ -1,7 +1,7 @@
-"""DIME's update as one writes it first, to time ours against and to check it with.
+"""DIME's update in plain, unoptimised form, as a reference for speed and correctness.
 
-Every diffusion step concatenates latents, observation and time embedding, each critic is a module
-of its own, each log density is summed as it comes, all gradients are autograd's.
+Every diffusion step concatenates latents, observation and time embedding, each critic is a separate
+module, log densities are summed term by term, and all gradients are by autograd.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from dime_robot.runtime.contract.policy_spec import PolicySpec
 
 
 class PlainBatchRenorm(nn.Module):
-    """Batch renormalisation of (B, C), as its definition reads."""
+    """Batch renormalisation of (B, C), by its definition."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -71,10 +71,10 @@ class PlainCritic(nn.Module):
 
 
 class PlainCritics(nn.ModuleList):
-    """All of them."""
+    """The ensemble of critics."""
 
     def absorb(self, statistics: Sequence[BatchStatistics]) -> None:
-        """Nothing: each has moved its running statistics in its pass."""
+        """Do nothing: each critic has updated its running statistics in its pass."""
 
 
 class PlainActor(ScoreNetwork):
@@ -97,7 +97,7 @@ class PlainActor(ScoreNetwork):
 
 
 class PlainDIME(DIME):
-    """The agent with sampler, bound and critics in the plain form, same weights to begin with."""
+    """The agent with sampler, bound and critics in the plain form, same initial weights."""
 
     def __init__(self, spec: PolicySpec, config: TrainConfig, device: torch.device) -> None:
         super().__init__(spec, config, device)
@@ -121,7 +121,7 @@ class PlainDIME(DIME):
         )
 
     def copy_weights(self, agent: DIME) -> None:
-        """Begin where another agent is."""
+        """Copy the state of another agent."""
         self.actor.load_state_dict(agent.actor.state_dict())
         with torch.no_grad():
             for member, critic in enumerate(self.critic):

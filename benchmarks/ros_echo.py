@@ -1,4 +1,4 @@
-"""The least that answers a JointState: the yardstick of `ros_loop.py`, started by it."""
+"""The simplest node that replies to a JointState: the reference of `ros_loop.py`, started by it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ros_nodes.process import MAX_WAIT, realtime_profile, run_node
 
 
 class Echo(Node):
-    """Positions in, the same numbers out."""
+    """Publishes the received positions unchanged as a command."""
 
     def __init__(self) -> None:
         super().__init__("echo")

@@ -4,8 +4,8 @@
     python -m benchmarks.ros_loop --soak 600 --rates 200
 
 Per rate and profile, short segments of echo and policy_node alternate; round trips are measured in
-this process, the policy's own inference (its median) is subtracted, and the ratios to the echo are
-what is compared. `--soak` runs both at once for so many seconds and watches memory and losses.
+this process, the policy's own median inference time is subtracted, and the results are ratios to
+the echo. `--soak` runs both at once for that many seconds and monitors memory and losses.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ from ros_nodes.process import make_executor
 
 ROOT = Path(__file__).parents[1]
 SEGMENT, SEGMENTS = 2.0, 4  # [s], per node
-NUMBERS = 1000  # states are numbered round and round, by a joint that goes up and down again
+NUMBERS = 1000  # states are numbered cyclically, by a joint that moves up and down
 SIZES = {"small": (64, 2, 8), "official": (256, 3, 16)}  # width, depth, diffusion steps
 
 
 class Driver(Node):
-    """A robot that sends states at absolute deadlines and times the answers."""
+    """A robot that sends states at absolute deadlines and times the commands."""
 
     def __init__(self) -> None:
         super().__init__("driver")
@@ -78,7 +78,7 @@ class Driver(Node):
         up = round((message.data[-1] + 0.5) * NUMBERS / 2)
         waiting = self._waiting[name]
         found = [n for n in (up, NUMBERS - up) if n in waiting]
-        if found:  # at the same place on its way up and down: the one that was sent last
+        if found:  # the same position when moving up and down: the one that was sent last
             self.trips[name].append(now - waiting.pop(max(found, key=lambda n: waiting[n])))
 
     def _on_report(self, message: DiagnosticArray) -> None:
@@ -89,7 +89,7 @@ class Driver(Node):
 
     def send(self, name: str) -> None:
         number = self.sent[name] % NUMBERS
-        place = min(number, NUMBERS - number) * 2 / NUMBERS - 0.5  # [rad], no jump for the node
+        place = min(number, NUMBERS - number) * 2 / NUMBERS - 0.5  # [rad], without jumps
         self._state.position = array("d", [0.1] * (len(NAMES) - 1) + [place])
         self._state.header.stamp = stamp_of(time.time())
         self._waiting[name][number] = time.monotonic()
@@ -97,7 +97,7 @@ class Driver(Node):
         self.sent[name] += 1
 
     def pace(self, names: list[str], rate: float, seconds: float) -> None:
-        """States for these nodes, evenly spread over each period."""
+        """Send states to these nodes, evenly spread over each period."""
         count, began = 0, time.monotonic()
         step = 1 / (rate * len(names))
         while (due := began + count * step) < began + seconds:
@@ -139,7 +139,7 @@ class Nodes:
         robot = robot_file(folder / f"robot_{rate:g}.yaml", rate)
         flag = str(realtime).lower()
         policy = {"policy": path, "robot": robot, "budget": 10.0, "recordings": folder}
-        policy["discovery_time"] = 0.5  # in a domain of our own there are no others
+        policy["discovery_time"] = 0.5  # in a separate domain there are no other nodes
         self.processes = {
             "policy": self._start(["-m", "ros_nodes.policy_node"], {**policy, "realtime": flag}),
             "echo": self._start(["-m", "benchmarks.ros_echo"], {"realtime": flag}),
@@ -151,7 +151,7 @@ class Nodes:
         return subprocess.Popen(command, cwd=ROOT, stdout=sys.stderr)
 
     def memory(self, name: str) -> int:
-        """Resident memory [bytes]."""
+        """Return the resident memory of a node [bytes]."""
         text = Path(f"/proc/{self.processes[name].pid}/statm").read_text()
         return int(text.split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
@@ -163,7 +163,7 @@ class Nodes:
 
 
 def compare(driver: Driver, folder: Path, rate: float, size: str, realtime: bool) -> dict[str, Any]:
-    """Alternating segments of echo and policy_node."""
+    """Run alternating segments of echo and policy_node."""
     nodes = Nodes(folder, rate, size, realtime)
     try:
         driver.listen(2.0)
@@ -202,7 +202,7 @@ def compare(driver: Driver, folder: Path, rate: float, size: str, realtime: bool
 
 
 def soak(driver: Driver, folder: Path, rate: float, seconds: float) -> dict[str, Any]:
-    """Both nodes at once, for long."""
+    """Run both nodes at once, for a long time."""
     nodes = Nodes(folder, rate, "small", False)
     memory = []
     try:

@@ -1,7 +1,7 @@
 """What digests cost a save: `python -m benchmarks.save_cost --env Humanoid-v5 --preset official`.
 
-A save is the flush of the replay rows since the last one and the checkpoint, both until they are on
-disk. Saves with digests and without (a stand-in that reads no byte) take turns.
+A save is the flush of the replay rows since the last save and the checkpoint, until both are on
+disk. Saves with digests and without (a mock that reads no byte) alternate.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ from dime_robot.training.run import TrainingRun
 
 
 class NoDigest:
-    """Looks like a hash and reads nothing."""
+    """Has the interface of a hash and reads nothing."""
 
     def __init__(self, content: Any = b"") -> None:
         pass
 
     def update(self, content: Any) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def hexdigest(self) -> str:
-        """As long as the real one."""
+        """Return a digest of the real length."""
         return "0" * 64
 
 
 def measure(env: str, preset: str, repeats: int, folder: Path) -> dict[str, list[float]]:
-    """Seconds of every save, with digests and without."""
+    """Return the seconds of every save, with digests and without."""
     config = preset_config(preset, env).model_copy(update={"device": "cpu", "buffer_size": 50_000})
     run = TrainingRun(config, folder, torch.device("cpu"))
     run.create_folder()

@@ -1,4 +1,4 @@
-"""How long should the ramp be after this process was stopped for a moment?
+"""Compare ramps after a short suspension of the control loop.
 
     python -m benchmarks.stall_ramp
 
@@ -23,7 +23,7 @@ Resume = Callable[[SafetyFilter, float, RobotState, float], None]
 
 
 class StalledRobot(SimulatedRobot):
-    """One whose loop is not called again and again."""
+    """A simulated robot whose loop is repeatedly not called for a short gap."""
 
     def __init__(self, seed: int, gap: float) -> None:
         super().__init__(SCENARIOS[0], "exact", seed)
@@ -34,7 +34,7 @@ class StalledRobot(SimulatedRobot):
         self._loop.poll = lambda: None if self._stopped() else poll()  # type: ignore[method-assign]
 
     def _activate(self) -> None:
-        if not self.outcome.falls:  # one that fell stays where it is
+        if not self.outcome.falls:  # a robot that fell is not moved
             super()._activate()
 
     def _stopped(self) -> bool:
@@ -49,7 +49,7 @@ def main() -> None:
         as_shipped(ours, now, state, ours._config.ramp)
 
     def without(*_: object) -> None:
-        """Go on at once."""
+        """Continue at once."""
 
     variants: dict[str, Resume] = {
         "as long as the gap": as_shipped,

@@ -2,13 +2,13 @@
 
     python benchmarks/train_step.py --preset laptop [--compile] [--json]
 
-`plain` is what one writes first (`plain_dime.py`). `jax` is the same update in JAX, jitted whole
-(`jax_dime.py`), and `sbx_sac`, `sbx_crossq` are the updates of SBX's SAC and CrossQ, of the same
-sizes, which have a Gaussian policy: what a diffusion policy costs. These are timed where the extra
-`bench` is installed. Ours runs as training does, theirs as they come (`AS_THEY_COME`). All run
-interleaved in this process, on one core (on a GPU: --device cuda), and the forms of DIME are
-checked to give the same losses before timing. Ratios are the other's time / our time, so above 1
-ours is faster.
+`plain` is the unoptimised form (`plain_dime.py`). `jax` is the same update in JAX, jitted as a
+whole (`jax_dime.py`), and `sbx_sac`, `sbx_crossq` are the updates of SBX's SAC and CrossQ, of the
+same sizes, which have a Gaussian policy: the difference is the cost of a diffusion policy. These
+are timed if the extra `bench` is installed. This project's update runs as in training, the others
+with their default settings (`AS_THEY_COME`). All run interleaved in this process, on one core (on a
+GPU: --device cuda), and the forms of DIME are checked to give the same losses before timing. Ratios
+are the other's time / this project's time, so above 1 this project is faster.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from pathlib import Path
 from typing import Any
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).parents[1]))  # the other forms are beside this file
-    # compiling is timed from nothing, whatever earlier runs have left
+    sys.path.insert(0, str(Path(__file__).parents[1]))  # the other forms are in this folder
+    # compilation is timed with an empty cache, without results of earlier runs
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = tempfile.mkdtemp()
     if "cuda" not in " ".join(sys.argv):  # one core, before JAX counts those it may use
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
@@ -48,14 +48,14 @@ from dime_robot.training.provenance import provenance
 SIZES = {"tiny": (5, 1), "laptop": (17, 6), "official": (348, 17)}
 ROWS = 10_000  # of made-up replay data
 OURS = ("plain", "eager", "compiled", "graphs")
-# training has the C library keep freed memory (`keep_freed_memory`), a JAX program does not;
-# `jax_kept` is JAX's update in a process that does
+# in training the C library keeps freed memory (`keep_freed_memory`), in a JAX program it does not;
+# `jax_kept` is JAX's update in a process that keeps it
 AS_THEY_COME = ("jax", "sbx_sac", "sbx_crossq")
 Calls = Mapping[str, Callable[[], Any]]
 
 
 def agents(preset: str, device: torch.device, compile_ours: bool) -> dict[str, DIME]:
-    """The torch variants, all with the same weights."""
+    """Make the torch variants, all with the same weights."""
     spec = PolicySpec.flat(preset, *SIZES[preset])
     config = preset_config(preset, "benchmark").model_copy(update={"graphs": False})
 
@@ -74,7 +74,7 @@ def agents(preset: str, device: torch.device, compile_ours: bool) -> dict[str, D
 
 
 def made_up_replay(agent: DIME) -> ReplayBuffer:
-    """Transitions of unit normals."""
+    """Make replay data of unit normals."""
     n_obs, n_act = agent.actor.n_obs, agent.actor.n_act
     replay = ReplayBuffer(ROWS, n_obs, n_act, agent.device, margin=0)
     generator = torch.Generator().manual_seed(0)
@@ -87,7 +87,7 @@ def made_up_replay(agent: DIME) -> ReplayBuffer:
 
 
 def largest_difference(variants: Mapping[str, DIME], batch: Batch) -> float:
-    """Largest relative difference of the losses to the plain form's, same weights and noise."""
+    """Return the losses' largest relative difference to the plain form, same weights and noise."""
     worst = 0.0
     noise = variants["plain"].noise(len(batch.obs))
     losses: dict[str, list[float]] = {}
@@ -104,7 +104,7 @@ def largest_difference(variants: Mapping[str, DIME], batch: Batch) -> float:
 
 
 def jax_update(agent: DIME, replay: ReplayBuffer) -> Callable[[], None]:
-    """The JAX form's environment steps of one delay cycle, from the same weights."""
+    """Return a call of the JAX form for the steps of one delay cycle, from the same weights."""
     import jax
     import jax.numpy as jnp
 
@@ -130,7 +130,7 @@ def jax_update(agent: DIME, replay: ReplayBuffer) -> Callable[[], None]:
 
 
 def sbx_updates(config: TrainConfig, sizes: tuple[int, int]) -> dict[str, Callable[[], None]]:
-    """The updates of SBX's SAC and CrossQ for as many environment steps, same sizes and batch."""
+    """Return the updates of SBX's SAC and CrossQ for as many steps, same sizes and batch."""
     import gymnasium
     import jax
     import numpy as np
@@ -138,7 +138,7 @@ def sbx_updates(config: TrainConfig, sizes: tuple[int, int]) -> dict[str, Callab
     from stable_baselines3.common.logger import configure
 
     class Nothing(gymnasium.Env[np.ndarray, np.ndarray]):
-        """Spaces of the size asked for; it is never stepped."""
+        """An environment with spaces of the required size; it is never stepped."""
 
         observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (sizes[0],), np.float32)
         action_space = gymnasium.spaces.Box(-1, 1, (sizes[1],), np.float32)
@@ -176,7 +176,7 @@ def sbx_updates(config: TrainConfig, sizes: tuple[int, int]) -> dict[str, Callab
 
 
 def interleaved(calls: Calls, repeats: int) -> dict[str, float]:
-    """Median seconds of each call, taken in turn so that a busy machine hits all of them alike."""
+    """Return median seconds of each call, interleaved so that other load affects all equally."""
     times: dict[str, list[float]] = {name: [] for name in calls}
     on_gpu = torch.cuda.is_available()
     for turn in range(repeats + 5):
@@ -194,7 +194,7 @@ def interleaved(calls: Calls, repeats: int) -> dict[str, float]:
 
 
 def rows_of(times: Mapping[str, float], count: int) -> dict[str, dict[str, float]]:
-    """Milliseconds per environment step, and the ratios to our variants."""
+    """Return milliseconds per environment step, and the ratios to this project's variants."""
     found = {}
     for name, seconds in times.items():
         row = {"median_ms": 1e3 * seconds / count}
@@ -211,7 +211,7 @@ def rows_of(times: Mapping[str, float], count: int) -> dict[str, dict[str, float
 
 
 def measure(preset: str, device: torch.device, compile_ours: bool, repeats: int) -> dict[str, Any]:
-    """Median milliseconds and ratios, by part and variant."""
+    """Return median milliseconds and ratios, by part and variant."""
     variants = agents(preset, device, compile_ours)
     eager = variants["eager"]
     config = eager.config
@@ -223,7 +223,7 @@ def measure(preset: str, device: torch.device, compile_ours: bool, repeats: int)
         raise SystemExit(f"the variants' losses differ by {difference:.1e}; timing would mislead")
 
     def delay_cycle(agent: DIME) -> None:
-        """As many environment steps as the policy delay: every phase once."""
+        """Run as many environment steps as the policy delay: every phase once."""
         for _ in range(config.policy_delay):
             agent.learn(replay)
 

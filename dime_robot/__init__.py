@@ -1,6 +1,6 @@
 """dime_robot: the runtime that takes a diffusion policy from MuJoCo to a robot.
 
-What `__all__` names is loaded when it is first used: the import itself loads no torch, no
+The names in `__all__` are loaded when they are first used: the import itself loads no torch, no
 simulator and no ONNX Runtime.
 """
 
@@ -42,7 +42,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(_HOMES[name]), name)
-    globals()[name] = value  # found at once from now on
+    globals()[name] = value  # so that the next access needs no import
     return value
 
 

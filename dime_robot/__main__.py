@@ -17,7 +17,7 @@ COMMANDS = {
 
 
 def overview() -> str:
-    """One line per command."""
+    """Return the list of commands, one line each."""
     lines = ["usage: python -m dime_robot COMMAND ..., or --help after a command", ""]
     lines += [
         f"  {name:10s}{what} (python -m {module})" for name, (module, what) in COMMANDS.items()

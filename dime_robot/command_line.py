@@ -1,6 +1,6 @@
-"""One argument parser for the commands: errors are one sentence, and 1e6 is a whole number.
+"""One argument parser for the commands: errors are one sentence, and 1e6 is an integer.
 
-Of an option that holds one value the last one counts, as usual; lists of values are joined.
+If an option with one value is repeated, the last value is used; repeated lists are concatenated.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ WHOLE = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]{1,3})?")
 
 
 def whole_number(text: str) -> int:
-    """Read 12, 1_000, 1e6 and 2.5e3 as whole numbers.
+    """Parse an integer, such as 12, 1_000, 1e6 or 2.5e3.
 
     Raises:
-        ValueError: no number, or one with a fraction.
+        ValueError: not a number, or not an integer.
     """
     try:
         return int(text)
@@ -38,7 +38,7 @@ def _whole_number(text: str) -> int:
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows the kind of a value, and every default that is one."""
+    """Shows the type of a value, and every default except None."""
 
     def _get_default_metavar_for_optional(self, action: argparse.Action) -> str:
         name = getattr(action.type, "__name__", "text")
@@ -54,7 +54,7 @@ class Parser(argparse.ArgumentParser):
     """A command's options.
 
     Args:
-        prog: the command, as one types it.
+        prog: the command, as it is typed.
         description: the help's first lines.
         **options: others of `argparse.ArgumentParser`.
     """
@@ -69,7 +69,7 @@ class Parser(argparse.ArgumentParser):
         """Read a command line.
 
         Raises:
-            InputError: an unknown option, or a value that is none.
+            InputError: an unknown option, or an invalid value.
         """
         found, unknown = self.parse_known_args(args, namespace)
         if unknown:
@@ -79,7 +79,7 @@ class Parser(argparse.ArgumentParser):
         return found
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Read the known options; --eval_interval is --eval-interval."""
+        """Read the known options; --eval_interval is accepted for --eval-interval."""
         words = [self._spelled(word) for word in args or ()]
         return super().parse_known_args(words, namespace)
 
@@ -89,6 +89,6 @@ class Parser(argparse.ArgumentParser):
         return name.replace("_", "-") + equals + value if word.startswith("--") else word
 
     def error(self, message: str) -> NoReturn:
-        """Raise what is wrong as one sentence."""
+        """Raise an InputError with the message as one sentence."""
         words = message.removeprefix("argument ")
         raise InputError(f"{words}; {self.prog} --help lists all options")

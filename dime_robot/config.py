@@ -1,10 +1,10 @@
 """Check and compare configurations: `python -m dime_robot.config check FILE`, `... diff A B`.
 
-`check` reads a file of the kind of `sim_configs/*.yaml`, builds its simulated robot, sees whether
-policy and robot fit each other, and simulates the default pose for two seconds; it prints
-everything that is wrong, one sentence each, and ends with 2 where something is. `diff` prints which
-numbers differ, and who owns them: a change of the policy's needs a new policy, the robot's describe
-the machine.
+`check` reads a file like those in `sim_configs/`, builds its simulated robot, checks that policy
+and robot are compatible, and simulates the default pose for two seconds; it prints every problem as
+one sentence, and its exit code is 2 if there is one. `diff` prints the values that differ and the
+section that each belongs to: a change in `policy` needs a new policy, `robot` describes the
+machine.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ SAME, DIFFERENT, REFUSED = 0, 1, 2
 
 
 def check(name: str) -> int:
-    """Validate one configuration: print what is right, or every problem that was found.
+    """Validate one configuration: print a summary, or every problem that was found.
 
     Args:
         name: in `sim_configs/`, or a path.
 
     Raises:
-        InputError: there is one problem.
+        InputError: there is exactly one problem.
     """
     from dime_robot.sim.examination import examine  # MuJoCo takes a second to load
 
@@ -60,7 +60,7 @@ def check(name: str) -> int:
 
 
 def diff(name: str, other: str) -> int:
-    """Print what differs between two configurations."""
+    """Print the differences between two configurations."""
     found = differences(load_robot_task(name)[0], load_robot_task(other)[0])
     if found:
         rows = [[*difference, OWNERS[difference[0].split(".")[0]]] for difference in found]

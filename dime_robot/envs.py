@@ -1,8 +1,8 @@
-"""One `make_env` for Gymnasium ids, dm_control tasks, this project's robot tasks and own code.
+"""One `make_env` for Gymnasium ids, dm_control tasks, this project's robot tasks and user code.
 
-Whatever the source, an environment leaves here with flat float32 observations, float32 actions in
-[-1, 1], its time limit as truncation, and a PolicySpec that describes it. What it returns is plain
-Python: rewards are floats, ends are bools, and `info` holds only the entries that this project
+Every environment that it returns has flat float32 observations, float32 actions in [-1, 1], its
+time limit as truncation, and a PolicySpec that describes it. Its values are plain Python: rewards
+are floats, terminated and truncated are bools, and `info` has only the entries that this project
 reads (`is_success`, `measures`, `effort_peak`).
 """
 
@@ -26,7 +26,7 @@ import numpy.typing as npt
 from gymnasium import spaces
 from gymnasium.wrappers import RescaleAction, TimeLimit
 
-import dime_robot.sim  # noqa: F401  imports MuJoCo, before anything else does
+import dime_robot.sim  # noqa: F401  imports MuJoCo, and has to be first
 from dime_robot.runtime.contract.policy_spec import PolicySpec
 from dime_robot.runtime.io.errors import InputError
 from dime_robot.runtime.policy.env_name import PYTHON
@@ -51,7 +51,7 @@ class DmControlEnv(gymnasium.Env[FloatArray, FloatArray]):
     metadata = {"render_modes": ["rgb_array"]}
 
     def __init__(self, domain: str, task: str, render_mode: str | None = None) -> None:
-        with warnings.catch_warnings():  # it warns of a missing display even where none is needed
+        with warnings.catch_warnings():  # it warns of a missing display even if none is needed
             warnings.filterwarnings("ignore", message=".*DISPLAY")
             from dm_control import suite
 
@@ -88,7 +88,7 @@ class DmControlEnv(gymnasium.Env[FloatArray, FloatArray]):
         return self._flat(self._env.reset().observation), {}
 
     def step(self, action: FloatArray) -> tuple[FloatArray, float, bool, bool, dict[str, Any]]:
-        """One control step.
+        """Simulate one control step.
 
         Args:
             action: inside the bounds, shape (n_act,).
@@ -99,7 +99,7 @@ class DmControlEnv(gymnasium.Env[FloatArray, FloatArray]):
         return self._flat(step.observation), reward, terminated, step.last() and not terminated, {}
 
     def render(self) -> npt.NDArray[np.uint8] | None:
-        """The current frame, shape (360, 480, 3)."""
+        """Return the current frame, shape (360, 480, 3)."""
         if self.render_mode != "rgb_array":
             return None
         frame: npt.NDArray[np.uint8] = self._env.physics.render(360, 480, camera_id=0)
@@ -109,8 +109,9 @@ class DmControlEnv(gymnasium.Env[FloatArray, FloatArray]):
 class BoundedActions(gymnasium.ActionWrapper[Any, Any, Any]):
     """Actions in the environment's own type and within its bounds; fixed dimensions stay fixed.
 
-    A dimension whose bounds are equal has one possible value. The policy keeps a number for it, so
-    that the action vector has the environment's length and order, and that number has no effect.
+    A dimension whose bounds are equal has one possible value. The policy's action still has an
+    entry for it, without effect, so that the action vector keeps the environment's length and
+    order.
     """
 
     def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
@@ -125,7 +126,7 @@ class BoundedActions(gymnasium.ActionWrapper[Any, Any, Any]):
         )
 
     def action(self, action: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """The action inside the environment's bounds, in its type.
+        """Return the action within the environment's bounds, in its type.
 
         Args:
             action: in [-1, 1], shape (n_act,).
@@ -138,7 +139,7 @@ class BoundedActions(gymnasium.ActionWrapper[Any, Any, Any]):
 
 @contextmanager
 def _refused_as(what: str) -> Iterator[None]:
-    """Raise whatever foreign code raises as an InputError that begins with these words."""
+    """Convert any exception of an environment to an InputError that begins with these words."""
     try:
         yield
     except InputError:
@@ -148,7 +149,7 @@ def _refused_as(what: str) -> Iterator[None]:
 
 
 class PlainEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """Turns whatever an environment returns into plain values; see the module's docstring.
+    """Converts everything that an environment returns to plain values; see the module's docstring.
 
     Args:
         env: with a Box of actions in [-1, 1] and observations of numeric spaces.
@@ -170,7 +171,7 @@ class PlainEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         """Start an episode.
 
         Raises:
-            InputError: the environment failed, or gave something else than numbers.
+            InputError: the environment failed, or returned something other than numbers.
         """
         with _refused_as(f"{self._name}: reset failed"):
             given = self.env.reset(seed=seed, options=options)
@@ -182,13 +183,13 @@ class PlainEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         return self._vector(given[0]), self._plain_info(given[1])
 
     def step(self, action: FloatArray) -> tuple[FloatArray, float, bool, bool, dict[str, Any]]:
-        """One control step.
+        """Simulate one control step.
 
         Args:
             action: in [-1, 1], shape (n_act,).
 
         Raises:
-            InputError: the environment failed, or gave something else than numbers.
+            InputError: the environment failed, or returned something other than numbers.
         """
         with _refused_as(f"{self._name}: step failed"):
             obs, reward, terminated, truncated, info = self.env.step(action)
@@ -201,15 +202,15 @@ class PlainEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         )
 
     def close(self) -> None:
-        """Close it; a function may give the same environment again from now on."""
+        """Close the environment; a function may return the same environment again from now on."""
         _in_use.pop(id(self.unwrapped), None)
         super().close()
 
     def _vector(self, given: Any) -> FloatArray:
-        """A copy: some environments write every observation into the same array."""
+        """Return a copy, since some environments write every observation into the same array."""
         try:
             flat = given if self._is_vector else spaces.flatten(self._given, given)
-            with np.errstate(over="ignore"):  # beyond float32: inf, which is refused by name
+            with np.errstate(over="ignore"):  # beyond float32: inf, which is refused later
                 vector = np.array(flat, dtype=np.float32).reshape(-1)
         except (TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
             raise InputError(
@@ -245,7 +246,7 @@ class PlainEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         plain: dict[str, Any] = {}
         if info.get("is_success") is not None:
             plain["is_success"] = self._truth('info["is_success"]', info["is_success"])
-        # another environment's "measures" may be anything: what is no number is not ours
+        # another environment's "measures" may be anything: entries that are not numbers are ignored
         metrics = info.get("measures")
         if isinstance(metrics, Mapping):
             numbers = {name: plain_number(value) for name, value in metrics.items()}
@@ -261,14 +262,14 @@ class PlainEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
 
 
 def plain_number(given: Any) -> float | None:
-    """A Python float of a number, a bool or an array of one; None where it is none of these."""
+    """Return a number, a bool or an array with one entry as a float; None: it is none of these."""
     if type(given) is float:
         return given
     if given is None or isinstance(given, str | bytes):
         return None
     try:
         array = np.asarray(given)
-    except Exception:  # foreign objects convert, or fail, in their own ways
+    except Exception:  # the conversion of a foreign object can raise anything
         return None
     if array.size != 1 or array.dtype.kind not in "biuf":
         return None
@@ -276,10 +277,10 @@ def plain_number(given: Any) -> float | None:
 
 
 def in_one_line(error: BaseException) -> str:
-    """An exception's message, and the file and line where it was raised."""
+    """Return an exception's message, and the file and line where it was raised."""
     try:
         words = str(error)
-    except Exception:  # PyOpenGL's have none where there is no display
+    except Exception:  # PyOpenGL's exceptions have no message where there is no display
         words = "(no message)"
     text = " ".join(f"{type(error).__name__}: {words}".split())[:200]
     frames = extract_tb(error.__traceback__)
@@ -287,15 +288,15 @@ def in_one_line(error: BaseException) -> str:
 
 
 class SharedEnvironmentError(InputError):
-    """A function gave an environment that is in use already."""
+    """A function returned an environment that is already in use."""
 
 
 def env_name(env: EnvLike) -> str:
-    """What settings, files and messages call an environment.
+    """Return the name of an environment in settings, files and messages.
 
     Returns:
-        The name itself; of a function, a class or an object python:NAME, which `make_env` and
-        every file refuse as a name.
+        The name itself; for a function, a class or an object python:NAME, which is refused as a
+        name by `make_env` and in every file.
     """
     if isinstance(env, str):
         return env
@@ -307,17 +308,17 @@ def env_name(env: EnvLike) -> str:
 
 
 def make_env(env: EnvLike, render_mode: str | None = None, startup_seed: int = 0) -> Env:
-    """Build an environment; see the module's docstring for the form it has.
+    """Build an environment; see the module's docstring for its properties.
 
-    An object is never stepped or closed itself: what is built from it is a deep copy, so that
-    training, evaluation and the caller do not disturb each other.
+    An object is never stepped or closed itself: a deep copy is used, so that training, evaluation
+    and the caller do not affect each other.
 
     Args:
         env: a Gymnasium id (MODULE:ID imports MODULE first), dm_control/DOMAIN-TASK-v0,
             sim:NAME, a function without arguments that makes a new environment at each call, or
             an environment that can be copied.
-        render_mode: None or rgb_array; what a function makes has its own.
-        startup_seed: of what a robot task draws once for the environment's life.
+        render_mode: None or rgb_array; the environment of a function has its own.
+        startup_seed: for the values that a robot task draws once in the environment's life.
 
     Raises:
         InputError: unknown name, missing package, a constructor that failed, an environment that
@@ -375,7 +376,7 @@ def _in_plain_form(env: gymnasium.Env[Any, Any], name: str) -> Env:
         if (box.low == box.high).any() or box.dtype not in (np.float32, np.float64):
             env = BoundedActions(env)
         assert env.action_space.dtype is not None
-        number = env.action_space.dtype.type  # another type than the bounds' would be warned of
+        number = env.action_space.dtype.type  # Gymnasium warns of a type other than the bounds'
         return PlainEnv(RescaleAction(env, number(-1.0), number(1.0)), name)
     except BaseException:
         env.close()
@@ -410,7 +411,7 @@ def _checked_actions(name: str, space: spaces.Space[Any]) -> spaces.Box:
 
 
 def _check_observations(name: str, space: spaces.Space[Any]) -> None:
-    """Refuse parts that are not made of numbers; bounds do not matter."""
+    """Refuse parts of a space that are not numeric; bounds do not matter."""
     for place, part in _parts(space):
         numeric = isinstance(part, NUMERIC_SPACES)
         if not numeric or (isinstance(part, spaces.Box) and part.dtype.kind not in "biuf"):
@@ -424,7 +425,7 @@ def _check_observations(name: str, space: spaces.Space[Any]) -> None:
 
 
 def _parts(space: spaces.Space[Any], place: str = "") -> Iterator[tuple[str, spaces.Space[Any]]]:
-    """Spaces that hold no others, each with its place, `a.b.0`."""
+    """Yield the spaces that contain no others, each with its path, `a.b.0`."""
     parts: Iterable[tuple[Any, spaces.Space[Any]]]
     if isinstance(space, spaces.Dict):
         parts = space.spaces.items()
@@ -466,7 +467,7 @@ def _gymnasium(name: str, render_mode: str | None) -> gymnasium.Env[Any, Any]:
     except ModuleNotFoundError as error:
         what = f"the package {error.name}" if error.name else str(error)
         raise InputError(f"{name}: cannot be made here, missing: {what}") from None
-    except Exception as error:  # constructors fail in their own ways
+    except Exception as error:  # a constructor can raise anything
         raise InputError(f"{name}: cannot be made here: {in_one_line(error)}") from error
 
 
@@ -474,14 +475,14 @@ def _constructed(name: str, render_mode: str | None) -> gymnasium.Env[Any, Any]:
     try:
         return gymnasium.make(name, render_mode=render_mode, disable_env_checker=True)
     except TypeError as error:
-        # a constructor need not know the argument where nothing is rendered
+        # a constructor need not have the argument if nothing is rendered
         if render_mode is not None or "'render_mode'" not in str(error):
             raise
         return gymnasium.make(name, disable_env_checker=True)
 
 
 def time_limit(env: gymnasium.Env[Any, Any]) -> int | None:
-    """Steps after which an episode is truncated; None where the environment states no limit."""
+    """Return the steps after which an episode is truncated; None: the environment has no limit."""
     own = getattr(env.unwrapped, "step_limit", None)
     if isinstance(own, int):
         return own
@@ -493,14 +494,14 @@ def time_limit(env: gymnasium.Env[Any, Any]) -> int | None:
 
 
 def sizes_of(env: Env) -> tuple[int, int]:
-    """Lengths (n_obs, n_act) of its vectors."""
+    """Return the lengths (n_obs, n_act) of an environment's vectors."""
     assert env.observation_space.shape is not None
     assert env.action_space.shape is not None
     return env.observation_space.shape[0], env.action_space.shape[0]
 
 
 def spec_of(env: Env, name: str) -> PolicySpec:
-    """The contract of an environment: its own, or a flat one built from its spaces."""
+    """Return the contract of an environment: its own, or a flat one built from its spaces."""
     own = getattr(env.unwrapped, "policy_spec", None)
     if isinstance(own, PolicySpec):
         return own
@@ -509,13 +510,13 @@ def spec_of(env: Env, name: str) -> PolicySpec:
 
 
 def action_bounds(name: EnvLike) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """The bounds of an environment's actions in its own units, as `gymnasium.make` gives it.
+    """Return the bounds of an environment's actions in its own units, as of `gymnasium.make`.
 
     Args:
         name: as for `make_env`.
 
     Returns:
-        Lowest and highest action, shape (n_act,) each.
+        Lower and upper bound, shape (n_act,) each.
 
     Raises:
         InputError: as for `make_env`.
@@ -533,9 +534,9 @@ def action_bounds(name: EnvLike) -> tuple[npt.NDArray[np.float32], npt.NDArray[n
 
 
 def control_rate(env: gymnasium.Env[Any, Any]) -> float:
-    """How often it is controlled [Hz]: by its time step `dt` [s], its frame rate, or 50.
+    """Return the control rate [Hz]: from the time step `dt` [s], the frame rate, or 50.
 
-    What is no positive number (a method, 0) is ignored.
+    A value that is not a positive number (a method, 0) is ignored.
     """
     try:
         dt = plain_number(getattr(env.unwrapped, "dt", None))

@@ -1,8 +1,9 @@
 """Evaluate a policy: `python -m dime_robot.evaluate ckpt.pt`, or `policy.onnx` without torch.
 
 Reports the sampler's three noise modes (see `runtime/policy/noise.py`): on hardware fresh noise at
-every step shakes joints, so it matters what the others do. `--suite` tries a policy that follows a
-velocity on every robot its configuration knows; `--policy zero` and `--policy random` need no file.
+every step shakes joints, so the results of the other modes matter. `--suite` evaluates a policy
+that tracks a velocity in all conditions of the robustness suite; `--policy zero` and
+`--policy random` need no file.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from dime_robot.runtime.io.errors import InputError
 from dime_robot.runtime.policy.env_name import require_file_may_name
 from dime_robot.runtime.policy.noise import NOISE_LEGEND, NOISE_MODES, NoiseMode
 
-if TYPE_CHECKING:  # what takes seconds to load is imported by the functions that need it
+if TYPE_CHECKING:  # modules that take seconds to load are imported by the functions that need them
     from dime_robot.loaded_policy import LoadedPolicy
 
 PROGRAM = "python -m dime_robot.evaluate"
@@ -37,7 +38,7 @@ SHORT = 1  # exit code: the suite's thresholds are not met
 
 
 def load_builtin(name: Literal["zero", "random"], env: str) -> LoadedPolicy:
-    """A policy that needs no file: no action at all, or uniformly random ones.
+    """Return a policy that needs no file: zero actions, or uniformly random ones.
 
     Raises:
         InputError: no such environment.
@@ -114,7 +115,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _episodes(arguments: Namespace, loaded: LoadedPolicy, env: str) -> dict[str, Any]:
-    """Noise mode -> its evaluation; each is printed when it ends."""
+    """Evaluate each noise mode and print its result; return noise mode -> evaluation."""
     from dime_robot.loaded_policy import run_episodes
 
     episodes = EPISODES if arguments.episodes is None else arguments.episodes
@@ -145,7 +146,7 @@ def _video(arguments: Namespace, loaded: LoadedPolicy, env: str) -> None:
         seed = seed_of(arguments.seed, 3)
         frames = record_video(env, loaded.act_with, loaded.noise_shape, seed, path)
         text = f"video  {path} ({frames} frames)"
-    else:  # no display: which back end works is found out in processes of their own
+    else:  # no display: the back ends are tried in separate processes
         options = ["--env", env]
         options += ["--policy", arguments.policy] if arguments.policy is not None else []
         reason = record_in_child(arguments.file, path, arguments.seed, options)
@@ -180,7 +181,7 @@ def _check(arguments: Namespace) -> None:
 
 
 def _load(arguments: Namespace) -> tuple[LoadedPolicy, str]:
-    """The policy, and the name of the environment to evaluate it in."""
+    """Load the policy; return it and the name of the environment to evaluate it in."""
     if arguments.policy is not None:
         return load_builtin(arguments.policy, arguments.env), arguments.env
     from dime_robot.loaded_policy import load_policy, policy_file

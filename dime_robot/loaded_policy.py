@@ -26,7 +26,7 @@ from dime_robot.runtime.policy.noise import NoiseMode, NoiseSource
 from dime_robot.training.run_folder import RunFolder
 
 _MAX_PARALLEL = 20  # environments that step together
-_EVALUATION = 2  # the key of episodes among the seeds that follow from one number
+_EVALUATION = 2  # key of episodes among the seeds derived from one number
 _OTHER_FILES = (".yaml", ".yml", ".csv", ".json", ".html", ".xml", ".mp4", ".bin", ".npz")
 
 
@@ -34,7 +34,7 @@ class LoadedPolicy:
     """The policy of a checkpoint or a policy.onnx, with one interface for both.
 
     Pickling and copying store the path and the state of the noise; the file is read again, and
-    refused where it has changed.
+    refused if it has changed.
 
     Args:
         act_with: raw observations (B, n_obs), unit normals (B, N+1, n_act) -> actions (B, n_act).
@@ -44,7 +44,7 @@ class LoadedPolicy:
         noise: mode of the noise of `act`.
         seed: of the noise.
         path: the file; none for an agent that needs no file.
-        digest: SHA-256 of what the file holds.
+        digest: SHA-256 of the file's content.
     """
 
     def __init__(
@@ -69,13 +69,13 @@ class LoadedPolicy:
         """Sample an action for one observation, or one each for several.
 
         Args:
-            observation: raw values as the environment gives them, shape (n_obs,) or (B, n_obs).
+            observation: raw values as the environment returns them, (n_obs,) or (B, n_obs).
 
         Returns:
             A new array of actions in [-1, 1], shape (n_act,) or (B, n_act).
 
         Raises:
-            InputError: another shape, or the policy gave NaN.
+            InputError: another shape, or the policy's action is NaN.
         """
         return self._act(observation, self._mode)
 
@@ -86,7 +86,7 @@ class LoadedPolicy:
         episode_start: object = None,
         deterministic: bool = True,
     ) -> tuple[FloatArray, None]:
-        """Act as a policy of Stable-Baselines3 does.
+        """Return actions with the interface of a Stable-Baselines3 policy.
 
         Args:
             observation: as for `act`, shape (n_obs,) or (B, n_obs).
@@ -109,7 +109,7 @@ class LoadedPolicy:
         return low + (actions + 1) / 2 * (high - low), None
 
     def reset(self, seed: int | None = None) -> None:
-        """Begin an episode: held noise is drawn anew; a seed starts the noise over."""
+        """Begin an episode: held noise is drawn anew; a seed restarts the noise."""
         self._seed = self._seed if seed is None else seed
         for source in self._sources.values():
             source.reset(seed)
@@ -144,10 +144,10 @@ class LoadedPolicy:
 
 
 def policy_file(path: Path) -> Path:
-    """The file of a policy; of a run folder the best checkpoint, or else the last one.
+    """Return the file of a policy; for a run folder the best checkpoint, or else the last one.
 
     Raises:
-        InputError: neither is there, or it is a file of another kind.
+        InputError: neither exists, or it is a file of another kind.
     """
     if path.is_dir():
         return RunFolder(path).best_policy()
@@ -167,7 +167,7 @@ def load_policy(path: Path | str, *, noise: NoiseMode = "fresh", seed: int = 0) 
         seed: of the noise.
 
     Raises:
-        InputError: the file cannot be used, or holds NaN.
+        InputError: the file cannot be used, or contains NaN.
     """
     path = policy_file(Path(path))
     options: dict[str, Any] = {"noise": noise, "seed": seed, "path": path}
@@ -190,7 +190,7 @@ def load_policy(path: Path | str, *, noise: NoiseMode = "fresh", seed: int = 0) 
 
 
 def require_fitting_env(env: EnvLike, spec: PolicySpec) -> None:
-    """Refuse an environment that a policy was not made for.
+    """Refuse an environment that does not fit a policy.
 
     Args:
         env: what `make_env` takes.
@@ -229,16 +229,16 @@ def evaluate_policy(
 
     Args:
         policy: a policy, or the file of one.
-        episodes: how many.
+        episodes: number of episodes.
         env: the environment as `train_policy` takes it, by default the one that the policy was
-            trained in; of an object every episode runs in a copy.
+            trained in; with an object every episode runs in a copy.
         noise: mode of the sampler's noise.
-        seed: starts and noises follow from it.
-        watch: called before every step with the episodes that ended, all episodes, and the
-            steps of those that run.
+        seed: initial states and noise are derived from it.
+        watch: called before every step with the number of ended episodes, that of all episodes,
+            and the steps of the running ones.
 
     Returns:
-        The evaluation; printed it is one line.
+        The evaluation; `print` shows it as one line.
 
     Raises:
         InputError: the file or the environment cannot be used, or they do not fit.
@@ -261,7 +261,7 @@ def run_episodes(
     seed: int,
     watch: Watch | None = None,
 ) -> Evaluation:
-    """Run the episodes of `evaluate_policy`, where policy and environment fit."""
+    """Run the episodes of `evaluate_policy`; policy and environment have to fit."""
     evaluator = Evaluator(env, policy.noise_shape, min(_MAX_PARALLEL, episodes), seed=seed)
     try:
         return evaluator.run(policy.act_with, episodes, (seed, _EVALUATION), noise, watch)

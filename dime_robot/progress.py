@@ -1,4 +1,4 @@
-"""ProgressLine: how far something is, in one line that is redrawn where a terminal shows it."""
+"""ProgressLine: shows progress in one line, which is redrawn in place on a terminal."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ CLEAR = "\r\x1b[K"  # to the first column, and clear the line
 
 
 class ProgressLine:
-    """A line that is redrawn in place on a terminal; elsewhere one is printed now and then.
+    """A line that is redrawn in place on a terminal; elsewhere one is printed every REPEAT [s].
 
     Args:
-        stream: where it goes.
+        stream: the output stream.
         quiet: print nothing.
     """
 
@@ -25,7 +25,7 @@ class ProgressLine:
         self._visible = False
 
     def due(self) -> bool:
-        """Whether it is time for a new one; cheap enough for every step."""
+        """Whether it is time for a new line; cheap enough for every step."""
         now = time.monotonic()
         if self._quiet or now - self._drawn < (REDRAW if self._redraws else REPEAT):
             return False
@@ -33,7 +33,7 @@ class ProgressLine:
         return True
 
     def draw(self, text: str) -> None:
-        """Show how far it is."""
+        """Show the progress."""
         if not self._redraws:
             self.line(text)
             return
@@ -42,7 +42,7 @@ class ProgressLine:
         self._visible = True
 
     def line(self, text: str) -> None:
-        """Print a line that stays, above the progress."""
+        """Print a permanent line, above the progress."""
         if not self._quiet:
             self.clear()
             print(text, file=self._stream, flush=True)

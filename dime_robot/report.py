@@ -2,7 +2,7 @@
 
 A run folder gets `report.html`, one file that opens offline. A folder of collected results (one CSV
 per task with the columns of `eval.csv`, several seeds each) gets figures and `summary.md`: see
-`results.py`.
+`results/summary.py`.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ if TYPE_CHECKING:  # matplotlib and torch take seconds to load
     from dime_robot.training.checkpoint import FinalEvaluation
     from dime_robot.training.lineage import Lineage
 
-MAX_VIDEO_BYTES = 500_000  # larger ones stay beside the report, which has to stay under 1 MB
+MAX_VIDEO_BYTES = 500_000  # larger ones are not embedded: the report has to stay under 1 MB
 
 
 def learning_curve(rows: Sequence[EvalRow], title: str) -> str:
-    """Return over steps with its spread over episodes, as an SVG element."""
+    """Plot the return over steps with its spread over episodes, as an SVG element."""
     from dime_robot.results.figures import figure_of_returns
 
     def draw(axes: Axes) -> None:
@@ -54,7 +54,7 @@ def learning_curve(rows: Sequence[EvalRow], title: str) -> str:
 
 
 def _repetition(lineage: Lineage) -> str:
-    """The commands behind the policy, and what was not recorded."""
+    """List the commands that produced the policy, and what was not recorded."""
     from dime_robot.training.lineage import commands
 
     lines = "<br>".join(f"<code>{html.escape(line)}</code>" for line in commands(lineage))

@@ -1,9 +1,9 @@
 """Many runs: `python -m dime_robot.sweep --envs Pendulum-v1 sim:cartpole --seeds 0-4 --jobs 2`.
 
-Every run is a `python -m dime_robot.train` of its own, with a folder and a log of its own; options
-after `--` go to each of them. The same command again goes on where the last one stopped and starts
-nothing that is finished. At the end there is a CSV per task, which `python -m dime_robot.report`
-draws, and `summary.md`: both are about the tasks and seeds of this command.
+Every run is a separate process of `python -m dime_robot.train`, with its own folder and log;
+options after `--` apply to all of them. The same command, run again, continues all unfinished runs.
+At the end the sweep writes a CSV per task, which `python -m dime_robot.report` plots, and
+`summary.md`, both for the tasks and seeds of this command.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ UNFINISHED = 1  # exit code: a run failed, or was stopped
 LOG_LINES = 5  # of a failed run, shown
 MAX_SEEDS = 1000
 MAX_NAME = 100  # [characters] of a folder
-OWN_OPTIONS = ("--env", "--seed", "--out", "--resume", "--video")  # not for all runs alike
+OWN_OPTIONS = ("--env", "--seed", "--out", "--resume", "--video")  # differ from run to run
 
 
 def _parser() -> Parser:
@@ -72,7 +72,7 @@ def _parser() -> Parser:
 
 @dataclass(frozen=True)
 class Run:
-    """One run of the sweep: its settings, and where it goes."""
+    """One run of the sweep: its settings and its folder."""
 
     config: TrainConfig
     files: RunFolder
@@ -82,17 +82,17 @@ class Run:
 
     @property
     def log(self) -> Path:
-        """The output of its process; beside the folder, which has to be new for it."""
+        """The file with its process's output; outside its folder, which has to be new."""
         return self.files.path.with_name(f"{self.files.path.name}.log")
 
     def rows(self) -> tuple[list[EvalRow], bool]:
-        """Its evaluations, none where its settings are others; and whether it is finished."""
+        """Read its evaluations (none if its settings differ), and whether it is finished."""
         from dime_robot.training import checkpoint  # torch takes seconds to load
 
         try:
             record = checkpoint.load(self.files.checkpoint).record
             rows = read_eval_csv(self.files.evaluations)
-        except InputError:  # not there yet, or unusable: the run itself prints why
+        except InputError:  # missing, or unusable: the run itself prints the reason
             return [], False
         config = record.config
         if config.model_copy(update={"steps": self.config.steps}) != self.config:
@@ -101,7 +101,7 @@ class Run:
         return rows, bool(finished)
 
     def command(self, options: Sequence[str]) -> list[str]:
-        """The command line that starts it or goes on with it."""
+        """Return the command line that starts or resumes it."""
         from dime_robot.training import checkpoint
 
         words = [sys.executable, "-m", "dime_robot.train", "--no-video"]
@@ -113,15 +113,15 @@ class Run:
             had = checkpoint.load(self.files.checkpoint).config
         except InputError:
             had = self.config
-        # whatever differs now, an option left out included, so that train can refuse it
+        # all settings that differ now, also by an omitted option, so that train can refuse them
         return [*words, "--resume", folder, *option_words(changes(self.config, had))]
 
 
 def parse_seeds(text: str) -> list[int]:
-    """`0-2,7` -> [0, 1, 2, 7]: ascending, each once.
+    """Parse seeds, as `0-2,7` -> [0, 1, 2, 7]: ascending, each once.
 
     Raises:
-        InputError: something else than numbers and ranges, or more than `MAX_SEEDS`.
+        InputError: something other than numbers and ranges, or more than `MAX_SEEDS`.
     """
     seeds: set[int] = set()
     for part in text.split(","):
@@ -141,16 +141,16 @@ def parse_seeds(text: str) -> list[int]:
 def plan(
     envs: Sequence[str], seeds: Sequence[int], out: Path | None, options: Sequence[str]
 ) -> tuple[Path, list[Run]]:
-    """The sweep's folder and its runs, task by task.
+    """Return the sweep's folder and its runs, task by task.
 
     Args:
         envs: names of the tasks.
         seeds: of each task, ascending.
-        out: the folder; none: one that is named after tasks and options.
+        out: the folder; none: one named after tasks and options.
         options: of every run.
 
     Raises:
-        InputError: options that do not fit, or not for all runs alike.
+        InputError: options that do not fit, or that cannot be the same for all runs.
     """
     envs = list(dict.fromkeys(envs))
     if not envs or not all(env.strip() for env in envs):
@@ -189,7 +189,7 @@ class Sweep:
 
     Args:
         runs: in the order of their numbers, which begin at 1.
-        options: of every run, beside its task and its seed.
+        options: of every run, in addition to its task and seed.
         jobs: processes at the same time.
         lock: a file that stays open in every process, also when the sweep itself was killed.
     """
@@ -203,13 +203,13 @@ class Sweep:
         self._processes: list[subprocess.Popen[bytes]] = []
 
     def stop(self, signum: int, frame: FrameType | None) -> None:
-        """Handle a signal: start no new run, let the running ones end; a second Ctrl-C kills."""
+        """Handle a signal: start no new run, let running ones end; a second Ctrl-C kills them."""
         again = self.stopping.is_set()
         self.stopping.set()
         for process in self._processes:
             if not again:
                 process.terminate()
-            elif signum == signal.SIGINT:  # a second SIGTERM would end their reports
+            elif signum == signal.SIGINT:  # a second SIGTERM would interrupt their reports
                 process.kill()
         # stdout may be closed, or in use by the very line that the signal interrupted
         with suppress(OSError, RuntimeError):
@@ -217,7 +217,7 @@ class Sweep:
                 print("stopping: runs write their checkpoints; again Ctrl-C kills", flush=True)
 
     def work(self) -> None:
-        """Return when every run has ended or, after `stop`, every process."""
+        """Run everything; return when all runs have ended or, after `stop`, all processes."""
         unfinished = []
         for number, run in enumerate(self.runs, 1):
             rows, finished = run.rows()
@@ -257,7 +257,7 @@ class Sweep:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env={"OMP_NUM_THREADS": "1", **os.environ},
-                start_new_session=True,  # a terminal's Ctrl-C reaches only us
+                start_new_session=True,  # a terminal's Ctrl-C reaches only the sweep
                 pass_fds=(self.lock.fileno(),),
             )
 
@@ -288,7 +288,7 @@ def write_tables(out: Path, runs: Sequence[Run], failures: Mapping[int, str], co
         own = [(number, run) for number, run in enumerate(runs, 1) if run.config.env == env]
         for number, run in own:
             found, complete = run.rows()
-            rows += found  # of a failed run too: without it the mean would be too high
+            rows += found  # also of a failed run: without it the mean would be too high
             if not complete:
                 missing.append(f"{run.config.seed}: {failures.get(number, 'stopped')}")
         path, cells = out / f"{folder_name(env)}.csv", ["-"] * len(OUTCOME)
@@ -296,7 +296,7 @@ def write_tables(out: Path, runs: Sequence[Run], failures: Mapping[int, str], co
             write_eval_csv(path, rows)
             cells = outcome(Curves.of(env, rows))
         else:
-            path.unlink(missing_ok=True)  # an older one is of other runs
+            path.unlink(missing_ok=True)  # an older file is of other runs
         count = f"{len(own) - len(missing)} of {len(own)}"
         lines.append([env, count, *cells, ", ".join(missing) or "-"])
     text = text_table(["task", "seeds finished", *OUTCOME, "not finished"], lines)

@@ -28,7 +28,7 @@ from dime_robot.training.presets import preset_config, task_settings
 from dime_robot.training.run_folder import RunFolder
 from dime_robot.training.run_request import RunRequest
 
-if TYPE_CHECKING:  # torch takes seconds to load: functions import what needs it
+if TYPE_CHECKING:  # torch takes seconds to load: functions import the modules that need it
     import torch
 
     from dime_robot.training.logger import RunLogger
@@ -79,7 +79,7 @@ def _read(argv: Sequence[str], default: TrainConfig, resume: Path | None = None)
 
 
 def parse(argv: Sequence[str]) -> RunRequest:
-    """Read a command line over its defaults: preset and task, or the run to resume.
+    """Read a command line; defaults come from preset and task, or from the run to resume.
 
     Raises:
         InputError: a value that does not fit, or an option that differs from the resumed run's.
@@ -146,7 +146,7 @@ class StopSignals:
         self.run: TrainingRun | None = None
 
     def __call__(self, signum: int, frame: FrameType | None) -> None:
-        """The handler."""
+        """Handle a signal."""
         run = self.run
         late = signum == signal.SIGALRM
         if run is not None and run.stepping and not run.stop_requested and not late:
@@ -157,7 +157,7 @@ class StopSignals:
 
     @contextmanager
     def handled(self) -> Iterator[None]:
-        """Handle the signals while the context is open."""
+        """Handle the signals while this context is active."""
         signals = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
         previous = {each: signal.signal(each, self) for each in signals}
         try:
@@ -193,7 +193,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _resumable(arguments: RunRequest | None, signals: StopSignals) -> RunFolder | None:
-    """The run that was interrupted, where it has a checkpoint."""
+    """Return the run that was interrupted, if it has a checkpoint."""
     files = signals.run.files if signals.run is not None else None
     if files is None and arguments is not None and arguments.resume is not None:
         files = RunFolder(arguments.resume)
@@ -201,7 +201,7 @@ def _resumable(arguments: RunRequest | None, signals: StopSignals) -> RunFolder 
 
 
 def _resume_command(files: RunFolder, arguments: RunRequest | None) -> str:
-    """The command that resumes it."""
+    """Return the command that resumes a run."""
     options = [] if arguments is None else env_options(arguments.config.env)
     return f"{PROGRAM} --resume {shlex.join([str(files.path), *options])}"
 
@@ -216,7 +216,7 @@ def _train(arguments: RunRequest, signals: StopSignals) -> int:
     signals.run = run = start_run(arguments, device)
     if run.finished:
         run.close()
-        if not run.files.report.exists():  # killed between the two
+        if not run.files.report.exists():  # killed between checkpoint and report
             write_report(run.folder)
         print(f"{run.folder} is finished ({run.step:,} steps); --steps N extends it")
         return 0

@@ -1,9 +1,9 @@
-"""Make the site out of the repository: MkDocs calls these functions while it builds.
+"""Make the site from the repository: MkDocs calls these functions during a build.
 
-README.md is the start page, and the results and the changelog are pages too, so that no sentence
-has two homes. Links in the Markdown are those of the repository, which work on any host of it: here
-they lead to the page of the site, to a page that shows the code, or to a copy of the file.
-Equations become MathML, which browsers show without a script.
+README.md is the start page, and the results and the changelog are pages too, so that no text is
+duplicated. Links in the Markdown are relative paths in the repository; they are converted to links
+to a page of the site, to a page that shows the code, or to a copy of the file. Equations become
+MathML, which browsers show without a script.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from mkdocs.structure.files import File, Files, InclusionLevel
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[1]
-PAGES = {  # page of the site -> file of the repository; the others lie in docs/
+PAGES = {  # page of the site -> file of the repository; the others are in docs/
     "index.md": "README.md",
     "changelog.md": "CHANGELOG.md",
     "results/README.md": "results/README.md",
@@ -26,14 +26,14 @@ PAGES = {  # page of the site -> file of the repository; the others lie in docs/
     "results/reference/README.md": "results/reference/README.md",
 }
 LANGUAGES = {".py": "python", ".yaml": "yaml", ".toml": "toml", ".xml": "xml", ".cff": "yaml"}
-# code, which holds no links, or a link: its text with the bracket, and its target
+# code, which has no links, or a link: its text with the bracket, and its target
 CODE_OR_LINK = re.compile(
     r"^ *```.*?^ *```$|`[^`\n]+`|(?P<text>!?\[[^\]]*\]\()(?P<target>[^)\s]+)\)", re.M | re.S
 )
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the pages that lie outside docs/, and every file that a page links to."""
+    """Add the pages from outside docs/, and every file that a page links to."""
     for uri, path in PAGES.items():
         files.append(File.generated(config, uri, abs_src_path=str(ROOT / path)))
     for file in list(files.documentation_pages()):
@@ -45,7 +45,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Lead the page's links to the site's pages, and set its equations."""
+    """Convert the page's links to those of the site, and its equations to MathML."""
 
     def link(match: re.Match[str]) -> str:
         path = _repository_path(page.file.src_uri, match["target"] or "")
@@ -65,12 +65,12 @@ def _display(match: re.Match[str]) -> str:
 
 
 def _inline(match: re.Match[str]) -> str:
-    # Markdown takes a line that begins with <math> for a block, but not one that begins with <span>
+    # Markdown treats a line that begins with <math> as a block, but not one that begins with <span>
     return f"<span>{convert(match[1])}</span>"
 
 
 def _repository_path(uri: str, target: str) -> str | None:
-    """Where a page's link leads in the repository; None where it stays on the page or leaves it."""
+    """Return the path in the repository of a page's link; None: on the page itself, or external."""
     target = target.partition("#")[0]
     if not target or ":" in target:
         return None
@@ -79,7 +79,7 @@ def _repository_path(uri: str, target: str) -> str | None:
 
 
 def _uri(path: str) -> str:
-    """Where the site keeps a file of the repository."""
+    """Return the path on the site of a file of the repository."""
     for uri, source in PAGES.items():
         if path == source:
             return uri
@@ -93,7 +93,7 @@ def _is_code(path: str) -> bool:
 
 
 def _copied(config: MkDocsConfig, path: str) -> File:
-    """A file of the repository as a part of the site: code as a page, others as they are."""
+    """Add a file of the repository to the site: code as a page, others unchanged."""
     if not _is_code(path):
         return File.generated(config, _uri(path), abs_src_path=str(ROOT / path))
     language = LANGUAGES.get(Path(path).suffix, "text")

@@ -1,4 +1,4 @@
-"""Read a flight recording into pandas; without a file one is made on the simulated cart-pole.
+"""Read a flight recording into pandas; without a file, record the simulated cart-pole.
 
 python examples/flight_recording_as_a_data_frame.py [flight.npz]
 """
@@ -18,7 +18,7 @@ from dime_robot.sim.tasks.task import make_task
 
 
 def made(folder: Path) -> Path:
-    """Five simulated seconds of the shipped policy, dumped as policy_node dumps them."""
+    """Record five simulated seconds of the shipped policy, as policy_node does."""
     config, model = load_robot_task("cartpole")
     plant = make_plant(config, model)
     make_task(config, plant).start(np.random.default_rng(0))
@@ -35,7 +35,7 @@ def made(folder: Path) -> Path:
 
 
 def data_frame(path: Path) -> pd.DataFrame:
-    """One row per step, one column per number; vectors get an index behind their name."""
+    """Return one row per step, one column per number; vector columns have an index as suffix."""
     records = read_recording(path).records
     columns = {}
     for name in records.dtype.names:

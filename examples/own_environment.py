@@ -2,8 +2,8 @@
 
 python examples/own_environment.py [STEPS]
 
-No file can name that function, so such a run is evaluated and resumed only where it is given again,
-and never exported. For commands and exports register an id, as the last line of this module does:
+A file cannot refer to that function, so such a run is evaluated and resumed only if the function is
+given again, and cannot be exported. For commands and exports, register an id, as this module does:
 `PYTHONPATH=examples python -m dime_robot.train --env own_environment:Reach-v0`.
 """
 
@@ -20,7 +20,7 @@ from dime_robot import evaluate_policy, train_policy
 
 
 class Reach(gymnasium.Env):
-    """A point on a line shall go to 0: position [m], velocity [m/s], acceleration [m/s^2]."""
+    """Move a point on a line to 0: position [m], velocity [m/s], acceleration [m/s^2]."""
 
     def __init__(self) -> None:
         self.observation_space = spaces.Box(-np.inf, np.inf, (2,), np.float32)
@@ -40,7 +40,7 @@ class Reach(gymnasium.Env):
 
 
 def make_reach() -> gymnasium.Env:
-    """A new environment at each call: evaluations step several side by side."""
+    """Return a new environment at each call, since evaluations run several side by side."""
     return TimeLimit(Reach(), 100)
 
 
@@ -49,7 +49,7 @@ if __name__ == "__main__":
         run = train_policy(
             make_reach,
             steps=int(sys.argv[1]) if len(sys.argv) > 1 else 3000,
-            v_min=-110.0,  # discounted returns lie between these: the critic's atoms
+            v_min=-110.0,  # range of the discounted returns: the critic's atoms
             v_max=0.0,
             out=Path(folder) / "run",
         )

@@ -1,4 +1,4 @@
-"""Drive an environment as Gymnasium makes it: `predict` gives actions in its own units."""
+"""Run a policy in a plain Gymnasium loop: `predict` returns actions in the environment's units."""
 
 import gymnasium
 

@@ -1,4 +1,4 @@
-"""Ask a policy for actions: a checkpoint and a policy.onnx have the same interface."""
+"""Compute a policy's actions: a checkpoint and a policy.onnx have the same interface."""
 
 import dime_robot as dr
 

@@ -1,4 +1,4 @@
-"""Train, look at every evaluation, export, and evaluate what was exported.
+"""Train with a callback for every evaluation, export, and evaluate the exported policy.
 
 python examples/train_in_a_script.py [STEPS]
 """
@@ -12,7 +12,7 @@ from dime_robot.training.run import EvaluationEvent
 
 
 def on_evaluation(event: EvaluationEvent) -> bool:
-    """Print the mean return; False ends the run once it is good enough."""
+    """Print the mean return; return False, which ends the run, once it is good enough."""
     print(f"step {event.step}: mean return {event.evaluation.mean:.0f}")
     return event.evaluation.mean < 990
 

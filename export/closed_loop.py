@@ -1,4 +1,4 @@
-"""Proof that the graph earns what the torch actor earns, each in its own closed loop.
+"""Proof that the graph has the torch actor's return, each in its own closed loop.
 
 Both run the same episodes: same seeds, same noise. D is the difference of an episode's returns,
 graph minus torch. G is the gain: torch's mean return minus that of uniformly random actions on the
@@ -14,8 +14,9 @@ with 95 %. An interval outside the bounds after 20 episodes is a failure at once
 G is estimated from the same episodes and treated as exact; Student's interval assumes that means of
 20 or 200 differences are about normal.
 
-If random actions earn the same (after 200 episodes the 95 % interval of G includes 0) there is no
-gain to compare with. The interval then has to be inside half a standard deviation of the returns.
+If random actions have the same return (after 200 episodes the 95 % interval of G includes 0) there
+is no gain to compare with. The interval then has to be inside half a standard deviation of the
+returns.
 That tolerance is never used for a policy that has shown a gain.
 """
 
@@ -71,7 +72,7 @@ class Verdict:
 
 @dataclass
 class _Recorder:
-    """A policy that records its actions, and its inputs if asked."""
+    """A policy that records its actions and, optionally, its inputs."""
 
     policy: Policy
     observations: list[FloatArray] = field(default_factory=list)
@@ -113,7 +114,7 @@ def actions_by_episode(calls: list[FloatArray], evaluation: Evaluation) -> list[
 
 
 def first_divergence(first: list[FloatArray], second: list[FloatArray]) -> int | None:
-    """Return the earliest step of any episode at which actions differ, or only one loop goes on.
+    """Return the earliest step of any episode at which actions differ, or only one loop has one.
 
     Args:
         first: actions of every episode, each of shape (length, d).
@@ -161,7 +162,7 @@ def free_run(env_name: str, torch: Policy, onnx: Policy, shape: tuple[int, int])
         shape: (N+1, d), the noise of one action.
 
     Raises:
-        InputError: the environment does not repeat itself.
+        InputError: the environment is not reproducible.
     """
     evaluator = Evaluator(env_name, shape)
     try:
@@ -212,7 +213,7 @@ def paired_interval(difference: Returns, confidence: float) -> tuple[float, floa
 
     Args:
         difference: one number per pair.
-        confidence: probability that the interval is to hold [1].
+        confidence: level of the interval [1].
     """
     mean = float(difference.mean())
     if np.ptp(difference) == 0:

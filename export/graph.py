@@ -8,7 +8,7 @@ coefficients known at export. With s the prior's standard deviation, per action 
     v_0 = 0,  v_{n+1} = v_n + diag(eta_n / P_{n+1}) W_out h_n
 
 z does not depend on the network: it is computed for all n at once from the noise input. So are the
-first layer's products with z, the observation and the time embedding. What remains of a step is one
+first layer's products with z, the observation and the time embedding. The rest of a step is one
 Gemm per layer (the first adds the prepared product, the last adds v) and one activation per hidden
 layer. The algebra is exact, computed in float64 and stored in float32.
 """
@@ -31,7 +31,7 @@ from dime_robot.runtime.contract.policy_spec import PolicySpec
 from dime_robot.runtime.io.errors import InputError
 from dime_robot.runtime.policy.graph_check import IR_VERSION, OPSET
 
-SMALLEST_FACTOR = 0.05  # below it, dividing by P_n would lose float32 digits
+SMALLEST_FACTOR = 0.05  # below it, dividing by P_n would lose float32 precision
 
 Array = npt.NDArray[np.float64]
 
@@ -62,7 +62,7 @@ def fold(actor: ScoreNetwork, spec: PolicySpec) -> FoldedSampler:
     """Compute the constants from the actor's parameters.
 
     Raises:
-        InputError: the diffusion contracts so much that the folded graph would lose digits.
+        InputError: P_n becomes so small that the folded graph would lose precision.
     """
     with torch.no_grad():
         double = actor.in_float64()

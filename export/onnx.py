@@ -1,6 +1,6 @@
 """Export a checkpoint as one file: `python -m export.onnx ckpt.pt` writes `policy.onnx`.
 
-The file has the whole sampler, the contract and the proof that both are right. If the proof fails
+The file has the whole sampler, the contract and the certificates of the proofs. If a proof fails
 nothing is written, and an earlier policy.onnx stays unchanged.
 """
 
@@ -287,7 +287,7 @@ def export(
         batch: observations per call, fixed in the graph.
         env: the environment for the proof; None: that of the training.
         budget: for the latency of a call.
-        log: gets the lines for the screen.
+        log: called with each line of output.
 
     Raises:
         InputError: checkpoint or environment cannot be used, or `out` cannot be written.
@@ -310,7 +310,7 @@ def export_policy(
 
     Args:
         checkpoint: ckpt.pt or best.pt.
-        out: path of the new file; None: policy.onnx beside the checkpoint.
+        out: path of the new file; None: policy.onnx in the checkpoint's folder.
         batch: observations per call, fixed in the graph.
         env: the environment for the proof; None: that of the training.
 
@@ -352,7 +352,7 @@ class OutputWatch:
         return found.st_ino, found.st_mtime_ns, found.st_size
 
     def outcome(self) -> str:
-        """Say what happened to the file, as a phrase."""
+        """Describe what happened to the file, as a phrase."""
         now = self._identity()
         if now != self._before:
             return f"the new {self._path} was written"
@@ -367,7 +367,7 @@ def interruptible() -> Iterator[Callable[[], None]]:
 
     Yields:
         A function that raises KeyboardInterrupt if a signal has come. Call it often: an exception
-        raised during an import or a callback of another library may be swallowed there.
+        raised during an import or a callback of another library may be lost there.
     """
     received: list[int] = []
 
@@ -451,7 +451,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def report(policy: OnnxPolicy) -> dict[str, Any]:
-    """Return what --json prints."""
+    """Return the content of the --json output."""
     return {
         "path": str(policy.path),
         "policy_digest": policy.file.policy_digest,

@@ -1,6 +1,6 @@
 """Certificates that a graph equals its policy: parity, closed loop, noise modes.
 
-No option skips one of them.
+No option skips any of them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from dime_robot.runtime.policy.certificate import (
 from dime_robot.runtime.policy.noise import NOISE_MODES, NoiseMode
 from export.closed_loop import CertificateError, Loop, judge, paired_interval
 
-# an action of an almost untrained policy can be off by 3e-6 while torch's is off by 5e-7
+# the error of an almost untrained policy's action can be 3e-6 while torch's own is 5e-7
 FLOAT32_FLOOR, ERROR_FACTOR, ERROR_CEILING = 1e-5, 4.0, 1e-4
 MAX_NOISE_DROP = 0.1  # share of the gain that a certified noise mode may lose
 NOISE_EPISODES = 20
@@ -53,7 +53,7 @@ def plain_sampler(actor: ScoreNetwork, obs: FloatArray, noise: FloatArray) -> np
 def closed_loop_certificate(
     actor: ScoreNetwork, policy: Policy, loop: Loop, limit: float
 ) -> ClosedLoopCertificate:
-    """Judge the closed loops.
+    """Certify the closed loops.
 
     Args:
         actor: the trained policy.
@@ -62,8 +62,8 @@ def closed_loop_certificate(
         limit: largest error of an action on a visited state [1].
 
     Raises:
-        CertificateError: the graph does not earn what torch earns (`closed_loop.judge`), or an
-            action on a visited state is off by more than `limit`.
+        CertificateError: the graph's return is not torch's (`closed_loop.judge`), or the error of
+            an action on a visited state exceeds `limit`.
     """
     verdict = judge(loop)
     if not verdict.passed:
@@ -139,7 +139,7 @@ def parity_certificate(
 
 
 def earns_enough(result: Evaluation, fresh: Evaluation, gain: float) -> bool:
-    """Whether a noise mode earns about what the fresh noise does, on the same seeds.
+    """Whether a noise mode has about the return of the fresh noise, on the same seeds.
 
     The lower end of the 95 % interval of the mean paired difference must not be below -10 % of the
     gain, so with little data the result is False. Successes: at least 90 % of the fresh noise's.
@@ -170,8 +170,8 @@ def noise_certificates(
         env_name: the environment.
         policy: the graph.
         shape: of the noise of one action, (N+1, d).
-        gain: the return beyond that of random actions [return].
-        log: gets one line per mode.
+        gain: mean return minus that of random actions [return].
+        log: called with one line per mode.
     """
     found: dict[NoiseMode, NoiseCertificate] = {}
     evaluator = Evaluator(env_name, shape)

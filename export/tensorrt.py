@@ -5,8 +5,8 @@ provider exactly as policy_node does with `provider:=tensorrt`, which puts the e
 that policy_node reads (`engine_cache`), and compares its actions with those of the CPU. An engine
 is valid for one policy, GPU, TensorRT and ONNX Runtime.
 
-Not run by the authors of this project beyond its refusals: no test machine has had TensorRT
-(docs/export.md says what has been measured where).
+Not run on a GPU so far, apart from its refusals: no test machine has had TensorRT (docs/export.md
+lists what has been run).
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from dime_robot.runtime.policy.onnx_policy import (
 )
 
 PARITY_ROWS = 1000
-LIMIT = 1e-4  # on the action difference to the CPU, as on that to torch in an export
+LIMIT = 1e-4  # on the action difference to the CPU; the same as that to torch in an export
 
 
 def require_provider() -> None:
     """Check that this ONNX Runtime has the TensorRT provider.
 
     Raises:
-        InputError: it has not.
+        InputError: it does not have the provider.
     """
     available = import_onnxruntime().get_available_providers()
     if PROVIDERS["tensorrt"] not in available:
@@ -89,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     folder = key.folder(ENGINE_CACHE)
     began = time.perf_counter()
     policy = OnnxPolicy(options.policy, provider="tensorrt")
-    error = largest_difference(reference, policy)  # the first call may still build
+    error = largest_difference(reference, policy)  # the first call may still build the engine
     seconds = time.perf_counter() - began
     engines = built_engines(folder)
     print(f"engine     {key.gpu}, TensorRT {key.tensorrt}, ONNX Runtime {key.onnxruntime}")

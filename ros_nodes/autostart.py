@@ -18,7 +18,7 @@ class Autostart:
         timeout: how long activation may be refused after configuring [s].
         configure: the transition.
         activate: the transition.
-        activation_problem: gives why the node cannot be activated now; empty: it can.
+        activation_problem: returns why the node cannot be activated now; empty: it can.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class Autostart:
 
     @property
     def activates(self) -> bool:
-        """Will it still activate the node?"""
+        """Whether it will still activate the node."""
         return self._mode == "activate"
 
     def cancel(self) -> None:
@@ -44,10 +44,10 @@ class Autostart:
         self._mode = "none"
 
     def poll(self) -> tuple[int | None, str]:
-        """Make the next transition where it is possible.
+        """Make the next transition if it is possible.
 
         Returns:
-            Where it has failed for good, the exit code of the process and why.
+            If it has finally failed, the exit code of the process and the reason.
         """
         if self._mode == "none":
             return None, ""

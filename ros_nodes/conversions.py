@@ -39,7 +39,7 @@ TWIST_FRAME = "base_link"  # REP 105: velocities are in the base's frame
 
 
 def command_type(output: CommandOutput) -> type[CommandMessage]:
-    """The message that a robot takes commands as."""
+    """Return the type of a robot's command messages."""
     if output.kind == "twist":
         return TWIST_TYPES[output.type]
     kind: type[CommandMessage] = COMMAND_TYPES[output.kind]
@@ -47,12 +47,12 @@ def command_type(output: CommandOutput) -> type[CommandMessage]:
 
 
 def seconds(stamp: Time) -> float:
-    """A stamp as a float [s], exact to a microsecond in this century."""
+    """Return a stamp as a float [s], exact to a microsecond in this century."""
     return float(stamp.sec + 1e-9 * stamp.nanosec)
 
 
 def stamp_of(time: float) -> Time:
-    """The stamp of a float [s].
+    """Return the stamp of a float [s].
 
     Args:
         time: since the epoch of its clock [s].
@@ -62,14 +62,14 @@ def stamp_of(time: float) -> Time:
 
 
 def joint_values(values: Sequence[float], size: int) -> FloatArray:
-    """A field of a JointState as an array; NaN where the driver left it out."""
+    """Return a field of a JointState as an array; NaN if the driver left it out."""
     if len(values) != size:
         return np.full(size, np.nan)
     return np.array(values, dtype=np.float64)
 
 
 def orientation_of(message: Imu) -> FloatArray:
-    """Base to world, w x y z; NaN where the driver marks it as not measured (REP 145)."""
+    """Return base to world, w x y z; NaN if the driver marks it as not measured (REP 145)."""
     if message.orientation_covariance[0] == -1:
         return np.full(4, np.nan)
     q = message.orientation
@@ -77,7 +77,7 @@ def orientation_of(message: Imu) -> FloatArray:
 
 
 def angular_velocity_of(message: Imu) -> FloatArray:
-    """[rad/s] in the base's frame; NaN where the driver marks it as not measured (REP 145)."""
+    """Return [rad/s] in the base's frame; NaN if it is marked as not measured (REP 145)."""
     if message.angular_velocity_covariance[0] == -1:
         return np.full(3, np.nan)
     v = message.angular_velocity
@@ -85,12 +85,12 @@ def angular_velocity_of(message: Imu) -> FloatArray:
 
 
 def twist_of(message: TwistMessage) -> Twist:
-    """The velocities of either type: the very object in the message."""
+    """Return the velocities of either type: the object in the message, not a copy."""
     return message.twist if isinstance(message, TwistStamped) else message
 
 
 def twist_values(message: TwistMessage) -> FloatArray:
-    """The velocities in the order of TWIST_AXES [m/s, rad/s]."""
+    """Return the velocities in the order of TWIST_AXES [m/s, rad/s]."""
     twist = twist_of(message)
     return np.array([twist.linear.x, twist.linear.y, twist.angular.z])
 
@@ -100,8 +100,8 @@ def write_twist(message: TwistMessage, velocity: Mapping[str, float], now: float
 
     Args:
         message: of either type.
-        velocity: axis out of TWIST_AXES -> speed [m/s, rad/s]; 0 for those left out.
-        now: the stamp of a stamped one, on the robot's clock [s].
+        velocity: axis of TWIST_AXES -> speed [m/s, rad/s]; missing axes are 0.
+        now: the stamp of a stamped message, on the robot's clock [s].
     """
     twist = twist_of(message)
     twist.linear.x, twist.linear.y, twist.angular.z = (
@@ -125,11 +125,11 @@ class CommandWriter:
             self.message.points = [point]  # stamp 0: begin at once
 
     def write(self, command: JointCommand, now: float = 0.0) -> CommandMessage:
-        """The message, valid until the next call.
+        """Return the message of a command, valid until the next call.
 
         Args:
             command: in the policy's order.
-            now: the stamp of a TwistStamped, on the robot's clock [s]; 0: controllers take the
+            now: the stamp of a TwistStamped, on the robot's clock [s]; 0: controllers use the
                 time of its arrival.
         """
         values = array("d", self._mapping.command(command).tolist())
@@ -144,7 +144,7 @@ class CommandWriter:
 
 
 def command_values(message: CommandMessage, mapping: JointMapping) -> FloatArray | None:
-    """The numbers of a command in the order of `command_names`; None: not for this robot."""
+    """Return a command's numbers in the order of `command_names`; None: not for this robot."""
     names = mapping.command_names
     if isinstance(message, Twist | TwistStamped):
         given = dict(zip(TWIST_AXES, twist_values(message), strict=True))

@@ -12,14 +12,14 @@ from dime_robot.runtime.telemetry.latency import LatencyRecorder, Percentiles
 
 TOPIC = "/diagnostics"
 WARNING_MISSES = 0.01  # share of steps since the last report
-CONTROL, LATENCY = ENTRIES = "control", "latency"  # what a node reports on
+CONTROL, LATENCY = ENTRIES = "control", "latency"  # subjects of a node's entries
 RESPONSE = "answer"  # value of the control entry: the level of the last step, none where inactive
 FAULTY = tuple(level.name.lower() for level in SafetyLevel if level >= SafetyLevel.HOLD)
 _SILENT_ROBOT = (Fault.OBSERVATION_STALE, Fault.JOINT_MISSING, Fault.IMU_STALE)
 
 
 def entry_name(node: str, what: str) -> str:
-    """The name of an entry on /diagnostics, as `/left/policy_node: control`.
+    """Return the name of an entry on /diagnostics, as `/left/policy_node: control`.
 
     Args:
         node: its fully qualified name: /diagnostics is one topic for all namespaces.
@@ -29,12 +29,12 @@ def entry_name(node: str, what: str) -> str:
 
 
 def node_of(entry: DiagnosticStatus) -> str:
-    """The fully qualified name of the node that an entry is about."""
+    """Return the fully qualified name of the node that an entry is about."""
     return str(entry.name.partition(": ")[0])
 
 
 def response_of(entry: DiagnosticStatus) -> str:
-    """The response that a control entry reports; empty where it has none."""
+    """Return the response that a control entry reports; empty: none."""
     return next((str(pair.value) for pair in entry.values if pair.key == RESPONSE), "")
 
 
@@ -54,15 +54,15 @@ def status(
 def control_level(
     decision: Decision | None, levels: Mapping[SafetyLevel, int], faults: Mapping[Fault, int]
 ) -> tuple[bytes, str]:
-    """Level and message of the control loop.
+    """Return level and message of the control entry.
 
-    `levels` and `faults`: in how many steps since the last report each was seen.
+    `levels` and `faults`: number of steps with each since the last report.
     """
     if decision is None:
         return DiagnosticStatus.OK, "not active"
     names = ", ".join(fault.value for fault in decision.faults)
     if decision.level >= SafetyLevel.DAMP:
-        # a robot that fell silent and one that was stopped look different on a monitor
+        # a silent robot and a stopped one are shown differently on a monitor
         silent = any(fault in _SILENT_ROBOT for fault in decision.faults)
         level = DiagnosticStatus.STALE if silent else DiagnosticStatus.ERROR
         return level, f"{decision.level.name.lower()}: {names}"
@@ -77,13 +77,13 @@ def control_level(
 
 
 def is_fault(entry: DiagnosticStatus) -> bool:
-    """Does an entry of policy_node report a hold, an error or a silence? By its fields alone."""
+    """Whether an entry of policy_node reports a hold, an error or a silence, by its fields."""
     severe = entry.level in (DiagnosticStatus.ERROR, DiagnosticStatus.STALE)
     return severe or response_of(entry) in FAULTY
 
 
 def is_refusal(entry: DiagnosticStatus) -> bool:
-    """Does an entry report why a node refused to be configured or activated?"""
+    """Whether an entry reports why a node refused to be configured or activated."""
     control = entry.name.endswith(f": {CONTROL}")
     return control and entry.level == DiagnosticStatus.ERROR and response_of(entry) not in FAULTY
 
@@ -91,7 +91,7 @@ def is_refusal(entry: DiagnosticStatus) -> bool:
 def latency_level(
     percentiles: Mapping[str, Percentiles], steps: int, misses: int, period: float
 ) -> tuple[bytes, str]:
-    """Level and message of the latency entry.
+    """Return level and message of the latency entry.
 
     Args:
         percentiles: of each time.
@@ -113,7 +113,7 @@ def latency_level(
 def latency_values(
     recorder: LatencyRecorder, percentiles: Mapping[str, Percentiles], period: float
 ) -> dict[str, object]:
-    """Percentiles in milliseconds, and counts since the activation.
+    """Return percentiles in milliseconds, and counts since the activation.
 
     Args:
         recorder: of the activation.
@@ -136,7 +136,7 @@ def latency_values(
 
 
 def array(stamp: object, *entries: DiagnosticStatus) -> DiagnosticArray:
-    """The message."""
+    """Make the message."""
     message = DiagnosticArray(status=list(entries))
     message.header.stamp = stamp
     return message

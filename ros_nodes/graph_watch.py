@@ -1,7 +1,7 @@
-"""GraphWatch: which other nodes are on a robot's topics, and what they send.
+"""GraphWatch: finds the other nodes on a robot's topics, and monitors their messages.
 
-Which nodes take the commands, which others could send commands or do, and whether two publishers of
-one input contradict each other.
+It finds the nodes that take the commands, others that could send or do send commands, and detects
+whether two publishers of one input contradict each other.
 """
 
 from __future__ import annotations
@@ -52,9 +52,9 @@ class GraphWatch:
     ) -> None:
         self._node, self._robot, self._inputs = node, robot, inputs
         self.command_topic = node.resolve_topic_name(robot.command.topic)
-        self.own: set[bytes] = set()  # ids of our own publisher of commands
+        self.own: set[bytes] = set()  # ids of this node's own publisher of commands
         self.view = GraphView()  # as of the last poll
-        self.assumed_listeners: tuple[str, ...] = ()  # who takes commands, where none is configured
+        self.assumed_listeners: tuple[str, ...] = ()  # subscribers, if no listener is configured
         self._listener = robot.command.listener
         if self._listener is not None and not self._listener.startswith("/"):
             self._listener = full_name(node.get_namespace(), self._listener)
@@ -74,18 +74,18 @@ class GraphWatch:
         self._polled = -np.inf  # when the graph was last read in full [s]
 
     def restart(self) -> None:
-        """Read the graph in full at the next poll: our own publisher was made or destroyed."""
+        """Read the graph in full at the next poll: this node's publisher was made or destroyed."""
         self._polled = -np.inf
         if not self.own:
             self._watches["command"].close()
 
     def close(self) -> None:
-        """Leave the topics."""
+        """End the subscriptions."""
         for watch in self._watches.values():
             watch.close()
 
     def poll(self) -> GraphView:
-        """Read who else is on the topics now."""
+        """Return the other nodes that are on the topics now."""
         now = time.monotonic()
         topics = [self.command_topic, *(topic for topic, _ in self._inputs.values())]
         counts = [self._node.count_subscribers(self.command_topic)]
@@ -100,7 +100,7 @@ class GraphWatch:
         return self.view
 
     def command_publishers(self) -> list[Endpoint]:
-        """All publishers of commands, our own too."""
+        """Return all publishers of commands, this node's included."""
         return endpoints(self._node.get_publishers_info_by_topic(self.command_topic))
 
     def _read_graph(self) -> None:
@@ -139,14 +139,14 @@ class GraphWatch:
         )
 
     def _rival_messages(self) -> int:
-        """Commands of others since the last poll."""
+        """Return the number of other nodes' commands since the last poll."""
         taken = self._watches["command"].take()
         if any(gid is None for gid, _ in taken):  # an older rclpy: count the endpoints instead
             return len(self._publishers["command"])
         return sum(gid not in self.own for gid, _ in taken)
 
     def _judge_publishers(self, now: float) -> tuple[str, str]:
-        """How two publishers of the joints contradict each other, and what two of them share.
+        """Return how two publishers of the joints contradict each other, and what they share.
 
         Args:
             now: steady time [s].

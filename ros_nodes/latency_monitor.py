@@ -1,8 +1,8 @@
-"""latency_monitor: record how late a policy is. `ros2 run dime_robot latency_monitor`.
+"""latency_monitor: record a policy's latency. `ros2 run dime_robot latency_monitor`.
 
-A process of its own beside policy_node: it records every step that is published on `~/latency` and
+It runs as a separate process: it records every step that policy_node publishes on `~/latency` and
 every fault on /diagnostics, and at its end writes the record, the two distributions that training
-draws from, and, where matplotlib is installed, a page to look at.
+draws from, and, if matplotlib is installed, a page with figures.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class SampleStore:
     """Samples in memory.
 
     Args:
-        max_count: how many samples are kept; later ones are dropped.
+        max_count: maximum number of samples; later ones are dropped.
     """
 
     def __init__(self, max_count: int = MAX_NUMBERS // FIELDS) -> None:
@@ -73,21 +73,21 @@ class SampleStore:
 
     @property
     def count(self) -> int:
-        """How many samples it holds."""
+        """Number of stored samples."""
         return len(self._numbers) // FIELDS
 
     @property
     def full(self) -> bool:
-        """Is a further sample dropped?"""
+        """Whether further samples are dropped."""
         return self.count >= self._max_count
 
     def add(self, values: Sequence[float]) -> None:
-        """Keep a sample, unless full."""
+        """Store a sample, unless full."""
         if not self.full:
             self._numbers.extend(values)
 
     def samples(self) -> Samples:
-        """All so far, a copy. Shape (n, fields of LatencySample)."""
+        """Return a copy of all samples so far. Shape (n, fields of LatencySample)."""
         return np.array(self._numbers, dtype=np.float64).reshape(-1, FIELDS)
 
 
@@ -111,7 +111,7 @@ class FaultLog:
         Args:
             entry: any node's.
             now: steady time of this process [s].
-            offset: the samples' clock minus that one [s], where already known.
+            offset: the samples' clock minus that one [s], if already known.
         """
         if diagnostics.node_of(entry) != self._node:
             return
@@ -127,7 +127,7 @@ class FaultLog:
                 self._seen.append((now, offset, f"{entry.name}: {entry.message}"))
 
     def faults(self, offset: float) -> tuple[SeenFault, ...]:
-        """All of them; `offset` of the clocks for those before the first sample [s].
+        """Return all faults; `offset` of the clocks for those before the first sample [s].
 
         Args:
             offset: time of those that came before the first sample [s].
@@ -150,7 +150,7 @@ class LatencyMonitor(Node):
         self._seconds, self._began = given.seconds, time.monotonic()
         self.node = self._full_name(given.node)
         self._store, self._log = SampleStore(), FaultLog(self.node)
-        self._offset: float | None = None  # the samples' clock minus ours [s]
+        self._offset: float | None = None  # the samples' clock minus this process's [s]
         self._first_offset = 0.0
         self._refused = self._cut_short = False
         subscription = self.create_subscription(
@@ -162,7 +162,7 @@ class LatencyMonitor(Node):
         self.get_logger().info(f"waiting for {self.topic}, recording into {self.folder} {until}")
 
     def _full_name(self, node: str) -> str:
-        """A node's name in full; a relative one is in our own namespace."""
+        """Return a node's full name; a relative name is in this node's namespace."""
         wrong = f"parameter node: expected a node's name, got {node!r}"
         if not node:
             raise InputError(wrong, code="parameter")
@@ -203,7 +203,7 @@ class LatencyMonitor(Node):
             self._log.add(entry, time.monotonic(), self._offset)
 
     def record(self) -> LatencyRecord | None:
-        """What was recorded; None without a sample."""
+        """Return the record; None: no sample was received."""
         samples = self._store.samples()
         if not len(samples):
             return None
@@ -227,7 +227,7 @@ class LatencyMonitor(Node):
         return LatencyRecord(samples, header)
 
     def no_sample_problem(self) -> str:
-        """A sentence for a run without a sample."""
+        """Return a sentence for a run without a sample."""
         return (
             f"no sample came on {self.topic} within {time.monotonic() - self._began:.1f} s: start"
             " and activate the node in the same ROS domain, or name it with -p node:=NAME"
@@ -249,10 +249,10 @@ class LatencyMonitor(Node):
 
 
 def writable_folder(folder: Path) -> Path:
-    """Make a folder and try it now, so that no run is lost at its end.
+    """Make a folder and test it now, so that no run is lost at its end.
 
     Raises:
-        InputError: nothing can be written there.
+        InputError: the folder cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -270,7 +270,7 @@ def write_all(record: LatencyRecord, folder: Path) -> list[str]:
     """Write record, distributions and page, each replaced as a whole.
 
     Returns:
-        The paths as text; in place of the page's, where matplotlib is missing, how to make it.
+        The paths as text; if matplotlib is missing, instructions instead of the page's path.
 
     Raises:
         InputError: one cannot be written.
@@ -281,7 +281,7 @@ def write_all(record: LatencyRecord, folder: Path) -> list[str]:
         written.append(str(write_distribution(distribution, folder / name)))
     try:
         written.append(str(write_page(record, folder / "latency.html")))
-    except ImportError as error:  # absent, or built for another numpy
+    except ImportError as error:  # missing, or built for another numpy
         written.append(
             f"no page, as matplotlib cannot be imported here ({error}); where it is installed, this"
             f" makes the page: python -m ros_nodes.latency_page {path}"
@@ -290,7 +290,7 @@ def write_all(record: LatencyRecord, folder: Path) -> list[str]:
 
 
 def describe(record: LatencyRecord) -> str:
-    """The run as lines for a console."""
+    """Format the run as lines for a console."""
     began, faults = float(record.column("time")[0]), record.header.faults
     about = [f"{name:20s}{text}" for name, text in record.about()]
     listed = [f"{'fault':20s}{fault.time - began:+9.2f} s  {fault.text}" for fault in faults]
@@ -303,7 +303,7 @@ def describe(record: LatencyRecord) -> str:
 
 
 def main() -> int:
-    """Run until a signal, then write what was recorded."""
+    """Run until a signal, then write the record."""
     made: list[LatencyMonitor] = []
 
     def make() -> LatencyMonitor:
@@ -313,7 +313,7 @@ def main() -> int:
     code = run_node(make)
     if not made:
         return code
-    try:  # the node is gone: a slow disk keeps nobody waiting, and nothing more comes in
+    try:  # the node has ended, so a slow disk delays nothing and no more messages arrive
         record = made[0].record()
         if record is None:
             print(f"error: {made[0].no_sample_problem()}", file=sys.stderr)

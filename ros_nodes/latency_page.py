@@ -1,6 +1,6 @@
 """A recorded run as one page: `python -m ros_nodes.latency_page latency.npz`.
 
-Writes `latency.html` beside the record. The page holds everything it shows and opens offline.
+Writes `latency.html` into the record's folder. The page is self-contained and opens offline.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ figure { break-inside: avoid } figcaption { margin-bottom: .4rem }
 
 
 def histogram(values: Samples, name: str) -> str:
-    """Draw how often which value occurs, as an SVG element.
+    """Draw a histogram of the values, as an SVG element.
 
     Args:
         values: finite values [s], at least one. Shape (n,).
@@ -81,7 +81,7 @@ def histogram(values: Samples, name: str) -> str:
         axes.stairs(counts, edges, fill=True, color=LIGHT_BLUE, baseline=0.5)
         axes.axvline(median, color="black", linestyle="--", label=f"median {median:.3g} ms")
         axes.axvline(p99, color="black", linestyle=":", label=f"p99 {p99:.3g} ms")
-        # logarithmic, or the rare late step that matters here could not be seen
+        # logarithmic, so that rare late steps are visible
         axes.set(yscale="log", ylim=(0.6, max(10.0, 2.0 * counts.max())))
         axes.set(xlabel=f"{name} [ms]", ylabel="steps")
         _finish(axes, "x" if logarithmic else "")
@@ -113,7 +113,7 @@ class _TimeAxis(NamedTuple):
     divisor: float  # [s] in one unit
 
     def shown(self, time: Samples | float) -> Samples:
-        """Times on the clock of the samples [s] in the unit that is shown."""
+        """Convert times on the clock of the samples [s] to the unit that is shown."""
         return np.asarray((time - self.first) / self.divisor)
 
 
@@ -169,7 +169,7 @@ def time_line(record: LatencyRecord) -> str:
 
 
 def _draw_faults(axes: Axes, record: LatencyRecord, time: _TimeAxis) -> None:
-    """Draw a line for each fault, with its number where there is room for it."""
+    """Draw a line for each fault, with its number if there is space."""
     top, free = axes.get_xaxis_transform(), -np.inf
     for number, fault in enumerate(record.header.faults[:MAX_FAULTS], 1):
         when = float(time.shown(fault.time))
@@ -194,7 +194,7 @@ def _fault_table(record: LatencyRecord) -> str:
 
 
 def page(record: LatencyRecord) -> str:
-    """The whole HTML file."""
+    """Return the whole HTML file."""
     title, summary = f"Latency of {record.header.policy}", record.summary()
     rows = [
         (name, *(f"{1e3 * summary[name][column]:.3f}" for column in PERCENTILES))

@@ -24,7 +24,7 @@ Samples = npt.NDArray[np.float64]
 
 
 def column(samples: Samples, name: str) -> Samples:
-    """One field of samples of shape (n, fields of LatencySample). Shape (n,)."""
+    """Return one field of samples of shape (n, fields of LatencySample). Shape (n,)."""
     return samples[:, LatencySample._fields.index(name)]
 
 
@@ -36,7 +36,7 @@ class SeenFault(StrictModel):
 
 
 class RecordHeader(StrictModel):
-    """What the samples alone do not show."""
+    """Metadata of the samples."""
 
     fields: tuple[str, ...]
     node: str = "unknown"  # fully qualified name; records of earlier versions have none
@@ -59,33 +59,33 @@ class LatencyRecord:
     header: RecordHeader
 
     def column(self, name: str) -> Samples:
-        """One field of all samples. Shape (n,)."""
+        """Return one field of all samples. Shape (n,)."""
         return column(self.samples, name)
 
     @property
     def time_range(self) -> tuple[float, ...]:
-        """Smallest and largest finite time [s]; empty where there is none."""
+        """Smallest and largest finite time [s]; empty: there is none."""
         times = self.column("time")
         times = times[np.isfinite(times)]
         return (float(times.min()), float(times.max())) if len(times) else ()
 
     @property
     def acted(self) -> npt.NDArray[np.bool_]:
-        """In which steps the policy ran: not while held, damped or stopped. Shape (n,)."""
+        """Steps in which the policy ran: not while held, damped or stopped. Shape (n,)."""
         return self.column("inference") > 0
 
     def acting(self, name: str) -> Samples:
-        """The finite values of a field in the steps in which the policy ran."""
+        """Return the finite values of a field in the steps in which the policy ran."""
         values = self.column(name)[self.acted]
         return values[np.isfinite(values)]  # the age before a first reading is infinite
 
     @property
     def missed(self) -> npt.NDArray[np.bool_]:
-        """Which steps missed their deadline. Shape (n,)."""
+        """Steps that missed their deadline. Shape (n,)."""
         return self.column("missed") > 0.5
 
     def summary(self) -> dict[str, dict[str, float]]:
-        """PERCENTILES of each of TIMES over the steps in which the policy ran [s]."""
+        """Return PERCENTILES of each of TIMES over the steps in which the policy ran [s]."""
         values = {name: self.acting(name) for name in TIMES}
         return {
             name: dict(zip(PERCENTILES, np.percentile(found, [*PERCENTILES.values()]), strict=True))
@@ -94,7 +94,7 @@ class LatencyRecord:
         }
 
     def about(self) -> list[tuple[str, str]]:
-        """What was recorded, as pairs of a name and its text."""
+        """Describe the record, as pairs of a name and its text."""
         header, missed, steps = self.header, self.missed, len(self.samples)
         full = ", the memory was full before the end" if header.cut_short else ""
         return [
@@ -120,7 +120,7 @@ class LatencyRecord:
 
 
 def latency_table(rows: Mapping[str, Mapping[str, float]]) -> list[str]:
-    """Lines for a console.
+    """Format the latencies as lines for a console.
 
     Args:
         rows: one of TIMES -> its p50, p99 and max [ms].
@@ -134,7 +134,7 @@ def latency_table(rows: Mapping[str, Mapping[str, float]]) -> list[str]:
 
 
 def measured_rate(samples: Samples) -> float:
-    """Commands a second by the median period [Hz], four digits; 0 where it is not known."""
+    """Return commands per second by the median period [Hz], four digits; 0: unknown."""
     periods = column(samples, "period")
     periods = periods[np.isfinite(periods)]
     median = float(np.median(periods)) if len(periods) else 0.0
@@ -142,11 +142,11 @@ def measured_rate(samples: Samples) -> float:
 
 
 def lost_samples(samples: Samples) -> int:
-    """How many steps between the first and the last sample are missing.
+    """Return how many steps between the first and the last sample are missing.
 
-    Each sample holds the time since the previous command: what lies between that command and the
-    previous sample was lost. A policy's first step after an activation has exactly the nominal
-    period instead, which a measured one never is; the pause before it is no loss.
+    Each sample has the time since the previous command: steps between that command and the
+    previous sample were lost. A policy's first step after an activation has exactly the nominal
+    period instead, which a measured period never is; the pause before it is not a loss.
     """
     rate = measured_rate(samples)
     if not rate or len(samples) < 2:
@@ -161,7 +161,7 @@ def lost_samples(samples: Samples) -> int:
 
 
 def longest_streak(missed: npt.NDArray[np.bool_]) -> int:
-    """The largest number of True in a row.
+    """Return the largest number of consecutive True values.
 
     Args:
         missed: whether each step missed its deadline, shape (n,).
@@ -171,10 +171,10 @@ def longest_streak(missed: npt.NDArray[np.bool_]) -> int:
 
 
 def distributions(record: LatencyRecord) -> dict[str, LatencyDistribution]:
-    """What training draws from, by file name; empty where the rate is not known.
+    """Return the distributions for training, by file name; empty: the rate is unknown.
 
-    Only steps in which the policy ran count: a held command comes from no observation.
-    The observation's age is the one by its stamp, unless the robot's clock is ahead of ours.
+    Only steps in which the policy ran count: a held command is not computed from an observation.
+    The observation's age is the one by its stamp, unless the robot's clock is ahead of this one.
     """
     stamped, header = record.acting("age_by_stamp"), record.header
     usable = len(stamped) > 0 and float(np.median(stamped)) >= 0
@@ -212,7 +212,7 @@ def write_record(record: LatencyRecord, path: Path) -> Path:
 
 
 def read_record(path: Path) -> LatencyRecord:
-    """Read what `write_record` wrote.
+    """Read a file of `write_record`.
 
     Raises:
         InputError: another file, or one of another version.
@@ -231,7 +231,7 @@ def read_record(path: Path) -> LatencyRecord:
 
 
 def _problem(samples: Samples, header: RecordHeader) -> str:
-    """What no record of a run can hold, as a phrase; empty: nothing."""
+    """Return what is invalid in a record, as a phrase; empty: nothing."""
     shape = (len(samples), len(header.fields)) if samples.ndim else None
     if header.fields != LatencySample._fields or samples.shape != shape:
         return (

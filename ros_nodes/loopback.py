@@ -1,12 +1,12 @@
 """Run a policy over real ROS 2 on one machine: `python -m ros_nodes.loopback policy.onnx`.
 
 policy_node and sim_node run as separate processes over DDS; no `ros2` command is needed. This is
-the check before hardware: exit code 1 where the return is below what the policy's provenance
-promises, deadlines are missed, or the safety filter had to hold, damp or stop. A policy that
-follows a velocity is sent one, and its tracking errors are compared with those in the training
-environment.
-How long inference may take is measured before and after the run on this machine; the policy's
-certificate holds the latency on the machine that exported it.
+the test to pass before using hardware: exit code 1 if the return is below the one certified in the
+policy's provenance, deadlines are missed, or the safety filter had to hold, damp or stop. A policy
+that tracks a velocity is given a velocity command, and its tracking errors are compared with those
+in the training environment.
+The limit for inference time is measured before and after the run on this machine; the policy's
+certificate has the latency on the machine that exported it.
 """
 
 from __future__ import annotations
@@ -56,16 +56,16 @@ SECONDS = "run for so long [s], not for whole episodes; one episode where a velo
 
 
 def private_domain() -> None:
-    """Use a ROS domain of our own, on this machine only, away from any robot's graph."""
+    """Use a separate ROS domain on this machine only, away from any robot's graph."""
     os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
     os.environ["ROS_DOMAIN_ID"] = str(random.SystemRandom().randint(60, 100))
 
 
 def judge(result: dict[str, Any]) -> list[str]:
-    """What is not as promised, one sentence each; empty: everything is."""
+    """List the requirements that are not met, one sentence each; empty: all are met."""
     problems = []
     promised, mean = result["promised_return"], result["return_mean"]
-    if result["tracking"] is not None:  # promised for other velocities than this
+    if result["tracking"] is not None:  # the certified return is for other velocities
         problems += judge_tracking(result["tracking"])
     elif mean is not None:
         minimum = promised - (1 - RETURN_SHARE) * abs(promised)
@@ -145,13 +145,13 @@ def run(options: argparse.Namespace, policy: OnnxPolicy, log_folder: Path) -> di
 
 
 def configuration(given: str | None, policy: OnnxPolicy, robot: Path | None = None) -> str:
-    """Name or absolute path of the configuration that is simulated.
+    """Return the name or absolute path of the configuration that is simulated.
 
     Args:
-        given: name or file; None: the robot's file where it has the sections policy and sim, else
+        given: name or file; None: the robot's file if it has the sections policy and sim, else
             the shipped configuration of the policy's name.
         policy: the configuration has to have its contract.
-        robot: file of the robot, where one is given.
+        robot: file of the robot, if one is given.
 
     Raises:
         InputError: there is no such configuration, or its contract is not the policy's.
@@ -183,7 +183,7 @@ def configuration(given: str | None, policy: OnnxPolicy, robot: Path | None = No
 
 
 def _is_simulated(robot: Path) -> bool:
-    """Has a robot's file also the sections that its simulation needs?"""
+    """Whether a robot's file also has the sections that its simulation needs."""
     return is_file(str(robot)) and {"policy", "sim"} <= read_config(robot.expanduser()).keys()
 
 

@@ -34,14 +34,14 @@ from ros_nodes.process import make_executor
 POLICY_NODE = "/policy_node"  # its fully qualified name
 START_TIMEOUT = 30.0  # [s] for both processes to be discovered, and for a service call
 SETTLING_TIME = 0.8  # [s] of readings that policy_node needs before it can be activated
-EPISODE_SLACK = 20.0  # [s] on top of the length of an episode
+EPISODE_SLACK = 20.0  # [s] in addition to the length of an episode
 VELOCITY_PERIOD = 0.1  # [s] between two messages of the operator
 LOCKSTEP_VELOCITY_PERIOD = 0.005  # [s] of the wall clock: simulated time runs faster
 REPORT_TIME = 1.2  # [s] in which policy_node reports its last steps
 
 
 def is_file(config: str) -> bool:
-    """Is a configuration given as a path, not as a name in sim_configs/?"""
+    """Whether a configuration is given as a path, not as a name in sim_configs/."""
     return config.endswith((".yaml", ".yml"))
 
 
@@ -60,8 +60,8 @@ class Session:
     Args:
         options: of `ros_nodes.loopback`, `config` a name or an absolute path.
         policy: the loaded policy.
-        log_folder: where flight recordings go.
-        velocity: to send to the policy [m/s, m/s, rad/s]; None: it follows none.
+        log_folder: folder of flight recordings.
+        velocity: velocity command [m/s, m/s, rad/s]; None: the policy has none.
 
     Raises:
         InputError: a process ended or does not respond.
@@ -102,7 +102,7 @@ class Session:
             "noise": given.noise,
             "seed": given.seed,
             "budget": given.budget,
-            "discovery_time": 0.5,  # in a domain of our own there are no others
+            "discovery_time": 0.5,  # in a separate domain there are no other nodes
             "realtime": str(given.realtime_profile).lower(),
             "recordings": str(self._log_folder),
             "use_sim_time": str(lockstep).lower(),
@@ -124,10 +124,10 @@ class Session:
         self._stack.close()
 
     def run(self, seconds: float) -> None:
-        """Run episodes for so long [s]; the last one may be cut short.
+        """Run episodes for a given time [s]; the last one may be incomplete.
 
         Args:
-            seconds: how long, in all [s].
+            seconds: total time [s].
         """
         episode_seconds, left = self._episode_seconds, seconds
         while left > 0:
@@ -194,7 +194,7 @@ class Session:
                 )
 
     def _activate(self) -> None:
-        """Activate policy_node as soon as it agrees: it needs readings first."""
+        """Activate policy_node as soon as it accepts: it needs readings first."""
         until = time.monotonic() + START_TIMEOUT
         settled = time.monotonic() + SETTLING_TIME
         while time.monotonic() < settled or not self._operator_is_connected():
@@ -233,17 +233,17 @@ class Session:
                 )
 
     def _operator_is_connected(self) -> bool:
-        """Do both nodes subscribe to the velocity, if there is one? Discovery may take seconds."""
+        """Whether both nodes subscribe to the velocity command, if any; discovery takes seconds."""
         return self._velocity is None or self._operator.get_subscription_count() >= 2
 
     def _send_velocity(self) -> None:
-        """Send the velocity where it is due, as an operator's joystick does."""
+        """Send the velocity command when it is due, as an operator's joystick does."""
         now = time.monotonic()
         if self._velocity is None or now < self._next_velocity:
             return
         lockstep = self._options.mode == "lockstep"
         self._next_velocity = now + (LOCKSTEP_VELOCITY_PERIOD if lockstep else VELOCITY_PERIOD)
-        # the stamp is of the wall clock, as a joystick's would be, also in lockstep
+        # stamped with the wall clock, as by a joystick, also in lockstep
         write_twist(self._command, dict(zip(TWIST_AXES, self._velocity, strict=True)), time.time())
         self._operator.publish(self._command)
 

@@ -1,7 +1,7 @@
-"""Tracking errors of a policy that follows a velocity, compared with the training environment.
+"""Tracking errors of a policy that tracks a velocity, compared with the training environment.
 
-The environment runs the same policy, noise mode and velocity for the same time, without its random
-changes and delays: this is the robot that sim_node simulates.
+The environment runs the same policy, noise mode and velocity for the same time, without
+randomisation and delays: this is the robot that sim_node simulates.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from dime_robot.sim.robot_env import RobotEnv
 
 VELOCITY = (0.5, 0.0, 0.0)  # the default [m/s, m/s, rad/s]
 ERRORS = {"velocity_error": "m/s", "yaw_rate_error": "rad/s"}  # mean magnitudes over the steps
-ERROR_SHARE, ERROR_SLACK = 1.2, 0.01  # of the environment's error; on top of it [m/s, rad/s]
+ERROR_SHARE, ERROR_SLACK = 1.2, 0.01  # of the environment's error; added to it [m/s, rad/s]
 
 
 def velocity_to_send(
     given: Sequence[float] | None, spec: PolicySpec, robot: RobotConfig
 ) -> tuple[float, ...] | None:
-    """The velocity that the operator sends [m/s, m/s, rad/s]; None: the policy follows none.
+    """Return the operator's velocity command [m/s, m/s, rad/s]; None: the policy has none.
 
     Raises:
-        InputError: one is given to a policy that follows none, or it is beyond the robot's limits.
+        InputError: one is given to a policy without one, or it is beyond the robot's limits.
     """
     if not spec.needs("command_velocity"):
         if given is not None:
@@ -41,7 +41,7 @@ def velocity_to_send(
     low, high = robot.command_velocity.bounds
     if given is None:
         return tuple(np.clip(VELOCITY, low, high).tolist())
-    if not ((np.array(given) >= low) & (np.array(given) <= high)).all():  # nor is a NaN
+    if not ((np.array(given) >= low) & (np.array(given) <= high)).all():  # also refuses NaN
         raise InputError(
             f"--velocity: expected {', '.join(TWIST_AXES)} from {list(low)} to {list(high)}, which"
             f" robot {robot.name} allows, got {list(given)}"
@@ -50,7 +50,7 @@ def velocity_to_send(
 
 
 def nominal_environment(name: str) -> RobotEnv:
-    """The training environment of the robot that sim_node simulates: nothing random, no delays."""
+    """Make the training environment of sim_node's robot, without randomisation or delays."""
     config, model = load_robot_task(name)
     nominal = {"randomization": (), "latency": LatencyConfig()}
     return RobotEnv(name, variant=(config.model_copy(update=nominal), model))
@@ -64,15 +64,15 @@ def environment_errors(
     episodes: int,
     seed: int,
 ) -> dict[str, float]:
-    """Mean errors over all control steps in the environment, and the share of episodes that fell.
+    """Return mean errors over all control steps in the environment, and the share of falls.
 
     Args:
-        policy: in the noise mode of the run; its noise starts over with `seed`.
+        policy: in the noise mode of the run; its noise is restarted with `seed`.
         config: name or path of the configuration that is simulated.
-        velocity: to follow, shape (3,) [m/s, m/s, rad/s].
+        velocity: the velocity command, shape (3,) [m/s, m/s, rad/s].
         seconds: length of an episode [s].
-        episodes: how many.
-        seed: of starts and noise.
+        episodes: number of episodes.
+        seed: of initial states and noise.
     """
     env = nominal_environment(config)
     env.task.set_command(velocity)
@@ -94,7 +94,7 @@ def environment_errors(
 def tracking_of(
     episodes: Sequence[dict[str, Any]], velocity: Sequence[float], environment: dict[str, float]
 ) -> dict[str, Any]:
-    """Mean errors of whole episodes over ROS, and those in the environment."""
+    """Return mean errors of whole episodes over ROS, and those in the environment."""
     steps = [episode["steps"] for episode in episodes]
     return {
         "velocity": list(velocity),
@@ -108,7 +108,7 @@ def tracking_of(
 
 
 def judge_tracking(tracking: dict[str, Any]) -> list[str]:
-    """What is worse than in the environment, one sentence each."""
+    """List what is worse than in the environment, one sentence each."""
     problems = []
     if tracking["fallen"]:
         problems.append(f"the robot fell in {tracking['fallen']} episodes")

@@ -12,7 +12,7 @@ from dime_robot.runtime.control.flight_recorder import Dump
 
 
 class Operated(Protocol):
-    """What the services call on their node."""
+    """The methods of a node that the services call."""
 
     def estop(self) -> None:
         """Stop now and stay stopped."""
@@ -26,14 +26,14 @@ class Operated(Protocol):
 
     @property
     def commands(self) -> bool:
-        """Is a robot commanded?"""
+        """Whether a robot is commanded."""
 
     def dump(self, why: str) -> Dump | None:
-        """Begin to write a recording; None where there is no policy."""
+        """Begin to write a recording; None: there is no policy."""
 
 
 class OperatorServices:
-    """Serves them in any state of the lifecycle."""
+    """Provides the services in any state of the lifecycle."""
 
     def __init__(self, owner: Node, node: Operated) -> None:
         self._node = node
@@ -52,7 +52,7 @@ class OperatorServices:
         self._waiting = [(dump, future) for dump, future in self._waiting if not dump.done]
 
     def serve(self) -> None:
-        """Take calls of ~/estop and ~/reset_estop inside a callback, where no executor can run."""
+        """Handle calls of ~/estop and ~/reset_estop in a callback, where no executor can run."""
         for service in self._services:
             with service.handle:
                 taken = service.handle.service_take_request(service.srv_type.Request)
@@ -76,7 +76,7 @@ class OperatorServices:
         return response
 
     async def _on_dump(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        """Respond once the file is written, or has failed; the control loop goes on meanwhile."""
+        """Respond once the file is written or has failed; the control loop continues meanwhile."""
         dump = self._node.dump("request")
         if dump is None:
             response.success, response.message = False, "nothing to record: not configured"

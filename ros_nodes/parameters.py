@@ -37,7 +37,7 @@ def parameter(
     limits: tuple[float, float] | None = None,
     start_only: bool = False,
 ) -> Any:
-    """A field that is a ROS parameter.
+    """Make a dataclass field that is a ROS parameter.
 
     Args:
         default: its value.
@@ -102,7 +102,7 @@ class PolicyParameters:
 
     @property
     def recordings_folder(self) -> Path:
-        """Where recordings go."""
+        """Folder of recordings."""
         home = os.environ.get("ROS_HOME", "~/.ros")
         return Path(self.recordings or Path(home) / "dime_robot").expanduser()
 
@@ -166,9 +166,9 @@ START_ONLY_OF_ROS = ("use_sim_time", "start_type_description_service")
 
 
 def check_parameters(kind: type, parameters: Sequence[Parameter[Any]]) -> str:
-    """Why values must not be set while a node runs, as one sentence; empty: they may.
+    """Return why values must not be set while a node runs, as one sentence; empty: they may.
 
-    Types and ranges are not checked: rclpy has done so before it asks.
+    Types and ranges are not checked: rclpy has already done so.
 
     Args:
         kind: the dataclass of the node's parameters.
@@ -185,7 +185,7 @@ def check_parameters(kind: type, parameters: Sequence[Parameter[Any]]) -> str:
 
 
 def _value_problem(name: str, value: Any, choices: tuple[str, ...]) -> str:
-    """What is wrong with a value that has the right type and range; empty: nothing."""
+    """Return what is wrong with a value of correct type and range; empty: nothing."""
     if choices and value not in choices:
         return f"parameter {name}: expected one of {', '.join(choices)}, got {value!r}"
     if isinstance(value, float) and not math.isfinite(value):
@@ -203,11 +203,11 @@ def read_parameters(
     Args:
         node: their owner.
         kind: the dataclass.
-        check: gets values that are set while the node runs, after `check_parameters`; gives why
-            they must not be set, as one sentence, empty: they may.
+        check: called with values that are set while the node runs, after `check_parameters`;
+            returns why they must not be set, as one sentence, empty: they may.
 
     Raises:
-        InputError: a value of the wrong type, out of range or none of the choices.
+        InputError: a value of the wrong type, out of range or not one of the choices.
     """
     declared = fields(kind)  # type: ignore[arg-type]
     if not node.has_parameter(declared[0].name):
@@ -233,7 +233,7 @@ def read_parameters(
 
 
 def existing_path(text: str, what: str) -> Path:
-    """A path that a parameter has to name.
+    """Return the path in a mandatory parameter.
 
     Raises:
         InputError: it is empty.

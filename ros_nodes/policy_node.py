@@ -1,8 +1,8 @@
 """policy_node: an exported policy on a robot. `ros2 run dime_robot policy_node`.
 
-Lifecycle: *configure* loads, checks and measures; *activate* permits the first command; every way
-out (deactivate, error, SIGTERM, SIGINT) leads the robot to rest first. `ControlLoop` makes all
-decisions; this node turns messages into its calls and its decisions into messages. See
+Lifecycle: *configure* loads, checks and measures; *activate* permits the first command; every
+shutdown (deactivate, error, SIGTERM, SIGINT) brings the robot to rest first. `ControlLoop` makes
+all decisions; this node converts messages to its calls and its decisions to messages. See
 docs/robot.md.
 """
 
@@ -39,8 +39,8 @@ from ros_nodes.startup_checks import describe, drives_by_reading, load_and_check
 POLL_PERIOD = 0.05  # [s] between two polls of the graph, the services and autostart
 REPORT_PERIOD = 1.0  # [s] between two diagnostics
 DUMP_PERIOD = 5.0  # [s] between two recordings of faults that do not latch
-REST_PAUSE = 0.001  # [s] between two polls of the messages on the way out
-REST_SLACK = 2.0  # [s] of the wall clock on top of the time that the way out may take
+REST_PAUSE = 0.001  # [s] between two polls of the messages during a shutdown
+REST_SLACK = 2.0  # [s] of the wall clock in addition to the longest duration of a shutdown
 Outcome: TypeAlias = TransitionCallbackReturn
 Transition: TypeAlias = Callable[["PolicyNode", LifecycleState], Outcome]
 
@@ -93,7 +93,7 @@ class PolicyNode(LifecycleNode):
 
     @_guarded
     def on_configure(self, state: LifecycleState) -> Outcome:
-        """Load the policy, refuse what does not fit, warm up, measure."""
+        """Load the policy, refuse an incompatible one, warm up, measure."""
         require_known_parameters(self)
         given = self.parameters = read_parameters(self, PolicyParameters)
         controller, latency = load_and_check(given)
@@ -153,7 +153,7 @@ class PolicyNode(LifecycleNode):
 
     @_guarded
     def on_deactivate(self, state: LifecycleState) -> Outcome:
-        """Lead the robot to rest."""
+        """Bring the robot to rest."""
         self._autostart.cancel()
         self._lead_to_rest()
         return super().on_deactivate(state)
@@ -167,7 +167,7 @@ class PolicyNode(LifecycleNode):
 
     @_guarded
     def on_shutdown(self, state: LifecycleState) -> Outcome:
-        """Lead the robot to rest; the process ends."""
+        """Bring the robot to rest; the process ends."""
         self._autostart.cancel()
         self._lead_to_rest()
         self.exit_code = 0
@@ -175,7 +175,7 @@ class PolicyNode(LifecycleNode):
 
     @_guarded
     def on_error(self, state: LifecycleState) -> Outcome:
-        """Lead the robot to rest after an exception in a transition; the process ends with 1."""
+        """Bring the robot to rest after an exception in a transition; the process ends with 1."""
         self._autostart.cancel()
         self.close()
         return Outcome.SUCCESS
@@ -187,14 +187,14 @@ class PolicyNode(LifecycleNode):
         return Outcome.FAILURE
 
     def activation_problem(self) -> str:
-        """Why the robot cannot be commanded now, as one sentence; empty: it can."""
+        """Return why the robot cannot be commanded now, as one sentence; empty: it can."""
         if self._link is None:
             return "it is not configured"
         self._poll_graph(self._link)
         return self._link.loop.activation_problem()
 
     def _discover_others(self, link: RobotLink) -> None:
-        """Wait until others on the topics must have been discovered; readings are served."""
+        """Wait until other nodes should have been discovered; readings are processed meanwhile."""
         until = self._started + self.parameters.discovery_time
         while time.monotonic() < until and not self.stop_requested():
             link.serve()
@@ -214,7 +214,7 @@ class PolicyNode(LifecycleNode):
         loop = self._link.loop
         try:
             decision = call()
-        except Exception:  # a bug, or a policy that fails: record it, and lead the robot to rest
+        except Exception:  # a bug, or a policy that fails: record it, and bring the robot to rest
             self.dump("exception")
             self._lead_to_rest()
             raise
@@ -229,7 +229,7 @@ class PolicyNode(LifecycleNode):
             self._on_level(loop, decision)
 
     def _on_level(self, loop: ControlLoop, decision: Decision) -> None:
-        """Log, report and record at once that a fault begins or ends."""
+        """Log, report and record the beginning or end of a fault at once."""
         before, self._level = self._level, decision.level
         if max(before, self._level) < SafetyLevel.HOLD:
             return
@@ -270,7 +270,7 @@ class PolicyNode(LifecycleNode):
 
     @property
     def commands(self) -> bool:
-        """Is a robot commanded?"""
+        """Whether a robot is commanded."""
         return self._link is not None and self._link.loop.mode == Mode.ACTIVE
 
     def wait(self) -> float:
@@ -283,7 +283,7 @@ class PolicyNode(LifecycleNode):
         """See `process.Running`."""
         if self._link is not None:
             self._run(self._link.loop.poll)
-        now = time.monotonic()  # simulated time may stand still
+        now = time.monotonic()  # simulated time may be paused
         if now >= self._next_poll:
             self._next_poll = now + POLL_PERIOD
             self._poll()
@@ -317,19 +317,19 @@ class PolicyNode(LifecycleNode):
                 "the robot's clock went back: activate by hand when the robot is ready"
             )
         if self._active and loop.mode == Mode.INACTIVE:
-            self.trigger_deactivate()  # the loop has ended by itself, and has logged why
+            self.trigger_deactivate()  # the loop has ended by itself, and has logged the reason
 
     def _poll_graph(self, link: RobotLink) -> None:
         self._run(lambda: link.loop.graph(link.graph.poll()))
 
     def _parameter_problem(self, parameters: Sequence[Parameter[Any]]) -> str:
-        # read when configuring: a change that seems to work and has no effect is dangerous
+        # read when configuring: a change that is accepted but has no effect is dangerous
         if self._link is None:
             return ""
         return f"{', '.join(parameter.name for parameter in parameters)}: clean up first"
 
     def dump(self, why: str) -> Dump | None:
-        """Begin to write a recording; None where there is no policy."""
+        """Begin to write a recording; None: there is no policy."""
         if self._link is None:
             return None
         recorder = self._link.loop.controller.recorder
@@ -337,10 +337,10 @@ class PolicyNode(LifecycleNode):
         self._reporter.dumps.append(dump)
         return dump
 
-    # ---- the way out
+    # ---- shutdown
 
     def _lead_to_rest(self) -> None:
-        """Command the robot to rest, and log how that ended. Readings and ~/estop are served."""
+        """Bring the robot to rest, and log the result. Readings and ~/estop are processed."""
         if not self._active or self._link is None:
             return
         self._active = False
@@ -360,7 +360,7 @@ class PolicyNode(LifecycleNode):
             if now >= next_poll:
                 next_poll = now + POLL_PERIOD
                 loop.graph(link.graph.poll())
-            if now > until:  # simulated time may stand still
+            if now > until:  # simulated time may be paused
                 loop.abort_shutdown("the simulation's clock stands still")
             time.sleep(REST_PAUSE)
         link.close()
@@ -376,7 +376,7 @@ class PolicyNode(LifecycleNode):
         if self._link is not None:
             self._link.destroy()
             self._link.loop.controller.recorder.wait(2.0)
-            self._operator.poll()  # respond to who waits for a recording
+            self._operator.poll()  # respond to callers that wait for a recording
         self._reporter.release()
         self._link = None
 

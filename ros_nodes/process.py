@@ -1,7 +1,7 @@
 """Run a node in a process: signals, executor, clocks, real-time profile.
 
 rclpy's own signal handlers end the context before a last command could be published, so they stay
-off; ours only set a flag, which `run_node` reads between finite `spin_once` calls.
+off; the handlers here only set a flag, which `run_node` reads between finite `spin_once` calls.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ class NodeClock:
         self._newest = 0.0
 
     def now(self) -> float:
-        """Steady time [s]; in simulation the newest of /clock and of the readings' stamps."""
+        """Return steady time [s]; in simulation the newest of /clock and the readings' stamps."""
         if not self.simulated:
             return time.monotonic()
         self._newest = max(self._newest, self._clock.now().nanoseconds * 1e-9)
         return self._newest
 
     def robot_now(self) -> float:
-        """Time on the clock of the stamps [s]."""
+        """Return the time on the clock of the stamps [s]."""
         return self.now() if self.simulated else time.time()
 
     def update(self, stamp: float) -> None:
@@ -68,11 +68,11 @@ class NodeClock:
 
     @property
     def is_served(self) -> bool:
-        """Has the clock a source? In simulation a publisher of /clock, even a paused one."""
+        """Whether the clock has a source; in simulation a publisher of /clock, even if paused."""
         return not self.simulated or self._node.count_publishers("/clock") > 0
 
     def subscriptions(self) -> list[Any]:
-        """The subscription of /clock, to be served where no executor runs; empty: none."""
+        """Return the subscription of /clock, to process where no executor runs; empty: none."""
         if not self.simulated:
             return []
         return [s for s in self._node.subscriptions if s.topic_name == "/clock"]
@@ -82,20 +82,20 @@ class Running(Protocol):
     """A node that `run_node` can run."""
 
     exit_code: int | None  # once it is set, the process ends with it
-    stop_requested: Callable[[], bool]  # has a signal asked the process to end?
+    stop_requested: Callable[[], bool]  # whether a signal has requested the end of the process
 
     def wait(self) -> float:
-        """The longest time until `tick` has to be called [s], even where no message comes."""
+        """Return the longest time until `tick` has to be called [s], even if no message comes."""
 
     def tick(self) -> None:
-        """Do what is due; called after every message and every wait."""
+        """Do all work that is due; called after every message and every wait."""
 
     def close(self) -> None:
         """Leave the robot safe; the ROS context is still valid."""
 
 
 def make_executor() -> Executor:
-    """The events executor where this rclpy has it: it is three times as fast."""
+    """Make the events executor if this rclpy has it: it is three times as fast."""
     try:
         from rclpy.experimental.events_executor import EventsExecutor
     except ImportError:
@@ -104,7 +104,7 @@ def make_executor() -> Executor:
 
 
 class StopSignal:
-    """SIGTERM, SIGINT and SIGHUP (a terminal that went away) as a flag.
+    """SIGTERM, SIGINT and SIGHUP (a closed terminal) as a flag.
 
     The second signal of a kind ends the process at once.
     """
@@ -161,14 +161,14 @@ def run_node(make: Callable[[], Any], args: list[str] | None = None) -> int:
 
 
 def realtime_profile(priority: int, cpus: Sequence[int]) -> tuple[str, list[str]]:
-    """Ask the system for memory locking, FIFO scheduling and CPUs; stop the garbage collector.
+    """Request memory locking, FIFO scheduling and CPUs; stop the garbage collector.
 
     Args:
         priority: of FIFO scheduling, 1 to 99.
         cpus: to run on; negative ones are ignored.
 
     Returns:
-        What was granted, one word each, and a sentence for everything that was refused.
+        The granted settings, one word each, and a sentence for each refused one.
     """
     granted, refused = ["gc"], []
     gc.collect()

@@ -1,4 +1,4 @@
-"""Reporter: what policy_node measures and decides, on /diagnostics and ~/latency."""
+"""Reporter: publishes policy_node's measurements and decisions on /diagnostics and ~/latency."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ros_nodes.process import NodeClock
 
 
 class _Activation:
-    """What is counted from one activation to the next."""
+    """The counts of one activation."""
 
     def __init__(self, loop: ControlLoop) -> None:
         self.loop = loop
@@ -32,7 +32,7 @@ class _Activation:
 
 
 class Reporter:
-    """Counts, times and publishes. Samples are published only while somebody subscribes."""
+    """Counts, times and publishes. Samples are published only while there is a subscriber."""
 
     def __init__(self, node: Node, clock: NodeClock) -> None:
         self.granted = "off"  # of the real-time profile
@@ -50,16 +50,16 @@ class Reporter:
         ]
 
     def begin(self, loop: ControlLoop) -> None:
-        """Count anew: a policy is activated."""
+        """Reset the counts: a policy is activated."""
         self._activation = _Activation(loop)
 
     def end(self) -> None:
-        """Report that nothing is commanded any more."""
+        """Report that no more commands are sent."""
         if self._activation is not None:
             self._activation.decision = None
 
     def release(self) -> None:
-        """Drop everything about a policy that is unloaded."""
+        """Drop all data of a policy that is unloaded."""
         self._activation = None
 
     def miss(self, count: int) -> None:
@@ -92,7 +92,7 @@ class Reporter:
             self._samples.publish(self._message)
 
     def poll(self) -> None:
-        """Look whether anybody subscribes to the samples."""
+        """Check whether the samples have a subscriber."""
         self._has_subscribers = self._samples.get_subscription_count() > 0
 
     def publish(self) -> None:

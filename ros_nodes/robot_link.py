@@ -1,4 +1,4 @@
-"""RobotLink: turn a robot's messages into calls of the control loop, and commands into messages."""
+"""RobotLink: convert a robot's messages to calls of the control loop, and commands to messages."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class RobotLink:
         node: their owner.
         loop: the control loop.
         clock: for the commands' stamps.
-        run: runs a call of the loop, which may lead to a command.
+        run: runs a call of the loop, which may result in a command.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class RobotLink:
         self._mapping = JointMapping(spec, robot)
         self._writer = CommandWriter(robot.command, self._mapping, spec.period)
         self._publisher: Publisher[CommandMessage] | None = None
-        self._unacknowledged = False  # is the first command not acknowledged yet?
+        self._unacknowledged = False  # whether the first command is not acknowledged yet
         self._first_sent = 0.0
         self._subscriptions: list[Any] = []
         inputs = {"state": self._subscribe(JointState, robot.state.topic, self._on_joint_state)}
@@ -71,13 +71,13 @@ class RobotLink:
     # ---- commands
 
     def open(self, timeout: float) -> str:
-        """Make the publisher and wait until its listener is matched. Readings are served meanwhile.
+        """Make the publisher and wait until its listener is matched, while processing readings.
 
         Args:
-            timeout: how long to wait [s].
+            timeout: longest time to wait [s].
 
         Returns:
-            What went wrong, as one sentence; empty: nothing.
+            The reason for a failure, as one sentence; empty: it succeeded.
         """
         graph = self.graph
         before = {end.gid for end in graph.command_publishers()}
@@ -125,7 +125,7 @@ class RobotLink:
             self._first_sent = time.monotonic()
 
     def repeat_first(self) -> None:
-        """Send the first command again until it is acknowledged: discovery loses some."""
+        """Send the first command again until it is acknowledged: discovery can lose messages."""
         if not self._unacknowledged or self._publisher is None or not self._first_sent:
             return
         if self._publisher.wait_for_all_acked(Duration(seconds=0)):
@@ -156,7 +156,7 @@ class RobotLink:
     def _on_joint_state(self, message: JointState) -> None:
         mapping, size = self._mapping, len(message.name)
         if not mapping.concerns(message.name):
-            return  # joints of something else, such as a gripper
+            return  # joints of another device, such as a gripper
         try:
             reordered = mapping.set_order(message.name)
         except InputError as error:

@@ -1,7 +1,7 @@
 """The ROS package for colcon: the index entry, launch files, parameters and starters, no Python.
 
-The Python code comes with `pip install` of the clone; this folder is a package of its own because
-colcon cannot build one beside our pyproject.toml.
+The Python code is installed by `pip install` of the clone; this folder is a separate package
+because colcon cannot build one in a folder with this project's pyproject.toml.
 """
 
 from pathlib import Path
@@ -13,7 +13,7 @@ NAME = "dime_robot"
 
 
 def files(folder: str, pattern: str = "*") -> list[str]:
-    """The files of a folder, relative to this one."""
+    """List the files of a folder, relative to this one."""
     return sorted(str(path) for path in Path(folder).glob(pattern) if path.is_file())
 
 

@@ -11,17 +11,17 @@ die             the process ends at once, as after a kernel panic
 
 Stamps:
 
-freeze_stamp    the stamp stands still, the values go on
+freeze_stamp    the stamp stays constant, the values change
 clock:S         stamps are S seconds off from now on; in lockstep /clock too
-future          one single stamp lies in 2038
+future          one single stamp is in 2038
 no_stamp        the stamp is never set: 0
 
 Joints:
 
-frozen          a hung driver: all values stay, bit for bit, the imu's too; the stamps go on
+frozen          a hung driver: all values stay, bit for bit, the imu's too; the stamps advance
 nan:JOINT       the joint's position reads NaN, as ros2_control shows a missing interface
 jump:JOINT:D    the joint's position reads D more (an encoder that slipped) [rad or m]
-glitch:JOINT:D  the same for one single reading a second
+glitch:JOINT:D  the same for one single reading per second
 spin:JOINT:V    the joint's velocity reads V more [rad/s or m/s]
 no_velocity     JointState.velocity is empty
 permute         the joints come in another order, with their names
@@ -31,11 +31,11 @@ extra           an unknown joint is in the message
 Imu:
 
 no_imu          the imu sends nothing
-tilt:DEGREES    the imu reads a base rolled by so much
+tilt:DEGREES    the imu reads a base rolled by this angle
 quaternion      the orientation is 0 0 0 0, as of a driver that never sets it
 no_orientation  orientation_covariance[0] is -1: not measured (REP 145)
 
-In lockstep a state follows each command, so there `rate` and `bursts` change nothing.
+In lockstep a state follows each command, so there `rate` and `bursts` have no effect.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ class _Form(NamedTuple):
     """The arguments of a fault."""
 
     joint: bool = False
-    limits: tuple[float, float] | None = None  # of its number; None: it takes none
-    whole: bool = False  # a whole number
+    limits: tuple[float, float] | None = None  # of its number; None: it has no number
+    whole: bool = False  # an integer
     imu: bool = False  # needs a robot with an imu
 
 
@@ -102,7 +102,7 @@ class InjectedFault:
     Args:
         text: see the module's docstring; empty: none.
         joints: their names in the messages.
-        has_imu: does the robot publish one?
+        has_imu: whether the robot publishes one.
 
     Raises:
         InputError: there is no such fault, or this robot cannot have it.
@@ -133,7 +133,7 @@ class InjectedFault:
             if form.limits is not None:
                 self.number = float(rest.pop(0))
                 low, high = form.limits
-                in_range = low <= self.number <= high  # nor is a NaN
+                in_range = low <= self.number <= high  # False for NaN
                 if not in_range or (form.whole and not self.number.is_integer()):
                     raise ValueError
             if rest:
@@ -143,21 +143,21 @@ class InjectedFault:
 
     @property
     def delay(self) -> float:
-        """How late states are sent [s]."""
+        """Delay with which states are sent [s]."""
         return self.number if self.kind == "delay" else 0.0
 
     @property
     def rate(self) -> float:
-        """How often states are sent, relative to their rate."""
+        """Rate of the states, relative to the robot's."""
         return self.number if self.kind == "rate" else 1.0
 
     @property
     def burst(self) -> int:
-        """How many states come together."""
+        """Number of states that are sent together."""
         return int(self.number) if self.kind == "bursts" else 1
 
     def stalls(self, now: float) -> bool:
-        """Is the state at steady time `now` [s] not sent?
+        """Whether the state at steady time `now` [s] is not sent.
 
         Args:
             now: steady time [s].
@@ -169,7 +169,7 @@ class InjectedFault:
         return now - self._began < self.number
 
     def time(self, time: float) -> float:
-        """The time on the robot's clock [s], for stamps and, in lockstep, /clock.
+        """Return the time on the robot's clock [s], for stamps and, in lockstep, /clock.
 
         Args:
             time: of the simulation [s].
@@ -177,10 +177,10 @@ class InjectedFault:
         return max(0.0, time + self.number) if self.kind == "clock" else time
 
     def stamp(self, time: float) -> float:
-        """The stamp [s] of the state at `time` on the robot's clock [s].
+        """Return the stamp [s] of the state at `time` on the robot's clock [s].
 
         Args:
-            time: what the robot's clock says [s].
+            time: on the robot's clock [s].
         """
         if self.kind == "no_stamp":
             return 0.0
@@ -190,7 +190,7 @@ class InjectedFault:
         return time
 
     def joint_state(self, message: JointState) -> JointState | None:
-        """The message as the robot with the fault sends it; None: it sends none."""
+        """Return the message as the robot with the fault sends it; None: it sends none."""
         first = self._first.setdefault(JointState, deepcopy(message)) if self.kind else message
         fields = (message.name, message.position, message.velocity)
         index = message.name.index(self.joint) if self.joint else -1
@@ -229,7 +229,7 @@ class InjectedFault:
         return message
 
     def imu(self, message: Imu) -> Imu | None:
-        """The message as the robot with the fault sends it; None: it sends none."""
+        """Return the message as the robot with the fault sends it; None: it sends none."""
         q = message.orientation
         match self.kind:
             case "no_imu":
@@ -249,7 +249,7 @@ class InjectedFault:
 
 
 def _expected(kind: str, joints: list[str], text: str) -> str:
-    """A sentence for what cannot be parsed: the form of this fault, or the names of all."""
+    """Return a sentence for a parse error: the form of this fault, or the names of all."""
     if kind not in FORMS:
         return f"parameter fault: expected one of {', '.join(FORMS)}, got {text!r}"
     form, words, parts = FORMS[kind], kind, []
@@ -265,7 +265,7 @@ def _expected(kind: str, joints: list[str], text: str) -> str:
 
 
 def imu_message(orientation: FloatArray, angular_velocity: FloatArray) -> Imu:
-    """An Imu without acceleration.
+    """Make an Imu message without acceleration.
 
     Args:
         orientation: of the base, w x y z, shape (4,).

@@ -1,14 +1,14 @@
-"""sim_node: a MuJoCo robot behind the topics of a real one. `ros2 run dime_robot sim_node`.
+"""sim_node: a MuJoCo robot with the topics of a real one. `ros2 run dime_robot sim_node`.
 
 It simulates the same Plant as training, publishes its state as JointState (and Imu), and takes the
-robot's own kind of commands. The robot stands in its start pose until the first command, so an
-episode begins as a training episode does. In lockstep every state waits for its command and /clock
-is published; otherwise the simulation keeps to the wall clock, and when commands stop coming the
-robot's own time-out acts (see sim_timeout). A task that follows a velocity is judged by the
-velocity on the topic that the policy subscribes to as well. At the end of an episode, or when the
-robot falls, `~/episode` has its result as JSON; a configuration without a task has no episodes.
-After SIGTERM or SIGINT it goes on while it is commanded, so that policy_node, which may have
-received the same signal, can lead the robot to rest.
+robot's own kind of commands. The robot stays in its start pose until the first command, so an
+episode begins like a training episode. In lockstep every state waits for its command and /clock
+is published; otherwise the simulation follows the wall clock, and when commands stop the robot's
+own time-out acts (see sim_timeout). A velocity-tracking task is evaluated with the velocity command
+on the topic that the policy subscribes to. At the end of an episode, or when the robot falls, the
+result is published on `~/episode` as JSON; a configuration without a task has no episodes.
+After SIGTERM or SIGINT it keeps running while commands arrive, so that policy_node, which may have
+received the same signal, can bring the robot to rest.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ TIME_BETWEEN_EPISODES = 1.0  # [s] of simulated time
 MAX_LAG = 0.05  # [s] behind the wall clock before the lost time is dropped
 POLL_PERIOD = 1.0  # [s] between two checks of the message types on the topics
 QUIET_TIME = 0.3  # [s] without a command after which no node commands any more
-MAX_REST_TIME = 10.0  # [s] of going on at the end while a node still commands
+MAX_REST_TIME = 10.0  # [s] of further running at the end while a node still commands
 
 
 class SimNode(Node):
@@ -137,7 +137,7 @@ class SimNode(Node):
         return self.create_publisher(kind, topic, 10)
 
     def _subscribe_to_velocity(self, config: str) -> VelocityCommand:
-        """Subscribe to the velocity that the operator sends."""
+        """Subscribe to the operator's velocity command."""
         operator = self._config.robot.command_velocity
         if operator is None:
             raise InputError(
@@ -171,7 +171,7 @@ class SimNode(Node):
         self._physics_steps = self._control_steps = 0
         self._next_state = 0.0  # in physics steps
         self._return = 0.0
-        self._sums: dict[str, float] = {}  # over control steps, of what the task measures
+        self._sums: dict[str, float] = {}  # over control steps, of the task's metrics
         self._command: JointCommand | None = None
         self._timeout.restart()
         self._due = time.monotonic()
@@ -203,7 +203,7 @@ class SimNode(Node):
         return response
 
     def _set_fault(self, parameters: Sequence[Parameter[Any]]) -> str:
-        """Take over the parameter `fault`; gives why it is refused, empty: it is not."""
+        """Apply the parameter `fault`; return why it is refused, empty: it is not."""
         try:
             for parameter in parameters:
                 if parameter.name == "fault":
@@ -227,7 +227,7 @@ class SimNode(Node):
             self._next_poll = now + POLL_PERIOD
             self._check_types()
         if self._lockstep:
-            if now - self._last_sent > RESEND_PERIOD:  # the first one, or one that was lost
+            if now - self._last_sent > RESEND_PERIOD:  # the first state, or a lost one
                 self._send_state()
             return
         if now - self._due > MAX_LAG:
@@ -254,15 +254,15 @@ class SimNode(Node):
             self._evaluate()
 
     def _motor_time(self) -> float:
-        """The simulated time of this episode, by which the robot's time-out counts [s].
+        """Return the simulated time of this episode, for the robot's time-out [s].
 
-        A simulation that was kept from running has not missed a command, nor has one in lockstep,
+        A simulation whose process was suspended has not missed a command, nor has one in lockstep,
         which waits for its command.
         """
         return self._physics_steps * self._config.sim.timestep
 
     def _apply_timeout(self) -> None:
-        """Log the robot's own time-out when it begins, and act on it while it lasts."""
+        """Log the robot's own time-out when it begins, and apply its response while it lasts."""
         if self._timeout.expires(self._motor_time()):
             text = f"no command for {self._timeout.timeout:g} s: {self._response.word}"
             if self._over:  # no command is expected
@@ -297,12 +297,12 @@ class SimNode(Node):
         self._episodes.publish(String(data=json.dumps(result)))
 
     def _set_velocity(self) -> None:
-        """Judge the task by the velocity that the policy has received too."""
+        """Evaluate the task with the velocity command that the policy has also received."""
         if self._velocity is not None and self._task is not None:
             self._task.set_command(self._velocity.at(self._steady()).tolist())
 
     def _steady(self) -> float:
-        """Time that never goes back [s]; policy_node measures time-outs by the same."""
+        """Return steady time [s], the clock of policy_node's time-outs."""
         if self._lockstep:
             return self._time_base + float(self._plant.data.time)
         return time.monotonic()
@@ -317,17 +317,17 @@ class SimNode(Node):
         self._states.send(state, clock)
 
     def _check_types(self) -> None:
-        """Log once which nodes use another message type on our topics."""
+        """Log once which nodes use another message type on this node's topics."""
         for topic, kind, section in self._topics:
             for sentence in type_mismatches(self, topic, kind, section):
                 if sentence not in self._logged_mismatches:
                     self._logged_mismatches.add(sentence)
                     self.get_logger().warning(sentence)
 
-    # ---- the way out
+    # ---- shutdown
 
     def close(self) -> None:
-        """See `process.Running`: go on while commands come, at most MAX_REST_TIME."""
+        """See `process.Running`: keep running while commands come, at most MAX_REST_TIME."""
         until = time.monotonic() + MAX_REST_TIME
         if time.monotonic() < self._commanded_at + QUIET_TIME:
             self.get_logger().info(
@@ -343,12 +343,12 @@ class SimNode(Node):
                 executor.spin_once(timeout_sec=min(MAX_WAIT, max(0.0, self.wait())))
                 polled += min(time.monotonic() - polled, QUIET_TIME / 4)
                 self.tick()
-        except Exception:  # perhaps the one that has ended the process
+        except Exception:  # possibly the one that has ended the process
             traceback.print_exc()
 
 
 def _episode_steps(task: TaskConfig | None, given: SimParameters, rate: float) -> int:
-    """The control steps of an episode; 0: there are no episodes.
+    """Return the control steps of an episode; 0: there are no episodes.
 
     Raises:
         InputError: a length is given, and there are no episodes.

@@ -27,11 +27,11 @@ class Sensors:
             self._resolution = np.array(spans) / given.encoder_counts
         self._position, self._velocity = given.position_noise, given.velocity_noise
         self._gyro, self._orientation = given.gyro_noise, given.orientation_noise
-        # not the stream of the episodes' starts
+        # another stream than that of the episodes' initial states
         self._random = np.random.default_rng([given.seed, 1])
 
     def read(self, state: RobotState) -> RobotState:
-        """The state as the sensors measure it."""
+        """Return the state as the sensors measure it."""
         position, velocity = state.joint_position, state.joint_velocity
         if self._position:
             position = position + self._random.normal(0.0, self._position, position.shape)
@@ -53,7 +53,7 @@ class Sensors:
 
 
 def _turned(orientation: FloatArray, rotation: FloatArray) -> FloatArray:
-    """A quaternion w x y z, turned by a rotation vector in its own frame [rad]."""
+    """Rotate a quaternion w x y z by a rotation vector in its own frame [rad]."""
     turned = orientation.copy()
     mujoco.mju_quatIntegrate(turned, rotation, 1.0)
     return turned

@@ -30,12 +30,12 @@ class StateTopics:
 
     Args:
         node: owner of the topics.
-        robot: names them.
+        robot: has their names.
         mapping: of the joints.
-        sensors: through which states are read.
+        sensors: applied to each state.
         fault: the fault at the start; `fault` may be set later.
         in_bursts: False in lockstep, where each state waits for its command.
-        held: gives the positions of the contract's held joints, shape (n_held,) [rad or m].
+        held: returns the positions of the contract's held joints, shape (n_held,) [rad or m].
     """
 
     def __init__(
@@ -61,11 +61,11 @@ class StateTopics:
 
     @property
     def next_late(self) -> float:
-        """When the next delayed message is due, steady [s]; infinity: there is none."""
+        """Time at which the next delayed message is due, steady [s]; infinity: there is none."""
         return self._late[0][0] if self._late else math.inf
 
     def flush(self, now: float) -> None:
-        """Publish what is due.
+        """Publish the messages that are due.
 
         Args:
             now: steady time [s].
@@ -78,8 +78,8 @@ class StateTopics:
         """Publish a state, which was measured at `clock` on the robot's clock [s].
 
         Args:
-            state: what was measured.
-            clock: what the robot's clock says [s].
+            state: the measured state.
+            clock: time on the robot's clock [s].
         """
         now = time.monotonic()
         messages = self._messages(self._sensors.read(state), self.fault.stamp(clock))
@@ -96,7 +96,7 @@ class StateTopics:
         self.flush(now)
 
     def _messages(self, state: RobotState, stamp: float) -> list[Outgoing]:
-        """The messages that the driver publishes for one reading."""
+        """Make the messages that the driver publishes for one reading."""
         found: list[Outgoing] = []
         if self._imus is not None and state.orientation is not None:
             assert state.angular_velocity is not None

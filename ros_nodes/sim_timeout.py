@@ -1,4 +1,4 @@
-"""The time-out in the simulated robot: what its motors do when commands stop coming.
+"""The time-out of the simulated robot: the response of its motors when commands stop.
 
 `robot.command.timeout` is mandatory because only the robot can act once policy_node, its computer
 or the network has failed. The parameter `on_timeout` of sim_node selects the response:
@@ -6,7 +6,7 @@ or the network has failed. The parameter `on_timeout` of sim_node selects the re
 damp  effort: -damping * velocity of each joint within its effort limit, 0 where `damping` is not
       given; position: no stiffness, the drive's damping only; twist: 0
 zero  effort and twist: 0; position: no torque at all
-hold  the last command stays, as with forward_command_controller by itself, which is dangerous
+hold  the last command stays, as with forward_command_controller alone, which is dangerous
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ ON_TIMEOUT: tuple[OnTimeout, ...] = ("damp", "hold", "zero")
 
 
 class CommandTimeout:
-    """Detects that commands have stopped coming. All times are of one clock, any [s]."""
+    """Detects that commands have stopped. All times are of one clock, any [s]."""
 
     def __init__(self, timeout: float) -> None:
         self.timeout = timeout
@@ -37,7 +37,7 @@ class CommandTimeout:
         self.expired = False
 
     def command(self, now: float) -> bool:
-        """Note that a command came.
+        """Take the arrival of a command.
 
         Args:
             now: steady time [s].
@@ -49,7 +49,7 @@ class CommandTimeout:
         return ended
 
     def expires(self, now: float) -> bool:
-        """Has the time-out begun since the last call?
+        """Whether the time-out has begun since the last call.
 
         Args:
             now: steady time [s].
@@ -61,10 +61,10 @@ class CommandTimeout:
 
 
 class TimeoutResponse:
-    """What the motors follow after the time-out, computed in every simulation step.
+    """The command of the motors after the time-out, computed in every simulation step.
 
     Args:
-        spec: the contract, with what is commanded and the gains of a position drive.
+        spec: the contract, with the commanded joints and the gains of a position drive.
         robot: damping and effort limits of an effort interface.
         on_timeout: see the module's docstring.
     """
@@ -84,18 +84,18 @@ class TimeoutResponse:
         gains = [spec.joint(name) for name in self._joints]
         stiffness = np.array([joint.stiffness or math.inf for joint in gains])
         damping = np.array([joint.damping or 0.0 for joint in gains])
-        # a target so far ahead that the spring cancels the damper
+        # distance of a target at which the stiffness term cancels the damping term
         self._lead = damping / stiffness
 
     @property
     def word(self) -> str:
-        """For the log."""
+        """Name of the response, for the log."""
         return {"damp": "damping", "zero": "no effort", "hold": "the last command stays"}[
             self._on_timeout
         ]
 
     def command(self, position: FloatArray, velocity: FloatArray) -> JointCommand | None:
-        """The command that has the effect of the response; None: the last command stays.
+        """Return the command that has the effect of the response; None: the last command stays.
 
         Args:
             position: true, in the contract's order, shape (n_joints,) [rad or m].

@@ -24,7 +24,7 @@ def load_and_check(given: PolicyParameters) -> tuple[Controller, LatencyCertific
     """Load policy and robot, check that they fit, warm up and measure on this machine.
 
     Returns:
-        The controller, and the latency that was measured.
+        The controller, and the measured latency.
 
     Raises:
         InputError: with a code; see docs/safety.md.
@@ -56,7 +56,7 @@ def load_and_check(given: PolicyParameters) -> tuple[Controller, LatencyCertific
 
 
 def describe(controller: Controller, latency: LatencyCertificate, how: str) -> str:
-    """What was loaded and measured, as one line."""
+    """Describe what was loaded and measured, as one line."""
     spec, file = controller.policy.spec, controller.policy.file
     return (
         f"policy {spec.name} {file.policy_digest[:12]}, robot {controller.robot.name},"
@@ -66,10 +66,10 @@ def describe(controller: Controller, latency: LatencyCertificate, how: str) -> s
 
 
 def drives_by_reading(drive: str, spec: PolicySpec, robot: RobotConfig) -> bool:
-    """Does each reading begin a step? `auto`: where the robot publishes at the policy's rate.
+    """Whether each reading begins a step; `auto`: if the robot publishes at the policy's rate.
 
     Raises:
-        InputError: `observation` is given, though the rates differ.
+        InputError: `observation` is given, although the rates differ.
     """
     by_reading = steps_by_reading(drive, robot.state.rate, spec.rate)
     if drive == "observation" and not by_reading:

@@ -1,4 +1,4 @@
-"""Find nodes that use another message type on one of our topics: DDS never matches them."""
+"""Find nodes that use another message type on one of this node's topics: DDS never matches them."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ TWISTS = ("geometry_msgs/msg/Twist", "geometry_msgs/msg/TwistStamped")
 
 
 def type_name(kind: type) -> str:
-    """The name of a message class in the graph, as geometry_msgs/msg/Twist."""
+    """Return the name of a message class in the graph, as geometry_msgs/msg/Twist."""
     return f"{kind.__module__.partition('.')[0]}/msg/{kind.__name__}"
 
 
 def type_mismatches(node: Node, topic: str, expected: type, section: str = "") -> list[str]:
-    """A sentence for each endpoint on a topic whose type is not ours; equal sentences once.
+    """Return a sentence for each endpoint of a topic with another type; equal sentences once.
 
     Args:
-        node: its namespace and remaps apply; its own endpoints are judged too.
+        node: its namespace and remaps apply; its own endpoints are checked too.
         topic: as the node publishes or subscribes to it.
-        expected: the message class that the robot's file asks for.
+        expected: the message class that the robot's file requires.
         section: of the robot's file that states the type, as `robot.command`; empty: none does.
     """
     ours = type_name(expected)

@@ -1,8 +1,9 @@
-"""Endpoints of a topic, and which publisher sent which message.
+"""Endpoints of a topic, and the publisher of each message.
 
-A second publisher does no harm before it sends a message. Each message carries its publisher's id,
-but the events executor of rclpy 9.1.2 fails on callbacks that ask for it, so messages are taken
-directly from a hidden node without an executor, only while a topic has more than one publisher.
+A second publisher is harmless until it sends a message. The metadata of each message has its
+publisher's id, but the events executor of rclpy 9.1.2 fails on callbacks that take these metadata,
+so messages are taken directly by a hidden node without an executor, only while a topic has more
+than one publisher.
 """
 
 from __future__ import annotations
@@ -18,16 +19,16 @@ from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
 from dime_robot.runtime.control.plausibility import JUMP_SLACK
 from dime_robot.runtime.control.safety_filter import SPEED_TOLERANCE
 
-GID_BYTES = 16  # of a publisher's id that endpoints and messages both show
+GID_BYTES = 16  # of a publisher's id that endpoints and messages have in common
 WATCH_QOS = QoSProfile(
     history=HistoryPolicy.KEEP_LAST, depth=50, reliability=ReliabilityPolicy.BEST_EFFORT
 )
-MAX_MESSAGES = 200  # taken at once: a flood must not hold up the control loop
-# nodes that subscribe to everything and move nothing; rclpy hides names that begin with _
+MAX_MESSAGES = 200  # taken at once: a flood must not delay the control loop
+# nodes that subscribe to everything and command nothing; rclpy hides names that begin with _
 TOOLS: tuple[str, ...] = ("_", "rosbag2", "ros2bag", "mcap", "foxglove", "rosbridge", "webviz")
 TOOLS += ("plotjuggler", "rqt", "rviz", "rerun", "latency_monitor")
 RECORDER = "recorder"  # anywhere in a name
-WATCH_TIME = 1.0  # [s] of watching two publishers before they are judged
+WATCH_TIME = 1.0  # [s] of monitoring two publishers before they are compared
 SENDER_TIMEOUT = 1.0  # [s] after its last message a publisher no longer counts as sending
 
 
@@ -40,12 +41,12 @@ class Endpoint(NamedTuple):
 
 
 def full_name(namespace: str, name: str) -> str:
-    """A node's fully qualified name."""
+    """Return a node's fully qualified name."""
     return f"{namespace.rstrip('/')}/{name}"
 
 
 def endpoints(infos: Sequence[Any]) -> list[Endpoint]:
-    """A topic's endpoints out of what rclpy returns."""
+    """Make a topic's endpoints from rclpy's result."""
     return [
         Endpoint(
             full_name(info.node_namespace, info.node_name),
@@ -57,7 +58,7 @@ def endpoints(infos: Sequence[Any]) -> list[Endpoint]:
 
 
 def is_tool(node: str) -> bool:
-    """Does a node's fully qualified name show that it only records or displays?"""
+    """Whether a node's fully qualified name shows that it only records or displays."""
     name = node.rpartition("/")[2]
     return name.startswith(TOOLS) or RECORDER in name
 
@@ -66,7 +67,7 @@ class TopicWatch:
     """Takes the messages of one topic with their publishers' ids, while it is open.
 
     Args:
-        owner: whose context and namespace are used.
+        owner: its context and namespace are used.
         kind: message type.
         topic: fully resolved.
     """
@@ -79,11 +80,11 @@ class TopicWatch:
 
     @property
     def is_open(self) -> bool:
-        """Does it take messages?"""
+        """Whether it takes messages."""
         return self._node is not None
 
     def keep_open(self, needed: bool) -> None:
-        """Begin to take messages where it is needed, else leave the topic."""
+        """Subscribe to the topic if this is needed, else end the subscription."""
         if not needed:
             self.close()
         if not needed or self._node is not None:
@@ -102,13 +103,13 @@ class TopicWatch:
         self.since = time.monotonic()
 
     def close(self) -> None:
-        """Leave the topic."""
+        """End the subscription."""
         if self._node is not None:
             self._node.destroy_node()
         self._node = self._subscription = None
 
     def take(self) -> list[tuple[bytes | None, Any]]:
-        """Messages since the last call, with their publishers' ids where rclpy tells them."""
+        """Return messages since the last call, with their publishers' ids if rclpy has them."""
         found: list[tuple[bytes | None, Any]] = []
         if self._subscription is None:
             return found
@@ -123,7 +124,7 @@ class TopicWatch:
 
 
 class StatePublishers:
-    """Compares what the publishers of the joint states send.
+    """Compares the messages of all publishers of the joint states.
 
     Args:
         names: the policy's joints by their names on the topic.
@@ -136,7 +137,7 @@ class StatePublishers:
         self._seen: dict[bytes | None, tuple[float, float, np.ndarray]] = {}
 
     def restart(self) -> None:
-        """Drop what was received."""
+        """Drop all received messages."""
         self._seen.clear()
 
     def take(
@@ -148,12 +149,12 @@ class StatePublishers:
         Args:
             publisher: its id.
             names: of the message's joints.
-            position: theirs [rad or m].
+            position: of these joints [rad or m].
             stamp: of the message [s].
             now: steady time [s].
 
         Returns:
-            How it contradicts another publisher's, as a phrase; empty: it does not.
+            How it contradicts another publisher's message, as a phrase; empty: it does not.
         """
         given = dict(zip(names, position, strict=False))
         values = np.array([given.get(name, np.nan) for name in self._names])
@@ -166,13 +167,13 @@ class StatePublishers:
             off = values - theirs
             off = np.where(self._turning, np.remainder(off + np.pi, 2 * np.pi) - np.pi, off)
             excess = np.abs(off) - JUMP_SLACK - self._speed * abs(stamp - their_stamp)
-            if (excess > 0).any():  # a joint that only one sends is NaN
+            if (excess > 0).any():  # a joint that only one publisher sends is NaN
                 worst = int(np.nanargmax(excess))
                 return f"{self._names[worst]} is {values[worst]:.3g} and {theirs[worst]:.3g}"
         return ""
 
     def shared(self, now: float) -> list[str]:
-        """The joints that more than one publisher sends.
+        """Return the joints that more than one publisher sends.
 
         Args:
             now: steady time [s].

@@ -1,8 +1,8 @@
 """Find parameters that were given and that the node does not declare, such as a misspelt name.
 
-`dry_rn:=true` must not command a live robot. rclpy accepts any name, so the names are looked up
-again where they were given: one that is given to this node is refused; one that a parameter file
-gives to every node (`/**`) may be meant for another node and is only logged as a warning.
+A mistyped `dry_rn:=true` must not command a robot. rclpy accepts any name, so command line and
+parameter files are read again: an unknown name that is given to this node is refused; one that a
+file gives to every node (`/**`) may be meant for another node and is only logged as a warning.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from dime_robot.runtime.io.errors import InputError
 
 OF_ROS = ("use_sim_time", "start_type_description_service")
 OF_ROS_PREFIX = "qos_overrides."
-# launch_ros writes what a launch file gives to one node into such a file, below `/**`
+# launch_ros writes one node's parameters of a launch file into such a file, below `/**`
 OF_LAUNCH = "launch_params_"
 PARAMETER_FLAGS, FILE_FLAG = ("-p", "--param"), "--params-file"
 
@@ -29,10 +29,10 @@ PARAMETER_FLAGS, FILE_FLAG = ("-p", "--param"), "--params-file"
 def unknown_parameters(
     node: Node, arguments: Sequence[str] | None = None
 ) -> tuple[list[str], list[str]]:
-    """Sentences about parameters that were given and are not declared: to refuse, and to warn.
+    """Return sentences about undeclared parameters: those to refuse, and those to warn of.
 
     Args:
-        node: after it has declared all its parameters.
+        node: it must have declared all its parameters.
         arguments: the command line; None: this process's.
     """
     words = sys.argv if arguments is None else arguments
@@ -63,7 +63,7 @@ def require_known_parameters(node: Node) -> None:
     """Refuse unknown parameters that are given to this node; warn about those given to all.
 
     Raises:
-        InputError: names all of them in one sentence.
+        InputError: with all of them in one sentence.
     """
     refused, warned = unknown_parameters(node)
     for sentence in warned:
@@ -80,7 +80,7 @@ def _sentence(key: str, known: Sequence[str]) -> str:
 
 
 def _matches(owner: str, full: str) -> bool:
-    """Does a name, perhaps with wildcards, match a node's fully qualified name?"""
+    """Whether a name, possibly with wildcards, matches a node's fully qualified name."""
     wildcards = {"**": "(/[^/]+)*", "*": "/[^/]+"}
     tokens = owner.strip("/").split("/")
     pattern = "".join(wildcards.get(token, "/" + re.escape(token)) for token in tokens)
@@ -88,7 +88,7 @@ def _matches(owner: str, full: str) -> bool:
 
 
 def _flags(words: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Each ROS argument for parameters, with its value."""
+    """Yield each ROS argument for parameters, with its value."""
     inside = False
     for word, following in zip(words, [*words[1:], ""], strict=True):
         if word in ("--ros-args", "--"):
@@ -98,7 +98,7 @@ def _flags(words: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 
 def _on_command_line(words: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Node, empty where none is given, and name of each `-p NODE:NAME:=VALUE`."""
+    """Yield node (empty: none is given) and name of each `-p NODE:NAME:=VALUE`."""
     for flag, word in _flags(words):
         if flag in PARAMETER_FLAGS:
             owner, _, key = word.partition(":=")[0].rpartition(":")
@@ -110,7 +110,7 @@ def _files(words: Sequence[str]) -> list[Path]:
 
 
 def _of_file(path: Path) -> Iterator[tuple[str, str]]:
-    """Node, perhaps with wildcards, and name of every parameter in a file."""
+    """Yield node, possibly with wildcards, and name of every parameter in a file."""
     try:
         content = read_yaml(path)
     except InputError:
@@ -122,7 +122,7 @@ def _of_file(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def _key_paths(content: Any, above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """The keys that lead to each value in mappings of mappings."""
+    """Yield the sequence of keys of each value in nested mappings."""
     if not isinstance(content, dict):
         yield above
         return

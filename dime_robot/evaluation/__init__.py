@@ -1,1 +1,1 @@
-"""What a policy achieves: episodes, statistics, robustness, videos."""
+"""Evaluation of policies: episodes, statistics, robustness, videos."""

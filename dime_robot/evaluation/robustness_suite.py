@@ -1,11 +1,12 @@
-"""How robust a policy that follows a velocity is, condition by condition: `evaluate --suite`.
+"""Robustness of a policy that tracks a velocity, condition by condition: `evaluate --suite`.
 
-Conditions: the nominal robot, everything randomised as in training, each randomised quantity at
-either end by itself, more passive joint damping, readings that are 0 to 3 control steps old, and
-other models of the robot. In each, every velocity of the configuration's `suite.commands` alone.
+Conditions: the nominal robot, everything randomised as in training, each randomised quantity alone
+at each end of its range, more passive joint damping, readings that are 0 to 3 control steps old,
+and other models of the robot. In each, every velocity of the configuration's `suite.commands` is
+evaluated separately.
 
-Every threshold holds for the nominal robot, the randomised one and other models of it. Either end
-of a randomised quantity is judged by survival and by the tracking reward that it costs. Joint
+All thresholds apply to the nominal robot, the randomised one and other models of it. For an end of
+a randomised quantity there are thresholds on survival and on the loss of tracking reward. Joint
 damping that was not randomised and late readings are only shown: no policy is trained for them.
 """
 
@@ -41,13 +42,13 @@ Velocity = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class Condition:
-    """A robot to try the policy on."""
+    """A robot on which the policy is evaluated."""
 
     name: str
     config: RobotTaskConfig
     model: Path
-    trained: bool = False  # one extreme of a randomised quantity: judged by what it costs
-    foreign: bool = False  # another model of the robot: judged by everything
+    trained: bool = False  # one extreme of a randomised quantity: survival and reward loss count
+    foreign: bool = False  # another model of the robot: all thresholds apply
     differences: tuple[str, ...] = ()  # of another model, a line each
 
     @property
@@ -87,7 +88,7 @@ class Row:
 
 
 def suite_of(config: RobotTaskConfig, env: str) -> SuiteConfig:
-    """The configuration's `suite`.
+    """Return the configuration's `suite`.
 
     Raises:
         InputError: it has none.
@@ -118,7 +119,7 @@ def conditions(config: RobotTaskConfig, model: Path, others: Sequence[Path]) -> 
         Condition(RANDOMIZED, config, model),
     ]
     for term in config.randomization:
-        if term.kind == "observation_noise":  # an end of it would be a bias, not a noise
+        if term.kind == "observation_noise":  # one end of its range would be a bias, not noise
             only = with_only(randomization=(term,))
             found.append(Condition(f"noise {' '.join(term.targets)}", only, model, trained=True))
             continue
@@ -146,7 +147,7 @@ def conditions(config: RobotTaskConfig, model: Path, others: Sequence[Path]) -> 
     twice = sorted({path for path in resolved if resolved.count(path) > 1})
     if twice:
         raise InputError(f"--model: expected each model once, got {twice} more than once")
-    for other in others:  # whose bodies and cameras have names of their own
+    for other in others:  # their bodies and cameras have other names
         alike = [each for each in others if each.name == other.name]
         name = other.name if len(alike) == 1 else str(other)
         sim = config.sim.model_copy(update={"imu": base_body(other, config.policy), "camera": None})
@@ -169,7 +170,7 @@ class Sampling:
     """Number of episodes, their seeds and noise, and which conditions."""
 
     episodes: int  # per condition and command
-    seed: int  # starts and noises follow from it
+    seed: int  # initial states and noise are derived from it
     noise: NoiseMode = "fresh"
     only: str = ""  # conditions with this in their names, and the nominal one
 
@@ -186,15 +187,15 @@ def run_suite(
 
     Args:
         env: environment name, sim:NAME.
-        policy: what acts.
+        policy: the policy to evaluate.
         shape: (N+1, d), the noise of one action.
-        sampling: how much is tried.
+        sampling: episodes, seed and selection of conditions.
         others: more models of the robot (MJCF).
         log: takes one line per condition.
 
     Raises:
-        InputError: the environment follows no velocity, a model does not fit, or `only` is in no
-            condition's name.
+        InputError: the environment has no velocity command, a model does not fit, or `only` is in
+            no condition's name.
     """
     if not env.startswith("sim:"):
         raise InputError(f"--suite: expected a robot task (sim:NAME), got {env}")
@@ -240,13 +241,13 @@ def _maker(name: str, condition: Condition, velocity: Velocity, seed: int) -> Ca
 
 
 def header(suite: SuiteConfig) -> str:
-    """The table's first line; errors are m/s and rad/s."""
+    """Return the table's first line; errors are in m/s and rad/s."""
     commands = "".join(f"{x:g},{y:g},{w:g}".rjust(12) for x, y, w in suite.commands)
     return f"{'':32s}survival{commands}  tracking  action rate  effort peak"
 
 
 def line(row: Row, nominal: Row) -> str:
-    """One condition: per command the mean velocity error / yaw-rate error."""
+    """Format one condition: per command the mean velocity error / yaw-rate error."""
     errors = "".join(
         f"{r.metrics['velocity_error']:.2f}/{r.metrics['yaw_rate_error']:.2f}".rjust(12)
         for r in row.results
@@ -259,7 +260,7 @@ def line(row: Row, nominal: Row) -> str:
 
 
 def shortfalls(rows: Sequence[Row], suite: SuiteConfig) -> list[str]:
-    """Where the thresholds are not met, one sentence each."""
+    """List the thresholds that are not met, one sentence each."""
     found: list[str] = []
 
     def check_error(where: str, result: Evaluation, name: str, limit: float, unit: str) -> None:
@@ -290,7 +291,7 @@ def shortfalls(rows: Sequence[Row], suite: SuiteConfig) -> list[str]:
 
 
 def report(rows: Sequence[Row], suite: SuiteConfig) -> dict[str, Any]:
-    """Everything as plain values."""
+    """Return all results as plain values."""
     return {
         "conditions": {
             row.condition.name: [

@@ -1,4 +1,4 @@
-"""Episodes of a policy and their statistics. Knows policies as functions of numpy arrays only."""
+"""Episodes of a policy and their statistics. A policy here is a function of numpy arrays."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ FloatArray = npt.NDArray[np.float32]
 Policy = Callable[[FloatArray, FloatArray], FloatArray]
 
 
-# episodes that have ended, episodes in all, steps of those that run now
+# episodes that have ended, number of all episodes, steps of those that run now
 Watch = Callable[[int, int, int], object]
-STARTUP = 5  # of the seeds of what an environment draws once for its life
+STARTUP = 5  # key of the seeds for values that an environment draws once in its life
 
 
 class NoEnvironmentError(InputError):
-    """No environment could be made beside those that exist."""
+    """No environment could be made in addition to those that exist."""
 
 
 @dataclass
@@ -49,7 +49,7 @@ class Episode:
     action_change: float = 0.0  # sum over steps of the mean |a_t - a_{t-1}|
     effort_peak: float | None = None  # largest effort of a drive [N m or N]
     sums: dict[str, float] = field(default_factory=dict)  # over steps, of the task's metrics
-    counts: dict[str, int] = field(default_factory=dict)  # steps that gave it, where not all did
+    counts: dict[str, int] = field(default_factory=dict)  # steps with the metric, if not all
 
     @property
     def action_rate(self) -> float:
@@ -57,7 +57,7 @@ class Episode:
         return self.action_change / max(1, self.length - 1)
 
     def metric(self, name: str) -> float:
-        """Mean of one of the task's metrics over the steps that gave it, in its unit."""
+        """Return the mean of one of the task's metrics over the steps that have it, in its unit."""
         return self.sums[name] / self.counts.get(name, self.length)
 
 
@@ -111,12 +111,12 @@ class Evaluation:
 
     @property
     def cut(self) -> int:
-        """Number of episodes cut at MAX_EPISODE_STEPS; they count as truncated."""
+        """Number of episodes ended at MAX_EPISODE_STEPS; they count as truncated."""
         return sum(episode.cut for episode in self.episodes)
 
     @property
     def successes(self) -> int | None:
-        """Number of episodes that met the task's criterion; None where it states none."""
+        """Number of episodes that met the task's criterion; None: the task has none."""
         known = [episode.success for episode in self.episodes if episode.success is not None]
         return sum(known) if len(known) == len(self.episodes) else None
 
@@ -126,15 +126,15 @@ class Evaluation:
         return None if self.successes is None else self.successes / len(self.episodes)
 
     def interval(self, confidence: float = 0.95) -> tuple[float, float]:
-        """Percentile bootstrap interval of the mean return.
+        """Return the percentile bootstrap interval of the mean return.
 
         Args:
-            confidence: probability that the interval is to hold [1].
+            confidence: level of the interval [1].
         """
         return bootstrap_interval(self.returns, confidence)
 
     def summary(self) -> dict[str, Any]:
-        """Everything above as plain values."""
+        """Return all of the above as plain values."""
         plain = {
             "return_mean": self.mean,
             "return_std": self.std,
@@ -146,7 +146,7 @@ class Evaluation:
             "survival": self.survival,
             "effort_peak": self.effort_peak,
         }
-        # a metric never takes the place of a statistic of the same name
+        # a metric never replaces a statistic of the same name
         plain.update({name: v for name, v in self.metrics.items() if name not in plain})
         if self.cut:
             plain["cut_at_step_limit"] = self.cut
@@ -169,12 +169,12 @@ class Evaluation:
 
 def seed_of(*key: int) -> int:
     """Derive an independent 32-bit seed from every tuple of non-negative integers."""
-    # SeedSequence pads with zeros, (s,) and (s, 0) would be one key: the length goes in too
+    # SeedSequence pads with zeros, so (s,) and (s, 0) would be equal: the length is part of the key
     return int(np.random.SeedSequence((len(key), *key)).generate_state(1)[0])
 
 
 def zero_policy(obs: FloatArray, noise: FloatArray) -> FloatArray:
-    """Give action 0.
+    """Return action 0.
 
     Args:
         obs: shape (B, n_obs).
@@ -187,7 +187,7 @@ def zero_policy(obs: FloatArray, noise: FloatArray) -> FloatArray:
 
 
 def random_policy(obs: FloatArray, noise: FloatArray) -> FloatArray:
-    """Give uniform actions, computed from the episode's noise so that they repeat.
+    """Return uniform actions, computed from the episode's noise so that they are reproducible.
 
     Args:
         obs: shape (B, n_obs).
@@ -206,11 +206,11 @@ def require_finite_actions(policy: Policy, name: str) -> Policy:
     """Wrap a policy so that a NaN or infinite action is refused.
 
     Args:
-        policy: what acts.
+        policy: the policy.
         name: of the policy or its file, for the message.
 
     Returns:
-        A policy that raises InputError instead of giving such an action.
+        A policy that raises InputError instead of returning such an action.
     """
 
     def run(obs: FloatArray, noise: FloatArray) -> FloatArray:
@@ -239,7 +239,7 @@ def in_batches(policy: Policy, batch: int) -> Policy:
 
 
 def episode_noise(shape: tuple[int, int], seed: int, mode: NoiseMode) -> NoiseSource:
-    """Noise of an episode whose environment starts from `seed`, from another stream than it."""
+    """Return the noise of an episode whose environment starts from `seed`, in another stream."""
     return NoiseSource(shape, seed_of(seed, 1), mode)
 
 
@@ -252,9 +252,9 @@ class Evaluator:
         env: what `make_env` takes.
         shape: (N+1, d), the noise of one action.
         parallel: how many environments step together, so that the policy sees a batch.
-        make: makes number i of them, where `env` alone does not determine it.
-        seed: of what each environment draws once for its life.
-        log: takes the sentence that fewer could be made; by default it goes to stderr.
+        make: makes environment number i, if `env` alone does not determine it.
+        seed: for the values that each environment draws once in its life.
+        log: called with a sentence if fewer could be made; by default it is printed on stderr.
     """
 
     def __init__(
@@ -280,15 +280,15 @@ class Evaluator:
         mode: NoiseMode = "fresh",
         watch: Watch | None = None,
     ) -> Evaluation:
-        """Run episodes whose starts and noises follow from `seed` and the episode's number.
+        """Run episodes; initial states and noise are derived from `seed` and the episode's number.
 
         Args:
-            policy: what acts.
+            policy: the policy to evaluate.
             episodes: how many.
             seed: key of the seeds; see `seed_of`.
             mode: of the sampler's noise.
-            watch: called before every step; what it raises ends the evaluation, and the
-                environments are as usable as before.
+            watch: called before every step; an exception that it raises ends the evaluation, and
+                the environments remain usable.
 
         Raises:
             InputError: an observation or a return was NaN or infinite.

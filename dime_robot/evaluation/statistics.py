@@ -12,11 +12,11 @@ FloatArray = npt.NDArray[np.float64]
 
 
 def iqm(values: npt.ArrayLike, axis: int = 0) -> FloatArray:
-    """Interquartile mean along an axis; of three values or fewer, the mean.
+    """Return the interquartile mean along an axis; of three values or fewer, the mean.
 
     Args:
         values: numbers, shape (..., K, ...) with K of them along `axis`.
-        axis: along which the mean is taken.
+        axis: axis of the mean.
     """
     from scipy import stats
 
@@ -24,11 +24,11 @@ def iqm(values: npt.ArrayLike, axis: int = 0) -> FloatArray:
 
 
 def bootstrap_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
-    """Percentile bootstrap interval of the mean; the draws are the same in every call.
+    """Return the percentile bootstrap interval of the mean, with the same draws in every call.
 
     Args:
         values: the sample.
-        confidence: probability that the interval is to hold [1].
+        confidence: level of the interval [1].
     """
     mean = float(np.mean(values))
     if np.ptp(values) == 0:  # nothing to resample
@@ -44,14 +44,14 @@ def bootstrap(
     resamples: int = 9999,
     **options: Any,
 ) -> tuple[FloatArray, FloatArray]:
-    """Both ends of scipy's percentile bootstrap interval, from a fixed generator.
+    """Return both ends of scipy's percentile bootstrap interval, from a fixed generator.
 
     Args:
         samples: as scipy.stats.bootstrap takes them.
-        statistic: what is computed of every resample.
-        confidence: probability that the interval is to hold [1].
-        resamples: how many.
-        **options: others of scipy's.
+        statistic: function of a resample.
+        confidence: level of the interval [1].
+        resamples: number of resamples.
+        **options: other options of scipy's function.
     """
     from scipy import stats
 

@@ -14,7 +14,7 @@ from dime_robot.envs import MAX_EPISODE_STEPS, in_one_line, make_env, time_limit
 from dime_robot.evaluation.rollout import STARTUP, Policy, episode_noise, seed_of
 from dime_robot.runtime.io.errors import InputError
 
-FRAME_RATE = 25  # [1/s], roughly: every so many control steps become a frame
+FRAME_RATE = 25  # [1/s], approximate: a frame is a whole number of control steps
 
 
 def record_video(
@@ -23,7 +23,7 @@ def record_video(
     """Render one episode to an MP4 file and return the number of frames.
 
     Raises:
-        InputError: rendering does not work here, or the environment has no picture.
+        InputError: rendering does not work here, or the environment renders no image.
     """
     import imageio.v2 as imageio
 
@@ -34,7 +34,7 @@ def record_video(
         first = np.asarray(env.render())
     except InputError:
         raise
-    except Exception as error:  # every GL back end fails in its own way
+    except Exception as error:  # GL back ends raise different exceptions
         raise InputError(f"no video: rendering does not work here ({in_one_line(error)})") from None
     if first.ndim != 3:
         raise InputError(f"no video: {env_name} gives no picture (render_mode rgb_array)")
@@ -46,7 +46,7 @@ def record_video(
         path, fps=rate / every, codec="libx264", macro_block_size=2, quality=6
     )
     count, steps, done = 0, 0, False
-    with writer:  # frame by frame: an episode of pictures would fill the memory
+    with writer:  # frame by frame: the images of an episode would fill the memory
         writer.append_data(first)
         count += 1
         while not done:
@@ -69,16 +69,16 @@ def renders_in_this_process() -> bool:
 def record_in_child(
     file: Path | None, video_path: Path, seed: int, options: Sequence[str] = ()
 ) -> str | None:
-    """Record a video in a process of its own, where a broken GL library can do no harm.
+    """Record a video in a separate process, so that a crash of a GL library has no effect here.
 
     Without a display the back ends egl and osmesa are tried in turn. Returns None when the video
     was written, else the reason as one sentence.
 
     Args:
         file: a checkpoint or an exported policy; None where `options` name the policy.
-        video_path: what is written.
+        video_path: the file to write.
         seed: of the episode.
-        options: more of `python -m dime_robot.evaluate`.
+        options: further options of `python -m dime_robot.evaluate`.
     """
     own = os.environ.get("MUJOCO_GL")
     choices = [own] if own else ([None] if os.environ.get("DISPLAY") else ["egl", "osmesa"])

@@ -15,7 +15,7 @@ MAX_COUNT = 10**12  # of steps, updates and intervals
 MAX_RETURN = 1e12
 PresetName = Literal["official", "laptop", "tiny"]
 
-# bounds; what the machine can hold is checked once the sizes are known
+# bounds; the memory of the machine is checked once the sizes are known
 Count = Annotated[int, Field(gt=0, le=MAX_COUNT)]
 CountFromZero = Annotated[int, Field(ge=0, le=MAX_COUNT)]
 Width = Annotated[int, Field(gt=0, le=65_536)]
@@ -150,12 +150,12 @@ GROUPS = {
 
 
 def option(name: str) -> str:
-    """A setting's name on a command line."""
+    """Return a setting's name on a command line."""
     return "--" + name.replace("_", "-")
 
 
 def option_words(settings: Mapping[str, Any]) -> list[str]:
-    """Settings as the words of a command line."""
+    """Return settings as the words of a command line."""
     words = []
     for name, value in settings.items():
         if isinstance(value, bool):
@@ -166,5 +166,5 @@ def option_words(settings: Mapping[str, Any]) -> list[str]:
 
 
 def changes(config: TrainConfig, base: TrainConfig) -> dict[str, Any]:
-    """The settings that make `config` out of `base`."""
+    """Return the settings of `config` that differ from `base`."""
     return {name: value for name, value, _ in differences(config, base)}

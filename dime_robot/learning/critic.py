@@ -26,8 +26,8 @@ class _Renormalise(torch.autograd.Function):
     """Batch renormalisation with its gradient in closed form.
 
     y = g (c + s) + bias,  c = x - mean,  g = gain A,  A = 1 / sqrt(var/r^2 + eps),
-    s = d sqrt(var) / r, with r and d constants. By autograd the gradient takes twice as many passes
-    over x, which at the paper's sizes is a twentieth of the whole update on a CPU.
+    s = d sqrt(var) / r, with r and d constants. Autograd would need twice as many passes over x,
+    which at the paper's sizes is a twentieth of the time of an update on a CPU.
     """
 
     @staticmethod
@@ -59,7 +59,7 @@ class _Renormalise(torch.autograd.Function):
         total = grad.sum(dim=1, keepdim=True)  # also the gradient of the bias
         moment = (grad * centred).sum(dim=1, keepdim=True) + shift * total
         grad_var = -0.5 * gain * moment * inverse**3 / r.square()
-        # sqrt(var) has an infinite slope at 0, where nothing varies and nothing is to be learned
+        # sqrt(var) has an infinite slope at 0, where nothing varies and there is no gradient
         slope = torch.where(var > 1e-12, torch.rsqrt(var), 0.0)
         grad_var = grad_var + 0.5 * gain * inverse * total * d * slope / r
         factor, size = gain * inverse, centred.shape[1]
@@ -76,10 +76,10 @@ class BatchRenorm(nn.Module):
         d = clip((mean - ra_mean) / sqrt(ra_var + eps), -5, 5)        no gradient
         y = (x - mean') / sqrt(var' + eps),  var' = var / r^2,  mean' = mean - d sqrt(var) / r
     with the running values from before this pass, which then move by 0.01 towards the batch.
-    Variances are the biased ones everywhere. Gradients flow through mean and var.
+    Variances are the biased ones everywhere. Gradients are taken through mean and var.
 
-    A pass only reads the running values; `absorb` moves them, after the gradient has been taken: a
-    compiled backward pass may compute r and d again from them instead of keeping r and d.
+    A pass only reads the running values; `absorb` updates them, after the gradient was computed: a
+    compiled backward pass may recompute r and d from them instead of storing r and d.
     """
 
     MOMENTUM, EPS, R_MAX, D_MAX = 0.99, 1e-3, 3.0, 5.0
@@ -94,7 +94,7 @@ class BatchRenorm(nn.Module):
         self.register_buffer("running_var", torch.ones(ensemble, 1, channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise x by the running statistics, as an evaluation does.
+        """Normalise x by the running statistics, as for evaluation.
 
         Args:
             x: shape (E, B, C).
@@ -103,7 +103,7 @@ class BatchRenorm(nn.Module):
         return torch.addcmul(self.bias - self.running_mean * gain, x, gain)
 
     def training_pass(self, x: Tensor, warm: Tensor) -> tuple[Tensor, BatchStatistics]:
-        """Normalise x (E, B, C) as training does.
+        """Normalise x (E, B, C) as in training.
 
         Args:
             x: shape (E, B, C).
@@ -121,11 +121,11 @@ class BatchRenorm(nn.Module):
     def corrections(
         cls, batch: BatchStatistics, running: BatchStatistics, warm: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """The factors r and d, each of shape (E, 1, C); 1 and 0 before `warm`.
+        """Return the factors r and d, each of shape (E, 1, C); 1 and 0 before `warm`.
 
         Args:
             batch: statistics of this batch.
-            running: the running ones from before it.
+            running: running statistics from before it.
             warm: whether the warm-up is over, shape ().
         """
         running_std = torch.sqrt(running.var + cls.EPS)
@@ -137,7 +137,7 @@ class BatchRenorm(nn.Module):
 
     @torch.no_grad()
     def absorb(self, batch: BatchStatistics) -> None:
-        """Move the running statistics towards those of one training pass."""
+        """Update the running statistics with those of one training pass."""
         self.running_mean.lerp_(batch.mean, 1 - self.MOMENTUM)
         self.running_var.lerp_(batch.var, 1 - self.MOMENTUM)
 
@@ -174,7 +174,7 @@ class DistributionalCritic(nn.Module):
         self.register_buffer("passes", torch.zeros((), dtype=torch.int64))
 
     def forward(self, obs: Tensor, action: Tensor) -> Tensor:
-        """Logits, shape (E, B, atoms), with the running statistics.
+        """Return the logits, shape (E, B, atoms), with the running statistics.
 
         Args:
             obs: raw observations, shape (B, n_obs).
@@ -188,14 +188,14 @@ class DistributionalCritic(nn.Module):
     def training_pass(
         self, obs: Tensor, action: Tensor
     ) -> tuple[Tensor, tuple[BatchStatistics, ...]]:
-        """The same with batch statistics, as training does; changes nothing.
+        """Do the same with batch statistics, as in training; changes no state.
 
         Args:
             obs: raw observations, shape (B, n_obs).
             action: in [-1, 1], shape (B, n_act).
 
         Returns:
-            Logits (E, B, atoms), and what `absorb` takes once the gradient has been computed.
+            Logits (E, B, atoms), and statistics for `absorb`, after the gradient was computed.
         """
         hidden = self._stacked(obs, action)
         warm = self.passes >= self.warmup
@@ -207,7 +207,7 @@ class DistributionalCritic(nn.Module):
         return hidden, tuple(statistics)
 
     def absorb(self, statistics: Sequence[BatchStatistics]) -> None:
-        """Count a training pass and move the running statistics by it."""
+        """Count a training pass and update the running statistics with it."""
         for norm, of_batch in zip(self.norms, statistics, strict=True):
             norm.absorb(of_batch)  # type: ignore[operator]
         self.passes += 1

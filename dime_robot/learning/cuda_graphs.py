@@ -1,8 +1,8 @@
-"""Run the learner's step functions: as they are written, or on a GPU as CUDA graphs.
+"""Run the learner's step functions: eagerly, or on a GPU as CUDA graphs.
 
-A step function has neither arguments nor results: it reads and writes tensors that stay where they
-are. On a GPU launching its thousand small kernels takes far longer than running them; captured
-once, they are launched as one.
+A step function has neither arguments nor results: it reads and writes tensors at fixed addresses.
+On a GPU launching its thousand small kernels takes far longer than running them; captured as one
+graph, they are launched together.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable, Hashable
 import torch
 
 StepFunction = Callable[[], object]
-WARM_UP = 3  # calls before a capture: libraries and optimisers set up what they need
+WARM_UP = 3  # calls before a capture, in which libraries and optimisers allocate their state
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 _KEPT, _DEFAULT = 1 << 30, 128 << 10  # [bytes]
 
@@ -21,7 +21,7 @@ _KEPT, _DEFAULT = 1 << 30, 128 << 10  # [bytes]
 def set_up(device: torch.device, threads: int) -> None:
     """Set up this process for training.
 
-    `threads` are torch's on the CPU; 0 leaves its own choice.
+    `threads` is the number of torch's CPU threads; 0: torch's default.
     """
     if threads:
         torch.set_num_threads(threads)
@@ -34,10 +34,10 @@ def set_up(device: torch.device, threads: int) -> None:
 
 
 def keep_freed_memory(keep: bool) -> None:
-    """Whether the C library keeps what is freed for what comes next, up to 1 GiB.
+    """Set whether the C library keeps freed memory for later allocations, up to 1 GiB.
 
-    Otherwise it gives every large tensor back to the kernel, which clears its pages again at the
-    next one: 7 % of an update at the paper's sizes. Only glibc has the setting.
+    Otherwise it returns every large tensor to the kernel, which clears the pages again at the
+    next allocation: 7 % of an update at the paper's sizes. Only glibc has the setting.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
@@ -49,7 +49,7 @@ class CudaGraphs:
     """Runs step functions; with `capture` each becomes a CUDA graph after its first few calls.
 
     Args:
-        generator: of their random numbers; a replay goes on where the last one ended.
+        generator: of their random numbers; a replay continues where the last one ended.
         capture: only for a CUDA device.
     """
 
@@ -59,7 +59,7 @@ class CudaGraphs:
         self._calls: dict[Hashable, int] = {}
 
     def run(self, key: Hashable, body: StepFunction) -> None:
-        """Run `body`; all with the same key must do the same on the same tensors."""
+        """Run `body`; all calls with the same key must do the same on the same tensors."""
         if not self._capture:
             body()
         elif key in self._graphs:
@@ -73,7 +73,7 @@ class CudaGraphs:
                 self._beside(body)
 
     def _beside(self, body: StepFunction) -> None:
-        """On a stream of its own, as capturing asks of what comes before it."""
+        """Run `body` on a separate stream, as is required before a capture."""
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):

@@ -23,7 +23,7 @@ from torch import Tensor
 PRIOR_STD = 2.5
 _PRIOR_VARIANCE = PRIOR_STD**2
 
-# (latents (B, d), what step n is given: its index, or what follows from it) -> control (B, d)
+# (latents (B, d), input of step n: its index, or values computed from it) -> control (B, d)
 Score = Callable[[Tensor, Tensor], Tensor]
 # (latents (B, d), K rows each of: given, eta (K, d), scaled noise (K, B, d)) -> latents (K, B, d)
 Advance = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
@@ -67,16 +67,16 @@ def step_sizes(dt_raw: Tensor, friction_raw: Tensor, weights: Tensor) -> Tensor:
 
 
 def inverse_softplus(value: float) -> float:
-    """The raw parameter whose softplus is `value` > 0.
+    """Return the raw parameter whose softplus is `value` > 0.
 
     Args:
-        value: what softplus shall give, above 0 [1].
+        value: result of softplus, above 0 [1].
     """
     return math.log(math.expm1(value))
 
 
 def advance(score: Score, x: Tensor, given: Tensor, eta: Tensor, scaled_noise: Tensor) -> Tensor:
-    """K Euler-Maruyama steps from latents x. Returns the K next latents, shape (K, B, d).
+    """Make K Euler-Maruyama steps from latents x; return the K next latents, shape (K, B, d).
 
     Each is x + eta (-x/s^2 + control) + sqrt(2 eta) eps, with its row of `given`, `eta` and
     `scaled_noise`.
@@ -84,13 +84,13 @@ def advance(score: Score, x: Tensor, given: Tensor, eta: Tensor, scaled_noise: T
     Args:
         score: the control f.
         x: latents, shape (B, d).
-        given: what each step is given, shape (K, ...).
+        given: input of each step, shape (K, ...).
         eta: step sizes, shape (K, d).
         scaled_noise: sqrt(2 eta) eps, shape (K, B, d).
     """
     latents = []
     keep = 1 - eta / _PRIOR_VARIANCE
-    # unbind once: indexing a tensor inside the loop would cost an autograd node a step
+    # unbind once: indexing a tensor inside the loop would add an autograd node per step
     rows = (rows.unbind() for rows in (given, eta, keep, scaled_noise))
     for given_n, eta_n, keep_n, noise_n in zip(*rows, strict=True):
         x = torch.addcmul(torch.addcmul(noise_n, x, keep_n), score(x, given_n), eta_n)
@@ -107,10 +107,10 @@ def generate(
 
     Args:
         advance: makes a block of steps.
-        given: what each step is given, shape (N, ...).
+        given: input of each step, shape (N, ...).
         noise: unit normals, the prior draw first, shape (N+1, B, d).
         eta: step sizes, shape (N, d).
-        block: steps that `advance` makes at a time; none: all N.
+        block: steps of one call of `advance`; none: all N.
     """
     latents = [PRIOR_STD * noise[:1]]
     scaled_noise = torch.sqrt(2 * eta)[:, None] * noise[1:]
@@ -125,7 +125,7 @@ def generate(
 def log_kernel_ratio(latents: Tensor, noise: Tensor, eta: Tensor) -> Tensor:
     """sum_n log p(x_{n+1}|x_n, obs) - log b(x_n|x_{n+1}). Shape (B,).
 
-    Both kernels have variance 2 eta_n, so their normalisers cancel and what is left per step is
+    Both kernels have variance 2 eta_n, so their normalisers cancel and a step contributes
     sum_i [ -eps_i^2 / 2 + (x_n - x_{n+1} (1 - eta_n/s^2))_i^2 / (4 eta_{n,i}) ].
 
     Args:
@@ -148,7 +148,7 @@ def tanh_log_det(x: Tensor) -> Tensor:
 
 
 def path_cost(latents: Tensor, noise: Tensor, eta: Tensor) -> Tensor:
-    """R = sum_n [ log p - log b ] - log |d tanh(x_N)/dx|, the cost the temperature acts on.
+    """R = sum_n [ log p - log b ] - log |d tanh(x_N)/dx|, which the temperature controls.
 
     Shape (B,) [nat].
 

@@ -2,11 +2,11 @@
 
 Source: Celik et al., DIME, ICML 2025 (arXiv 2502.02316) with the authors' published settings:
 CrossQ critics (joint pass, no target networks) with a categorical return, a soft target with the
-diffusion policy's entropy bound, and a temperature that holds the path cost R at 4 per action
+diffusion policy's entropy bound, and a temperature that controls the path cost R to 4 per action
 dimension. Sampler and bound are in `diffusion.py`.
 
-All that an update reads and writes are tensors on one device, in place, of fixed shapes, and
-nothing in it waits for the device: `learn` is one CUDA graph per phase of the policy delay.
+An update reads and writes only tensors of fixed shape on one device, in place, and the host never
+waits for the device: `learn` is one CUDA graph per phase of the policy delay.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from dime_robot.learning.replay_buffer import Batch, ReplayBuffer
 from dime_robot.runtime.contract.policy_spec import PolicySpec
 from dime_robot.runtime.io.errors import InputError
 
-SATURATED = 0.99  # |a| from here on counts as saturated
+SATURATED = 0.99  # a larger |a| counts as saturated
 ACTOR_MEANS = (
     "actor/loss",
     "actor/gradient_clipped_share",
@@ -50,13 +50,13 @@ def project(probs: Tensor, atoms: Tensor, support: Tensor) -> Tensor:
 
     Args:
         probs: masses, shape (..., K).
-        atoms: where they sit, shape (..., K).
+        atoms: their positions, shape (..., K).
         support: the even atoms to project onto, shape (K,).
     """
     last = len(support) - 1
     spacing = (support[-1] - support[0]) / last
     position = (atoms.clamp(support[0], support[-1]) - support[0]) / spacing
-    # lower + 1 has to exist at the upper end too; a NaN must reach the loss, not be an index
+    # lower + 1 has to exist at the upper end too; a NaN must reach the loss, but not as an index
     lower = position.nan_to_num(nan=0.0).floor().clamp(0, last - 1)
     share = position - lower
     index = lower.long()
@@ -70,9 +70,9 @@ class DIME:
     """The agent: actor, critics, temperature, their optimisers and the update.
 
     Args:
-        spec: what the policy sees and commands.
+        spec: the contract.
         config: sizes and hyper-parameters.
-        device: where everything lives.
+        device: of all tensors.
     """
 
     def __init__(self, spec: PolicySpec, config: TrainConfig, device: torch.device) -> None:
@@ -101,7 +101,7 @@ class DIME:
         self.updates = 0  # critic updates done, and the same count on the device
         self._updates = torch.zeros((), dtype=torch.int64, device=device)
         self.actor_updates = 0  # done since this object was made
-        # of these, how many gradients held NaN; counted on the device
+        # of these, how many gradients contained NaN; counted on the device
         self.nan_gradients = torch.zeros((), dtype=torch.int64, device=device)
         self.first_bad_update = torch.full((), -1, dtype=torch.int64, device=device)
         self.critic_means = RunningMeans(("critic/loss", "critic/clipped_mass"), device)
@@ -130,7 +130,7 @@ class DIME:
     # -- the policy ----------------------------------------------------------------------------
 
     def noise(self, batch: int) -> Tensor:
-        """Unit normals for one sample per row. Shape (N+1, B, d)."""
+        """Draw unit normals for one sample per row. Shape (N+1, B, d)."""
         return torch.randn(
             (self.actor.steps + 1, batch, self.actor.n_act),
             generator=self.generator,
@@ -149,7 +149,7 @@ class DIME:
         return self.actor.act(obs, self.noise(len(obs)))
 
     def explore(self, obs: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """The training loop's action, shape (d,).
+        """Return the action of the training loop, shape (d,).
 
         Args:
             obs: one raw observation, shape (n_obs,).
@@ -166,7 +166,7 @@ class DIME:
 
         Args:
             reward: scaled, shape (B,).
-            terminated: 1 where the episode ended for good, else 0, shape (B,).
+            terminated: 1 where the episode terminated, else 0, shape (B,).
             bound: C of the next action, shape (B,).
         """
         keep = self.config.discount * (1 - terminated)
@@ -194,7 +194,7 @@ class DIME:
         )
         logits, next_logits = logits.chunk(2, dim=1)
         with torch.no_grad():
-            # The mean of both critics' projected distributions (no minimum). Both sit on the same
+            # The mean of both critics' projected distributions (no minimum). Both have the same
             # atoms and the projection is linear in the masses, so the masses can be averaged first.
             next_probs = next_logits.softmax(dim=-1).mean(dim=0)
             atoms = self.target_atoms(batch.reward, batch.terminated, bound)
@@ -210,7 +210,7 @@ class DIME:
     def actor_loss(self, obs: Tensor, sample: ActionSample) -> tuple[Tensor, Tensor]:
         """mean[ -Qbar(s, a) + alpha C ] with the mean of the critics' expected returns.
 
-        The second result are these returns, mean over the batch. Shape (E,).
+        The second result is the batch mean of these returns, shape (E,).
 
         Args:
             obs: raw observations, shape (B, n_obs).
@@ -220,7 +220,7 @@ class DIME:
         return (self.alpha * sample.bound - q.mean(dim=0)).mean(), q.detach().mean(dim=1)
 
     def q_values(self, obs: Tensor, action: Tensor) -> Tensor:
-        """Expected return sum_j p_j z_j of each critic, running statistics. Shape (E, B).
+        """Return each critic's expected return sum_j p_j z_j, running statistics. Shape (E, B).
 
         Args:
             obs: raw observations, shape (B, n_obs).
@@ -240,13 +240,13 @@ class DIME:
     # -- update --------------------------------------------------------------------------------
 
     def learn(self, replay: ReplayBuffer) -> None:
-        """The updates of one environment step, on fresh samples."""
+        """Do the updates of one environment step, on new samples."""
         due, size = self._actor_due(), self.config.update_to_data * self.config.batch_size
         self._graphs.run(due, lambda: self._update(replay.sample(size, self.generator), due))
         self._count(due)
 
     def update(self, batch: Batch) -> None:
-        """The same on a given batch, UTD x B transitions."""
+        """Do the same on a given batch, UTD x B transitions."""
         due = self._actor_due()
         self._update(batch, due)
         self._count(due)
@@ -256,7 +256,7 @@ class DIME:
         self.actor_updates += sum(due)
 
     def _actor_due(self) -> tuple[bool, ...]:
-        """Which of the next critic updates the actor's follows: every third, counted from one."""
+        """Return which of the next critic updates an actor update follows: every third, from 1."""
         numbers = range(self.updates + 1, self.updates + 1 + self.config.update_to_data)
         delay, start = self.config.policy_delay, self.config.actor_start
         return tuple(number % delay == 0 and number > start for number in numbers)
@@ -270,7 +270,7 @@ class DIME:
                 self.actor_step(minibatch.obs)
 
     def critic_step(self, batch: Batch) -> None:
-        """One update of both critics on a fresh action sample per next state."""
+        """Update both critics on a fresh action sample per next state."""
         self._updates += 1
         with torch.no_grad():
             following = self.actor.sample(batch.next_obs, self.noise(len(batch.obs)))
@@ -286,7 +286,7 @@ class DIME:
         self.critic_means.add(loss, clipped_mass)
 
     def actor_step(self, obs: Tensor) -> None:
-        """One update of the actor against the new critics, then one of the temperature.
+        """Update the actor with the new critics, then the temperature.
 
         Args:
             obs: raw observations, shape (B, n_obs).
@@ -322,7 +322,7 @@ class DIME:
         self.first_bad_update.copy_(torch.where(bad, self._updates, self.first_bad_update))
 
     def first_bad_parameter(self) -> str | None:
-        """Name of a parameter that holds NaN or inf; reads from the device."""
+        """Return the name of a parameter with NaN or inf; waits for the device."""
         named = {"log_alpha": self.log_alpha}
         named |= {f"actor.{name}": value for name, value in self.actor.named_parameters()}
         named |= {f"critic.{name}": value for name, value in self.critic.named_parameters()}
@@ -333,7 +333,7 @@ class DIME:
     # -- state ---------------------------------------------------------------------------------
 
     def state_dict(self) -> LearnerState:
-        """Everything that the next update depends on."""
+        """Return everything that the next update depends on."""
         return LearnerState(
             actor=self.actor.state_dict(),
             critic=self.critic.state_dict(),
@@ -347,11 +347,11 @@ class DIME:
         )
 
     def load_state_dict(self, state: LearnerState) -> None:
-        """Restore what `state_dict` gave; before the first update, which graphs keep for ever.
+        """Restore a `state_dict`; only before the first update, since graphs capture its tensors.
 
         Raises:
             InputError: names, shapes or types differ, a value is NaN, or it is from another kind of
-                device, whose random numbers go on otherwise.
+                device, whose random generator differs.
         """
         if state.generator.numel() != self.generator.get_state().numel():
             raise InputError(
@@ -371,7 +371,7 @@ class DIME:
         self._updates.fill_(self.updates)
 
     def load_weights(self, state: LearnerState) -> None:
-        """Only the networks and the temperature: a new run that starts from a trained one.
+        """Load only the networks and the temperature, for a new run that starts from a trained one.
 
         Raises:
             InputError: names, shapes or types differ, or a value is NaN.
@@ -395,7 +395,7 @@ class DIME:
 def _require_moments(
     where: str, given: Mapping[int, Mapping[str, Tensor]], parameters: Sequence[Tensor]
 ) -> None:
-    """Adam's moments of every parameter, or none of any before the first update."""
+    """Require Adam's moments for every parameter, or for none before the first update."""
     if given and given.keys() != set(range(len(parameters))):
         raise InputError(f"{where}: expected the moments of {len(parameters)} parameters")
     for number, moments in given.items():

@@ -17,7 +17,7 @@ Tensors = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class LearnerState:
-    """What `DIME.state_dict` gives."""
+    """The result of `DIME.state_dict`."""
 
     actor: Tensors
     critic: Tensors
@@ -27,7 +27,7 @@ class LearnerState:
     updates: int  # critic updates done
 
     def tensors(self) -> dict[str, Any]:
-        """As plain dictionaries, for a file."""
+        """Return all tensors as plain dictionaries, for a file."""
         return {
             "actor": dict(self.actor),
             "critic": dict(self.critic),
@@ -38,10 +38,10 @@ class LearnerState:
 
     @classmethod
     def of(cls, given: Any, updates: int) -> LearnerState:
-        """The state out of a file's dictionaries.
+        """Make the state from a file's dictionaries.
 
         Raises:
-            InputError: they are arranged in another way.
+            InputError: they have another structure.
         """
         names = {"actor", "critic", "log_alpha", "generator", "optimizers"}
         if not isinstance(given, dict) or given.keys() != names:
@@ -74,7 +74,7 @@ def require_alike(where: str, given: Mapping[str, Tensor], expected: Mapping[str
     """Refuse tensors that differ in name, shape or type from the expected ones.
 
     Args:
-        where: what the values are, for the message.
+        where: description of the values, for the message.
         given: name -> value of any shape (...).
         expected: name -> a value of the same shape (...) and type.
 

@@ -16,11 +16,11 @@ class RunningMeans:
 
     @torch.no_grad()
     def add(self, *values: Tensor) -> None:
-        """One scalar per name."""
+        """Add one scalar per name."""
         self._sums += torch.stack([*(value.float() for value in values), self._one])
 
     def read(self) -> dict[str, float]:
-        """Name -> mean since the last reading; empty where nothing was added since."""
+        """Return name -> mean since the last reading; empty if nothing was added since."""
         *sums, count = self._sums.tolist()
         self._sums.zero_()
         return {name: total / count for name, total in zip(self._names, sums, strict=True) if count}

@@ -1,4 +1,4 @@
-"""The minimum memory of a run, compared with the machine's before anything is made."""
+"""The minimum memory of a run, compared with the machine's before anything is allocated."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CGROUP_LIMITS = (
 
 
 def memory_needed(config: TrainConfig, n_obs: int, n_act: int) -> dict[str, int]:
-    """Option -> minimum bytes that it costs, of what is kept for the whole run.
+    """Return option -> minimum bytes that it needs for the whole run.
 
     Args:
         config: sizes.
@@ -34,7 +34,7 @@ def memory_needed(config: TrainConfig, n_obs: int, n_act: int) -> dict[str, int]
 
     critic = weights(n_obs + n_act, config.critic_width, config.critic_depth, config.atoms)
     actor = weights(n_obs + n_act, config.actor_width, config.actor_depth, n_act)
-    # activations that the gradients need: both critics on (s, a) and (s', a'), every diffusion step
+    # activations stored for gradients: both critics on (s, a) and (s', a'), all diffusion steps
     steps = config.diffusion_steps if config.actor == "diffusion" else 1
     activations = config.batch_size * (
         4 * config.critic_width * config.critic_depth
@@ -50,7 +50,7 @@ def memory_needed(config: TrainConfig, n_obs: int, n_act: int) -> dict[str, int]
 
 
 def memory_of(device: torch.device) -> int:
-    """All memory of a device, or that this process may use of the machine's [bytes]."""
+    """Return all memory of a device, or what this process may use of the machine's [bytes]."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[1])
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -65,16 +65,16 @@ def _limit_in(path: Path) -> int | None:
 
 
 def require_memory(config: TrainConfig, n_obs: int, n_act: int, device: torch.device) -> None:
-    """Refuse sizes that the device cannot hold.
+    """Refuse sizes that need more memory than the device has.
 
     Args:
         config: sizes.
         n_obs: length of an observation.
         n_act: length of an action.
-        device: where the run will be.
+        device: of the run.
 
     Raises:
-        InputError: with the option that costs most, what it needs, and what is available.
+        InputError: with the option that needs most, its memory, and the available memory.
     """
     needed, available = memory_needed(config, n_obs, n_act), memory_of(device)
     total = sum(needed.values())

@@ -9,7 +9,7 @@ from dime_robot.learning.dime import DIME
 
 @torch.no_grad()
 def metrics(agent: DIME) -> dict[str, float]:
-    """Means over the updates since the last call. Waits for the device: not for every step."""
+    """Return means over the updates since the last call. Waits for the device: call it rarely."""
     values = {
         "temperature/alpha": float(agent.alpha),
         **{name: float(value) for name, value in agent.actor.metrics().items()},

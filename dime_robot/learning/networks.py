@@ -1,4 +1,4 @@
-"""The actors: the score network of the diffusion policy, and a Gaussian to compare it with.
+"""The actors: the score network of the diffusion policy, and a Gaussian policy for comparison.
 
 Sizes and initialisations follow the authors' code: LeCun-normal weights, zero biases, tanh-GELU.
 """
@@ -37,7 +37,7 @@ def lecun_normal_(weight: Tensor, fan_in: int) -> None:
 
 
 def linear(n_in: int, n_out: int) -> nn.Linear:
-    """A layer with the authors' initialisation."""
+    """Make a layer with the authors' initialisation."""
     layer = nn.Linear(n_in, n_out)
     lecun_normal_(layer.weight, n_in)
     nn.init.zeros_(layer.bias)
@@ -52,12 +52,12 @@ def gelu(x: Tensor) -> Tensor:
     """
     slope = math.sqrt(2 / math.pi)
     if torch.compiler.is_compiling():
-        # the same function as x sigmoid(2 u): fused code has no fast tanh on a CPU, and this
-        # form needs no second one in its gradient
+        # the same function as x sigmoid(2 u): fused code has no fast tanh on a CPU, and the
+        # gradient of this form needs no second sigmoid
         return x * torch.sigmoid(2 * x * (slope + 0.044715 * slope * x * x))
     if x.requires_grad or x.is_cuda or x.numel() < 8192:
         return F.gelu(x, approximate="tanh")
-    # On a CPU that takes five times as long as torch's tanh; with a gradient the steps would add up
+    # On a CPU F.gelu takes five times as long as torch's tanh; with gradients it is still faster
     u = torch.square(x).mul_(0.044715 * slope).add_(slope).mul_(x)
     half = 0.5 * x
     return torch.addcmul(half, half, u.tanh_())
@@ -84,7 +84,7 @@ class Actor(nn.Module, ABC):
 
     @abstractmethod
     def sample(self, obs: Tensor, noise: Tensor) -> diffusion.ActionSample:
-        """One action per row with its entropy bound, differentiable throughout.
+        """Sample one action per row with its entropy bound, differentiable throughout.
 
         Args:
             obs: raw observations, shape (B, n_obs).
@@ -93,7 +93,7 @@ class Actor(nn.Module, ABC):
 
     @abstractmethod
     def act(self, obs: Tensor, noise: Tensor) -> Tensor:
-        """The actions alone, without gradient. Shape (B, d), in [-1, 1].
+        """Return the actions alone, without gradient. Shape (B, d), in [-1, 1].
 
         Args:
             obs: raw observations, shape (B, n_obs).
@@ -102,14 +102,14 @@ class Actor(nn.Module, ABC):
 
     @abstractmethod
     def compile_sample(self) -> None:
-        """Let `sample` run compiled code. `act` stays: its batches have many sizes."""
+        """Compile the code of `sample`. `act` stays eager: its batches have many sizes."""
 
     @abstractmethod
     def metrics(self) -> dict[str, Tensor]:
-        """Learned scalars that a run logs."""
+        """Return learned scalars for the log of a run."""
 
     def scaled_observation(self, obs: Tensor) -> Tensor:
-        """The network's first operation on the raw observation. Shape (B, n_obs).
+        """Apply the network's first operation to the raw observation. Shape (B, n_obs).
 
         Args:
             obs: raw observations, shape (B, n_obs).
@@ -119,7 +119,7 @@ class Actor(nn.Module, ABC):
     def act_numpy(
         self, obs: npt.NDArray[np.float32], noise: npt.NDArray[np.float32]
     ) -> npt.NDArray[np.float32]:
-        """`act` on arrays, with the noise as a deployed policy has it.
+        """Do the same as `act` on arrays, with the noise layout of an exported policy.
 
         Args:
             obs: raw observations, shape (B, n_obs).
@@ -134,7 +134,7 @@ class Actor(nn.Module, ABC):
 
 
 class ScoreNetwork(Actor):
-    """The learned control f(x, obs, n) with the learned step sizes: all of the actor.
+    """The learned control f(x, obs, n) with the learned step sizes: the whole actor.
 
     time features   e_n = [sin(w n + phase), cos(w n + phase)],  w = linspace(0.1, 100, width)
     time embedding  t_n = Linear(gelu(Linear(e_n)))
@@ -174,15 +174,15 @@ class ScoreNetwork(Actor):
             self.register_buffer(name, value, persistent=False)
 
     def in_float64(self) -> ScoreNetwork:
-        """A copy on the CPU that computes in float64."""
+        """Return a copy on the CPU that computes in float64."""
         return copy.deepcopy(self).cpu().double()
 
     def step_sizes(self) -> Tensor:
-        """eta, shape (N, d)."""
+        """Return eta, shape (N, d)."""
         return diffusion.step_sizes(self.dt_raw, self.friction_raw, self.weights)
 
     def time_embedding(self, n: Tensor) -> Tensor:
-        """t_n for float step indices, shape (K, width).
+        """Return t_n for float step indices, shape (K, width).
 
         Args:
             n: step indices, shape (K,).
@@ -193,7 +193,7 @@ class ScoreNetwork(Actor):
         return hidden
 
     def forward(self, x: Tensor, obs: Tensor, n: Tensor) -> Tensor:
-        """The plain form of the control f(x, obs, n), shape (B, d).
+        """Compute the control f(x, obs, n) in its plain form, shape (B, d).
 
         Args:
             x: latents, shape (B, d).
@@ -202,22 +202,22 @@ class ScoreNetwork(Actor):
         """
         embedding = self.time_embedding(n[None]).expand(len(x), -1)
         hidden = torch.cat([x, self.scaled_observation(obs), embedding], dim=-1)
-        for layer in self.trunk:  # not our own `gelu`: exported graphs are measured against this
+        for layer in self.trunk:  # not `gelu` above: exported graphs are compared with this
             hidden = F.gelu(layer(hidden), approximate="tanh")
         control: Tensor = self.output(hidden)
         return control
 
     def _first_weights(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The first layer's columns for latents, observation and time embedding."""
+        """Return the first layer's columns for latents, observation and time embedding."""
         first: nn.Linear = self.trunk[0]  # type: ignore[assignment]
         w_x, w_s, w_t = first.weight.split([self.n_act, self.n_obs, self.phase.numel()], dim=1)
         return w_x, w_s, w_t
 
     def conditioned(self, obs: Tensor) -> Tensor:
-        """The part of the first layer's output that does not depend on x. Shape (N, B, width).
+        """Return the part of the first layer's output that does not depend on x, (N, B, width).
 
         The first layer is linear, W [x, s, t] + b = W_x x + (W_s s + W_t t_n + b): the bracket is
-        the same for every latent, so it is formed here for all n at once. Exact algebra.
+        the same for every latent, so it is computed here for all n at once, which is exact.
 
         Args:
             obs: raw observations, shape (B, n_obs).
@@ -228,7 +228,7 @@ class ScoreNetwork(Actor):
         return from_obs + from_time[:, None]
 
     def _advance(self, x: Tensor, base: Tensor, eta: Tensor, scaled_noise: Tensor) -> Tensor:
-        """`diffusion.advance` where each step is given its row of `conditioned`."""
+        """Call `diffusion.advance` with a row of `conditioned` as input of each step."""
         w_x = self._first_weights()[0].t()
 
         def score(x: Tensor, base_n: Tensor) -> Tensor:
@@ -237,7 +237,7 @@ class ScoreNetwork(Actor):
         return diffusion.advance(score, x, base, eta, scaled_noise)
 
     def sample(self, obs: Tensor, noise: Tensor) -> diffusion.ActionSample:
-        """One action per row with its entropy bound; differentiable through the whole chain.
+        """Sample one action per row with its entropy bound; differentiable through the whole chain.
 
         Args:
             obs: raw observations, shape (B, n_obs).
@@ -254,10 +254,10 @@ class ScoreNetwork(Actor):
         )
 
     def compile_sample(self) -> None:
-        """Let `sample` run compiled code: one function of up to 8 steps, called N/8 times.
+        """Compile the code of `sample`: one function of up to 8 steps, called N/8 times.
 
-        The whole chain in one would take minutes to compile, a single step spends a tenth of its
-        time on being called. `act` stays as it is: its batches have many sizes.
+        The whole chain as one function would take minutes to compile; with one step per function a
+        tenth of the time would be call overhead. `act` stays eager: its batches have many sizes.
         """
         self._block = math.gcd(self.steps, COMPILED_STEPS)
         self._trained_advance = torch.compile(self._advance, fullgraph=True, dynamic=False)
@@ -274,7 +274,7 @@ class ScoreNetwork(Actor):
 
     @torch.no_grad()
     def act(self, obs: Tensor, noise: Tensor) -> Tensor:
-        """The whole sampler: actions, shape (B, d).
+        """Run the whole sampler; return actions, shape (B, d).
 
         Args:
             obs: raw observations, shape (B, n_obs).
@@ -284,7 +284,7 @@ class ScoreNetwork(Actor):
         return torch.tanh(diffusion.generate(self._advance, base, noise, eta)[-1])
 
     def remaining_layers(self, first_layer: Tensor) -> Tensor:
-        """The trunk after its first product: the control, shape (B, d).
+        """Compute the control from the first layer's output, shape (B, d).
 
         Args:
             first_layer: activations, shape (B, width).
@@ -297,11 +297,12 @@ class ScoreNetwork(Actor):
 
 
 class GaussianActor(Actor):
-    """A tanh-squashed Gaussian a = tanh(mean + std eps), the usual policy, to compare with.
+    """A tanh-squashed Gaussian a = tanh(mean + std eps), the usual policy, for comparison.
 
-    Everything else stays as it is: it is a chain of no steps, x = mean + std x_0 / s for the prior
-    draw x_0 ~ N(0, s^2), so R = log N(x) - log N(x_0) - log |d tanh(x)/dx| needs no bound: R + T
-    is log pi(a|obs) itself, and the temperature holds it where it holds DIME's bound.
+    Everything else is unchanged: it is a chain of no steps, x = mean + std x_0 / s for the prior
+    draw x_0 ~ N(0, s^2), so with R = log N(x) - log N(x_0) - log |d tanh(x)/dx| no bound is needed:
+    R + T is log pi(a|obs) itself, and the temperature controls it to the same target as DIME's
+    bound.
 
     Args:
         spec: gives n_obs, n_act and the observation's scale and clip.
@@ -320,7 +321,7 @@ class GaussianActor(Actor):
         nn.init.zeros_(self.output.bias)
 
     def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log std of the latent, each (B, d).
+        """Return mean and log std of the latent, each (B, d).
 
         Args:
             obs: raw observations, shape (B, n_obs).
@@ -332,7 +333,7 @@ class GaussianActor(Actor):
         return mean, log_std.clamp(*self.LOG_STD)
 
     def sample(self, obs: Tensor, noise: Tensor) -> diffusion.ActionSample:
-        """One action per row with its log density.
+        """Sample one action per row with its log density.
 
         Args:
             obs: raw observations, shape (B, n_obs).
@@ -352,12 +353,12 @@ class GaussianActor(Actor):
         """Do nothing: a few operations are not worth compiling."""
 
     def metrics(self) -> dict[str, Tensor]:
-        """No learned scalar: the standard deviation depends on the observation."""
+        """Return nothing: the standard deviation depends on the observation."""
         return {}
 
     @torch.no_grad()
     def act(self, obs: Tensor, noise: Tensor) -> Tensor:
-        """Actions, shape (B, d).
+        """Return actions, shape (B, d).
 
         Args:
             obs: raw observations, shape (B, n_obs).
@@ -368,7 +369,7 @@ class GaussianActor(Actor):
 
 
 def make_actor(spec: PolicySpec, config: TrainConfig) -> Actor:
-    """The actor that a training configuration describes."""
+    """Make the actor that a training configuration describes."""
     sizes = {"width": config.actor_width, "depth": config.actor_depth}
     if config.actor == "gaussian":
         return GaussianActor(spec, **sizes)
@@ -379,5 +380,5 @@ def make_actor(spec: PolicySpec, config: TrainConfig) -> Actor:
 
 
 def parameter_count(module: nn.Module) -> int:
-    """Number of trained scalars."""
+    """Return the number of trained scalars."""
     return sum(parameter.numel() for parameter in module.parameters())

@@ -19,7 +19,7 @@ from dime_robot.runtime.io.errors import InputError
 
 
 class Batch(NamedTuple):
-    """B transitions. `terminated` is 1 for a true end and 0 otherwise (also at time limits)."""
+    """B transitions. `terminated` is 1 for a termination and 0 otherwise (also at time limits)."""
 
     obs: Tensor  # Shape (B, n_obs), raw
     action: Tensor  # Shape (B, n_act), in [-1, 1]
@@ -34,8 +34,8 @@ class ReplayBuffer:
     Args:
         capacity: transitions kept.
         n_obs, n_act: vector lengths.
-        device: where the rows live and batches appear.
-        margin: as many transitions may be added after a flush before rows that the flushed state
+        device: of the rows and batches.
+        margin: transitions that may be added after a flush before rows that the flushed state
             still needs are overwritten on disk.
         run: identity of the run, 32 hex digits, for the file's header.
         file: name of the file on disk.
@@ -80,12 +80,12 @@ class ReplayBuffer:
             action: in [-1, 1], shape (n_act,).
             next_obs: shape (n_obs,).
             reward: scaled [1].
-            terminated: whether the episode ended for good.
+            terminated: whether the episode terminated.
         """
         row = self._staged.numpy()
         a, b, c = np.cumsum(self._sizes[:3])
         row[:a], row[a:b], row[b:c], row[c], row[c + 1] = obs, action, next_obs, reward, terminated
-        # no waiting: before the next row is staged an action has been read off the device
+        # need not wait: an action is read from the device before the next row is staged
         self._rows[self.added % self.capacity].copy_(self._staged, non_blocking=True)
         self._count(self.added + 1)
 
@@ -96,14 +96,15 @@ class ReplayBuffer:
     def sample(self, size: int, generator: torch.Generator) -> Batch:
         """Draw `size` transitions uniformly with replacement.
 
-        Reads how many there are on the device, so that a captured graph can repeat it.
+        Reads the number of stored transitions on the device, so that a captured graph can repeat
+        it.
         """
         device = self._rows.device
         drawn = torch.randint(2**32 - 1, (size,), generator=generator, device=device)
         return self.split(self._rows.index_select(0, drawn % self._filled))
 
     def split(self, rows: Tensor) -> Batch:
-        """Name the columns of rows (B, row width).
+        """Split rows (B, row width) into named columns.
 
         Args:
             rows: shape (B, row).
@@ -112,11 +113,11 @@ class ReplayBuffer:
         return Batch(obs, action, next_obs, reward.squeeze(1), terminated.squeeze(1))
 
     def newest(self, count: int) -> Batch:
-        """The last `count` transitions, oldest first."""
+        """Return the last `count` transitions, oldest first."""
         return self.split(self._rows[self._slots(self.added - count, self.added)])
 
     def rewards(self) -> Tensor:
-        """The rewards of all transitions kept, scaled, in no order. Shape (K,), not a copy."""
+        """Return the scaled rewards of all stored transitions, unordered, (K,), not a copy."""
         return self._rows[: len(self), -2]
 
     def _slots(self, start: int, stop: int) -> Tensor:
@@ -125,13 +126,13 @@ class ReplayBuffer:
     # -- on disk -------------------------------------------------------------------------------
 
     def record(self) -> ReplayRecord:
-        """What the file holds since the last flush."""
+        """Describe the content of the file since the last flush."""
         first, digests = self._digests.since(max(0, self._flushed - self.capacity))
         return ReplayRecord(
             file=self._file,
             run=self._run,
             width=sum(self._sizes),
-            # a chunk more than is needed, so that the oldest one is there as a whole
+            # one chunk more than is needed, so that the oldest one is complete
             ring=self.capacity + self.margin + CHUNK,
             added=self._flushed,
             first=first,
@@ -149,7 +150,7 @@ class ReplayBuffer:
 
     def _write(self, folder: Path, first: int) -> None:
         record, written = self.record(), []
-        begins = 0 if self._flushed else os.O_TRUNC  # of an earlier attempt nothing is left over
+        begins = 0 if self._flushed else os.O_TRUNC  # removes the data of an earlier attempt
         descriptor = os.open(folder / self._file, os.O_RDWR | os.O_CREAT | begins, 0o644)
         with os.fdopen(descriptor, "r+b") as file:
             file.write(record.header())
@@ -167,11 +168,11 @@ class ReplayBuffer:
     def load(self, folder: Path, record: ReplayRecord) -> None:
         """Restore the state that a checkpoint describes.
 
-        From version 1 the rows go on in a new file beside the old one, which the next checkpoint
-        names.
+        Rows of version 1 are continued in a new file next to the old one; the next checkpoint
+        refers to the new file.
 
         Raises:
-            InputError: the file is missing, short, changed, of another run, or holds NaN.
+            InputError: the file is missing, short, changed, of another run, or contains NaN.
         """
         if record.version > 1:
             self._run, self._file = record.run, record.file

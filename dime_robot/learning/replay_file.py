@@ -1,10 +1,10 @@
-"""The replay file: what lies on disk, how a checkpoint describes it, and how it is checked.
+"""The replay file: its format, its description in a checkpoint, and its checks.
 
     header       512 bytes: format, version, run, row width and ring, as JSON, padded with spaces
-    rows         little-endian float32; transition number t lies at row t % ring
+    rows         little-endian float32; transition number t is row t % ring
 
-A checkpoint holds a `ReplayRecord`: the name of the file, which run it belongs to, and a SHA-256
-for every chunk of 1,024 transitions. A file of version 1 has no header and no digests.
+A checkpoint contains a `ReplayRecord`: the name of the file, the run that it belongs to, and a
+SHA-256 for every chunk of 1,024 transitions. A file of version 1 has no header and no digests.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Rows = npt.NDArray[np.float32]
 
 
 def row_sizes(n_obs: int, n_act: int) -> tuple[int, ...]:
-    """Numbers of a row's parts: observation, action, next observation, reward, terminated."""
+    """Return the sizes of a row's parts, in the order obs, action, next_obs, reward, terminated."""
     return n_obs, n_act, n_obs, 1, 1
 
 
@@ -48,7 +48,7 @@ class ReplayRecord(StrictModel):
     digests: tuple[str, ...] = Field((), description="SHA-256 per chunk, from `first` on")
 
     def header(self) -> bytes:
-        """The first bytes of the file."""
+        """Return the first bytes of the file."""
         if self.version == 1:
             return b""
         content = {"format": FORMAT, "version": 2, "run": self.run}
@@ -56,17 +56,17 @@ class ReplayRecord(StrictModel):
         return text.encode().ljust(HEADER_BYTES - 1) + b"\n"
 
     def chunks(self) -> list[tuple[int, int]]:
-        """Numbers of the first transition of every chunk, and of the first one after it."""
+        """Return the numbers of each chunk's first transition and of the first one after it."""
         starts = [self.first, *range((self.first // CHUNK + 1) * CHUNK, self.added, CHUNK)]
         if self.first >= self.added:
             return []
         return list(zip(starts, [*starts[1:], self.added], strict=True))
 
     def open(self, folder: Path) -> BinaryIO:
-        """The file, opened to read, after its header was checked.
+        """Open the file for reading, after a check of its header.
 
         Raises:
-            InputError: missing, no regular file, of another run, or with a changed header.
+            InputError: missing, not a regular file, of another run, or with a changed header.
         """
         path = folder / self.file
         if not path.is_file():
@@ -92,7 +92,7 @@ class ReplayRecord(StrictModel):
         )
 
     def rows(self, file: BinaryIO, start: int, stop: int) -> Rows:
-        """Transitions `start` to `stop` of an open file, shape (stop - start, width)."""
+        """Read transitions `start` to `stop` of an open file, shape (stop - start, width)."""
         parts = []
         for first, last in pieces(start, stop, self.ring):
             file.seek(len(self.header()) + first % self.ring * 4 * self.width)
@@ -107,10 +107,10 @@ class ReplayRecord(StrictModel):
         return np.frombuffer(content, dtype="<f4").reshape(stop - start, self.width)
 
     def checked_rows(self, folder: Path) -> Iterator[tuple[int, Rows]]:
-        """Every chunk, with the number of its first transition.
+        """Yield every chunk, with the number of its first transition.
 
         Raises:
-            InputError: as `open`; or a chunk is not what its digest says, or holds NaN or infinity.
+            InputError: as `open`; or a chunk differs from its digest, or has NaN or infinity.
         """
         with self.open(folder) as file:
             for number, (start, stop) in enumerate(self.chunks()):
@@ -128,9 +128,9 @@ class ReplayRecord(StrictModel):
                 yield start, rows
 
     def sample(self, folder: Path, count: int) -> Rows:
-        """Some intact rows for a proof, shape (K, width); K is 0 where there is no such file.
+        """Read some intact rows for a proof, shape (K, width); K is 0 if there is no such file.
 
-        Chunks that were written over since the checkpoint was made are left out.
+        Chunks that were overwritten since the checkpoint are left out.
         """
         rng = np.random.default_rng(0)
         chunks = self.chunks()
@@ -151,7 +151,7 @@ class ReplayRecord(StrictModel):
 
 
 def pieces(start: int, stop: int, ring: int) -> Iterator[tuple[int, int]]:
-    """Transitions `start` to `stop` in parts that do not wrap around the ring."""
+    """Yield transitions `start` to `stop` in parts that do not wrap around the ring."""
     while start < stop:
         end = min(stop, start + ring - start % ring)
         yield start, end
@@ -159,12 +159,12 @@ def pieces(start: int, stop: int, ring: int) -> Iterator[tuple[int, int]]:
 
 
 def digest_of(rows: Rows) -> str:
-    """SHA-256 of rows as they lie on disk."""
+    """Return the SHA-256 of rows in their format on disk."""
     return hashlib.sha256(np.ascontiguousarray(rows, dtype="<f4").data).hexdigest()
 
 
 class ChunkDigests:
-    """Digests of chunks that transitions are appended to, one after the other.
+    """Digests of chunks, to which transitions are appended in order.
 
     Args:
         first: number of the first transition.
@@ -187,9 +187,9 @@ class ChunkDigests:
                 self._open = hashlib.sha256()
 
     def since(self, needed: int) -> tuple[int, tuple[str, ...]]:
-        """The first transition of the chunk with number `needed`, and the digests from there on.
+        """Return the first transition of the chunk that contains `needed`, and digests from there.
 
-        Earlier chunks are forgotten.
+        Digests of earlier chunks are discarded.
         """
         chunk = needed // CHUNK
         self._whole = {k: digest for k, digest in self._whole.items() if k >= chunk}

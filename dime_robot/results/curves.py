@@ -1,8 +1,8 @@
 """Learning curves of several seeds, and statistics over them.
 
 The statistics are those of Agarwal et al. 2021, "Deep RL at the edge of the statistical precipice":
-the interquartile mean (IQM) and a stratified bootstrap, which resamples the seeds of each task by
-themselves.
+the interquartile mean (IQM) and a stratified bootstrap, which resamples the seeds of each task
+separately.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from dime_robot.runtime.io.errors import InputError
 from dime_robot.runtime.io.untrusted_files import read_text
 
 RESAMPLES = 2000  # of the bootstrap
-# for an interval: that of three seeds is always lowest to highest, and far from holding 95 %
+# for an interval: with three seeds it always spans lowest to highest, far from 95 % coverage
 MIN_SEEDS = 5
 REFERENCE_COLUMNS = ("step", "iqm", "mean", "min", "max")
 
@@ -31,9 +31,9 @@ FloatArray = npt.NDArray[np.float64]
 
 
 def interval(returns: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """95 % percentile bootstrap interval of the IQM: two of shape (...).
+    """Return the 95 % percentile bootstrap interval of the IQM: two arrays of shape (...).
 
-    Whole seeds are drawn again, so the points of a curve stay together. The draws are the same
+    Whole seeds are resampled, so the points of a curve stay together. The draws are the same
     in every call.
 
     Args:
@@ -43,7 +43,7 @@ def interval(returns: FloatArray) -> tuple[FloatArray, FloatArray]:
 
 
 def spread(returns: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """The interval where there are `MIN_SEEDS`, else lowest and highest; (seeds, ...).
+    """Return the interval if there are `MIN_SEEDS`, else lowest and highest; (seeds, ...).
 
     Args:
         returns: one row per seed, shape (seeds, ...).
@@ -57,8 +57,8 @@ def spread(returns: FloatArray) -> tuple[FloatArray, FloatArray]:
 class Curves:
     """The evaluations of a task: its seeds' mean returns, unscaled.
 
-    Statistics over all seeds use the steps that all of them have: seeds that ended early, or
-    failed, are neither left out nor compared with longer ones.
+    Statistics over all seeds use the steps that all of them have: seeds that ended early or
+    failed are included, and are not compared with later steps of other seeds.
     """
 
     name: str
@@ -100,7 +100,7 @@ class Curves:
 
 
 def read_curves(path: Path) -> Curves:
-    """A task's or a variant's CSV.
+    """Read the CSV of a task or a variant.
 
     Raises:
         InputError: as `read_eval_csv`; or no row, or a row twice.
@@ -118,10 +118,10 @@ def read_curves(path: Path) -> Curves:
 
 
 def read_reference(path: Path) -> FloatArray:
-    """The table of others' results, (rows, 5) in order of the steps; no rows where there is none.
+    """Read a table of the authors' results, (rows, 5) in order of steps; no file: no rows.
 
     Raises:
-        InputError: other columns, no row, or a value that is no finite number.
+        InputError: other columns, no row, or a value that is not finite.
     """
     if not path.exists():
         return np.empty((0, len(REFERENCE_COLUMNS)))
@@ -130,7 +130,7 @@ def read_reference(path: Path) -> FloatArray:
     try:
         head, *lines = list(csv.reader(io.StringIO(text, newline=""))) or [[]]
         rows = np.array([[float(value) for value in line] for line in lines])
-    except (ValueError, csv.Error) as error:  # no number, or lines of different lengths
+    except (ValueError, csv.Error) as error:  # not a number, or lines of different lengths
         raise InputError(f"{expected}, {error}") from None
     if tuple(head) != REFERENCE_COLUMNS or rows.shape[1:] != (len(head),):
         raise InputError(f"{expected}, got {','.join(head)} and {len(lines)} rows")

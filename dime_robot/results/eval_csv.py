@@ -1,4 +1,4 @@
-"""`eval.csv`: the evaluations of a run, a row each."""
+"""`eval.csv`: the evaluations of a run, one row each."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ class EvalRow:
 
 MAX_BYTES = 64 * 2**20  # of a table of evaluations: a million rows
 COLUMNS = tuple(EvalRow.__dataclass_fields__)
-MIN = {"step": 0, "seed": 0, "episodes": 1}  # of the whole numbers; the others are floats
+MIN = {"step": 0, "seed": 0, "episodes": 1}  # of the integers; the others are floats
 
 
 def read_eval_csv(path: Path) -> list[EvalRow]:
-    """The rows of an `eval.csv`.
+    """Read the rows of an `eval.csv`.
 
     Raises:
-        InputError: no such file, other columns, or a row that cannot be right.
+        InputError: no such file, other columns, or an invalid row.
     """
     text = read_text(path, "the evaluations of a run (eval.csv)", MAX_BYTES).removeprefix("\ufeff")
     try:

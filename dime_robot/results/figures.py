@@ -14,7 +14,7 @@ from dime_robot.results.curves import MIN_SEEDS, Curves, FloatArray, spread
 from dime_robot.results.html_page import inline_svg
 
 OURS, THEIRS = "#0072B2", "#D55E00"
-# Okabe and Ito's, which colour-blind readers can tell apart; with a marker each
+# colours of Okabe and Ito, which colour-blind readers can distinguish; with a marker each
 STYLES = (
     *(("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^"), ("#000000", "D")),
     *(("#CC79A7", "v"), ("#E69F00", "X"), ("#56B4E9", "P"), ("#666666", "*")),
@@ -22,7 +22,7 @@ STYLES = (
 
 
 def figure_of_returns(title: str, draw: Callable[[Axes], None]) -> str:
-    """One plot of returns over steps."""
+    """Make one plot of returns over steps."""
 
     def fill(figure: Figure) -> None:
         axes = figure.add_subplot()
@@ -35,7 +35,7 @@ def figure_of_returns(title: str, draw: Callable[[Axes], None]) -> str:
 
 
 def _legend(figure: Figure) -> None:
-    figure.legend(loc="outside lower center", ncols=2, frameon=False)  # over no line
+    figure.legend(loc="outside lower center", ncols=2, frameon=False)  # covers no line
 
 
 def _over_steps(axes: Axes) -> None:
@@ -50,12 +50,12 @@ def _seeds(curves: Curves) -> str:
 
 
 def _dots(steps: Sequence[Any]) -> str | None:
-    """The marker of a line of one point, which would be invisible."""
+    """Return the marker for a line of one point, which would be invisible without one."""
     return "o" if len(steps) == 1 else None
 
 
 def task_figure(curves: Curves, reference: FloatArray) -> str:
-    """Every seed, our IQM and, where it is known, what the authors reached.
+    """Plot every seed, this project's IQM and, if known, the authors' results.
 
     Args:
         curves: of all seeds.
@@ -82,7 +82,7 @@ def task_figure(curves: Curves, reference: FloatArray) -> str:
             else:
                 axes.vlines(steps, low, high, color=OURS)
         shown = reference[reference[:, 0] <= 1.05 * curves.longest]
-        if len(shown) > 1:  # one point is no line
+        if len(shown) > 1:  # a line needs two points
             step, middle, _, low, high = shown.T
             axes.fill_between(step, low, high, color=THEIRS, alpha=0.12, linewidth=0)
             axes.plot(step, middle, color=THEIRS, marker="s", markersize=4, linestyle="--")
@@ -92,7 +92,7 @@ def task_figure(curves: Curves, reference: FloatArray) -> str:
 
 
 def ablation_figure(task: str, variants: Sequence[Curves]) -> str:
-    """The variants' IQM over steps, and beside it the mean over the run with its spread."""
+    """Plot the variants' IQM over steps, and next to it the mean over the run with its spread."""
     few = min(len(curves.seeds) for curves in variants) < MIN_SEEDS
 
     def fill(figure: Figure) -> None:

@@ -1,6 +1,6 @@
 """HTML pages in one file each that open offline: the frame, tables, and figures as inline SVG.
 
-Loads matplotlib only where a figure is drawn, so a robot that has none can import this.
+Loads matplotlib only when a figure is drawn, so a robot without it can import this.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ code { overflow-wrap: anywhere }
 
 
 def html_page(title: str, body: str, style: str = "") -> str:
-    """A whole HTML file.
+    """Make a complete HTML file.
 
     Args:
         title: of the page, as plain text.
         body: its content, as HTML.
-        style: CSS rules on top of those that every page has.
+        style: CSS rules in addition to those of every page.
     """
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8">'
@@ -46,10 +46,10 @@ def html_page(title: str, body: str, style: str = "") -> str:
 
 
 def html_table(rows: Iterable[Sequence[object]], head: Sequence[str] = (), kind: str = "") -> str:
-    """A table of plain text as HTML.
+    """Make an HTML table of plain text.
 
     Args:
-        rows: cells of each row; every one is escaped.
+        rows: cells of each row; every cell is escaped.
         head: titles of the columns; empty: the first cell of each row is its title.
         kind: CSS class.
     """
@@ -65,17 +65,17 @@ def html_table(rows: Iterable[Sequence[object]], head: Sequence[str] = (), kind:
 
 
 def inline_svg(draw: Callable[[Figure], None], size: tuple[float, float], title: str) -> str:
-    """A matplotlib figure as an SVG element: the same bytes for the same data.
+    """Make a matplotlib figure as an SVG element: the same bytes for the same data.
 
     Args:
         draw: fills the figure.
         size: width and height [inches]; text has 10 points.
-        title: what the figure shows, for readers who cannot see it.
+        title: description of the figure, for readers who cannot see it.
     """
     import matplotlib
     from matplotlib.figure import Figure
 
-    # text stays text: outlines would depend on the fonts installed
+    # text is kept as text: outlines would depend on the installed fonts
     settings: Any = {"svg.hashsalt": "dime", "svg.fonttype": "none", "font.size": 10}
     no_metadata: Any = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     with matplotlib.rc_context(settings):

@@ -1,7 +1,7 @@
-"""A folder of results: a figure per task, and `summary.md` with every number of them.
+"""A folder of results: a figure per task, and `summary.md` with their numbers.
 
-FOLDER/TASK.csv or TASK.PRESET.csv holds the evaluations of a task, in the columns of `eval.csv`;
-FOLDER/reference/TASK.csv what others reached (step, iqm, mean, min, max over their seeds);
+FOLDER/TASK.csv or TASK.PRESET.csv has the evaluations of a task, in the columns of `eval.csv`;
+FOLDER/reference/TASK.csv the authors' results (step, iqm, mean, min, max over their seeds);
 FOLDER/ablation/TASK/VARIANT.csv runs of a task that differ in one setting.
 """
 
@@ -29,9 +29,9 @@ from dime_robot.runtime.io.regular_files import write_atomically
 
 SUMMARY = "summary.md"
 COMMAND = "python -m dime_robot.report"
-NEAR = 0.9  # how much of a run's steps the authors' evaluation must have to be compared with it
+NEAR = 0.9  # share of a run's steps that the authors' evaluation must have for a comparison
 
-# columns of the tables of tasks, after the task and how many seeds there are
+# columns of the tables of tasks, after the task and the number of seeds
 OUTCOME = ("steps", "IQM of the final returns", "last return of each seed")
 LEGEND = (
     "Returns are unscaled. Final: at the last step that all seeds have. IQM: interquartile mean"
@@ -42,7 +42,7 @@ LEGEND = (
 
 
 def estimate(returns: FloatArray) -> str:
-    """The IQM with its interval, or with lowest and highest of few seeds.
+    """Format the IQM with its interval, or with lowest and highest of few seeds.
 
     Args:
         returns: one per seed, shape (seeds,).
@@ -57,7 +57,7 @@ def estimate(returns: FloatArray) -> str:
 
 
 def outcome(curves: Curves) -> list[str]:
-    """The cells under `OUTCOME`."""
+    """Return the cells of the columns `OUTCOME`."""
     steps, longest = curves.steps, curves.longest
     last = steps[-1] if steps else None
     each = []
@@ -71,8 +71,8 @@ def outcome(curves: Curves) -> list[str]:
 
 
 def _against(curves: Curves, reference: FloatArray) -> list[str]:
-    """Two cells: the authors' IQM [lowest, highest] at our steps, and where ours is."""
-    if not curves.steps:  # the seeds share none: nothing of ours to compare
+    """Return two cells: the authors' IQM [lowest, highest] at these steps, and the comparison."""
+    if not curves.steps:  # the seeds have no step in common: nothing to compare
         return ["-", "-"]
     last = curves.steps[-1]
     near = reference[(reference[:, 0] <= last) & (reference[:, 0] >= NEAR * last)]
@@ -85,7 +85,7 @@ def _against(curves: Curves, reference: FloatArray) -> list[str]:
 
 
 def _in_order(paths: Iterable[Path]) -> list[Path]:
-    """By name, numbers as numbers: N=2 before N=16, 1e-4 before 1e-3."""
+    """Sort by name, with numbers in numeric order: N=2 before N=16, 1e-4 before 1e-3."""
 
     def key(path: Path) -> list[tuple[float, str]]:
         parts = re.split(r"([0-9]+(?:\.[0-9]+)?(?:e-?[0-9]+)?)", path.stem)
@@ -97,11 +97,11 @@ def _in_order(paths: Iterable[Path]) -> list[Path]:
 def write_results(folder: Path, theirs: Path | None = None) -> list[Path]:
     """Write the figures and `summary.md` and return the written paths.
 
-    A `summary.md` that another command made (a sweep's names its failures) stays as it is.
+    A `summary.md` that another command made (a sweep's lists its failures) stays unchanged.
 
     Args:
         folder: with the CSVs.
-        theirs: where the CSVs of what others reached are; None: FOLDER/reference.
+        theirs: folder of the CSVs with the authors' results; None: FOLDER/reference.
 
     Raises:
         InputError: nothing to draw, or a file in another format.

@@ -7,7 +7,7 @@ from typing import Any
 
 
 def text_table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """Format a Markdown table that reads well as text, too."""
+    """Format a Markdown table that is also readable as plain text."""
     lines = [[str(cell).replace("|", "\\|") for cell in line] for line in (head, *rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     lines.insert(1, ["-" * width for width in widths])

@@ -15,7 +15,7 @@ from dime_robot.sim.plant.plant import Plant
 
 SECONDS = 2.0  # simulated
 SETTLED = 0.5  # [s] at the end, which are evaluated
-MAX_ERROR = 0.05  # of a joint then, with the base held [rad or m]
+MAX_ERROR = 0.05  # of a joint in this time, with the base fixed [rad or m]
 MAX_SPEED = 1000.0  # of any coordinate; above it the simulation has diverged [rad/s or m/s]
 MAX_FLIPS = 0.3  # share of steps at which an effort may change its sign
 MIN_EFFORT = 0.1  # share of the largest effort, below which a change of sign does not count
@@ -116,7 +116,7 @@ def _simulate(plant: Plant, height: float | None) -> PoseResult:
 
 
 def _divergence(model: mujoco.MjModel, data: mujoco.MjData) -> str | None:
-    """Say how the state has diverged; None: it has not."""
+    """Return how the state has diverged; None: it has not."""
     too_fast: npt.NDArray[np.bool_] = ~(np.abs(data.qvel) <= MAX_SPEED)
     if not too_fast.any() and np.isfinite(data.qpos).all():
         return None

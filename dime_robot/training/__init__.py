@@ -1,1 +1,1 @@
-"""A training run: its folder, its checkpoints, and where its policy comes from."""
+"""A training run: its folder, its checkpoints, and the lineage of its policy."""

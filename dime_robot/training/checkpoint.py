@@ -1,11 +1,11 @@
 """Checkpoints: one file with a digest, replaced as a whole, and unable to run code.
 
-A file of version 2 is what `torch.save` writes of
+A file of version 2 is the output of `torch.save` for
 
     {"format", "version", "record": JSON of `Record`, "tensors": those of the learner}
 
-with a seal behind it (`runtime/io/sealed_files.py`); `torch.load` reads it too. Files of version 1
-had neither seal nor record and are still read.
+followed by a seal (`runtime/io/sealed_files.py`); `torch.load` reads it too. Files of version 1
+have neither seal nor record and are still read.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from dime_robot.training.run_folder import RunFolder
 
 FORMAT, VERSION = "dime_robot checkpoint", 2
 _MAX_BYTES = 16 << 30
-_MAX_PICKLE_BYTES = 32 << 20  # of the part that says how the tensors are arranged
+_MAX_PICKLE_BYTES = 32 << 20  # of the part that describes the structure of the tensors
 _warned: set[Path] = set()
 
 
@@ -61,7 +61,7 @@ class FinalEvaluation(StrictModel):
 
 
 class PostMortem(StrictModel):
-    """Why a run stopped for a NaN, and its metrics then."""
+    """The reason why a run stopped at a NaN, and its metrics at that time."""
 
     model_config = ConfigDict(allow_inf_nan=True, ser_json_inf_nan="constants")
 
@@ -138,10 +138,10 @@ def save(path: Path, record: Record, learner: LearnerState) -> None:
     """Write a checkpoint, after its bytes have been read back.
 
     Raises:
-        InputError: the disk is full, or what was to be written could not be read again; `path` is
-            as it was.
+        InputError: the disk is full, or the written bytes could not be read back; `path` is
+            unchanged.
     """
-    buffer = io.BytesIO()  # so that a full disk is an OSError and not half a file
+    buffer = io.BytesIO()  # so that a full disk is an OSError and not a partial file
     content = {"format": FORMAT, "version": VERSION, "record": record.model_dump_json()}
     torch.save({**content, "tensors": learner.tensors()}, buffer)
     payload = buffer.getbuffer()
@@ -150,7 +150,7 @@ def save(path: Path, record: Record, learner: LearnerState) -> None:
     def write(file: BinaryIO) -> None:
         file.write(payload)
         file.flush()
-        with ThreadPoolExecutor(max_workers=1) as pool:  # hashing fills the time of the disk
+        with ThreadPoolExecutor(max_workers=1) as pool:  # hash while the disk writes
             digest = pool.submit(hashlib.sha256, payload)
             os.fsync(file.fileno())
             file.write(seal_of(digest.result().hexdigest()))
@@ -164,7 +164,7 @@ def load(path: Path) -> Checkpoint:
     Values of tensors are not checked here: `DIME.load_state_dict` and `load_actor` do that.
 
     Raises:
-        InputError: missing, truncated, changed, of another version, or no checkpoint of ours.
+        InputError: missing, truncated, changed, of another version, or not a checkpoint.
     """
     content = _read(path)
     found = check_seal(path, io.BytesIO(content))
@@ -183,7 +183,7 @@ def _read(path: Path) -> bytes:
 
 
 def _contents(path: Path, payload: memoryview, *, sealed: bool) -> tuple[Record, LearnerState]:
-    """Read record and tensors out of a payload; `sealed`: it came with a digest."""
+    """Read record and tensors from a payload; `sealed`: whether it has a digest."""
     content = _unpickled(path, payload)
     found = content.get("format") if isinstance(content, dict) else None
     if not isinstance(found, str) or found != FORMAT:
@@ -221,7 +221,7 @@ def _contents(path: Path, payload: memoryview, *, sealed: bool) -> tuple[Record,
 
 
 def _unpickled(path: Path, payload: memoryview) -> Any:
-    """Unpickle what torch saved, after a check that it takes no more memory than the file."""
+    """Unpickle torch's output, after a check that it needs no more memory than the file's size."""
     try:
         with zipfile.ZipFile(io.BytesIO(payload)) as archive:
             entries = archive.infolist()
@@ -233,7 +233,7 @@ def _unpickled(path: Path, payload: memoryview) -> Any:
         return torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
     except MemoryError:
         raise
-    except Exception:  # whatever the bytes of a broken archive or pickle make torch raise
+    except Exception:  # torch can raise anything for a damaged archive or pickle
         raise InputError(
             f"{path}: expected a dime_robot checkpoint, got a file that cannot be read as one"
             " (truncated, or something else); copy it again or use another"
@@ -254,13 +254,13 @@ def load_actor(path: Path) -> tuple[Actor, Checkpoint]:
     """Load the policy of a checkpoint onto the CPU.
 
     Raises:
-        InputError: as `load`; or its networks are not those of its settings, or hold NaN.
+        InputError: as `load`; or its networks do not match its settings, or contain NaN.
     """
     loaded = load(path)
     config, spec = loaded.config, loaded.spec
     width, layers = config.actor_width, config.actor_depth
     min_bytes = 4 * width * (spec.n_obs + (layers - 1) * width)
-    if min_bytes > path.stat().st_size:  # a file must not ask for more memory than it fills
+    if min_bytes > path.stat().st_size:  # a file must not require more memory than its size
         raise InputError(
             f"{path}: its networks are not those its settings say: actor_width {width} and"
             f" actor_depth {layers} need {min_bytes / 1e6:.1f} MB at least"
@@ -291,7 +291,7 @@ _V1_OPTIONAL = frozenset({"env_since", "best_mean", "reason", "metrics"})
 
 
 def _migrated(old: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Make record (JSON) and tensors out of the flat dictionary of version 1."""
+    """Make record (JSON) and tensors from the flat dictionary of version 1."""
     missing, unknown = _V1_KEYS - old.keys(), old.keys() - _V1_KEYS - _V1_OPTIONAL
     if missing or unknown:
         raise InputError(
@@ -340,7 +340,7 @@ def _migrated(old: dict[str, Any]) -> tuple[str, dict[str, Any]]:
 
 
 def _plain(value: Any) -> Any:
-    """Refuse all but plain data, at any depth that a version 1 file has."""
+    """Refuse everything but plain data, at any depth that a version 1 file has."""
 
     def check(node: Any, depth: int) -> None:
         if depth > 4:

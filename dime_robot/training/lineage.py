@@ -35,7 +35,7 @@ class Stage(StrictModel):
     @field_validator("config", mode="before")
     @classmethod
     def _every_setting_is_there(cls, given: Any) -> Any:
-        """Refuse a missing setting: it must not become today's default."""
+        """Refuse a missing setting: it must not be replaced by the present default."""
         if isinstance(given, dict):
             missing = sorted(TrainConfig.model_fields.keys() - given.keys())
             if missing:
@@ -54,7 +54,7 @@ class Origin(NamedTuple):
 
 
 def commands(lineage: Sequence[Stage]) -> list[str]:
-    """The commands that repeat it, oldest first; run folders are numbered from 1.
+    """Return the commands that repeat the training, oldest first; run folders have numbers from 1.
 
     An environment that a program made has no command line: its line is a call of `train_policy`.
     """

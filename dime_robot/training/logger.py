@@ -1,4 +1,4 @@
-"""What a run logs: lines on the screen and scalars for TensorBoard."""
+"""The log of a run: lines on the screen and scalars for TensorBoard."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dime_robot.progress import ProgressLine
 from dime_robot.results.eval_csv import EvalRow
 from dime_robot.training.run_folder import RunFolder
 
-WIDE = 1e7  # from here on a return is shown with an exponent
+WIDE = 1e7  # larger returns are shown with an exponent
 
 
 class RunLogger:
@@ -23,7 +23,7 @@ class RunLogger:
     Args:
         files: of the run.
         total_steps: steps at which it ends.
-        start_step: step from which it goes on.
+        start_step: step from which it continues.
         quiet: print nothing.
     """
 
@@ -33,7 +33,7 @@ class RunLogger:
         self._screen = ProgressLine(sys.stdout, quiet)
         self._writer = SummaryWriter(str(files.events), purge_step=start_step + 1)
         self._total = total_steps
-        self._marks: deque[tuple[float, int]] = deque(maxlen=40)  # the recent speed, not the mean
+        self._marks: deque[tuple[float, int]] = deque(maxlen=40)  # for the speed over recent steps
         self._last_return: float | None = None
         self._best: float | None = None
 
@@ -42,7 +42,7 @@ class RunLogger:
         self._best = max((row.return_mean for row in earlier), default=None)
 
     def line(self, text: str) -> None:
-        """Print a line that stays."""
+        """Print a permanent line."""
         self._screen.line(text)
 
     def episode(self, step: int, episode_return: float, length: int) -> None:
@@ -57,7 +57,7 @@ class RunLogger:
         self.scalars(step, {"train/return": episode_return, "train/episode_length": length})
 
     def progress(self, step: int) -> None:
-        """Show how far the run is; cheap enough for every step."""
+        """Show the progress of the run; cheap enough for every step."""
         if not self._screen.due():
             return
         self._marks.append((monotonic(), step))
@@ -77,7 +77,7 @@ class RunLogger:
             )
 
     def evaluation(self, row: EvalRow, result: Evaluation) -> None:
-        """Log an evaluation: a line that stays, and scalars."""
+        """Log an evaluation: a permanent line, and scalars."""
         self._best = row.return_mean if self._best is None else max(self._best, row.return_mean)
         scalars = {"eval/return_mean": row.return_mean, "eval/return_std": row.return_std}
         text = (

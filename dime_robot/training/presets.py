@@ -1,4 +1,4 @@
-"""Default settings of a run: the sizes of a preset, overlaid by what the task needs."""
+"""Default settings of a run: those of a preset, overridden by those of the task."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dime_robot.sim.config.robot_task import load_robot_task
 PRESETS: dict[PresetName, dict[str, Any]] = {
     # the paper's sizes; meant for a GPU
     "official": {},
-    # learns light tasks on a CPU in an hour or two
+    # learns small tasks on a CPU in an hour or two
     "laptop": {
         "threads": 1,
         "steps": 100_000,
@@ -24,7 +24,7 @@ PRESETS: dict[PresetName, dict[str, Any]] = {
     },
     # minutes on one core. Half the steps with twice dt: the same total diffusion time.
     "tiny": {
-        "device": "cpu",  # for networks this small a GPU spends more time on launches than on work
+        "device": "cpu",  # for such small networks a GPU spends most time on kernel launches
         "threads": 1,
         "diffusion_steps": 8,
         "dt_init": 0.2,
@@ -45,7 +45,7 @@ PRESETS: dict[PresetName, dict[str, Any]] = {
     },
 }
 
-# What a task needs by itself, first match wins: the atoms must contain its discounted soft
+# Settings that depend on the task, first match wins: the atoms must contain its discounted soft
 # returns in units of the scaled reward. A robot's task has them in its own file (`training:`).
 TASKS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("dm_control/*", {"v_min": -200.0, "v_max": 200.0}),
@@ -56,7 +56,7 @@ TASKS: tuple[tuple[str, dict[str, Any]], ...] = (
 
 
 def task_settings(env: str) -> dict[str, Any]:
-    """The settings that this environment needs, whatever the preset.
+    """Return the settings of this environment, for every preset.
 
     Raises:
         InputError: a robot's file that cannot be used.
@@ -67,7 +67,7 @@ def task_settings(env: str) -> dict[str, Any]:
 
 
 def preset_config(preset: str, env: str) -> TrainConfig:
-    """Make the settings of a preset, overlaid by those of the task.
+    """Make the settings of a preset, overridden by those of the task.
 
     Raises:
         InputError: no such preset, or a robot's file that cannot be used.

@@ -1,4 +1,4 @@
-"""What produced a result: commit, versions, machine."""
+"""The provenance of a result: commit, versions, machine."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PACKAGES = (
 
 
 def package_versions() -> dict[str, str]:
-    """Installed version of each package that can change a result."""
+    """Return the installed version of each package that can change a result."""
     found = {}
     for name in PACKAGES:
         with suppress(metadata.PackageNotFoundError):
@@ -32,7 +32,7 @@ def package_versions() -> dict[str, str]:
 
 
 def git_commit() -> str:
-    """Commit of the source tree, with `+changes` where files differ from it, or `unknown`."""
+    """Return the source tree's commit, with `+changes` if files differ from it, or `unknown`."""
     folder = Path(__file__).resolve().parent
 
     def git(*arguments: str) -> str:
@@ -42,7 +42,7 @@ def git_commit() -> str:
         ).stdout.strip()
 
     try:
-        if git("ls-files", "provenance.py") == "":  # installed into somebody else's repository
+        if git("ls-files", "provenance.py") == "":  # installed into another repository
             return "unknown"
         return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain") else "")
     except (OSError, subprocess.SubprocessError):
@@ -50,7 +50,7 @@ def git_commit() -> str:
 
 
 def provenance() -> dict[str, str]:
-    """Flat record for a checkpoint or a report."""
+    """Return a flat record for a checkpoint or a report."""
     return {
         "git_commit": git_commit(),
         "python": platform.python_version(),

@@ -1,9 +1,9 @@
 """TrainingRun: environment steps, updates, evaluations and checkpoints of one run folder.
 
-A run can be killed at any moment and resumed bit for bit on the same CPU. What makes that
-possible: every episode starts from a seed derived from (run seed, episode number); the actions
-taken since the last reset are in the replay data, so a resumed run replays them to bring the
-simulator back to the very same state; everything else random comes from the agent's generator.
+A run can be killed at any time and resumed bit for bit on the same CPU. This is possible because
+every episode starts from a seed derived from (run seed, episode number); the actions since the last
+reset are in the replay data, so a resumed run replays them to bring the simulator back to the same
+state; all other random numbers come from the agent's generator.
 """
 
 from __future__ import annotations
@@ -47,19 +47,19 @@ from dime_robot.training.provenance import provenance
 from dime_robot.training.run_folder import RunFolder
 from dime_robot.training.run_lock import RunLock
 
-_TRAIN, _EVAL = 0, 1  # keys of episodes among the seeds that follow from the run's
+_TRAIN, _EVAL = 0, 1  # keys of episodes among the seeds derived from the run's
 CLIPPED_MASS_WARNING = 0.05
-WIDE_ATOMS = 4.0  # times the range of returns that the rewards so far allow
+WIDE_ATOMS = 4.0  # times the range of returns that the observed rewards allow
 MAX_PARALLEL = 100  # environments that evaluations keep
 FLOAT32_MAX = float(np.finfo(np.float32).max)
-# NaN entries of the actor's gradient are set to 0, as the authors do: right for a rare accident of
-# arithmetic. From one update in ten on, the policy learns from what is left of its gradient.
+# NaN entries of the actor's gradient are set to 0, as in the authors' code: acceptable for a rare
+# numerical error. From one update in ten on, the policy would learn from incomplete gradients.
 NAN_GRADIENT_SHARE = 0.1  # of actor updates
 NAN_GRADIENT_WINDOW = 20  # minimum of actor updates that a share is taken over
 
 
 class NonFiniteError(InputError):
-    """A NaN or infinity with which a run cannot go on."""
+    """A NaN or infinity with which a run cannot continue."""
 
 
 @dataclass(frozen=True)
@@ -86,11 +86,11 @@ class TrainingRun:
 
     Args:
         config: all settings.
-        folder: where its files are.
-        device: where the agent lives.
+        folder: of its files.
+        device: of the agent.
         origin: the checkpoint whose networks it begins from, if any.
-        lock: on the folder, given back when the run is closed.
-        env: the environment, where its name in `config` does not make it.
+        lock: on the folder, released when the run is closed.
+        env: the environment, if it cannot be made from its name in `config`.
     """
 
     def __init__(
@@ -151,7 +151,7 @@ class TrainingRun:
         self._begin_episode()
 
     def _make_env(self) -> Env:
-        # what an environment draws once for its life: of this run's seed, and the same on resume
+        # values drawn once in an environment's life: from this run's seed, and the same on resume
         return make_env(self._source, startup_seed=seed_of(self.config.seed, STARTUP))
 
     # -- files -----------------------------------------------------------------------------------
@@ -163,7 +163,7 @@ class TrainingRun:
 
     @property
     def finished(self) -> bool:
-        """Has the final evaluation of this many steps been made?"""
+        """Whether the final evaluation at this number of steps was made."""
         return bool(self.final) and self.step >= self.config.steps
 
     def create_folder(self) -> None:
@@ -173,17 +173,17 @@ class TrainingRun:
         self.save()
 
     def write_config(self) -> None:
-        """`config.yaml`: every setting of the run."""
+        """Write `config.yaml`: every setting of the run."""
         text = yaml.safe_dump(self.config.model_dump(), sort_keys=False)
         write_atomically(self.files.config, text.encode(), RUN_AGAIN)
 
     @property
     def env_since(self) -> int:
-        """Step at which a resumed run changed to this environment; 0 where it never did."""
+        """Step at which a resumed run changed to this environment; 0: it never did."""
         return self._lineage[-1].since
 
     def record(self, post_mortem: PostMortem | None = None) -> Record:
-        """The part of a checkpoint besides the learner's tensors."""
+        """Return the part of a checkpoint without the learner's tensors."""
         *before, own = self._lineage
         own = own.model_copy(update={"until": self.step, "config": self.config})
         return Record(
@@ -248,12 +248,12 @@ class TrainingRun:
         self.rows = [row for row in rows if row.step <= self.step]
         self._begin_episode()
         self._replay_episode(record, log)
-        if record.replay.version == 1:  # from here on with digests
+        if record.replay.version == 1:  # digests are added from now on
             self.save()
             (self.folder / record.replay.file).unlink(missing_ok=True)
 
     def _replay_episode(self, record: Record, log: Callable[[str], None]) -> None:
-        """Bring the simulator back to where the checkpoint was taken."""
+        """Bring the simulator back to its state at the checkpoint."""
         count = record.episode_step
         if count == 0:
             return
@@ -273,14 +273,14 @@ class TrainingRun:
     # -- the loop --------------------------------------------------------------------------------
 
     def train(self, logger: RunLogger) -> None:
-        """Run until the last step or until `stop_requested`, and leave a checkpoint."""
+        """Run until the last step or until `stop_requested`, and save a checkpoint."""
         self._began = time.monotonic()
         self._logger = logger
         self._warn_of_endless_episodes(logger)
         logger.resume(self.rows)
         try:
             self._loop(logger)
-        except StopRequestedError:  # the evaluation is made again by the run that goes on
+        except StopRequestedError:  # the resumed run repeats the evaluation
             pass
         finally:
             self.stepping = False
@@ -305,7 +305,7 @@ class TrainingRun:
             self._save_between_steps()
 
     def _save_between_steps(self) -> None:
-        self.saving = True  # a stop request waits for it, however long it takes
+        self.saving = True  # a stop request waits for the save, however long it takes
         try:
             self.save()
         finally:
@@ -328,7 +328,7 @@ class TrainingRun:
         action = self._action()
         learns = self.step >= self.config.random_steps
         if learns and self.config.overlap and len(self.buffer):
-            self.agent.learn(self.buffer)  # on a GPU this only begins it
+            self.agent.learn(self.buffer)  # on a GPU this only starts the computation
         next_obs, reward, terminated, truncated, _ = self.env.step(action)
         self._require_finite("reward", reward)
         self._require_finite("observation", next_obs)
@@ -365,7 +365,7 @@ class TrainingRun:
     def _log(self, logger: RunLogger) -> None:
         self.check_finite()
         values = metrics(self.agent)
-        if "actor/loss" not in values:  # it has not begun
+        if "actor/loss" not in values:  # the actor's updates have not begun
             return
         values["time/steps_per_second"] = self.step / max(self.wall_seconds, 1e-9)
         logger.scalars(self.step, values)
@@ -423,7 +423,7 @@ class TrainingRun:
             self._begin_episode()
 
     def _watch(self, ended: int, episodes: int, steps: int) -> None:
-        """Between two steps of an evaluation: end it on a stop request, show its progress."""
+        """Between two steps of an evaluation, end it on a stop request, or show its progress."""
         if self.stop_requested:
             raise StopRequestedError
         if self._logger is not None:
@@ -438,7 +438,7 @@ class TrainingRun:
             self._keep_if_best(result)
 
     def _evaluate_finally(self, logger: RunLogger) -> None:
-        """The last row of `eval.csv`, and all noise modes for the report."""
+        """Evaluate for the last row of `eval.csv`, and in all noise modes for the report."""
         results = {mode: self._evaluate(self.config.final_episodes, mode) for mode in NOISE_MODES}
         self._add_row(results["fresh"], logger)
         self._keep_if_best(results["fresh"])
@@ -481,10 +481,10 @@ class TrainingRun:
     def check_finite(self) -> None:
         """Stop if a loss since the last check, or a parameter, is NaN or inf.
 
-        The last checkpoint is from before it: every save checks first.
+        The last checkpoint has no NaN: every save checks first.
 
         Raises:
-            NonFiniteError: with what, where, and the post-mortem's path.
+            NonFiniteError: with the value, its place, and the post-mortem's path.
         """
         update = int(self.agent.first_bad_update)
         if update >= 0:
@@ -517,7 +517,7 @@ class TrainingRun:
             )
 
     def _stop_for(self, reason: str) -> None:
-        if not self.files.checkpoint.exists():  # nothing learned, no post-mortem
+        if not self.files.checkpoint.exists():  # nothing was learned, so no post-mortem
             raise NonFiniteError(reason)
         path = self.files.post_mortem
         found = PostMortem(reason=reason, metrics=metrics(self.agent))

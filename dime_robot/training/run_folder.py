@@ -1,4 +1,4 @@
-"""RunFolder: every file that a training run leaves in its folder, each name written once."""
+"""RunFolder: the files of a training run, with each name defined once."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from dime_robot.runtime.io.regular_files import draft_of
 
 
 def folder_name(env: str) -> str:
-    """An environment's name as a part of a file name."""
+    """Return an environment's name as a part of a file name."""
     return env.replace(":", "-").replace("/", "-")
 
 
 class RunFolder:
-    """Paths of the files of one run; making one touches no file.
+    """Paths of the files of one run; making this object changes no file.
 
     Args:
         path: the folder.
@@ -29,18 +29,18 @@ class RunFolder:
         self.replay = path / "replay.bin"
         self.config = path / "config.yaml"
         self.evaluations = path / "eval.csv"
-        self.events = path  # TensorBoard names its event files itself
+        self.events = path  # TensorBoard chooses the names of its event files
         self.report = path / "report.html"
         self.video = path / "video.mp4"
-        self.policy = path / "policy.onnx"  # where an export goes by default
+        self.policy = path / "policy.onnx"  # default output of an export
         self.lock = path / ".lock"  # while a process trains here
 
     @classmethod
     def to_resume(cls, path: Path) -> RunFolder:
-        """The run that `--resume` names, by its folder or its checkpoint.
+        """Return the run that `--resume` names, by its folder or its checkpoint.
 
         Raises:
-            InputError: another file, from which no run goes on.
+            InputError: another file, from which no run can continue.
         """
         beside = cls(path.parent)
         if path == beside.checkpoint:
@@ -54,10 +54,10 @@ class RunFolder:
 
     @classmethod
     def for_new_run(cls, out: Path | None, config: TrainConfig) -> RunFolder:
-        """The folder `out`, or a free name under runs/.
+        """Return the folder `out`, or an unused name under runs/.
 
         Raises:
-            InputError: `out` already holds something.
+            InputError: `out` is not empty.
         """
         if out is not None:
             folder = cls(out)
@@ -75,7 +75,7 @@ class RunFolder:
         return cls(path)
 
     def best_policy(self) -> Path:
-        """The best checkpoint, or else the last one.
+        """Return the best checkpoint, or else the last one.
 
         Raises:
             InputError: neither exists.
@@ -89,7 +89,7 @@ class RunFolder:
         )
 
     def unfinished_start(self) -> list[Path]:
-        """All files of a run that was killed before its first checkpoint; none of any other."""
+        """Return all files of a run that was killed before its first checkpoint; else none."""
         early = {self.config, draft_of(self.config), self.replay, draft_of(self.checkpoint)}
         found = [path for path in self.path.glob("*") if path != self.lock]
         return found if early.issuperset(found) else []

@@ -11,10 +11,10 @@ from dime_robot.training.run_folder import RunFolder
 
 
 class RunLock:
-    """A lock on a run folder that the system gives back when the process ends, however it ends.
+    """A lock on a run folder that the system releases when the process ends in any way.
 
     Args:
-        files: of the run; their folder is made where it is missing.
+        files: of the run; their folder is made if it is missing.
 
     Raises:
         InputError: another process holds it, or the folder cannot be written.
@@ -37,7 +37,7 @@ class RunLock:
                 ) from None
             if self._is_current():
                 break
-            self._file.close()  # its holder removed it between our opening and locking it
+            self._file.close()  # its holder removed the file after it was opened here
         self._file.truncate(0)
         self._file.write(f"process {os.getpid()} on {os.uname().nodename}\n")
         self._file.flush()
@@ -53,7 +53,7 @@ class RunLock:
             return False
 
     def release(self) -> None:
-        """Release it; a folder that this lock made and that holds nothing else is removed."""
+        """Release the lock; remove a folder that it made and that contains nothing else."""
         if self._file.closed:
             return
         self._path.unlink(missing_ok=True)
@@ -63,7 +63,7 @@ class RunLock:
 
 
 def remove_unfinished_start(files: RunFolder) -> None:
-    """Empty a folder whose run was killed before its first checkpoint, unless one trains there."""
+    """Empty a folder whose run was killed before its first checkpoint, unless one uses it now."""
     if not files.unfinished_start() and not files.lock.exists():
         return
     try:

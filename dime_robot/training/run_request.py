@@ -1,4 +1,4 @@
-"""RunRequest: the settings of a run and where it begins. Loads no torch: it is made at once."""
+"""RunRequest: the settings of a run and its starting point. Loads no torch, so it is fast."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class RunRequest:
         resume: the run folder to resume.
         init: a checkpoint whose networks a new run begins with.
         video: record a video at the end, where rendering works.
-        env: the environment, where `config.env` alone does not make it.
+        env: the environment, if it cannot be made from `config.env`.
     """
 
     config: TrainConfig

@@ -25,17 +25,17 @@ from dime_robot.training.run_request import RunRequest
 
 
 def resumed_config(files: RunFolder, env: str | None) -> tuple[TrainConfig, TrainConfig]:
-    """The settings that a run folder goes on with, and those of its checkpoint.
+    """Return the settings with which a run folder is resumed, and those of its checkpoint.
 
-    What was changed in its config.yaml since counts like an option; a real option goes before it.
+    A change in its config.yaml has the effect of an option; a command-line option takes precedence.
 
     Args:
         files: of the run.
         env: the environment that the user named, if any.
 
     Raises:
-        InputError: no usable run, a change that a run cannot take, or an environment that a file
-            must not choose.
+        InputError: no usable run, a setting that cannot change in a run, or an environment that a
+            file must not choose.
     """
     saved = checkpoint.load(files.checkpoint).config
     config = _with_written(files.config, saved)
@@ -47,7 +47,7 @@ def resumed_config(files: RunFolder, env: str | None) -> tuple[TrainConfig, Trai
 
 
 def _with_written(path: Path, saved: TrainConfig) -> TrainConfig:
-    """The settings, overlaid by the run's config.yaml, if it is there."""
+    """Return the settings, overridden by the run's config.yaml, if it exists."""
     if not path.exists():
         return saved
     content = read_config(path)
@@ -58,7 +58,7 @@ def _with_written(path: Path, saved: TrainConfig) -> TrainConfig:
 
 
 def require_resumable(config: TrainConfig, saved: TrainConfig, source: str = "") -> None:
-    """Refuse every changed setting but a larger number of steps."""
+    """Refuse every changed setting except a larger number of steps."""
     for name, wanted, had in differences(config, saved):
         if name == "steps" and config.steps > saved.steps:
             continue
@@ -68,10 +68,10 @@ def require_resumable(config: TrainConfig, saved: TrainConfig, source: str = "")
 
 
 def choose_device(name: str) -> torch.device:
-    """Make the device of a name; `auto` is the GPU where there is one.
+    """Return the device of a name; `auto` is the GPU if there is one.
 
     Raises:
-        InputError: no such device here.
+        InputError: this machine has no such device.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -114,7 +114,7 @@ def _check_init(state: Checkpoint, run: TrainingRun) -> None:
 
 
 def start_run(request: RunRequest, device: torch.device) -> TrainingRun:
-    """Build a new run or the resumed one, its folder in place and locked."""
+    """Build a new or resumed run, with its folder made and locked."""
     if request.config.compile:
         require_compiler(device)
     if request.resume is not None:
@@ -122,13 +122,13 @@ def start_run(request: RunRequest, device: torch.device) -> TrainingRun:
             return _resumed(request, device, lock)
     files = RunFolder.for_new_run(request.out, request.config)
     with _locked(files) as lock:
-        RunFolder.for_new_run(files.path, request.config)  # no other process took it meanwhile
+        RunFolder.for_new_run(files.path, request.config)  # check that no other process took it
         return _begun(request, device, lock)
 
 
 @contextmanager
 def _locked(files: RunFolder) -> Iterator[RunLock]:
-    """Lock a folder; release it where the run cannot be built."""
+    """Lock a folder; release it if the run cannot be built."""
     lock = RunLock(files)
     try:
         yield lock

@@ -56,19 +56,19 @@ def train_policy(
 ) -> TrainedRun:
     """Train a policy as `python -m dime_robot.train` does, without video and report.
 
-    A function or an object has no name that a file could hold: the run's files call it
-    python:NAME, and neither `--resume` nor an export takes it from there. An object is only copied,
-    for training and for each of the environments that evaluations step side by side, so that an
-    evaluation never disturbs the training episode; the object itself stays as it was given.
+    A function or an object has no name by which a file could refer to it: the run's files contain
+    python:NAME, which `--resume` and exports refuse. An object is only copied, for training and for
+    each of the environments that evaluations run side by side, so that an evaluation never affects
+    the training episode; the object itself is not changed.
 
     Args:
         env: name of the environment, a function without arguments that makes a new one at each
-            call, or an environment object; with `resume` by default that of the run.
+            call, or an environment object; with `resume` the run's environment by default.
         preset: tiny, laptop or official; ignored with `resume`.
         out: the run folder; none: a new one under runs/.
-        resume: a run folder to go on with.
+        resume: a run folder to continue.
         init: a checkpoint whose networks a new run begins with.
-        callback: is called after every evaluation; where it returns False the run saves and ends.
+        callback: called after every evaluation; if it returns False the run saves and ends.
         quiet: print nothing.
         **settings: those of `TrainConfig` by name, e.g. `steps=3000, seed=1`.
 

@@ -8,11 +8,11 @@ Start the robot's own launch files before this one. They have to provide:
   and, where the YAML has an `imu`, imu_sensor_broadcaster;
 - the controller that takes `command.topic`: a forward_command_controller whose `joints` are the
   actuated ones in the YAML's order (kind `forward`), a joint_trajectory_controller (`trajectory`),
-  or a drive controller (`twist`, its message as `command.type` says: TwistStamped since Jazzy),
-  ACTIVE, with nobody else publishing on that topic;
+  or a drive controller (`twist`, with the message of `command.type`: TwistStamped since Jazzy),
+  ACTIVE, with no other publisher on that topic;
 - on the robot's side of that topic, MANDATORY, a time-out of at most `command.timeout`:
   forward_command_controller has none, so without one in the hardware component or the motor
-  drivers the last command stays for ever once this process, its computer or the network is gone.
+  drivers the last command stays for ever once this process, its computer or the network has failed.
 
 The node configures itself (loads, checks and measures) and then waits. With the robot held safely
 and watched, activate it by `ros2 lifecycle set /policy_node activate`. `ros2 service call
@@ -53,7 +53,7 @@ ARGUMENTS: list[tuple[str, str | None, str, list[str] | None]] = [
 
 
 def arguments() -> list[DeclareLaunchArgument]:
-    """The arguments of the launch file."""
+    """Return the arguments of the launch file."""
     return [
         DeclareLaunchArgument(name, default_value=default, description=text, choices=choices)
         for name, default, text, choices in ARGUMENTS
@@ -63,7 +63,7 @@ def arguments() -> list[DeclareLaunchArgument]:
 def remappings(robot: Path, given: dict[str, str]) -> list[tuple[str, str]]:
     """Remap the topics of the robot's YAML to those that are given.
 
-    Where the YAML has no topic of joint_states or imu, its default is that name.
+    If the YAML has no topic for joint_states or imu, the default is that name.
     """
     sections: Any = read_config(robot).get("robot") or {}
     return [
@@ -74,7 +74,7 @@ def remappings(robot: Path, given: dict[str, str]) -> list[tuple[str, str]]:
 
 
 def nodes(context: LaunchContext) -> list[Node]:
-    """The process to start."""
+    """Return the process to start."""
     given = context.launch_configurations
     robot = Path(given["robot"]).expanduser()
     parameters: dict[str, ParameterValue | bool] = {
@@ -96,7 +96,7 @@ def nodes(context: LaunchContext) -> list[Node]:
             remappings=remappings(robot, given),
             output="screen",
             respawn=False,  # a policy that ended must not command again by itself
-            sigterm_timeout="10",  # leading the robot to rest takes seconds
+            sigterm_timeout="10",  # bringing the robot to rest takes seconds
         )
     ]
 

@@ -1,9 +1,9 @@
 """A policy on the simulated robot: `ros2 launch dime_robot sim.launch.py policy:=policy.onnx`.
 
 sim_node simulates the robot, policy_node activates itself. Ctrl-C ends both, and so does the end
-of either; sim_node goes on until policy_node has led the robot to rest. sim_node needs the extra
-`eval`.
-`python -m ros_nodes.loopback` needs no `ros2` command and judges the run.
+of either; sim_node keeps running until policy_node has brought the robot to rest. sim_node needs
+the extra `eval`.
+`python -m ros_nodes.loopback` needs no `ros2` command and checks the result of the run.
 """
 
 from functools import partial
@@ -48,7 +48,7 @@ ARGUMENTS: list[tuple[str, str | None, str, list[str] | None]] = [
 
 
 def arguments() -> list[DeclareLaunchArgument]:
-    """The arguments of the launch file."""
+    """Return the arguments of the launch file."""
     return [
         DeclareLaunchArgument(name, default_value=default, description=text, choices=choices)
         for name, default, text, choices in ARGUMENTS
@@ -56,7 +56,7 @@ def arguments() -> list[DeclareLaunchArgument]:
 
 
 def nodes(context: LaunchContext) -> list[Node]:
-    """The processes to start."""
+    """Return the processes to start."""
     given = context.launch_configurations
     config, lockstep = given["config"], given["mode"] == "lockstep"
     by_path = config.endswith((".yaml", ".yml"))
@@ -65,7 +65,7 @@ def nodes(context: LaunchContext) -> list[Node]:
         "namespace": given["namespace"],
         "output": "screen",
         "on_exit": Shutdown(),
-        "sigterm_timeout": "15",  # longer than sim_node goes on for policy_node
+        "sigterm_timeout": "15",  # longer than sim_node keeps running for policy_node
     }
     found = [
         Node(

@@ -1,1 +1,1 @@
-"""The contract: what a policy was trained with, what a robot is, and whether the two fit."""
+"""A policy's contract, a robot's configuration, and the check whether the two are compatible."""

@@ -11,7 +11,7 @@ Value: TypeAlias = str | float | int | bool | None
 
 
 def flatten(value: object, path: str = "") -> Iterator[tuple[str, Value]]:
-    """Yield every number and string with its path; list items with a name go by the name."""
+    """Yield every number and string with its path; named list items are identified by name."""
     if isinstance(value, dict):
         for key, item in value.items():
             yield from flatten(item, f"{path}.{key}" if path else str(key))

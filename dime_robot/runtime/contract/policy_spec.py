@@ -1,7 +1,7 @@
 """PolicySpec: the contract between a policy and everything that runs it.
 
-Written once by hand (the `policy:` section of a file in `sim_configs/`), it builds the training
-environment's spaces and travels inside every checkpoint. Quantities that belong to a joint are
+It is written by hand (the `policy:` section of a file in `sim_configs/`), defines the training
+environment's spaces, and is stored in every checkpoint. Quantities that belong to a joint are
 stored as name -> value or on the joint itself, never in parallel lists.
 """
 

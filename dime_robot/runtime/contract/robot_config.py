@@ -1,9 +1,9 @@
-"""RobotConfig: what holds of the machine, and whether a policy may run on it.
+"""RobotConfig: the properties of one machine, and the check whether a policy may run on it.
 
-The `robot:` section of a file in `sim_configs/`. The contract holds what the policy was trained
-with (gains, default pose, scales, rate); this holds what is true of the machine (hardware names and
-their order, signs, limits, topics, time-outs). A robot may tighten a limit of the contract, never
-loosen it.
+The `robot:` section of a file in `sim_configs/`. The contract contains what the policy was trained
+with (gains, default pose, scales, rate); this contains properties of the machine (hardware names
+and their order, signs, limits, topics, time-outs). A robot may tighten a limit of the contract,
+never loosen it.
 """
 
 from __future__ import annotations

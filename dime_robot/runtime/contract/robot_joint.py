@@ -45,8 +45,8 @@ class RobotJoint(StrictModel):
     """For an effort interface: the safe command is -damping * velocity [N m s/rad or N s/m]; 0 lets
     the joint coast."""
     holding_effort: float | None = None
-    """Effort that about carries the load, sent while no velocity is trusted [N m or N]; needed
-    where safety.may_go_limp is false."""
+    """Effort that approximately carries the load, sent while no velocity is trusted [N m or N];
+    needed where safety.may_go_limp is false."""
     safe_position: float | None = Field(None, ge=-MAX_DISTANCE, le=MAX_DISTANCE)
     """For a position interface: the safe command moves here [rad or m]."""
 
@@ -63,7 +63,7 @@ class RobotJoint(StrictModel):
                 f"joint {self.name}: expected holding_effort within effort_limit = {effort}, got"
                 f" {holding:g}"
             )
-        # those of a revolute joint, which only the contract knows, are checked against the policy
+        # a revolute joint's (the type is only in the contract) are checked against the policy
         limits = self.position_limits
         require_limits(self.name, limits, MAX_DISTANCE, "rad or m", "degrees or mm")
         if limits is None:

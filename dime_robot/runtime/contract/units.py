@@ -18,7 +18,7 @@ MAX_SPEED = 100.0  # of a joint that has stops, and of a base [rad/s or m/s]
 
 
 def require_plausible(where: str, value: float, largest: float, unit: str, other: str) -> None:
-    """Refuse a magnitude that is no doubt in another unit.
+    """Refuse a magnitude that is probably in another unit.
 
     Args:
         where: in front of the message.
@@ -62,10 +62,10 @@ def require_limits(
 
 
 def upper_bound(largest: float, unit: str, other: str) -> AfterValidator:
-    """Make the same check for a field, whose name pydantic adds.
+    """Return a validator that makes the same check for a field, whose name pydantic adds.
 
     Args:
-        largest: magnitude that can be, in [unit].
+        largest: plausible magnitude [unit].
         unit: of the field.
         other: the unit that a larger value is probably in.
     """
@@ -78,10 +78,10 @@ def upper_bound(largest: float, unit: str, other: str) -> AfterValidator:
 
 
 def lower_bound(smallest: float, unit: str, other: str) -> AfterValidator:
-    """Refuse a positive field that is too small to be in its unit.
+    """Return a validator that refuses a positive value too small to be in the field's unit.
 
     Args:
-        smallest: value that can be, in [unit].
+        smallest: plausible value [unit].
         unit: of the field.
         other: the unit that a smaller value is probably in.
     """

@@ -1,1 +1,1 @@
-"""From a robot's readings to a safe command, with the clock handed in."""
+"""From a robot's readings to a safe command, with the time as an argument."""

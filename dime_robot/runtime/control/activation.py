@@ -50,7 +50,7 @@ class StartPose:
         self._tilt = tilt if tilt is not None or limit is None else limit / 2
 
     def problem(self, state: RobotState) -> str:
-        """Say why a policy may not start from a reading, as a sentence; empty: it may."""
+        """Return why a policy may not start from a reading, as a sentence; empty: it may."""
         if self._tilt is not None and state.orientation is not None:
             tilt = tilt_of(state.orientation)
             if tilt > self._tilt:

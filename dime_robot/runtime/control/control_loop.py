@@ -32,7 +32,7 @@ RATE_GAP = 0.05  # [s] that this process did not run, after which the rate is me
 MIN_STEP = 0.5  # control periods between two steps that readings begin
 HEARTBEATS = 4.0  # calls of `poll` within `command.timeout`, at least
 ROUNDING = 0.01  # control periods by which a simulation's stamp may be early
-CONFLICT = 2.0  # control periods with commands of another node, after which we stop
+CONFLICT = 2.0  # control periods with commands of another node, after which this one stops
 CONFLICT_WITHIN = 5.0  # [s]: commands of another node further apart count as separate
 HELD_ERROR = 0.1  # largest error of a joint that the contract expects to be held [rad or m]
 
@@ -195,7 +195,7 @@ class ControlLoop:
         return self._on_reading(now)
 
     def unusable(self, defect: str) -> Decision | None:
-        """Report a joint state message that cannot be used, and why (a phrase)."""
+        """Take a joint state message that cannot be used; `defect` is the reason, a phrase."""
         now = self._live()
         self._defect = defect
         return self._on_reading(now)
@@ -283,7 +283,7 @@ class ControlLoop:
         return ""
 
     def trip(self, fault: Fault, detail: str = "") -> Decision | None:
-        """Stop now and stay stopped, if active; return the stop command if it is news."""
+        """Stop now and stay stopped, if active; return the stop command if the stop is new."""
         if self.mode == Mode.STARTING:
             self._end_rest(RestReached(True, f"nothing was commanded: {fault.value}"))
         if self.mode != Mode.ACTIVE:
@@ -310,12 +310,12 @@ class ControlLoop:
             self._called_at = self._next_step
 
     def abort_shutdown(self, why: str) -> None:
-        """End a shutdown that cannot be completed, and why (a phrase)."""
+        """End a shutdown that cannot be completed; `why` is the reason, a phrase."""
         if self.mode == Mode.RESTING:
             self._end_rest(RestReached(False, why))
 
     def activation_problem(self) -> str:
-        """Say why the robot cannot be commanded now, as one sentence; empty: it can."""
+        """Return why the robot cannot be commanded now, as one sentence; empty: it can."""
         topic, now = self._robot.state.topic, self._clock()
         if self.estopped:
             return "the emergency stop is set: call ~/reset_estop first"
@@ -359,7 +359,7 @@ class ControlLoop:
         )
 
     def explain(self, faults: tuple[Fault, ...] | list[Fault]) -> str:
-        """List faults with what is known of each, for a log."""
+        """List faults with the details of each, for a log."""
         reading = "" if self.state is None else self.controller.safety.describe(self.state)
         texts = []
         for fault in dict.fromkeys(faults):
@@ -379,7 +379,7 @@ class ControlLoop:
         return min(due - self._clock(), self._robot.command.timeout / HEARTBEATS)
 
     def poll(self) -> Decision | None:
-        """Return a command if one is due by the time alone."""
+        """Return a command if one is due without a new message."""
         now = self._live()
         if self.mode == Mode.INACTIVE:
             return None
@@ -511,7 +511,7 @@ class ControlLoop:
         if decision.sent and self._publishes:
             self._check.commanded(decision.command.value)
         self._stepped_at, self.began, self._pending = now, now, None
-        if self.by_reading:  # without a reading until then, step all the same
+        if self.by_reading:  # the latest time of the next step, with or without a reading
             fresh = age < self._period
             self._next_step = now + (self._robot.state.max_age if fresh else self._period)
         return decision
@@ -547,7 +547,7 @@ class ControlLoop:
         return decision
 
     def _held_problem(self) -> str:
-        """Say which joint is not where the contract expects it to be held; empty: none."""
+        """Return which joint is not where the contract expects it to be held; empty: none."""
         expected = self._spec.held_joints
         if not expected:
             return ""

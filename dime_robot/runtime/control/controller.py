@@ -50,7 +50,7 @@ class Controller:
         Args:
             now: steady time [s].
             state: where the episode begins.
-            seed: of the noise; none: it goes on.
+            seed: of the noise; none: its generator continues.
         """
         self.policy.reset(seed)
         self._reset_history()
@@ -69,10 +69,10 @@ class Controller:
 
         Args:
             now: steady time [s].
-            state: the newest reading; None where there is none to act on.
+            state: the newest reading; None: there is none to use.
             faults: those that the caller found (staleness, conflicts).
-            age: of the reading since it came [s].
-            simulated: `now` is a simulation's time, which stands still while this computes.
+            age: time since the reading arrived [s].
+            simulated: `now` is a simulation's time, which does not advance during this call.
         """
         began = self._clock()
         self.inference = 0.0

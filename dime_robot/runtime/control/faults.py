@@ -35,7 +35,7 @@ class Fault(str, Enum):
     makes_unusable: bool
 
     def __new__(cls, value: str, response: SafetyLevel, makes_unusable: bool = False) -> Fault:
-        """Make a member out of its value and its attributes."""
+        """Make a member from its value and its attributes."""
         fault = str.__new__(cls, value)
         fault._value_ = value
         fault.first_response, fault.makes_unusable = response, makes_unusable

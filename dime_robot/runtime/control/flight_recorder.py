@@ -1,4 +1,4 @@
-"""FlightRecorder: keeps the last 30 s of a robot, step by step, to find out what happened."""
+"""FlightRecorder: records the last 30 s of a robot, step by step, for the analysis of faults."""
 
 from __future__ import annotations
 
@@ -124,9 +124,9 @@ class FlightRecorder:
         Args:
             now: steady time [s].
             state: the reading of this step.
-            observation: what the policy saw, shape (n_obs,); None: it was not asked.
+            observation: the policy's input, shape (n_obs,); None: it was not evaluated.
             action: shape (n_act,).
-            decision: what was sent, and why.
+            decision: the command that was sent, and its faults.
         """
         row = self._ring[self._count % len(self._ring)]
         row["time"] = now
@@ -188,7 +188,7 @@ class FlightRecorder:
         """Wait until all dumps are written, at most `timeout` [s].
 
         Args:
-            timeout: at most so long [s].
+            timeout: longest time to wait [s].
         """
         wait(self._waiting, timeout)
 
@@ -216,7 +216,7 @@ def _write(path: Path, records: np.ndarray, meta: dict[str, Any], siblings: str)
             {"records": records, "meta": text},
             "make room or name another folder with -p recordings:=FOLDER",
         )
-        # never the new one, which looks oldest if the clock went back
+        # never the new one, which has the oldest name if the clock went back
         others = sorted(other for other in path.parent.glob(siblings) if other != path)
         for old in others[: -(MAX_FILES - 1)]:
             old.unlink(missing_ok=True)

@@ -18,9 +18,9 @@ from dime_robot.runtime.control.safety_filter import SPEED_TOLERANCE
 JUMP_SLACK = 0.05  # change of a reading that noise and coarse encoders explain [rad or m]
 UNSEEN_SPEED = 0.5  # share of the speed limit that a joint may have had between two readings
 TURN_SLACK = 0.1  # [rad] of an orientation
-FROZEN_MULTIPLE = 5.0  # of resolution + dead band: a larger motion of a command must show
-FROZEN_EFFORT = 0.2  # share of the effort limit: a larger change of an effort must show,
-EFFORT_PATIENCE = 4.0  # after so many times `frozen_after`, since friction may hold the joint
+FROZEN_MULTIPLE = 5.0  # of resolution + dead band: a larger motion of a command must move a joint
+FROZEN_EFFORT = 0.2  # share of the effort limit: a larger change of an effort must move a joint
+EFFORT_PATIENCE = 4.0  # times `frozen_after`, since friction may hold the joint for that long
 
 
 class JointDistance:
@@ -61,12 +61,12 @@ class ReadingCheck:
         self._speed = SPEED_TOLERANCE * np.array([joint.velocity_limit for joint in joints])
         self._unseen = UNSEEN_SPEED / SPEED_TOLERANCE * self._speed
         self._distance = JointDistance(spec.joints, robot)
-        self._min_interval = 1.0 / robot.state.rate  # [s]: closer stamps tell no speed
+        self._min_interval = 1.0 / robot.state.rate  # [s]: no speed is computed from closer stamps
         self._max_jumps = robot.safety.consecutive_jumps
         self._gyro = SPEED_TOLERANCE * (robot.imu.max_rate if robot.imu else np.inf)
         self._frozen_after = robot.state.frozen_after
         self._kind = spec.action.kind
-        # what a command has to move by before the joints must have moved [N m, N, rad, m]
+        # change of a command after which the joints must have moved [N m, N, rad, m]
         threshold = FROZEN_MULTIPLE * (robot.state.resolution + robot.state.dead_band)
         self._threshold = np.full(len(spec.action_joints), threshold)
         if self._kind == "effort":
@@ -91,7 +91,7 @@ class ReadingCheck:
         self._high: FloatArray | None = None
 
     def position_jump(self, position: FloatArray, velocity: FloatArray, stamp: float) -> str:
-        """Say why positions cannot follow the previous ones, as a phrase; empty: they can.
+        """Return why positions cannot follow the previous ones, as a phrase; empty: they can.
 
         A joint moves no faster than 1.5 times its velocity limit, and no faster than 1.5 times the
         speed measured at both readings plus half of its limit.
@@ -135,7 +135,7 @@ class ReadingCheck:
         return self._reject(why)
 
     def orientation_jump(self, orientation: FloatArray, stamp: float) -> str:
-        """Do the same for the base's orientation, shape (4,), w x y z.
+        """Return why an orientation cannot follow the previous one, as a phrase; empty: it can.
 
         Args:
             orientation: of the base, w x y z, shape (4,).
@@ -182,7 +182,7 @@ class ReadingCheck:
             self._low, self._high = np.minimum(self._low, value), np.maximum(self._high, value)
 
     def frozen(self, position: FloatArray, velocity: FloatArray, now: float) -> str:
-        """Say why the joints' values count as frozen, as a phrase; empty: they do not.
+        """Return why the joints' values count as frozen, as a phrase; empty: they do not.
 
         With a twist nothing is checked, since it is not known which joints it moves.
 

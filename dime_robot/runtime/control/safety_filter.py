@@ -1,7 +1,8 @@
-"""SafetyFilter: the last thing between a policy and a machine that can hurt someone.
+"""SafetyFilter: the last check between a policy and a machine that can injure someone.
 
-Pure: no clock, no thread, no ROS. Every step is given the time, so every response can be tested
-and replayed. The response to a fault begins at its `first_response` and escalates while it lasts:
+Pure: no clock, no thread, no ROS. The time is an argument of every step, so every response can be
+tested and replayed. The response to a fault begins at its `first_response` and escalates while the
+fault lasts:
 
     hold   for `safety.hold`, then
     damp   for `safety.damp`, then
@@ -288,7 +289,7 @@ class SafetyFilter:
         if state is None:
             return None
         unusable = UNUSABLE.intersection(found)
-        if unusable == {Fault.OBSERVATION_OUT_OF_RANGE}:  # of a reading that is good
+        if unusable == {Fault.OBSERVATION_OUT_OF_RANGE}:  # of a reading that may be correct
             good = self._plausible(state)
         else:
             good = not unusable and bool(np.isfinite(state.joint_velocity).all())
@@ -309,7 +310,7 @@ class SafetyFilter:
         assert self._sent is not None
         sent = value is not None
         if value is not None:
-            value.setflags(write=False)  # it may be sent again: nobody may change it
+            value.setflags(write=False)  # it may be sent again, so it must not change
             self._sent, self._sent_at = value, now
         command = JointCommand(self.limits.names, self._sent, self.limits.kind)
         return Decision(command, self.level, faults, sent)
@@ -321,7 +322,7 @@ class SafetyFilter:
         if not faults and self._fault_began is None:
             return SafetyLevel.RUN
         first = max((fault.first_response for fault in faults), default=SafetyLevel.RUN)
-        # damping goes on until the fault is over
+        # damping continues until the fault is over
         damping = SafetyLevel.DAMP if self.level == SafetyLevel.DAMP else SafetyLevel.RUN
         if first >= SafetyLevel.HOLD:
             if self._fault_began is None:

@@ -37,7 +37,7 @@ class StreamWatchdog:
 
     Args:
         max_age: older readings are stale [s].
-        same_clock: stamps and this machine's wall clock agree, so a stamp tells an age.
+        same_clock: stamps and this machine's wall clock agree, so a stamp gives an age.
         rate: expected of the stream [Hz]; None: any.
         lossy: count published readings, even if they did not arrive. A busy machine loses readings
             of a fast stream, of which only the newest is kept; a timer does not need each of them.
@@ -82,7 +82,7 @@ class StreamWatchdog:
         Args:
             stamp: its own [s, the robot's clock].
             received: when it came [s, steady].
-            robot_now: the time by our wall clock, for streams on the same clock [s].
+            robot_now: this machine's wall clock, for streams on the same clock [s].
         """
         if not stamp > self.stamp:  # NaN compares false
             back = self.stamp - stamp
@@ -136,7 +136,7 @@ class StreamWatchdog:
         return self._same_clock and self.age_by_stamp(robot_now) >= self._max_age
 
     def describe_age(self, now: float, robot_now: float) -> str:
-        """Say why the newest reading is stale, as a phrase; times as in `is_stale`.
+        """Return why the newest reading is stale, as a phrase; times as in `is_stale`.
 
         Args:
             now: steady time [s].

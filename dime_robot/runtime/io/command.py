@@ -1,4 +1,4 @@
-"""How every command of this project ends: exit code 0, or one sentence on stderr and 2."""
+"""The exit of every command of this project: code 0, or one sentence on stderr and code 2."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from io import TextIOWrapper
 
 from dime_robot.runtime.io.errors import InputError
 
-READABLE = {  # characters that we print -> substitutes for encodings without them
+READABLE = {  # characters in the output -> substitutes for encodings without them
     "±": "+-",
     "–": "-",
     "—": "-",
@@ -44,7 +44,7 @@ def print_in_any_encoding() -> None:
 
 @contextmanager
 def interruption_as_itself() -> Iterator[None]:
-    """Raise KeyboardInterrupt where it is the cause of another error.
+    """Raise KeyboardInterrupt if it is the cause of another error.
 
     For example, a C extension that is interrupted during its import raises ImportError.
     """
@@ -75,7 +75,7 @@ def run_command(main: Callable[[], int]) -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         code = INTERRUPTED
-    except BrokenPipeError:  # the reader of our output went away (| head)
+    except BrokenPipeError:  # the reader of the output has ended (| head)
         # buffered output cannot be written; without this Python reports an error at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0

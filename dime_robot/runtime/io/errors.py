@@ -26,7 +26,7 @@ class InputError(Exception):
 
 
 def _printable(text: str) -> str:
-    """Escape characters of a file that a terminal would obey, or cannot print."""
+    """Escape characters that a terminal would interpret, or cannot print."""
     return "".join(
         c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text
     )

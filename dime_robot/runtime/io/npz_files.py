@@ -1,7 +1,7 @@
 """`.npz` files: written with a checksum, read within bounds that are checked before unpacking.
 
 numpy.load reads them too, but trusts the file: a few megabytes can unpack to gigabytes, and a
-header of 80 bytes can ask for any amount of memory. Since version 2 a file holds its `version` and
+header of 80 bytes can request any amount of memory. Since version 2 a file has its `version` and
 a seal (`sealed_files.py`); a file with neither is from an earlier release.
 """
 
@@ -55,7 +55,7 @@ def read_npz(path: Path, max_bytes: Mapping[str, int], expected: str) -> dict[st
 
     Args:
         path: a regular file.
-        max_bytes: name of each array that the file has to hold -> bytes it may take in memory.
+        max_bytes: name of each array that the file has to contain -> its largest size in memory.
         expected: what the file should be, for the message.
 
     Returns:

@@ -1,7 +1,7 @@
 """Sealed files: a payload followed by its SHA-256, so that every change of a byte is detected.
 
 The seal is the last 81 bytes: "dime_robot sha256", then 64 hex digits. Readers of zip and torch
-files read sealed ones too. It protects against damage, not against somebody who writes a new seal.
+files read sealed ones too. It detects damage, but not an edit with a new seal.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ class CpuBinding:
 class GpuBinding:
     """Device memory at fixed addresses, as CUDA graphs need it; two copies in, one out.
 
-    Not run by the authors so far: no test machine has had a GPU.
+    Not run so far: no test machine has had a GPU.
     """
 
     def __init__(

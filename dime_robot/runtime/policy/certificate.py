@@ -1,6 +1,6 @@
 """Provenance and certificates of an exported policy.
 
-Apart from `policy_file.py`, since a robot needs little of it: pydantic builds these models only
+Separate from `policy_file.py`, since a robot needs little of it: pydantic builds these models only
 when the whole provenance is read.
 """
 
@@ -14,7 +14,7 @@ class NoiseCertificate(StrictModel):
     """The exported graph in its training environment, in one noise mode."""
 
     certified: bool
-    """Lost at most 10 % of the fresh noise's gain and success; else it is refused."""
+    """Whether it loses at most 10 % of the fresh noise's gain and success; else it is refused."""
     return_mean: float
     interval_95: tuple[float, float]
     """Of the mean return."""

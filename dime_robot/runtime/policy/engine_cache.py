@@ -2,7 +2,7 @@
 
 ONNX Runtime's TensorRT provider builds an engine when it first opens a graph, which takes seconds
 to minutes, and reads it from this folder from then on. `python -m export.tensorrt` fills the same
-folder ahead of time. Not run by the authors so far: no test machine has had a GPU.
+folder ahead of time. Not run so far: no test machine has had a GPU.
 """
 
 from __future__ import annotations

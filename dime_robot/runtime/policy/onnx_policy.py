@@ -80,8 +80,8 @@ class OnnxPolicy:
 
     Args:
         path: a file written by `python -m export.onnx`.
-        provider: where it runs; refused if ONNX Runtime chooses another. `auto` takes the first of
-            TensorRT, CUDA and CPU that works; the attribute `provider` then says which.
+        provider: execution provider; an error if ONNX Runtime uses another. `auto`: the first of
+            TensorRT, CUDA and CPU that works; the attribute `provider` is then its name.
         noise: one of the modes certified in the file.
         seed: of the noise.
         expected: contract that the file must have.
@@ -215,7 +215,7 @@ def _open(ort: Any, file: PolicyFile, content: bytes, wanted: Provider) -> tuple
         try:
             # without enable_fallback=0 a failure is retried on other providers, on stdout
             session = ort.InferenceSession(content, options, providers=[chosen], enable_fallback=0)
-        except Exception as error:  # ONNX Runtime raises its own kinds, one per cause
+        except Exception as error:  # ONNX Runtime has its own exception type for each cause
             failures.append(f"{choice}: {' '.join(str(error).split())[:200]}")
             continue
         if session.get_providers()[0] == name:  # ONNX Runtime may choose another silently
@@ -235,7 +235,7 @@ def engine_key(ort: Any, file: PolicyFile) -> EngineKey:
 
 
 def _engines(ort: Any, file: PolicyFile, provider: str) -> str:
-    """Return the folder of the policy's TensorRT engines, and make it where it is missing."""
+    """Return the folder of the policy's TensorRT engines; make it if it is missing."""
     if provider != "tensorrt":
         return ""
     # ONNX Runtime has no option for it; TF32's 10 bits are too few for the parity

@@ -95,8 +95,8 @@ def policy_digest(graph: bytes | memoryview, spec_json: str) -> str:
     """Return the SHA-256 of graph and contract, which identifies policy and compiled engines.
 
     Args:
-        graph: the serialised GraphProto, as it stands in the file.
-        spec_json: the contract, as it stands in the metadata.
+        graph: the serialised GraphProto, exactly as in the file.
+        spec_json: the contract, exactly as in the metadata.
     """
     digest = hashlib.sha256(graph)
     digest.update(spec_json.encode())

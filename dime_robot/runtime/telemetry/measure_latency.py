@@ -1,6 +1,6 @@
 """Measure a policy's latency on this machine: `python -m dime_robot.runtime.certify policy.onnx`.
 
-Needs numpy, pydantic and ONNX Runtime, so it runs on the robot, where it counts.
+Needs only numpy, pydantic and ONNX Runtime, so it can measure on the robot itself.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def measure_latency(
 def budget_problem(
     latency: LatencyCertificate, budget_ms: float, percentile: float, steps: int
 ) -> str | None:
-    """Say why a latency exceeds its budget, and what would help; None where it does not.
+    """Return why a latency exceeds its budget, and a remedy; None: it does not exceed it.
 
     The cold latency counts, since other code uses the caches between two control steps.
 

@@ -24,7 +24,7 @@ def replayed_actions(recording: Recording, policy: OnnxPolicy) -> np.ndarray:
     """Evaluate the policy on the recorded observations and noise; return shape (K, n_act).
 
     Raises:
-        InputError: the recording is of a policy with other sizes, or holds no action.
+        InputError: the recording is of a policy with other sizes, or contains no action.
     """
     records = recording.records[recording.records["inferred"]]
     if not len(records):

@@ -211,14 +211,9 @@ def require_seconds(lower: float, upper: float, what: str) -> None:
     """Refuse implausible delays.
 
     Args:
-        lower: [s].
-        upper: [s].
-        what: their name, for the message.
-
-    Args:
         lower: shortest delay [s].
         upper: longest delay [s].
-        what: is expected, for the message.
+        what: name of the delays, for the message.
 
     Raises:
         ValueError: they are negative, not ordered, or too long to be in seconds.

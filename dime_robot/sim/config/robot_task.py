@@ -92,7 +92,7 @@ class SimConfig(StrictModel):
 
 
 class SwingUpConfig(StrictModel):
-    """The swing-up of a cart-pole; `tasks.SwingUp` gives the reward."""
+    """The swing-up of a cart-pole; `tasks.SwingUp` defines the reward."""
 
     kind: Literal["swing_up"]
     cart: str
@@ -110,7 +110,7 @@ class SwingUpConfig(StrictModel):
     success_window: Seconds = Field(gt=0)
     """End of an episode, which is evaluated [s]."""
     success_share: float = Field(gt=0, le=1)
-    """Share of the window to stand in."""
+    """Share of the window for which the pole has to stand."""
 
     @property
     def largest_reward(self) -> float:
@@ -200,7 +200,7 @@ class VelocityRewards(StrictModel):
 
 
 class VelocityTrackingConfig(StrictModel):
-    """A legged base follows a velocity; `velocity.VelocityTracking` gives the reward."""
+    """A legged base tracks a velocity; `velocity.VelocityTracking` defines the reward."""
 
     kind: Literal["velocity_tracking"]
     episode_seconds: Seconds = Field(gt=0)

@@ -1,4 +1,4 @@
-"""The actuators of a model that a policy commands, and whether they do what the contract says.
+"""The actuators of a model that a policy commands, and the check that they match the contract.
 
 An effort has to reach the joint unchanged: through a plain motor of gear 1 and gain 1, without
 dynamics, bias or a narrower bound, and as the joint's only actuator. A speed of a twist needs
@@ -85,7 +85,7 @@ def _joints_of_tendon(model: mujoco.MjModel, tendon: int) -> Iterator[int]:
 
 
 def _not_one_to_one(model: mujoco.MjModel, actuator: int) -> str | None:
-    """Say what changes an actuator's command on its way to the joint; None: nothing."""
+    """Return what changes an actuator's command on its way to the joint; None: nothing."""
     if model.actuator_trntype[actuator] != mujoco.mjtTrn.mjTRN_JOINT:
         return f"a transmission of kind {transmission(model, actuator)}"
     if model.actuator_gear[actuator, 0] != 1:
@@ -111,7 +111,7 @@ def _not_one_to_one(model: mujoco.MjModel, actuator: int) -> str | None:
 
 
 def _no_motor(model: mujoco.MjModel, actuator: int) -> str | None:
-    """Say why an actuator is not a plain motor; None: it is."""
+    """Return why an actuator is not a plain motor; None: it is."""
     if (defect := _not_one_to_one(model, actuator)) is not None:
         return defect
     bias = mujoco.mjtBias(int(model.actuator_biastype[actuator]))
@@ -227,7 +227,7 @@ class MotorSearch:
         self._require_alone(actuator, joint)
 
     def _no_servo(self, axis: str, actuator: int) -> str | None:
-        """Say why an actuator is not a velocity servo for an axis of a twist; None: it is."""
+        """Return why an actuator is not a velocity servo for an axis of a twist; None: it is."""
         model = self._model
         if (defect := _not_one_to_one(model, actuator)) is not None:
             return defect

@@ -125,7 +125,7 @@ def base_body(path: Path, spec: PolicySpec) -> str:
 
     Args:
         path: MJCF file.
-        spec: its joints tell which part of the model is the robot.
+        spec: its joints determine which part of the model is the robot.
 
     Raises:
         InputError: MuJoCo refuses the file, a joint is missing, or the robot has no free joint.

@@ -1,6 +1,6 @@
 """Bounds on MJCF files, checked before MuJoCo compiles them.
 
-A few bytes can ask for any number of bodies or pixels, and a file can be a pipe: MuJoCo would take
+A few bytes can request any number of bodies or pixels, and a file can be a pipe: MuJoCo would take
 hours, use all memory, or wait for ever.
 """
 

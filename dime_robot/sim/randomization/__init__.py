@@ -1,1 +1,1 @@
-"""Domain randomization: how one simulated robot differs from the next."""
+"""Domain randomization: random variation of the simulated robot's parameters."""

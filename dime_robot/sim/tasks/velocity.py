@@ -1,4 +1,4 @@
-"""Velocity tracking: a legged base follows a commanded velocity. Every term with its unit."""
+"""Velocity tracking: a legged base tracks a commanded velocity. Every term with its unit."""
 
 from __future__ import annotations
 
@@ -117,6 +117,6 @@ class VelocityTracking:
         return self._fallen
 
     def is_success(self) -> bool:
-        """Whether it stands, and its mean velocity in the episode was near the commanded one."""
+        """Whether it has not fallen, and its mean velocity was near the commanded one."""
         error = float(np.hypot(*self._offset)) / max(1, self._steps)
         return not self._fallen and error <= self._config.success_error
