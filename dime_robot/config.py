@@ -17,10 +17,10 @@ if __name__ == "__main__":
 import sys
 from collections.abc import Sequence
 
-from dime_robot.command_line import Parser
 from dime_robot.results.tables import text_table
 from dime_robot.runtime.contract.config_diff import differences
 from dime_robot.runtime.io.command import run_command
+from dime_robot.runtime.io.command_line import Parser
 from dime_robot.runtime.io.errors import InputError
 from dime_robot.sim.config.robot_task import load_robot_task
 

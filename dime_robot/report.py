@@ -19,11 +19,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dime_robot.command_line import Parser
 from dime_robot.results.eval_csv import EvalRow, read_eval_csv
 from dime_robot.results.html_page import html_page, html_table
 from dime_robot.runtime.contract.config_diff import differences
 from dime_robot.runtime.io.command import run_command
+from dime_robot.runtime.io.command_line import Parser
 from dime_robot.runtime.io.errors import InputError
 from dime_robot.runtime.io.regular_files import write_atomically
 from dime_robot.runtime.policy.noise import NOISE_LEGEND, NoiseMode

@@ -33,11 +33,11 @@ from types import FrameType
 from typing import IO, Any
 
 from dime_robot import train
-from dime_robot.command_line import Parser
 from dime_robot.learning.config import TrainConfig, changes, option_words
 from dime_robot.results.eval_csv import EvalRow, read_eval_csv, write_eval_csv
 from dime_robot.results.tables import text_table
 from dime_robot.runtime.io.command import run_command
+from dime_robot.runtime.io.command_line import Parser
 from dime_robot.runtime.io.errors import InputError
 from dime_robot.runtime.io.regular_files import write_atomically
 from dime_robot.training.run_folder import RunFolder, folder_name

@@ -19,9 +19,9 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 from dime_robot import __version__
-from dime_robot.command_line import Parser
 from dime_robot.learning.config import GROUPS, TrainConfig, changes, option
 from dime_robot.runtime.io.command import INTERRUPTED, interruption_as_itself, run_command
+from dime_robot.runtime.io.command_line import Parser
 from dime_robot.runtime.io.errors import InputError
 from dime_robot.runtime.policy.env_name import env_options
 from dime_robot.training.presets import preset_config, task_settings

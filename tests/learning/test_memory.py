@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dime_robot import train
-from dime_robot.command_line import whole_number
 from dime_robot.learning import memory
 from dime_robot.learning.config import GROUPS, TrainConfig
 from dime_robot.learning.memory import memory_needed, require_memory
+from dime_robot.runtime.io.command_line import whole_number
 from dime_robot.runtime.io.errors import InputError
 from dime_robot.training.presets import preset_config
 
