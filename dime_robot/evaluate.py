@@ -173,6 +173,10 @@ def _check(arguments: Namespace) -> None:
         raise InputError("--model and --only: expected --suite with them")
     if arguments.video is not None and arguments.suite:
         raise InputError("--video: expected without --suite, which records none")
+    if arguments.video is not None:
+        from dime_robot.evaluation.video import require_video_path
+
+        require_video_path(arguments.video)
     if arguments.policy is not None and arguments.env is None:
         raise InputError(f"--policy {arguments.policy}: expected --env with it")
     for model in arguments.model:

@@ -22,7 +22,12 @@ from dime_robot.runtime.contract.config_diff import differences
 from dime_robot.runtime.contract.policy_spec import PolicySpec
 from dime_robot.runtime.io.errors import InputError
 from dime_robot.runtime.policy.env_name import require_file_may_name
-from dime_robot.runtime.policy.noise import NoiseMode, NoiseSource
+from dime_robot.runtime.policy.noise import (
+    NoiseMode,
+    NoiseSource,
+    require_mode,
+    require_seed,
+)
 from dime_robot.training.run_folder import RunFolder
 
 _MAX_PARALLEL = 20  # environments that step together
@@ -59,6 +64,8 @@ class LoadedPolicy:
         path: Path | None = None,
         digest: str = "",
     ) -> None:
+        require_mode(noise)
+        require_seed(seed)
         self.act_with, self.spec, self.env, self.noise_shape = act_with, spec, env, noise_shape
         self.path, self._digest = path, digest
         self._mode, self._seed = noise, seed
@@ -110,16 +117,27 @@ class LoadedPolicy:
 
     def reset(self, seed: int | None = None) -> None:
         """Begin an episode: held noise is drawn anew; a seed restarts the noise."""
+        if seed is not None:
+            require_seed(seed)
         self._seed = self._seed if seed is None else seed
         for source in self._sources.values():
             source.reset(seed)
 
     def _act(self, observation: npt.ArrayLike, mode: NoiseMode) -> FloatArray:
         n_obs = self.spec.n_obs
-        values = np.asarray(observation, dtype=np.float32)
-        if values.ndim not in (1, 2) or values.shape[-1] != n_obs or not len(values):
+        shape = f"({n_obs},) or (B, {n_obs})"
+        try:
+            values = np.asarray(observation, dtype=np.float32)
+        except (TypeError, ValueError):
             raise InputError(
-                f"expected an observation of shape ({n_obs},) or (B, {n_obs}), got {values.shape}"
+                f"expected an observation of shape {shape}, got {observation!r:.60}"
+            ) from None
+        if values.ndim not in (1, 2) or values.shape[-1] != n_obs or not len(values):
+            raise InputError(f"expected an observation of shape {shape}, got {values.shape}")
+        if not np.isfinite(values).all():
+            index = int(np.argwhere(~np.isfinite(values))[0, -1])
+            raise InputError(
+                f"expected a finite observation, got NaN or infinity in element {index}"
             )
         if mode not in self._sources:
             self._sources[mode] = NoiseSource((1, *self.noise_shape), self._seed, mode)
@@ -243,8 +261,10 @@ def evaluate_policy(
     Raises:
         InputError: the file or the environment cannot be used, or they do not fit.
     """
-    if episodes < 1:
-        raise InputError(f"episodes: expected at least 1, got {episodes}")
+    if isinstance(episodes, bool) or not isinstance(episodes, int) or episodes < 1:
+        raise InputError(f"episodes: expected a whole number of 1 or more, got {episodes!r:.60}")
+    require_mode(noise)
+    require_seed(seed)
     loaded = policy if isinstance(policy, LoadedPolicy) else load_policy(policy)
     if env is None and loaded.path is not None:
         require_file_may_name(loaded.env, loaded.path)

@@ -175,6 +175,23 @@ def test_missing_file_exits_with_2() -> None:
     assert failed.stderr == "error: nowhere.pt: expected a checkpoint (ckpt.pt), got no such file\n"
 
 
+@pytest.mark.parametrize("name", ["video", "video.txt", "folder.mp4"])
+def test_a_video_is_an_mp4_file_and_nothing_else_is_touched(name: str, tmp_path: Path) -> None:
+    (tmp_path / "folder.mp4").mkdir()
+    path = tmp_path / name
+    if not path.is_dir():
+        path.write_text("precious")
+    words = ["--policy", "zero", "--env", "sim:cartpole", "--episodes", "0", "--video", str(path)]
+    with pytest.raises(InputError, match=r"--video .*: expected a file"):
+        evaluate.main(words)
+    assert path.is_dir() or path.read_text() == "precious"
+
+
+def test_a_command_without_streams_still_works() -> None:
+    command = f"{sys.executable} -m dime_robot.evaluate nowhere.pt >&- 2>&-"
+    assert subprocess.run(["sh", "-c", command]).returncode == 2
+
+
 # imageio leaves its pipe to ffmpeg to the garbage collector
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_video_or_a_plain_sentence(trained: Path, tmp_path: Path) -> None:

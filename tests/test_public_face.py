@@ -92,6 +92,39 @@ def test_one_and_several_observations_also_as_lists() -> None:
             policy.act(wrong)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_an_observation_that_is_not_finite_is_refused_by_its_place(value: float) -> None:
+    policy = dr.load_policy(SHIPPED_CARTPOLE)
+    with pytest.raises(InputError, match=r"expected a finite observation, got .* in element 3"):
+        policy.act([0.0, 0.0, 0.0, value, 0.0])
+
+
+@pytest.mark.parametrize("wrong", ["abc", None, {}, [[0.0], [0.0, 1.0]], object()])
+def test_an_observation_that_is_none_is_refused(wrong: object) -> None:
+    with pytest.raises(InputError, match=r"expected an observation of shape \(5,\) or"):
+        dr.load_policy(SHIPPED_CARTPOLE).act(wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("mode", ["x", "all", None, 0, ["zero"]])
+def test_a_noise_mode_is_one_of_three(mode: object) -> None:
+    for call in (dr.load_policy, dr.evaluate_policy):
+        with pytest.raises(InputError, match="noise: expected one of fresh, held, zero"):
+            call(SHIPPED_CARTPOLE, noise=mode)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("seed", [-1, 1.5, "1", None, True])
+def test_a_seed_is_a_whole_number_of_0_or_more(seed: object) -> None:
+    for call in (dr.load_policy, dr.evaluate_policy, dr.OnnxPolicy):
+        with pytest.raises(InputError, match="seed: expected a whole number of 0 or more"):
+            call(SHIPPED_CARTPOLE, seed=seed)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("episodes", [0, -1, 1.5, "2", True])
+def test_episodes_are_a_whole_number(episodes: object) -> None:
+    with pytest.raises(InputError, match="episodes: expected a whole number of 1 or more"):
+        dr.evaluate_policy(SHIPPED_CARTPOLE, episodes=episodes)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("noise", ["fresh", "held"])
 def test_a_copy_goes_on_with_the_same_noise(noise: str) -> None:
     policy = dr.load_policy(SHIPPED_CARTPOLE, noise=noise, seed=3)  # type: ignore[arg-type]
@@ -188,7 +221,7 @@ def test_wrong_calls_are_one_sentence(tmp_path: Path) -> None:
         dr.train_policy()
     with pytest.raises(InputError, match="leave out `out` and `init`"):
         dr.train_policy(resume=tmp_path, out=tmp_path / "run")
-    with pytest.raises(InputError, match="episodes: expected at least 1"):
+    with pytest.raises(InputError, match="episodes: expected a whole number of 1"):
         dr.evaluate_policy(SHIPPED_CARTPOLE, episodes=0)
     assert not (tmp_path / "run").exists()
 

@@ -13,7 +13,10 @@ import numpy as np
 from dime_robot.envs import MAX_EPISODE_STEPS, in_one_line, make_env, time_limit
 from dime_robot.evaluation.rollout import STARTUP, Policy, episode_noise, seed_of
 from dime_robot.runtime.io.errors import InputError
+from dime_robot.runtime.io.regular_files import draft_of
 
+SUFFIX = ".mp4"
+NO_RENDERING = "no video: rendering does not work here"
 FRAME_RATE = 25  # [1/s], approximate: a frame is a whole number of control steps
 
 
@@ -35,16 +38,20 @@ def record_video(
     except InputError:
         raise
     except Exception as error:  # GL back ends raise different exceptions
-        raise InputError(f"no video: rendering does not work here ({in_one_line(error)})") from None
+        raise InputError(f"{NO_RENDERING} ({in_one_line(error)})") from None
     if first.ndim != 3:
         raise InputError(f"no video: {env_name} gives no picture (render_mode rgb_array)")
     rate = env.metadata.get("render_fps") or 50
     every = max(1, round(rate / FRAME_RATE))
     limit = time_limit(env) or MAX_EPISODE_STEPS
-    path.parent.mkdir(parents=True, exist_ok=True)
-    writer = imageio.get_writer(
-        path, fps=rate / every, codec="libx264", macro_block_size=2, quality=6
-    )
+    draft = Path(f"{draft_of(path)}{SUFFIX}")  # an earlier file stays until this one is complete
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        writer = imageio.get_writer(
+            draft, fps=rate / every, codec="libx264", macro_block_size=2, quality=6
+        )
+    except Exception as error:  # imageio and ffmpeg raise different exceptions
+        raise InputError(f"{path}: no video can be written ({in_one_line(error)})") from None
     count, steps, done = 0, 0, False
     with writer:  # frame by frame: the images of an episode would fill the memory
         writer.append_data(first)
@@ -58,7 +65,20 @@ def record_video(
                 writer.append_data(np.asarray(env.render()))
                 count += 1
     env.close()
+    draft.replace(path)
     return count
+
+
+def require_video_path(path: Path) -> None:
+    """Refuse a path that no video can be written to.
+
+    Raises:
+        InputError: another suffix than .mp4, or a folder.
+    """
+    if path.suffix.lower() != SUFFIX:
+        raise InputError(f"--video {path}: expected a file name that ends in {SUFFIX}")
+    if path.is_dir():
+        raise InputError(f"--video {path}: expected a file, got a folder")
 
 
 def renders_in_this_process() -> bool:
@@ -97,5 +117,7 @@ def record_in_child(
         if child.returncode == 0 and video_path.exists():
             return None
         lines = [line for line in child.stderr.splitlines() if line.strip()]
-        reason = lines[-1] if lines else f"the renderer ended with code {child.returncode}"
-    return reason.removeprefix("error: ") + "; on Debian: apt install libegl1 libgl1 libosmesa6"
+        found = lines[-1] if lines else f"{NO_RENDERING} (it ended with code {child.returncode})"
+        reason = reason or found.removeprefix("error: ")  # the first back end is the usual one
+    hint = "; on Debian: apt install libegl1 libgl1 libosmesa6"
+    return reason + (hint if reason.startswith(NO_RENDERING) else "")

@@ -37,6 +37,10 @@ def _readable(error: UnicodeError) -> tuple[str, int]:
 def print_in_any_encoding() -> None:
     """Let stdout and stderr substitute characters that their encoding does not have."""
     codecs.register_error("readable", _readable)
+    # a stream that was closed when the process started: the next file would take its number
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="readable")
@@ -80,6 +84,7 @@ def run_command(main: Callable[[], int]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     except OSError as error:
-        print(f"error: {error.filename or 'input/output'}: {error.strerror}", file=sys.stderr)
+        reason = error.strerror or str(error) or type(error).__name__
+        print(f"error: {error.filename or 'input/output'}: {reason}", file=sys.stderr)
         code = 2
     sys.exit(code)

@@ -17,6 +17,22 @@ from pydantic_core import from_json
 
 from dime_robot.runtime.io.errors import InputError
 
+_FOUND = {  # what there is in place of the expected file, by the error of the operating system
+    errno.ENOENT: "none",
+    errno.ENOTDIR: "none",
+    errno.EISDIR: "a folder",
+    errno.ENXIO: "a socket",
+    errno.EACCES: "a file that may not be read",
+}
+
+
+def _not_read(path: Path, expected: str, error: OSError | ValueError) -> InputError:
+    """Return the refusal of a file that cannot be opened or read."""
+    if not isinstance(error, OSError):  # a NUL or a surrogate in the name
+        return InputError(f"{str(path)!r}: expected {expected}, got such a name ({error})")
+    found = _FOUND.get(error.errno or 0, "one that cannot be read")
+    return InputError(f"{path}: expected {expected}, got {found} ({error.strerror})")
+
 
 def open_regular(path: Path, expected: str, max_bytes: int) -> BinaryIO:
     """Open a regular file for reading, without waiting for another process.
@@ -34,11 +50,8 @@ def open_regular(path: Path, expected: str, max_bytes: int) -> BinaryIO:
     """
     try:
         number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as error:
-        reason = "it is a socket" if error.errno == errno.ENXIO else error.strerror
-        raise InputError(f"{path}: expected {expected}, {reason}") from None
-    except ValueError as error:  # a NUL in the name
-        raise InputError(f"{str(path)!r}: expected {expected}, {error}") from None
+    except (OSError, ValueError) as error:
+        raise _not_read(path, expected, error) from None
     try:
         _require_regular(path, expected, max_bytes, os.fstat(number))
     except InputError:
@@ -56,15 +69,14 @@ def require_regular(path: Path, expected: str, max_bytes: int) -> int:
     try:
         found = path.stat()
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise InputError(f"{path}: expected {expected}, {reason}") from None
+        raise _not_read(path, expected, error) from None
     _require_regular(path, expected, max_bytes, found)
     return found.st_size
 
 
 def _require_regular(path: Path, expected: str, max_bytes: int, found: os.stat_result) -> None:
     if stat.S_ISDIR(found.st_mode):
-        raise InputError(f"{path}: expected {expected}, Is a directory")
+        raise InputError(f"{path}: expected {expected}, got a folder (Is a directory)")
     if not stat.S_ISREG(found.st_mode):
         raise InputError(
             f"{path}: expected {expected}, got a pipe, a device or a socket; name a regular file"
@@ -90,7 +102,7 @@ def read_bytes(path: Path, expected: str, max_bytes: int) -> bytes:
         try:
             content = file.read(max_bytes + 1)
         except OSError as error:
-            raise InputError(f"{path}: expected {expected}, {error.strerror}") from None
+            raise _not_read(path, expected, error) from None
     if len(content) > max_bytes:
         raise InputError(f"{path}: expected {expected} of up to {max_bytes:,} bytes, got more")
     return content

@@ -294,7 +294,7 @@ def test_memory_stays_bounded() -> None:
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        (None, "expected a latency distribution, No such file"),
+        (None, "expected a latency distribution, got none .No such file"),
         ("{}", "quantity: Field required"),
         (np.linspace(1, 20, 50), r"up to 0.5 s, got \[1, 20\]: .* not milliseconds"),
         (np.linspace(-0.01, 0.02, 50), "0 <= lower <= upper"),
