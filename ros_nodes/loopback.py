@@ -235,15 +235,18 @@ def _parser() -> Parser:
     add("policy", type=option_types.path, help="a file written by python -m export.onnx")
     text = f"number of whole episodes, 1 to {MAX_EPISODES:,}"
     add("--episodes", type=option_types.int_in(1, MAX_EPISODES), default=1, help=text)
+    longest = limits_of(SimParameters, "episode_seconds")[1]
     add(
         "--seconds",
-        type=option_types.float_in(MIN_SECONDS, limits_of(SimParameters, "episode_seconds")[1]),
-        help="run for so long [s], not for whole episodes; one episode if a velocity is followed",
+        type=option_types.float_in(MIN_SECONDS, longest),
+        help=f"run for so long [s], {MIN_SECONDS:g} to {longest:,g}, not for whole episodes; one"
+        " episode if a velocity is followed",
     )
+    fastest = limits_of(SimParameters, "state_rate")[1]
     add(
         "--rate",
-        type=option_types.float_in(MIN_RATE, limits_of(SimParameters, "state_rate")[1]),
-        help="states per second [Hz]; by default the robot's own",
+        type=option_types.float_in(MIN_RATE, fastest),
+        help=f"states per second [Hz], {MIN_RATE:g} to {fastest:,g}; by default the robot's own",
     )
     add(
         "--config",

@@ -29,8 +29,8 @@ def float_in(low: float, high: float) -> Callable[[str], float]:
     """Make the type of a number, which NaN is not.
 
     Args:
-        low: smallest value.
-        high: largest value.
+        low: smallest value [unit of the option].
+        high: largest value [unit of the option].
     """
     return _in_range(float, "float", f"a number from {low:,g} to {high:,g}", low, high)
 
