@@ -11,9 +11,16 @@ import sys
 if __name__ == "__main__":
     if not __package__:  # run as a script, this file would shadow the package `onnx`
         sys.exit("error: run it as a module: python -m export.onnx ckpt.pt")
+    import warnings
+    from importlib import import_module
+
+    from dime_robot.runtime.io.command import run_command
     from dime_robot.runtime.io.extras import require_extras
 
     require_extras(train=("torch", "gymnasium", "scipy", "onnx"), cpu=("onnxruntime",))
+    warnings.filterwarnings("ignore", module="gymnasium")
+    # the imports below take seconds: inside run_command an interruption is one word then, too
+    run_command(lambda: import_module("export.onnx").main())
 
 import argparse
 import json
@@ -22,7 +29,6 @@ import shlex
 import signal
 import tempfile
 import threading
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -35,8 +41,11 @@ import torch
 
 from dime_robot.evaluation.rollout import FloatArray, Policy, in_batches
 from dime_robot.learning.networks import ScoreNetwork
+from dime_robot.loaded_policy import require_fitting_env
 from dime_robot.runtime.contract.policy_spec import PolicySpec
-from dime_robot.runtime.io.command import interruption_as_itself, run_command
+from dime_robot.runtime.io import option_types
+from dime_robot.runtime.io.command import interruption_as_itself
+from dime_robot.runtime.io.command_line import Parser
 from dime_robot.runtime.io.errors import InputError
 from dime_robot.runtime.io.regular_files import write_atomically
 from dime_robot.runtime.policy.certificate import LatencyCertificate, Provenance
@@ -65,15 +74,8 @@ from export.graph import build, fold
 
 REPLAYED = 500  # observations taken from the replay data, if there is any
 TORCH_CALLS = 200
+MAX_BATCH = 4096  # the proofs evaluate whole batches: their memory and time grow with it
 Log = Callable[[str], object]
-
-
-@dataclass(frozen=True)
-class Budget:
-    """Upper bound on the duration of a call."""
-
-    milliseconds: float
-    percentile: float = 99
 
 
 def seal(model: onnx.ModelProto, spec: PolicySpec, provenance: Provenance) -> bytes:
@@ -133,16 +135,17 @@ def build_policy(path: Path, batch: int, env: str | None, log: Log) -> Built:
     """Load a checkpoint and fold its sampler into a graph.
 
     Raises:
-        InputError: the checkpoint cannot be used.
+        InputError: the checkpoint cannot be used, or does not fit the environment.
     """
     actor, loaded = checkpoint.load_actor(path)
     record, spec, config = loaded.record, loaded.spec, loaded.config
-    env = env or require_file_may_name(config.env, path)
+    env = require_file_may_name(config.env, path) if env is None else env
     if not isinstance(actor, ScoreNetwork):
         raise InputError(
             f"{path}: expected a diffusion policy, got --actor {config.actor}, which is only a"
             " baseline and cannot be exported"
         )
+    require_fitting_env(env, spec)
     log(
         f"policy     {env}, {record.step:,} steps, seed {config.seed}: {spec.n_obs}"
         f" observations, {spec.n_act} actions, {actor.steps} diffusion steps, {spec.rate:g} Hz"
@@ -218,7 +221,9 @@ NOT_MEASURED = LatencyCertificate(
 )  # fmt: skip
 
 
-def measure(built: Built, provenance: Provenance, budget: Budget | None, log: Log) -> Provenance:
+def measure(
+    built: Built, provenance: Provenance, budget: latency.Budget | None, log: Log
+) -> Provenance:
     """Measure the latency of the file as on a robot, and its ratio to torch eager.
 
     Raises:
@@ -275,7 +280,7 @@ def export(
     *,
     batch: int = 1,
     env: str | None = None,
-    budget: Budget | None = None,
+    budget: latency.Budget | None = None,
     log: Log = print,
 ) -> OnnxPolicy:
     """Export the checkpoint at `path` to `out`; return the policy read back from it.
@@ -311,7 +316,7 @@ def export_policy(
     Args:
         checkpoint: ckpt.pt or best.pt.
         out: path of the new file; None: policy.onnx in the checkpoint's folder.
-        batch: observations per call, fixed in the graph.
+        batch: observations per call, fixed in the graph; 1 to 4,096.
         env: the environment for the proof; None: that of the training.
 
     Returns:
@@ -321,15 +326,48 @@ def export_policy(
         InputError: checkpoint or environment cannot be used, or `out` cannot be written.
         CertificateError: a proof failed; an earlier file is unchanged.
     """
-    if env is not None and not isinstance(env, str):
+    if env is not None and (not isinstance(env, str) or not env):
+        got = "an empty text" if env == "" else type(env).__name__
         raise InputError(
             f"env: expected the name of an environment, as {RunFolder(Path()).policy} holds it, got"
-            f" {type(env).__name__}; register the environment with Gymnasium and give its id"
+            f" {got}; register the environment with Gymnasium and give its id"
         )
     path = Path(checkpoint)
-    target = RunFolder(path.parent).policy if out is None else Path(out)
+    target = output_of(path, None if out is None else Path(out), batch)
     export(path, target, batch=batch, env=env, log=lambda _: None)
     return target
+
+
+def output_of(checkpoint: Path, out: Path | None, batch: int, dashes: str = "") -> Path:
+    """Return the path of the new file, after checking what is known before the proof.
+
+    Args:
+        checkpoint: path of the checkpoint.
+        out: path of the new file; None: policy.onnx in the checkpoint's folder.
+        batch: observations per call.
+        dashes: before the names of the arguments in messages.
+
+    Raises:
+        InputError: no file can be written there, the file there is the checkpoint, or the batch is
+            out of range.
+    """
+    if type(batch) is not int or not 1 <= batch <= MAX_BATCH:
+        raise InputError(
+            f"{dashes}batch: expected a whole number from 1 to {MAX_BATCH:,}, got {batch!r:.60}"
+        )
+    out = RunFolder(checkpoint.parent).policy if out is None else out
+    problem = None
+    if out.exists() and checkpoint.exists() and out.samefile(checkpoint):
+        problem = "a new file, got the checkpoint itself, which it would overwrite"
+    elif out.exists() and not out.is_file():
+        problem = "a file or a new name, got something else"
+    elif out.suffix != ".onnx":
+        problem = f"a name that ends in .onnx, got {out.name or str(out)!r}"
+    elif not out.parent.is_dir():
+        problem = f"an existing folder, got {out.parent}"
+    if problem:
+        raise InputError(f"{dashes}out {out}: expected {problem}")
+    return out
 
 
 def previous(out: Path) -> Path:
@@ -390,27 +428,36 @@ def interruptible() -> Iterator[Callable[[], None]]:
             signal.signal(number, handler)
 
 
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser("python -m export.onnx", "Export a checkpoint as one file, proven equal to it.")
+    add = parser.add_argument
+    text = "ckpt.pt or best.pt, as python -m dime_robot.train wrote it"
+    add("checkpoint", type=option_types.path, help=text)
+    add(
+        "--out",
+        type=option_types.path,
+        help="the new file, which ends in .onnx; an earlier one is kept beside it, as .previous; by"
+        " default policy.onnx beside the checkpoint",
+    )
+    text = f"observations per call, fixed in the file; 1 to {MAX_BATCH:,}"
+    add("--batch", type=int, default=1, help=text)
+    add(
+        "--env",
+        type=option_types.text,
+        help="the environment of the proof, with the policy's contract; by default that of the"
+        " training",
+    )
+    text = "print the provenance as one JSON object instead of a line per proof"
+    add("--json", action="store_true", help=text)
+    latency.add_budget_options(parser)
+    return parser
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """See the module's docstring."""
-    parser = argparse.ArgumentParser(
-        prog="python -m export.onnx", description=(__doc__ or "").splitlines()[0]
-    )
-    parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("--out", type=Path, help="default: policy.onnx beside the checkpoint")
-    parser.add_argument("--batch", type=int, default=1, help="observations per call, fixed")
-    parser.add_argument("--env", help="for the proof; default: the environment of the training")
-    parser.add_argument("--json", action="store_true", help="print the provenance as JSON instead")
-    latency.add_budget_options(parser)
-    options = parser.parse_args(argv)
-    if options.batch < 1:
-        raise InputError(f"--batch: expected 1 or more, got {options.batch}")
-    out = options.out or RunFolder(options.checkpoint.parent).policy
-    if not out.parent.is_dir():
-        raise InputError(f"--out {out}: expected an existing folder, got {out.parent}")
-    if out.exists() and not out.is_file():
-        raise InputError(f"--out {out}: expected a file or a new name, got something else")
-
-    budget = options.budget_ms and Budget(options.budget_ms, options.percentile)
+    options = _parser().parse_args(sys.argv[1:] if argv is None else argv)
+    budget = latency.budget_of(options)
+    out = output_of(options.checkpoint, options.out, options.batch, "--")
     watch = OutputWatch(out)
     try:
         with interruptible() as check, interruption_as_itself():
@@ -458,8 +505,3 @@ def report(policy: OnnxPolicy) -> dict[str, Any]:
         "file_digest": policy.file.file_digest,
         "provenance": policy.file.provenance.model_dump(),
     }
-
-
-if __name__ == "__main__":
-    warnings.filterwarnings("ignore", module="gymnasium")
-    run_command(main)

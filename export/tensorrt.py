@@ -11,7 +11,6 @@ lists what has been run).
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from collections.abc import Sequence
@@ -19,7 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
+from dime_robot.runtime.io import option_types
 from dime_robot.runtime.io.command import run_command
+from dime_robot.runtime.io.command_line import Parser
 from dime_robot.runtime.io.errors import InputError
 from dime_robot.runtime.policy.onnx_policy import (
     ENGINE_CACHE,
@@ -78,11 +79,13 @@ def built_engines(folder: Path) -> list[Path]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """See the module's docstring."""
-    parser = argparse.ArgumentParser(
-        prog="python -m export.tensorrt", description=(__doc__ or "").splitlines()[0]
+    parser = Parser(
+        "python -m export.tensorrt",
+        "Build a policy's TensorRT engine ahead of time, on the machine that runs the policy.",
     )
-    parser.add_argument("policy", type=Path, help="a file written by python -m export.onnx")
-    options = parser.parse_args(argv)
+    text = "a file written by python -m export.onnx"
+    parser.add_argument("policy", type=option_types.path, help=text)
+    options = parser.parse_args(sys.argv[1:] if argv is None else argv)
     reference = OnnxPolicy(options.policy)
     require_provider()
     key = engine_key(import_onnxruntime(), reference.file)

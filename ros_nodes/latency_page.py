@@ -10,8 +10,8 @@ if __name__ == "__main__":
 
     require_extras(train=("matplotlib",))
 
-import argparse
 import html
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -19,7 +19,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from dime_robot.results.html_page import html_page, html_table, inline_svg
+from dime_robot.runtime.io import option_types
 from dime_robot.runtime.io.command import run_command
+from dime_robot.runtime.io.command_line import Parser
+from dime_robot.runtime.io.errors import InputError
 from dime_robot.runtime.io.regular_files import write_atomically
 from dime_robot.runtime.telemetry.latency import TIMES
 from ros_nodes.latency_record import (
@@ -227,12 +230,18 @@ def write_page(record: LatencyRecord, path: Path) -> Path:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """See the module's docstring."""
-    parser = argparse.ArgumentParser(
-        prog="python -m ros_nodes.latency_page", description="A recorded run as one HTML page."
-    )
-    parser.add_argument("record", type=Path, help="a latency.npz that latency_monitor wrote")
-    path: Path = parser.parse_args(argv).record
-    print(write_page(read_record(path), path.with_suffix(".html")))
+    parser = Parser("python -m ros_nodes.latency_page", "A recorded run as one HTML page.")
+    text = "a latency.npz that latency_monitor wrote; the page is written beside it, as .html"
+    parser.add_argument("record", type=option_types.path, help=text)
+    path: Path = parser.parse_args(sys.argv[1:] if argv is None else argv).record
+    record = read_record(path)
+    page_file = path.with_suffix(".html")
+    if page_file.exists() and page_file.samefile(path):
+        raise InputError(
+            f"{path}: expected a record whose page is another file, got one that its page would"
+            " overwrite: rename it to end in .npz"
+        )
+    print(write_page(record, page_file))
     return 0
 
 

@@ -12,9 +12,17 @@ certificate has the latency on the machine that exported it.
 from __future__ import annotations
 
 if __name__ == "__main__":
+    import signal
+    from importlib import import_module
+
+    from dime_robot.runtime.io.command import run_command
     from dime_robot.runtime.io.extras import require_extras
 
     require_extras(cpu=("onnxruntime",), eval=("mujoco", "gymnasium"), ros=("rclpy",))
+    # SIGTERM, as of a supervisor, ends both nodes and removes the recordings as Ctrl-C does
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # the imports below take seconds: inside run_command an interruption is one word then, too
+    run_command(lambda: import_module("ros_nodes.loopback").main())
 
 import argparse
 import json
@@ -31,7 +39,8 @@ import numpy as np
 from dime_robot.runtime.contract.config_diff import differences
 from dime_robot.runtime.contract.config_files import read_config
 from dime_robot.runtime.contract.robot_config import load_robot
-from dime_robot.runtime.io.command import run_command
+from dime_robot.runtime.io import option_types
+from dime_robot.runtime.io.command_line import Parser
 from dime_robot.runtime.io.errors import InputError
 from dime_robot.runtime.policy.noise import NOISE_MODES
 from dime_robot.runtime.policy.onnx_policy import OnnxPolicy
@@ -48,11 +57,14 @@ from ros_nodes.loopback_tracking import (
     tracking_of,
     velocity_to_send,
 )
+from ros_nodes.parameters import PolicyParameters, SimParameters, limits_of
 from ros_nodes.startup_checks import COLD_CALLS, WARM_CALLS
 
 RETURN_SHARE = 0.9  # of the certified mean return
 MAX_MISSED_SHARE = 0.01
-SECONDS = "run for so long [s], not for whole episodes; one episode where a velocity is followed"
+MAX_EPISODES = 10_000
+MIN_SECONDS = 1.0  # [s] of a run: policy_node reports its steps once a second
+MIN_RATE = 1.0  # [Hz] of states, as in a robot's configuration
 
 
 def private_domain() -> None:
@@ -156,7 +168,7 @@ def configuration(given: str | None, policy: OnnxPolicy, robot: Path | None = No
     Raises:
         InputError: there is no such configuration, or its contract is not the policy's.
     """
-    name = given or policy.spec.name
+    name = policy.spec.name if given is None else given
     if given is None and robot is not None and _is_simulated(robot):
         name = str(robot)
     if is_file(name):
@@ -164,7 +176,7 @@ def configuration(given: str | None, policy: OnnxPolicy, robot: Path | None = No
     try:
         config, _ = load_robot_task(name)
     except InputError as error:
-        if is_file(name) or given:
+        if is_file(name) or given is not None:
             raise
         raise InputError(
             f"{error}, or what policy {name} was trained with: --config FILE (a --robot FILE with"
@@ -173,9 +185,9 @@ def configuration(given: str | None, policy: OnnxPolicy, robot: Path | None = No
     found = [item for item in differences(policy.spec, config.policy) if item[0] != "name"]
     if found:
         place, trained, got = found[0]
+        option = "--robot" if given is None and robot else "--config"
         raise InputError(
-            f"{'--config' if given or not robot else '--robot'} {name}: policy.{place}: expected"
-            f" {trained}, as policy {policy.spec.name} was"
+            f"{option} {name}: policy.{place}: expected {trained}, as policy {policy.spec.name} was"
             f" trained with, got {got}: name the file that it was trained with",
             code="contract",
         )
@@ -213,44 +225,70 @@ def describe(result: dict[str, Any]) -> None:
     print(f"faults       {'; '.join(result['faults']) or 'none'}")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """See the module's docstring."""
-    parser = argparse.ArgumentParser(
-        prog="python -m ros_nodes.loopback", description=__doc__.splitlines()[0]
+def _parser() -> Parser:
+    parser = Parser(
+        "python -m ros_nodes.loopback",
+        "Run a policy over real ROS 2 on one machine, with the simulated robot. Exit code 1: the"
+        " result is not as certified.",
     )
-    parser.add_argument("policy", type=Path)
-    parser.add_argument("--episodes", type=int, default=1)
-    parser.add_argument("--seconds", type=float, help=SECONDS)
-    parser.add_argument("--rate", type=float, help="states a second; default: the robot's own")
-    parser.add_argument(
+    add = parser.add_argument
+    add("policy", type=option_types.path, help="a file written by python -m export.onnx")
+    text = f"number of whole episodes, 1 to {MAX_EPISODES:,}"
+    add("--episodes", type=option_types.int_in(1, MAX_EPISODES), default=1, help=text)
+    longest = limits_of(SimParameters, "episode_seconds")[1]
+    add(
+        "--seconds",
+        type=option_types.float_in(MIN_SECONDS, longest),
+        help=f"run for so long [s], {MIN_SECONDS:g} to {longest:,g}, not for whole episodes; one"
+        " episode if a velocity is followed",
+    )
+    fastest = limits_of(SimParameters, "state_rate")[1]
+    add(
+        "--rate",
+        type=option_types.float_in(MIN_RATE, fastest),
+        help=f"states per second [Hz], {MIN_RATE:g} to {fastest:,g}; by default the robot's own",
+    )
+    add(
         "--config",
+        type=option_types.text,
         metavar="NAME|FILE",
-        help="what is simulated: a name in sim_configs/ or a file; default: --robot's file where it"
-        " has a section sim, else the policy's own name",
+        help="what is simulated: a name in sim_configs/ or a file; by default --robot's file where"
+        " it has a section sim, else the policy's own name",
     )
-    parser.add_argument(
+    add(
         "--robot",
-        type=Path,
-        help="another robot configuration for policy_node; default: the one in --config",
+        type=option_types.path,
+        help="another robot configuration for policy_node; by default the one in --config",
     )
-    parser.add_argument(
+    add(
         "--velocity",
         type=float,
         nargs=3,
         metavar=("VX", "VY", "WZ"),
-        help="to follow [m/s, m/s, rad/s]; default: 0.5 0 0",
+        help="velocity to follow [m/s, m/s, rad/s]; by default 0.5 0 0, within the robot's limits",
     )
-    parser.add_argument("--mode", choices=("realtime", "lockstep"), default="realtime")
-    parser.add_argument("--noise", choices=NOISE_MODES, default="fresh")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--budget", type=float, default=0.5, help="policy_node budget:=")
-    parser.add_argument(
-        "--realtime-profile", action="store_true", help="policy_node realtime:=true"
+    text = "realtime: paced by the wall clock; lockstep: each state waits for the command before it"
+    add("--mode", choices=("realtime", "lockstep"), default="realtime", help=text)
+    text = "noise mode of the sampler, one certified in the file"
+    add("--noise", choices=NOISE_MODES, default="fresh", help=text)
+    text = "starts and noises follow from it"
+    low, high = map(int, limits_of(PolicyParameters, "seed"))
+    add("--seed", type=option_types.int_in(low, high), default=0, help=text)
+    add(
+        "--budget",
+        type=option_types.float_in(*limits_of(PolicyParameters, "budget")),
+        default=0.5,
+        help="share of the control period that inference may take at p99, as policy_node's budget",
     )
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args(argv)
-    if options.episodes < 1 or (options.seconds is not None and options.seconds <= 0):
-        raise InputError("--episodes, --seconds: expected a number above 0")
+    text = "run policy_node with realtime:=true: memory locked, FIFO scheduling"
+    add("--realtime-profile", action="store_true", help=text)
+    add("--json", action="store_true", help="print the result as one JSON object instead of lines")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """See the module's docstring."""
+    options = _parser().parse_args(sys.argv[1:] if argv is None else argv)
     policy = OnnxPolicy(options.policy, noise=options.noise)
     options.config = configuration(options.config, policy, options.robot)
     private_domain()
@@ -264,7 +302,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     for problem in problems:
         print(f"error: {problem}", file=sys.stderr)
     return 1 if problems else 0
-
-
-if __name__ == "__main__":
-    run_command(main)

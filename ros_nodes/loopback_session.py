@@ -19,6 +19,7 @@ from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
+from rclpy.signals import SignalHandlerOptions
 from std_msgs.msg import Float64MultiArray, String
 from std_srvs.srv import Trigger
 
@@ -95,7 +96,7 @@ class Session:
         sim = {"config": given.config, "mode": given.mode, "seed": given.seed}
         if self._has_task:
             sim["episode_seconds"] = float(self._episode_seconds)
-        if given.rate:
+        if given.rate is not None:
             sim["state_rate"] = given.rate
         policy = {
             "policy": str(Path(given.policy).resolve()),
@@ -167,7 +168,8 @@ class Session:
 
     def _connect(self, stack: ExitStack) -> None:
         """Make the node that requests transitions and resets and receives all reports."""
-        rclpy.init(args=[])
+        # rclpy's own handlers end the context under the executor, which then raises
+        rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
         stack.callback(rclpy.shutdown)
         node = Node("loopback")
         stack.callback(node.destroy_node)

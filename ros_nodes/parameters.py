@@ -59,6 +59,19 @@ def parameter(
     return field(default=default, metadata=metadata)
 
 
+def limits_of(parameters: type[Any], name: str) -> tuple[float, float]:
+    """Return smallest and largest value of a number among a node's parameters.
+
+    Args:
+        parameters: the dataclass of the node's parameters.
+        name: of a parameter with limits.
+    """
+    found = next(each for each in fields(parameters) if each.name == name)
+    descriptor = found.metadata["descriptor"]
+    limits = (descriptor.integer_range or descriptor.floating_point_range)[0]
+    return limits.from_value, limits.to_value
+
+
 @dataclass(frozen=True)
 class PolicyParameters:
     """The parameters of policy_node."""

@@ -123,21 +123,33 @@ def test_a_reader_that_goes_away_is_no_failure(tmp_path: Path) -> None:
     assert output_text.count("\n") == 1
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate"])
-def test_an_interruption_while_loading_is_one_word(command: str, tmp_path: Path) -> None:
-    words = ["--out", str(tmp_path / "run")] if command == "train" else ["x.pt"]
+@pytest.mark.parametrize(
+    ("command", "loads"),
+    [
+        ("dime_robot.train", "torch"),
+        ("dime_robot.evaluate", "torch"),
+        ("export.onnx", "torch"),
+        ("ros_nodes.loopback", "mujoco"),
+    ],
+)
+def test_an_interruption_while_loading_is_one_word(
+    command: str, loads: str, tmp_path: Path
+) -> None:
+    if command.startswith("ros_nodes"):
+        pytest.importorskip("rclpy")
+    words = ["--out", str(tmp_path / "run")] if command == "dime_robot.train" else ["x.pt"]
     code = (
         "import signal, sys, threading, os, runpy\n"
         "import importlib.abc\n"
         "class Late(importlib.abc.MetaPathFinder):\n"
         "    def find_spec(self, name, path, target=None):\n"
-        "        if name == 'torch':\n"
+        f"        if name == {loads!r}:\n"
         "            signal.raise_signal(signal.SIGINT)\n"
         "sys.meta_path.insert(0, Late())\n"
         f"sys.argv = ['x', *{words!r}]\n"
         "import dime_robot.runtime.io.extras as extras\n"
         "extras.require_extras = lambda **_: None\n"
-        f"runpy.run_module('dime_robot.{command}', run_name='__main__', alter_sys=True)\n"
+        f"runpy.run_module({command!r}, run_name='__main__', alter_sys=True)\n"
     )
     result = run("-c", code)
     assert (result.returncode, result.stderr) == (130, "interrupted\n")

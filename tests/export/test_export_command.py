@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -139,15 +140,73 @@ def test_a_noise_mode_that_earns_less_is_not_certified() -> None:
     ("arguments", "message"),
     [
         (["nowhere.pt"], "no such file"),
-        (["{ckpt}", "--batch", "0"], "--batch"),
-        (["{ckpt}", "--out", "/no/such/folder/p.onnx"], "existing folder"),
+        (["{ckpt}", "--batch", "0"], "--batch: expected a whole number from 1 to 4,096, got 0"),
+        (["{ckpt}", "--batch", "1e8"], "--batch: expected a whole number from 1 to 4,096, got 10"),
+        (["{ckpt}", "--out", "/no/such/folder/p.onnx"], "--out .*: expected an existing folder"),
+        (["{ckpt}", "--out", "{ckpt}"], "--out .*: expected a new file, got the checkpoint itself"),
+        (["{ckpt}", "--out", "{link}"], "--out .*: expected a new file, got the checkpoint itself"),
+        (["{ckpt}", "--out", "p.pt"], "--out p.pt: expected a name that ends in .onnx, got 'p.pt'"),
+        (["{ckpt}", "--out", "{folder}"], "--out .*: expected a file or a new name"),
+        (["{ckpt}", "--out", ""], "--out: expected a path, got an empty text"),
+        (["{ckpt}", "--env", ""], "--env: expected a value, got an empty text"),
+        (["{ckpt}", "--percentile", "50"], "--percentile 50: expected --budget-ms with it"),
+        (["{ckpt}", "--budget-ms", "abc"], "--budget-ms: expected a number from .*, got 'abc'"),
+        (["{ckpt}", "--budget-ms", "nan"], "--budget-ms: expected a number from .*, got 'nan'"),
+        (["{ckpt}", "--jsno"], "unrecognized arguments: --jsno; perhaps --json"),
+        (["{ckpt}", "--env", "sim:go2"], "sim:go2: the policy's contract says"),
+        (["{ckpt}", "--env", "InvertedPendulum-v5"], "the policy has 5 observations and 1 actions"),
     ],
 )
 def test_wrong_arguments_are_one_sentence(
-    arguments: list[str], message: str, checkpoint_path: Path
+    arguments: list[str], message: str, checkpoint_path: Path, tmp_path: Path
 ) -> None:
+    before, link = checkpoint_path.read_bytes(), tmp_path / "link.onnx"
+    link.symlink_to(checkpoint_path)
+    names = {"ckpt": checkpoint_path, "link": link, "folder": tmp_path}
+    with pytest.raises(InputError, match=message) as error:
+        export_onnx.main([a.format(**names) for a in arguments])
+    assert "\n" not in str(error.value)
+    assert checkpoint_path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"batch": 0}, "^batch: expected a whole number from 1 to 4,096, got 0$"),
+        ({"batch": -1}, "^batch: expected .* got -1$"),
+        ({"batch": True}, "^batch: expected .* got True$"),
+        ({"batch": "2"}, "^batch: expected .* got '2'$"),
+        ({"out": "/tmp"}, "^out /tmp: expected a file or a new name"),
+        ({"out": ""}, "^out .: expected a file or a new name"),
+        ({"out": "/no/such/folder/p.onnx"}, "^out .*: expected an existing folder"),
+        ({"env": ""}, "^env: expected the name of an environment, .* got an empty text"),
+        ({"env": "InvertedPendulum-v5"}, "^InvertedPendulum-v5: the policy has 5 observations"),
+    ],
+)
+def test_from_python_they_are_refused_before_the_proof(
+    arguments: dict[str, Any],
+    message: str,
+    checkpoint_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(export_onnx, "prove", lambda *_: pytest.fail("the proof began"))
     with pytest.raises(InputError, match=message):
-        export_onnx.main([a.format(ckpt=checkpoint_path) for a in arguments])
+        export_onnx.export_policy(checkpoint_path, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--calls", "1000000000000"], "--calls: expected a whole number from 100 to 1,000,000"),
+        (["--calls", "99"], "--calls: expected a whole number from 100 to 1,000,000, got '99'"),
+        (["--percentile", "99"], "--percentile 99: expected --budget-ms with it"),
+        (["--budget-ms", "-1"], "--budget-ms: expected a number from .*, got '-1'"),
+        (["--call", "200"], "unrecognized arguments: --call 200; perhaps --calls"),
+    ],
+)
+def test_wrong_arguments_of_the_measurement(arguments: list[str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        runtime_certify.main(["policy.onnx", *arguments])
 
 
 def test_as_a_script_it_says_how_to_run_it() -> None:

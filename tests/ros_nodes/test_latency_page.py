@@ -18,7 +18,7 @@ import yaml
 from dime_robot.runtime.io.errors import InputError
 from dime_robot.runtime.io.regular_files import write_atomically
 from dime_robot.runtime.telemetry.latency import read_distribution
-from ros_nodes import diagnostics
+from ros_nodes import diagnostics, latency_page
 from ros_nodes.latency_monitor import describe, write_all
 from ros_nodes.latency_page import MAX_FAULTS, histogram, page, time_line
 from ros_nodes.latency_record import (
@@ -251,6 +251,18 @@ def test_the_page_is_made_again_from_the_file(tmp_path: Path) -> None:
         assert result.returncode == code, result.stderr
         assert len(result.stderr.splitlines()) == (1 if code else 0)
     assert (tmp_path / "latency.html").read_text() == page(record)
+
+
+def test_a_page_does_not_replace_its_record(tmp_path: Path) -> None:
+    path = write_record(record_of(some_samples(100)), tmp_path / "latency.npz")
+    for name in ("record.html", "link.html"):
+        misnamed = tmp_path / name
+        misnamed.symlink_to(path) if name == "link.html" else path.rename(misnamed)
+        path = misnamed
+        before = path.read_bytes()
+        with pytest.raises(InputError, match="its page would overwrite"):
+            latency_page.main([str(path)])
+        assert path.read_bytes() == before
 
 
 # ---- layouts of other tools

@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from dime_robot.runtime.contract.config_files import config_folder
 from dime_robot.runtime.contract.policy_spec import PolicySpec
 from dime_robot.runtime.contract.robot_config import VelocityInput
 from dime_robot.runtime.control.observation import ActionDecoder
+from dime_robot.runtime.io.command import INTERRUPTED
 from dime_robot.runtime.io.errors import InputError
 from dime_robot.runtime.policy.onnx_policy import OnnxPolicy
 from dime_robot.sim.config.robot_task import load_robot_task
@@ -277,6 +280,55 @@ def test_the_console_shows_the_numbers_of_the_result(capsys: pytest.CaptureFixtu
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["inference", "0.500", "1.250", "2.000"] in lines
     assert ["responses", "run", "1,230,", "hold", "4"] in lines
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--seconds nan", "--seconds: expected a number from 1 to 86,400, got 'nan'"),
+        ("--seconds inf", "--seconds: expected a number from 1 to 86,400, got 'inf'"),
+        ("--seconds 0.001", "--seconds: expected a number from 1 to 86,400, got '0.001'"),
+        ("--episodes 0", "--episodes: expected a whole number from 1 to 10,000, got '0'"),
+        ("--rate -5", "--rate: expected a number from 1 to 10,000, got '-5'"),
+        ("--rate 0", "--rate: expected a number from 1 to 10,000, got '0'"),
+        ("--rate nan", "--rate: expected a number from 1 to 10,000, got 'nan'"),
+        ("--budget 0", "--budget: expected a number from 1e-06 to 10, got '0'"),
+        ("--seed -1", "--seed: expected a whole number from 0 to 2,147,483,648, got '-1'"),
+        ("--seed 4294967296", "--seed: expected a whole number from 0 to 2,147,483,648, got '42"),
+        ("--config ", "--config: expected a value, got an empty text"),
+        ("--robot ", "--robot: expected a path, got an empty text"),
+        ("--second 3", "unrecognized arguments: --second 3; perhaps --seconds"),
+    ],
+)
+def test_values_out_of_range_are_refused_before_anything_starts(words: str, message: str) -> None:
+    with pytest.raises(InputError, match=re.escape(message)):
+        loopback.main([str(POLICY), *words.split(" ")])
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_signal_ends_it_and_both_nodes(number: signal.Signals, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "ros_nodes.loopback", str(POLICY), "--budget", "5"]
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    until = time.monotonic() + 60
+    while len(nodes := children.read_text().split()) < 2:
+        assert process.poll() is None and time.monotonic() < until
+        time.sleep(0.05)
+    time.sleep(3.0)  # both begin to run, and the session waits in its executor
+    process.send_signal(number)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == INTERRUPTED
+    assert error.splitlines()[-1] == "interrupted"
+    assert "Traceback" not in error
+    assert not any(Path(f"/proc/{node}").exists() for node in nodes)
+    assert not any(tmp_path.glob("dime_robot-*"))
 
 
 def test_a_bad_policy_is_one_sentence(tmp_path: Path) -> None:

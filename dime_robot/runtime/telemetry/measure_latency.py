@@ -9,16 +9,21 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from dataclasses import dataclass
 
 import numpy as np
 
+from dime_robot.runtime.io import option_types
+from dime_robot.runtime.io.command_line import Parser
 from dime_robot.runtime.io.errors import InputError
 from dime_robot.runtime.policy.certificate import LatencyCertificate
 from dime_robot.runtime.policy.onnx_policy import PROVIDERS, OnnxPolicy, import_onnxruntime
 from dime_robot.runtime.telemetry.machine import cpu_model
 
 WARM_CALLS, COLD_CALLS = 2000, 300
+MIN_CALLS, MAX_CALLS = 100, 1_000_000
+PERCENTILE = 99.0  # [%] judged by a budget
+MIN_BUDGET, MAX_BUDGET = 1e-9, 1e6  # [ms]
 EVICTED_BYTES = 48 * 2**20  # touched before a cold call: more than a core's caches hold
 
 
@@ -109,36 +114,67 @@ def describe(latency: LatencyCertificate) -> list[str]:
     return lines
 
 
-def _positive(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text}")
-    return value
+@dataclass(frozen=True)
+class Budget:
+    """Upper bound on the duration of a call."""
+
+    milliseconds: float
+    percentile: float = PERCENTILE
 
 
 def add_budget_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that all commands with a budget have."""
     parser.add_argument(
-        "--budget-ms", type=_positive, help="fail where a call may take longer [ms]"
+        "--budget-ms",
+        type=option_types.float_in(MIN_BUDGET, MAX_BUDGET),
+        help="longest duration of a call with cold caches [ms]: exit code 1 above it; by default"
+        " there is no limit",
     )
     parser.add_argument(
-        "--percentile", type=float, choices=(50, 99, 100), default=99, help="judged by the budget"
+        "--percentile",
+        type=float,
+        choices=(50, 99, 100),
+        help="the percentile of the calls that --budget-ms limits [%%], 100: the longest call; by"
+        f" default {PERCENTILE:g}",
     )
+
+
+def budget_of(options: argparse.Namespace) -> Budget | None:
+    """Return the budget that the options of `add_budget_options` set; None: there is none.
+
+    Raises:
+        InputError: there is a percentile and no budget.
+    """
+    if options.budget_ms is not None:
+        return Budget(options.budget_ms, options.percentile or PERCENTILE)
+    if options.percentile is not None:
+        raise InputError(
+            f"--percentile {options.percentile:g}: expected --budget-ms with it, got none: without"
+            " a budget no percentile is judged"
+        )
+    return None
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """See the module's docstring."""
-    parser = argparse.ArgumentParser(
-        prog="python -m dime_robot.runtime.certify", description=__doc__.splitlines()[0]
+    parser = Parser(
+        "python -m dime_robot.runtime.certify", "Measure a policy's latency on this machine."
     )
-    parser.add_argument("policy", type=Path)
-    parser.add_argument("--provider", choices=[*PROVIDERS, "auto"], default="cpu")
-    parser.add_argument("--calls", type=int, default=WARM_CALLS)
-    parser.add_argument("--json", action="store_true")
+    add = parser.add_argument
+    add("policy", type=option_types.path, help="a file written by python -m export.onnx")
+    text = "what runs the policy; auto: the fastest that this ONNX Runtime has"
+    add("--provider", choices=[*PROVIDERS, "auto"], default="cpu", help=text)
+    add(
+        "--calls",
+        type=option_types.int_in(MIN_CALLS, MAX_CALLS),
+        default=WARM_CALLS,
+        help=f"calls with warm caches that are timed, {MIN_CALLS} to {MAX_CALLS:,}; those with cold"
+        f" caches are always {COLD_CALLS}",
+    )
+    add("--json", action="store_true", help="print the certificate as one JSON object")
     add_budget_options(parser)
-    options = parser.parse_args(argv)
-    if options.calls < 100:
-        raise InputError(f"--calls: expected at least 100, got {options.calls}")
+    options = parser.parse_args(sys.argv[1:] if argv is None else argv)
+    budget = budget_of(options)
     policy = OnnxPolicy(options.policy, provider=options.provider)
     latency = measure_latency(policy, options.calls)
     if options.json:
@@ -147,12 +183,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         period = 1000 / policy.spec.rate
         print(f"policy     {policy.spec.name}, {policy.spec.rate:g} Hz ({period:g} ms a step)")
         print("\n".join(describe(latency)))
-    if options.budget_ms is not None:
+    if budget is not None:
         steps = policy.file.diffusion_steps
-        problem = budget_problem(latency, options.budget_ms, options.percentile, steps)
+        problem = budget_problem(latency, budget.milliseconds, budget.percentile, steps)
         if problem:
             print(f"error: {problem}", file=sys.stderr)
             return 1
         if not options.json:
-            print(f"budget     p{options.percentile:g} within {options.budget_ms:g} ms")
+            print(f"budget     p{budget.percentile:g} within {budget.milliseconds:g} ms")
     return 0

@@ -6,14 +6,15 @@ another policy of the same sizes the difference per joint is shown (exit code 3)
 
 from __future__ import annotations
 
-import argparse
+import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
 from dime_robot.runtime.control.flight_recorder import Recording, read_recording
 from dime_robot.runtime.control.observation import ActionDecoder
+from dime_robot.runtime.io import option_types
+from dime_robot.runtime.io.command_line import Parser
 from dime_robot.runtime.io.errors import InputError
 from dime_robot.runtime.policy.onnx_policy import OnnxPolicy
 
@@ -44,12 +45,16 @@ def replayed_actions(recording: Recording, policy: OnnxPolicy) -> np.ndarray:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """See the module's docstring."""
-    parser = argparse.ArgumentParser(
-        prog="python -m dime_robot.runtime.replay", description=__doc__.splitlines()[0]
+    parser = Parser(
+        "python -m dime_robot.runtime.replay",
+        "Replay a recording. Exit code 0: the policy's actions are the recorded ones bit for bit;"
+        " 1: they are not; 3: they are not, and another policy was recorded.",
     )
-    parser.add_argument("recording", type=Path)
-    parser.add_argument("policy", type=Path)
-    options = parser.parse_args(argv)
+    text = "a flight recording (.npz) that policy_node wrote"
+    parser.add_argument("recording", type=option_types.path, help=text)
+    text = "the policy.onnx to evaluate on the recorded observations and noise"
+    parser.add_argument("policy", type=option_types.path, help=text)
+    options = parser.parse_args(sys.argv[1:] if argv is None else argv)
     recording = read_recording(options.recording)
     policy = OnnxPolicy(options.policy)
     actions = replayed_actions(recording, policy)
