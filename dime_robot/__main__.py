@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import runpy
 import sys
+from difflib import get_close_matches
 
 COMMANDS = {
     "train": ("dime_robot.train", "train a policy in simulation"),
     "sweep": ("dime_robot.sweep", "many runs: tasks and seeds"),
     "evaluate": ("dime_robot.evaluate", "returns, videos and the robustness suite of a policy"),
+    "suite": ("dime_robot.suite", "the robustness suite: a part of evaluate, --suite"),
     "report": ("dime_robot.report", "the report of a run, or figures of results"),
     "config": ("dime_robot.config", "check or compare configurations of robots"),
     "export": ("export.onnx", "write policy.onnx for a robot"),
+    "tensorrt": ("export.tensorrt", "build the TensorRT engine of policy.onnx ahead of time"),
     "certify": ("dime_robot.runtime.certify", "check and measure policy.onnx on this machine"),
+    "replay": ("dime_robot.runtime.replay", "run the policy again on a flight recording"),
+    "loopback": ("ros_nodes.loopback", "run a policy over ROS 2 against the simulated robot"),
+    "latency_page": ("ros_nodes.latency_page", "the latencies of a recorded run as a page"),
 }
 
 
@@ -20,7 +26,7 @@ def overview() -> str:
     """Return the list of commands, one line each."""
     lines = ["usage: python -m dime_robot COMMAND ..., or --help after a command", ""]
     lines += [
-        f"  {name:10s}{what} (python -m {module})" for name, (module, what) in COMMANDS.items()
+        f"  {name:14s}{what} (python -m {module})" for name, (module, what) in COMMANDS.items()
     ]
     return "\n".join(lines)
 
@@ -32,8 +38,9 @@ def main() -> None:
         print(overview())
         return
     if name not in COMMANDS:
+        meant = "".join(f"; perhaps {near}" for near in get_close_matches(name, COMMANDS, n=1))
         print(
-            f"error: {name}: expected a command, one of {', '.join(COMMANDS)}",
+            f"error: {name}: expected a command, one of {', '.join(COMMANDS)}{meant}",
             file=sys.stderr,
         )
         sys.exit(2)

@@ -29,6 +29,7 @@ OWNERS = {
     "robot": "robot: a property of the machine",
     "sim": "simulation: only training sees it",
     "task": "task: only training sees it",
+    "training": "training: its own settings",
     "randomization": "training: how the simulated robots differ",
     "latency": "training: how late messages are",
     "suite": "evaluation: what is good enough",
@@ -79,9 +80,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     compared.add_argument("file")
     compared.add_argument("other")
     options = parser.parse_args(sys.argv[1:] if argv is None else argv)
+    name = options.file.removeprefix("sim:")  # as --env takes it
     if options.command == "check":
-        return check(options.file)
-    return diff(options.file, options.other)
+        return check(name)
+    return diff(name, options.other.removeprefix("sim:"))
 
 
 if __name__ == "__main__":

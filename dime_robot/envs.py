@@ -458,7 +458,7 @@ def _gymnasium(name: str, render_mode: str | None) -> gymnasium.Env[Any, Any]:
             " or object itself, or the id of a registered environment"
         )
     try:
-        return _constructed(name, render_mode)
+        made = _constructed(name, render_mode)
     except gymnasium.error.NameNotFound as error:
         hint = "" if ":" in name else "; an id of your own needs its module: MODULE:ID"
         raise InputError(f"{name}: {' '.join(str(error).split())}{hint}") from None
@@ -469,11 +469,18 @@ def _gymnasium(name: str, render_mode: str | None) -> gymnasium.Env[Any, Any]:
         raise InputError(f"{name}: cannot be made here, missing: {what}") from None
     except Exception as error:  # a constructor can raise anything
         raise InputError(f"{name}: cannot be made here: {in_one_line(error)}") from error
+    # Gymnasium adds a missing version, but settings and files know the task by its whole id
+    if made.spec is not None and made.spec.id != name.rpartition(":")[2]:
+        made.close()
+        raise InputError(f"{name}: expected an id with its version: {made.spec.id}")
+    return made
 
 
 def _constructed(name: str, render_mode: str | None) -> gymnasium.Env[Any, Any]:
     try:
-        return gymnasium.make(name, render_mode=render_mode, disable_env_checker=True)
+        with warnings.catch_warnings():  # a missing version is refused afterwards
+            warnings.filterwarnings("ignore", message=".*latest versioned environment")
+            return gymnasium.make(name, render_mode=render_mode, disable_env_checker=True)
     except TypeError as error:
         # a constructor need not have the argument if nothing is rendered
         if render_mode is not None or "'render_mode'" not in str(error):

@@ -33,10 +33,10 @@ from types import FrameType
 from typing import IO, Any
 
 from dime_robot import train
-from dime_robot.learning.config import TrainConfig, changes, option_words
+from dime_robot.learning.config import TrainConfig, changes, option, option_words
 from dime_robot.results.eval_csv import EvalRow, read_eval_csv, write_eval_csv
 from dime_robot.results.tables import text_table
-from dime_robot.runtime.io.command import run_command
+from dime_robot.runtime.io.command import ReaderGoneError, run_command
 from dime_robot.runtime.io.command_line import Parser
 from dime_robot.runtime.io.errors import InputError
 from dime_robot.runtime.io.regular_files import write_atomically
@@ -125,16 +125,17 @@ def parse_seeds(text: str) -> list[int]:
     """
     seeds: set[int] = set()
     for part in text.split(","):
-        match = re.fullmatch(r"\s*([0-9]+)(?:-([0-9]+))?\s*", part)
+        # longer numbers are no seeds, and Python refuses to convert the longest
+        match = re.fullmatch(r"\s*([0-9]{1,20})(?:-([0-9]{1,20}))?\s*", part)
         if match is None or int(match[2] or match[1]) < int(match[1]):
             raise InputError(
-                f"--seeds {text}: expected numbers and ascending ranges, such as 0-4 or 0,2,5, got"
-                f" {part.strip()!r}"
+                f"--seeds {text:.60}: expected numbers and ascending ranges, such as 0-4 or 0,2,5,"
+                f" got {part.strip()!r:.60}"
             )
         first, last = int(match[1]), int(match[2] or match[1])
         seeds.update(range(first, min(last, first + MAX_SEEDS) + 1))  # refused below if too many
     if len(seeds) > MAX_SEEDS:
-        raise InputError(f"--seeds {text}: expected at most {MAX_SEEDS:,} seeds")
+        raise InputError(f"--seeds {text:.60}: expected at most {MAX_SEEDS:,} seeds")
     return sorted(seeds)
 
 
@@ -168,6 +169,28 @@ def plan(
             files = RunFolder(out / f"{folder_name(env)}-seed{seed}")
             runs.append(Run(config.model_copy(update={"seed": seed}), files))
     return out, runs
+
+
+def require_same_settings(runs: Sequence[Run]) -> None:
+    """Refuse options with which a run that exists already cannot go on.
+
+    Raises:
+        InputError: the first such run and its option.
+    """
+    for run in runs:
+        if not run.files.checkpoint.exists():
+            continue
+        from dime_robot.training import checkpoint  # torch takes seconds to load
+        from dime_robot.training.start import require_resumable
+
+        try:
+            saved = checkpoint.load(run.files.checkpoint).config
+        except InputError:  # unusable: the run itself prints the reason, the others can go on
+            continue
+        try:
+            require_resumable(run.config, saved)
+        except InputError as error:
+            raise InputError(f"{run.files.path}: {error}; another --out begins new ones") from None
 
 
 def _title(words: Sequence[str]) -> str:
@@ -281,7 +304,7 @@ def write_tables(out: Path, runs: Sequence[Run], failures: Mapping[int, str], co
     from dime_robot.results.curves import Curves
     from dime_robot.results.summary import LEGEND, OUTCOME, SUMMARY, outcome
 
-    lines = []
+    lines, notes = [], ""
     for env in dict.fromkeys(run.config.env for run in runs):
         rows: list[EvalRow] = []
         missing = []
@@ -295,11 +318,11 @@ def write_tables(out: Path, runs: Sequence[Run], failures: Mapping[int, str], co
         if rows:
             write_eval_csv(path, rows)
             cells = outcome(Curves.of(env, rows))
-        else:
-            path.unlink(missing_ok=True)  # an older file is of other runs
+        elif path.exists():
+            notes += f"\n\n{path.name} is an earlier command's: no run of this one can be read."
         count = f"{len(own) - len(missing)} of {len(own)}"
         lines.append([env, count, *cells, ", ".join(missing) or "-"])
-    text = text_table(["task", "seeds finished", *OUTCOME, "not finished"], lines)
+    text = text_table(["task", "seeds finished", *OUTCOME, "not finished"], lines) + notes
     page = f"`{command}` makes this file and the CSVs.\n\n{LEGEND}\n\n{text}\n"
     write_atomically(out / SUMMARY, page.encode())
     return text
@@ -309,15 +332,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     """See the module's docstring."""
     words = list(sys.argv[1:] if argv is None else argv)
     split = words.index("--") if "--" in words else len(words)
-    arguments, unknown = _parser().parse_known_args(words[:split])
+    parser = _parser()
+    arguments, unknown = parser.parse_known_args(words[:split])
     if unknown:
-        raise InputError(f"{unknown[0]}: no option of a sweep; those of its runs go after --")
+        of_runs = {option(name) for name in TrainConfig.model_fields}
+        similar = "" if unknown[0].partition("=")[0] in of_runs else parser.suggestion(unknown[:1])
+        raise InputError(
+            f"{unknown[0]}: no option of a sweep{similar}; those of its runs go after --"
+        )
     if arguments.jobs < 1:
         raise InputError(f"--jobs: expected at least 1, got {arguments.jobs}")
     from dime_robot.results.summary import SUMMARY
 
     options = words[split + 1 :]
     out, runs = plan(arguments.envs, parse_seeds(arguments.seeds), arguments.out, options)
+    require_same_settings(runs)
+    again = f"{COMMAND} {shlex.join(words)}"
     out.mkdir(parents=True, exist_ok=True)
     with (out / "lock").open("a") as lock:
         try:
@@ -332,10 +362,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         previous = {sig: signal.signal(sig, sweep.stop) for sig in signals}
         try:
             sweep.work()
+        except BrokenPipeError:
+            print(f"stopped: the reader of the output is gone; {again}", file=sys.stderr)
+            raise ReaderGoneError from None
         finally:
             for sig, handler in previous.items():
                 signal.signal(sig, handler)
-        again = f"{COMMAND} {shlex.join(words)}"
         print(f"\n{write_tables(out, runs, sweep.failures, again)}\n")
     print(f"summary    {out / SUMMARY}")
     unfinished = sweep.stopping.is_set() or sweep.failures

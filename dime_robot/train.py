@@ -19,7 +19,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 from dime_robot import __version__
-from dime_robot.learning.config import GROUPS, TrainConfig, changes, option
+from dime_robot.learning.config import GROUPS, SettingError, TrainConfig, changes, option
 from dime_robot.runtime.io.command import INTERRUPTED, interruption_as_itself, run_command
 from dime_robot.runtime.io.command_line import Parser
 from dime_robot.runtime.io.errors import InputError
@@ -74,7 +74,10 @@ def _parser(default: TrainConfig) -> Parser:
 
 def _read(argv: Sequence[str], default: TrainConfig, resume: Path | None = None) -> RunRequest:
     given = vars(_parser(default).parse_args(argv))
-    config = TrainConfig(**{name: given[name] for name in TrainConfig.model_fields})
+    try:
+        config = TrainConfig(**{name: given[name] for name in TrainConfig.model_fields})
+    except SettingError as error:
+        raise InputError(f"{option(error.name)}: {error.problem}") from None
     return RunRequest(config, given["out"], resume, given["init"], given["video"])
 
 

@@ -12,7 +12,7 @@ import yaml
 from dime_robot import config, evaluate
 from dime_robot.runtime.contract.config_diff import differences
 from dime_robot.runtime.io.errors import InputError
-from dime_robot.sim.config.robot_task import load_robot_task
+from dime_robot.sim.config.robot_task import RobotTaskConfig, load_robot_task
 from dime_robot.sim.robot_env import RobotEnv
 from tests.paths import ROBOTS
 from tests.sim.test_cartpole import variant
@@ -289,6 +289,19 @@ def test_a_difference_has_an_owner(tmp_path: Path, capsys: pytest.CaptureFixture
 def test_no_difference_is_0(capsys: pytest.CaptureFixture[str]) -> None:
     assert config.main(["diff", "cartpole", "cartpole"]) == 0
     assert capsys.readouterr().out == "no difference\n"
+
+
+def test_every_section_has_an_owner(capsys: pytest.CaptureFixture[str]) -> None:
+    assert list(config.OWNERS) == list(RobotTaskConfig.model_fields)
+    assert config.main(["diff", "go2", "sim:go2-walk"]) == 1
+    assert "training" in capsys.readouterr().out
+
+
+def test_a_name_may_be_written_as_env_takes_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert config.main(["diff", "sim:cartpole", "cartpole"]) == 0
+    assert config.main(["check", "sim:cartpole"]) == 0
+    with pytest.raises(InputError, match=r"^sim:nobody: expected one of sim:cart.* a .yaml file$"):
+        config.main(["diff", "sim:nobody", "cartpole"])
 
 
 def test_the_order_of_joints_is_a_difference() -> None:

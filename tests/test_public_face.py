@@ -164,7 +164,7 @@ def test_a_callback_may_stop_a_run_which_then_goes_on(
     stopped = dr.train_policy(
         "InvertedPendulum-v5",
         out=tmp_path / "run",
-        callback=lambda event: event.step < 80,
+        callback=lambda event: np.bool_(event.step < 80),
         quiet=True,
         **SMALL,
     )
@@ -221,6 +221,15 @@ def test_wrong_calls_are_one_sentence(tmp_path: Path) -> None:
         dr.train_policy()
     with pytest.raises(InputError, match="leave out `out` and `init`"):
         dr.train_policy(resume=tmp_path, out=tmp_path / "run")
+    for name in ("out", "init", "resume"):
+        with pytest.raises(InputError, match=f"^{name}: expected a path or None, got an empty"):
+            dr.train_policy("InvertedPendulum-v5", **{name: ""})  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"^callback: expected a function of an evaluation, got 5"):
+        dr.train_policy("InvertedPendulum-v5", out=tmp_path / "run", callback=5)  # type: ignore[arg-type]
+    with pytest.raises(
+        InputError, match=r"^Pendulum: expected an id with its version: Pendulum-v1"
+    ):
+        dr.train_policy("Pendulum", out=tmp_path / "run")
     with pytest.raises(InputError, match="episodes: expected a whole number of 1"):
         dr.evaluate_policy(SHIPPED_CARTPOLE, episodes=0)
     assert not (tmp_path / "run").exists()

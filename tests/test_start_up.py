@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from dime_robot.__main__ import COMMANDS as COMMANDS_OF_PACKAGE
 from dime_robot.runtime.io.command import READABLE, interruption_as_itself
 from tests.paths import ROOT
 
@@ -79,7 +81,18 @@ def test_the_package_lists_and_runs_its_commands() -> None:
     assert "usage: python -m dime_robot.evaluate" in shown.stdout
     wrong = run("-m", "dime_robot", "trian")
     assert (wrong.returncode, wrong.stderr.count("\n")) == (2, 1)
-    assert "train" in wrong.stderr
+    assert wrong.stderr.endswith("; perhaps train\n")
+
+
+def test_every_module_that_runs_is_listed() -> None:
+    folders = ("dime_robot", "export", "ros_nodes")
+    found = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for folder in folders
+        for path in (ROOT / folder).rglob("*.py")
+        if re.search(r"^    run_command\(main\)", path.read_text(), re.M)
+    }
+    assert found <= {module for module, _ in COMMANDS_OF_PACKAGE.values()}
 
 
 def test_the_suite_says_whose_part_it_is() -> None:

@@ -126,23 +126,27 @@ def test_the_same_command_starts_nothing_that_is_finished_and_report_draws_it(
 
 
 @pytest.mark.slow
-def test_other_options_are_refused_by_the_run_itself_and_longer_ones_go_on(
-    copied: Path, capsys: pytest.CaptureFixture[str]
+def test_other_options_are_refused_before_anything_starts_and_longer_ones_go_on(
+    copied: Path,
 ) -> None:
-    assert sweep.main(command(copied, "--actor-lr", "0.1", seeds="0")) == 1
-    shown = capsys.readouterr().out
-    assert "failed: exit code 2; its log:" in shown
-    assert "    error: --actor-lr 0.1: the resumed run has 0.001" in shown
-    assert "| 0 of 1 " in shown and "| 0: exit code 2 |" in shown
-    assert not (copied / f"{TASK}.csv").exists()  # it was of another run
+    def content() -> dict[str, bytes]:
+        return {str(path): path.read_bytes() for path in copied.rglob("*") if path.is_file()}
+
+    before = content()
+    words = command(copied, seeds="0")
+    at = words.index("--actor-width")
+    for other, sentence in (
+        (command(copied, "--actor-lr", "0.1", seeds="0-2"), "--actor-lr 0.1: the resumed run has"),
+        (command(copied, seeds="0", steps=100), "--steps 100: the resumed run has 130"),
+        # an option left out is another option, too
+        ([*words[:at], *words[at + 2 :]], "--actor-width 64: the resumed run has 16"),
+    ):
+        with pytest.raises(InputError, match=f"{TASK}-seed0: {sentence}"):
+            sweep.main(other)
+        assert content() == before
     assert sweep.main(command(copied, seeds="0", steps=140)) == 0
     assert "resumed at step 130" in (copied / f"{TASK}-seed0.log").read_text()
     assert [row.step for row in read_eval_csv(copied / f"{TASK}.csv")] == [0, 100, 130, 140]
-    # an option left out is another option, too
-    words = command(copied, seeds="0", steps=140)
-    at = words.index("--actor-width")
-    assert sweep.main([*words[:at], *words[at + 2 :]]) == 1
-    assert "error: --actor-width 64: the resumed run has 16" in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -206,6 +210,36 @@ def test_a_run_without_a_checkpoint_begins_anew(tmp_path: Path, pretend: Pretend
         assert sweep.main(command(tmp_path / name, seeds="0")) == 1  # it did nothing
     assert not list((tmp_path / f"killed/{TASK}-seed0").iterdir())
     assert (tmp_path / f"full/{TASK}-seed0/config.yaml").exists()
+
+
+def test_a_table_stays_where_no_run_can_be_read(tmp_path: Path, pretend: Pretend) -> None:
+    pretend("import sys; sys.exit(2)")
+    table = tmp_path / f"{TASK}.csv"
+    table.write_text("of an earlier command\n")
+    assert sweep.main(command(tmp_path)) == 1
+    assert table.read_text() == "of an earlier command\n"
+    assert f"{TASK}.csv is an earlier command's" in (tmp_path / "summary.md").read_text()
+
+
+@pytest.mark.parametrize("gone", [True, False])
+def test_a_reader_that_is_gone_stops_a_sweep_with_one_sentence(gone: bool, tmp_path: Path) -> None:
+    code = (
+        "import sys; from dime_robot import sweep; from dime_robot.runtime.io.command import"
+        " run_command; sweep.Run.command = lambda run, _: [sys.executable, '-c', 'x = 1'];"
+        " run_command(sweep.main)"
+    )
+    words = [sys.executable, "-c", code, *command(tmp_path, seeds="0-3")]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as made:
+        assert made.stdout is not None and made.stderr is not None
+        if gone:
+            made.stdout.close()
+        else:
+            made.stdout.read()
+        shown = made.stderr.read()
+    assert made.returncode == 1
+    expected = "stopped: the reader of the output is gone; python -m dime_robot.sweep --envs Pend"
+    assert shown.startswith(expected) if gone else shown == ""
+    assert shown.count("\n") == gone
 
 
 def test_a_process_has_one_thread_and_a_session_of_its_own(
@@ -316,7 +350,7 @@ def test_seeds() -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        *("", "a", "1-", "-1", "4-0", "0,,1", "1.5", "0-4-8", "²"),
+        *(" ", "a", "1-", "-1", "4-0", "0,,1", "1.5", "0-4-8", "²"),
         *("0-1000", "0-9999999999", "0-600,700-1400"),
     ],
 )
@@ -327,6 +361,12 @@ def test_malformed_seeds_are_one_sentence(text: str, tmp_path: Path) -> None:
     assert not (tmp_path / "x").exists()
 
 
+def test_a_seed_of_many_digits_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"^--seeds 0-9{58}: expected numbers") as error:
+        sweep.main(["--envs", TASK, f"--seeds=0-{'9' * 5000}", "--out", str(tmp_path / "x")])
+    assert len(str(error.value)) < 300
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -335,8 +375,9 @@ def test_malformed_seeds_are_one_sentence(text: str, tmp_path: Path) -> None:
         (["--seeds", "0", "--jobs", "0"], "--jobs: expected at least 1, got 0"),
         (["sim:a", "sim/a", "--seeds", "0"], "two of them would share a folder"),
         (["--seeds", "0", "--", "--preset", "huge"], "--preset: expected one of official"),
-        (["--seeds", "0,99999999999999999999"], "seed: Input should be less"),
+        (["--seeds", "0,99999999999999999999"], "--seed: expected less than 9223372036854775808"),
         (["--seeds", "0", "--", "--wings", "2"], "unrecognized arguments: --wings 2; "),
+        (["--seeds", "0", "--job", "9"], "--job: no option of a sweep; perhaps --jobs; those of"),
         (["--seeds", "0", "--steps", "9"], "--steps: no option of a sweep; those of its runs go"),
         ([" ", "--seeds", "0"], "--envs: expected tasks, such as Pendulum-v1"),
     ],

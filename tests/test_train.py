@@ -205,6 +205,15 @@ def test_extended_run_equals_a_longer_one(tmp_path: Path) -> None:
     assert yaml.safe_load((short / "config.yaml").read_text())["steps"] == 150
 
 
+def test_a_run_without_an_update_says_so_at_the_start(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for steps, warned in ((50, True), (51, False)):
+        assert run("--out", str(tmp_path / f"{steps}"), steps=steps) == 0
+        before, _, _ = capsys.readouterr().out.partition("\neval ")
+        assert ("warning: no update happens" in before) is warned
+
+
 def test_finished_run_says_so(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = (finished / "ckpt.pt").read_bytes()
     assert train.main(["--resume", str(finished)]) == 0
@@ -275,11 +284,19 @@ def test_init_starts_from_trained_networks(finished: Path, tmp_path: Path) -> No
         (["--preset", "huge"], "expected one of official, laptop, tiny"),
         (["--env", "Hoper-v5"], "Hopper"),
         (["--v-min", "30"], "v_min < v_max"),
-        (["--batch-size", "0"], "batch_size: Input should be"),
-        (["--seed", "99999999999999999999"], "seed: Input should be less"),
+        (["--batch-size", "0"], "^--batch-size: expected at least 2, got 0"),
+        (["--seed", "99999999999999999999"], "^--seed: expected less than 9223372036854775808"),
+        (["--final-episodes", "2"], "^--final-episodes: expected at least 20, got 2$"),
+        (["--v-min", "-inf"], "^--v-min: expected a finite number, got -inf$"),
         (["--device", "cuda:99"], "--device cuda:99"),
+        *((["--device", name], f"--device {name}: expected auto, cpu, cuda or cuda:N")
+          for name in ("meta", "mps", "cpu:5", "cuda:", "cuda:-1", "cuda:9999", "CPU")),
+        *(([f"--{name}="], f"^--{name}: expected a value, got an empty one")
+          for name in ("out", "resume", "init", "env", "preset", "device", "steps", "actor")),
+        (["--env", "Pendulum"], "^Pendulum: expected an id with its version: Pendulum-v1$"),
+        (["--init", "bad\udcff"], r"^bad\\udcff: expected text"),
     ],
-)
+)  # fmt: skip
 def test_wrong_options_are_one_sentence(arguments: list[str], message: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=message) as error:
         train.main([*SMALL, *arguments, "--out", str(tmp_path / "x")])
@@ -336,6 +353,8 @@ def test_missing_compiler_is_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_p
 
 
 def test_unknown_keys_and_presets_are_refused_by_the_configuration() -> None:
+    with pytest.raises(InputError, match=r"^final_episodes: expected at least 20, got 2$"):
+        TrainConfig(final_episodes=2)
     with pytest.raises(InputError, match="wings: Extra inputs"):
         TrainConfig.model_validate({"wings": 2})
     with pytest.raises(ValueError, match="frozen"):

@@ -27,6 +27,48 @@ Decay = Annotated[float, Field(ge=0, lt=1)]
 Return = Annotated[float, Field(ge=-MAX_RETURN, le=MAX_RETURN)]
 
 
+# type of a validation error -> what was expected, with the entries of its context
+_EXPECTED = {
+    "greater_than": "more than {gt}",
+    "greater_than_equal": "at least {ge}",
+    "less_than": "less than {lt}",
+    "less_than_equal": "at most {le}",
+    "finite_number": "a finite number",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "int_parsing": "a whole number",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
+    "string_type": "text",
+    "literal_error": "one of {expected}",
+}
+
+
+class SettingError(InputError):
+    """A setting has a value that does not fit.
+
+    Attributes:
+        name: of the setting.
+        problem: what was expected and found.
+    """
+
+    def __init__(self, name: str, problem: str) -> None:
+        super().__init__(f"{name}: {problem}")
+        self.name, self.problem = name, problem
+
+
+def _refusal(error: ValidationError) -> InputError:
+    """Describe the first error of a validation in this project's words."""
+    problem = error.errors(include_url=False)[0]
+    expected = _EXPECTED.get(problem["type"])
+    if expected is None or len(problem["loc"]) != 1:
+        return InputError(first_problem(error))
+    wanted = expected.format_map(problem.get("ctx", {}))
+    return SettingError(str(problem["loc"][0]), f"expected {wanted}, got {problem['input']!r:.60}")
+
+
 class TrainConfig(StrictModel):
     """Every setting of a training run. Without a preset: the paper's (`official`).
 
@@ -128,7 +170,7 @@ class TrainConfig(StrictModel):
         try:
             super().__init__(**values)
         except ValidationError as error:
-            raise InputError(first_problem(error)) from None
+            raise _refusal(error) from None
 
     @model_validator(mode="after")
     def _atoms_are_ordered(self) -> TrainConfig:

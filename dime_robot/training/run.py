@@ -277,6 +277,7 @@ class TrainingRun:
         self._began = time.monotonic()
         self._logger = logger
         self._warn_of_endless_episodes(logger)
+        self._warn_of_no_updates(logger)
         logger.resume(self.rows)
         try:
             self._loop(logger)
@@ -316,6 +317,14 @@ class TrainingRun:
             logger.line(
                 f"warning: {self.config.env} states no time limit (max_episode_steps): episodes of"
                 f" evaluations are cut at {MAX_EPISODE_STEPS:,} steps and count as truncated"
+            )
+
+    def _warn_of_no_updates(self, logger: RunLogger) -> None:
+        steps, random = self.config.steps, self.config.random_steps
+        if steps <= random:
+            logger.line(
+                f"warning: no update happens and the policy stays untrained: --steps {steps:,} ends"
+                f" within --random-steps {random:,}; give more steps or fewer random ones"
             )
 
     def _begin_episode(self) -> None:
@@ -474,7 +483,9 @@ class TrainingRun:
         logger.evaluation(row, result)
         if self.on_evaluation is not None:
             event = EvaluationEvent(self.step, result, self.folder)
-            self.stop_requested |= self.on_evaluation(event) is False
+            goes_on = self.on_evaluation(event)
+            # None goes on; a comparison of NumPy's numbers is an np.bool_
+            self.stop_requested |= isinstance(goes_on, bool | np.bool_) and not goes_on
 
     # -- NaN guards ------------------------------------------------------------------------------
 

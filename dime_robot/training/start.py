@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +23,8 @@ from dime_robot.training.run import TrainingRun
 from dime_robot.training.run_folder import RunFolder
 from dime_robot.training.run_lock import RunLock
 from dime_robot.training.run_request import RunRequest
+
+DEVICES = re.compile(r"auto|cpu|cuda(:[0-9]{1,3})?")
 
 
 def resumed_config(files: RunFolder, env: str | None) -> tuple[TrainConfig, TrainConfig]:
@@ -71,8 +74,10 @@ def choose_device(name: str) -> torch.device:
     """Return the device of a name; `auto` is the GPU if there is one.
 
     Raises:
-        InputError: this machine has no such device.
+        InputError: another kind of device, or one that this machine does not have.
     """
+    if not DEVICES.fullmatch(name):
+        raise InputError(f"--device {name:.60}: expected auto, cpu, cuda or cuda:N, N from 0")
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

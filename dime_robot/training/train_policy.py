@@ -43,6 +43,17 @@ class TrainedRun:
     finished: bool
 
 
+def _path(name: str, given: Path | str | None) -> Path | None:
+    """Return a path that an argument names, if any.
+
+    Raises:
+        InputError: an empty string, which would be the current folder.
+    """
+    if given == "":
+        raise InputError(f"{name}: expected a path or None, got an empty string")
+    return None if given is None else Path(given)
+
+
 def train_policy(
     env: EnvLike | None = None,
     *,
@@ -78,8 +89,11 @@ def train_policy(
     Raises:
         InputError: a setting, an environment or a folder that cannot be used.
     """
+    if callback is not None and not callable(callback):
+        raise InputError(f"callback: expected a function of an evaluation, got {callback!r:.60}")
+    out, init, resume = _path("out", out), _path("init", init), _path("resume", resume)
     name = None if env is None else env_name(env)
-    files = None if resume is None else RunFolder.to_resume(Path(resume))
+    files = None if resume is None else RunFolder.to_resume(resume)
     if files is not None:
         if out is not None or init is not None:
             raise InputError("resume goes on in its own folder: leave out `out` and `init`")
@@ -96,9 +110,9 @@ def train_policy(
         require_resumable(config, saved)
     request = RunRequest(
         config,
-        out=Path(out) if out else None,
+        out=out,
         resume=files.path if files is not None else None,
-        init=Path(init) if init else None,
+        init=init,
         env=env,
     )
     run = start_run(request, choose_device(config.device))

@@ -50,7 +50,7 @@ def test_every_number_has_bounds(name: str, value: float) -> None:
 def test_sizes_of_no_machine_are_one_sentence(words: list[str]) -> None:
     with pytest.raises(InputError) as error:
         train.parse(words)
-    assert words[0].removeprefix("--").replace("-", "_") in str(error.value)
+    assert str(error.value).startswith(f"{words[0]}: expected ")
     assert "\n" not in str(error.value)
 
 

@@ -24,7 +24,12 @@ READABLE = {  # characters in the output -> substitutes for encodings without th
     "≥": ">=",
     "²": "2",
 }
+UNFINISHED = 1
 INTERRUPTED = 130  # as a shell reports SIGINT
+
+
+class ReaderGoneError(BrokenPipeError):
+    """The reader of the output ended before the work was done."""
 
 
 def _readable(error: UnicodeError) -> tuple[str, int]:
@@ -79,10 +84,10 @@ def run_command(main: Callable[[], int]) -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         code = INTERRUPTED
-    except BrokenPipeError:  # the reader of the output has ended (| head)
+    except BrokenPipeError as error:  # the reader of the output has ended (| head)
         # buffered output cannot be written; without this Python reports an error at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
+        code = UNFINISHED if isinstance(error, ReaderGoneError) else 0
     except OSError as error:
         reason = error.strerror or str(error) or type(error).__name__
         print(f"error: {error.filename or 'input/output'}: {reason}", file=sys.stderr)

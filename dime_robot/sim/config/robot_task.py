@@ -414,7 +414,7 @@ def robot_task_path(name: str | Path) -> Path:
     path = folder / f"{name}.yaml"
     if not path.is_file():
         known = ", ".join(f"sim:{file.stem}" for file in sorted(folder.glob("*.yaml")))
-        raise InputError(f"sim:{name}: expected one of {known}")
+        raise InputError(f"sim:{name}: expected one of {known}, or the path of a .yaml file")
     return path
 
 
