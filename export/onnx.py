@@ -43,7 +43,6 @@ from dime_robot.evaluation.rollout import FloatArray, Policy, in_batches
 from dime_robot.learning.networks import ScoreNetwork
 from dime_robot.loaded_policy import require_fitting_env
 from dime_robot.runtime.contract.policy_spec import PolicySpec
-from dime_robot.runtime.io import option_types
 from dime_robot.runtime.io.command import interruption_as_itself
 from dime_robot.runtime.io.command_line import Parser
 from dime_robot.runtime.io.errors import InputError
@@ -432,10 +431,10 @@ def _parser() -> argparse.ArgumentParser:
     parser = Parser("python -m export.onnx", "Export a checkpoint as one file, proven equal to it.")
     add = parser.add_argument
     text = "ckpt.pt or best.pt, as python -m dime_robot.train wrote it"
-    add("checkpoint", type=option_types.path, help=text)
+    add("checkpoint", type=Path, help=text)
     add(
         "--out",
-        type=option_types.path,
+        type=Path,
         help="the new file, which ends in .onnx; an earlier one is kept beside it, as .previous; by"
         " default policy.onnx beside the checkpoint",
     )
@@ -443,7 +442,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--batch", type=int, default=1, help=text)
     add(
         "--env",
-        type=option_types.text,
+        type=str,
         help="the environment of the proof, with the policy's contract; by default that of the"
         " training",
     )

@@ -18,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 
-from dime_robot.runtime.io import option_types
 from dime_robot.runtime.io.command import run_command
 from dime_robot.runtime.io.command_line import Parser
 from dime_robot.runtime.io.errors import InputError
@@ -84,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "Build a policy's TensorRT engine ahead of time, on the machine that runs the policy.",
     )
     text = "a file written by python -m export.onnx"
-    parser.add_argument("policy", type=option_types.path, help=text)
+    parser.add_argument("policy", type=Path, help=text)
     options = parser.parse_args(sys.argv[1:] if argv is None else argv)
     reference = OnnxPolicy(options.policy)
     require_provider()

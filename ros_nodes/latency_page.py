@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from dime_robot.results.html_page import html_page, html_table, inline_svg
-from dime_robot.runtime.io import option_types
 from dime_robot.runtime.io.command import run_command
 from dime_robot.runtime.io.command_line import Parser
 from dime_robot.runtime.io.errors import InputError
@@ -232,7 +231,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """See the module's docstring."""
     parser = Parser("python -m ros_nodes.latency_page", "A recorded run as one HTML page.")
     text = "a latency.npz that latency_monitor wrote; the page is written beside it, as .html"
-    parser.add_argument("record", type=option_types.path, help=text)
+    parser.add_argument("record", type=Path, help=text)
     path: Path = parser.parse_args(sys.argv[1:] if argv is None else argv).record
     record = read_record(path)
     page_file = path.with_suffix(".html")

@@ -232,7 +232,7 @@ def _parser() -> Parser:
         " result is not as certified.",
     )
     add = parser.add_argument
-    add("policy", type=option_types.path, help="a file written by python -m export.onnx")
+    add("policy", type=Path, help="a file written by python -m export.onnx")
     text = f"number of whole episodes, 1 to {MAX_EPISODES:,}"
     add("--episodes", type=option_types.int_in(1, MAX_EPISODES), default=1, help=text)
     longest = limits_of(SimParameters, "episode_seconds")[1]
@@ -250,14 +250,14 @@ def _parser() -> Parser:
     )
     add(
         "--config",
-        type=option_types.text,
+        type=str,
         metavar="NAME|FILE",
         help="what is simulated: a name in sim_configs/ or a file; by default --robot's file where"
         " it has a section sim, else the policy's own name",
     )
     add(
         "--robot",
-        type=option_types.path,
+        type=Path,
         help="another robot configuration for policy_node; by default the one in --config",
     )
     add(

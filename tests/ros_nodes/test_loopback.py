@@ -295,8 +295,8 @@ def test_the_console_shows_the_numbers_of_the_result(capsys: pytest.CaptureFixtu
         ("--budget 0", "--budget: expected a number from 1e-06 to 10, got '0'"),
         ("--seed -1", "--seed: expected a whole number from 0 to 2,147,483,648, got '-1'"),
         ("--seed 4294967296", "--seed: expected a whole number from 0 to 2,147,483,648, got '42"),
-        ("--config ", "--config: expected a value, got an empty text"),
-        ("--robot ", "--robot: expected a path, got an empty text"),
+        ("--config ", "--config: expected a value, got an empty one"),
+        ("--robot ", "--robot: expected a value, got an empty one"),
         ("--second 3", "unrecognized arguments: --second 3; perhaps --seconds"),
     ],
 )

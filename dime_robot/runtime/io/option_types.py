@@ -1,4 +1,4 @@
-"""Types of option values, for `add_argument(type=...)`: numbers in a range, texts, paths.
+"""Types of option values, for `add_argument(type=...)`: numbers in a range.
 
 Each refuses a value with one sentence that has what was expected and what was given. Its name is
 that of the value in the help.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from dime_robot.runtime.io.command_line import whole_number
@@ -49,27 +48,3 @@ def _in_range(
 
     read.__name__ = name
     return read
-
-
-def text(given: str) -> str:
-    """Return a text that is not empty: an unset variable of a shell is not a choice.
-
-    Raises:
-        ArgumentTypeError: it is empty.
-    """
-    if not given:
-        raise argparse.ArgumentTypeError(
-            "expected a value, got an empty text: leave the option out"
-        )
-    return given
-
-
-def path(given: str) -> Path:
-    """Return the path of a text that is not empty; else it would be the current folder.
-
-    Raises:
-        ArgumentTypeError: it is empty.
-    """
-    if not given:
-        raise argparse.ArgumentTypeError("expected a path, got an empty text")
-    return Path(given)

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -161,7 +162,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "python -m dime_robot.runtime.certify", "Measure a policy's latency on this machine."
     )
     add = parser.add_argument
-    add("policy", type=option_types.path, help="a file written by python -m export.onnx")
+    add("policy", type=Path, help="a file written by python -m export.onnx")
     text = "what runs the policy; auto: the fastest that this ONNX Runtime has"
     add("--provider", choices=[*PROVIDERS, "auto"], default="cpu", help=text)
     add(

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
 from dime_robot.runtime.control.flight_recorder import Recording, read_recording
 from dime_robot.runtime.control.observation import ActionDecoder
-from dime_robot.runtime.io import option_types
 from dime_robot.runtime.io.command_line import Parser
 from dime_robot.runtime.io.errors import InputError
 from dime_robot.runtime.policy.onnx_policy import OnnxPolicy
@@ -51,9 +51,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         " 1: they are not; 3: they are not, and another policy was recorded.",
     )
     text = "a flight recording (.npz) that policy_node wrote"
-    parser.add_argument("recording", type=option_types.path, help=text)
+    parser.add_argument("recording", type=Path, help=text)
     text = "the policy.onnx to evaluate on the recorded observations and noise"
-    parser.add_argument("policy", type=option_types.path, help=text)
+    parser.add_argument("policy", type=Path, help=text)
     options = parser.parse_args(sys.argv[1:] if argv is None else argv)
     recording = read_recording(options.recording)
     policy = OnnxPolicy(options.policy)

@@ -1,9 +1,8 @@
-"""Types of option values: numbers in a range, texts, paths."""
+"""Types of option values: numbers in a range."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -28,8 +27,6 @@ def parse(kind: Callable[[str], Any], given: str) -> Any:
         (SMALL_INT, "2e3", 2000),
         (SMALL_FLOAT, "0.5", 0.5),
         (SMALL_FLOAT, "2e3", 2000.0),
-        (option_types.text, "x", "x"),
-        (option_types.path, "a/b", Path("a/b")),
     ],
 )
 def test_values(kind: Callable[[str], Any], given: str, expected: Any) -> None:
@@ -47,8 +44,6 @@ def test_values(kind: Callable[[str], Any], given: str, expected: Any) -> None:
         (SMALL_FLOAT, "nan", "--value: expected a number from 0.5 to 2,000, got 'nan'; "),
         (SMALL_FLOAT, "inf", "--value: expected a number from 0.5 to 2,000, got 'inf'; "),
         (SMALL_FLOAT, "-1", "--value: expected a number from 0.5 to 2,000, got '-1'; "),
-        (option_types.text, "", "--value: expected a value, got an empty text"),
-        (option_types.path, "", "--value: expected a path, got an empty text"),
     ],
 )
 def test_others_are_one_sentence(kind: Callable[[str], Any], given: str, message: str) -> None:
