@@ -23,6 +23,7 @@ from ros_nodes.process import NodeClock
 
 LAST_COMMAND_TIMEOUT = 0.3  # [s] for the listeners to acknowledge the last command
 RESEND_PERIOD = 0.02  # [s] after which the first command is sent again, until it is acknowledged
+SIMULATED_RESEND_PERIOD = 2.0  # [s] of the wall clock, the same in simulated time, which waits
 MATCH_PAUSE = 0.005  # [s] between two checks whether the listener is matched
 ALL_MATCHED_TIMEOUT = 0.5  # [s] for all subscribers to be matched, once the listener is
 
@@ -122,6 +123,10 @@ class RobotLink:
         message = self._writer.write(command, self._clock.robot_now())
         if self._publisher is not None:
             self._publisher.publish(message)
+            # in lockstep a repeated command would be one more step of the simulation; there the
+            # second command answers a reading that only the arrival of the first one causes
+            if self._first_sent and self._clock.simulated:
+                self._unacknowledged = False
             self._first_sent = time.monotonic()
 
     def repeat_first(self) -> None:
@@ -130,7 +135,9 @@ class RobotLink:
             return
         if self._publisher.wait_for_all_acked(Duration(seconds=0)):
             self._unacknowledged = False
-        elif time.monotonic() - self._first_sent > RESEND_PERIOD:
+        elif time.monotonic() - self._first_sent > (
+            SIMULATED_RESEND_PERIOD if self._clock.simulated else RESEND_PERIOD
+        ):
             self._publisher.publish(self._writer.message)
             self._first_sent = time.monotonic()
 
