@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     compared = commands.add_parser("diff", help="what differs, and who owns it")
     compared.add_argument("file")
     compared.add_argument("other")
-    options = parser.parse_args(sys.argv[1:] if argv is None else argv)
+    options = parser.parse_args(argv)
     name = options.file.removeprefix("sim:")  # as --env takes it
     if options.command == "check":
         return check(name)

@@ -95,7 +95,7 @@ def _parser() -> Parser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """See the module's docstring."""
-    arguments = _parser().parse_args(sys.argv[1:] if argv is None else argv)
+    arguments = _parser().parse_args(argv)
     _check(arguments)
     from dime_robot.loaded_policy import require_fitting_env
 

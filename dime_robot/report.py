@@ -14,7 +14,6 @@ if __name__ == "__main__":
 
 import base64
 import html
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -142,7 +141,7 @@ def main() -> int:
     parser.add_argument("folder", type=Path, help=text)
     text = "what others reached, a CSV per task, to draw beside ours; by default FOLDER/reference"
     parser.add_argument("--reference", type=Path, help=text)
-    options = parser.parse_args(sys.argv[1:])
+    options = parser.parse_args()
     folder: Path = options.folder
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder}: expected a folder, got a file: {folder.parent}?")

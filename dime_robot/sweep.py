@@ -36,7 +36,7 @@ from dime_robot import train
 from dime_robot.learning.config import TrainConfig, changes, option, option_words
 from dime_robot.results.eval_csv import EvalRow, read_eval_csv, write_eval_csv
 from dime_robot.results.tables import text_table
-from dime_robot.runtime.io.command import ReaderGoneError, run_command
+from dime_robot.runtime.io.command import UNFINISHED, ReaderGoneError, run_command
 from dime_robot.runtime.io.command_line import Parser
 from dime_robot.runtime.io.errors import InputError
 from dime_robot.runtime.io.regular_files import write_atomically
@@ -44,7 +44,6 @@ from dime_robot.training.run_folder import RunFolder, folder_name
 from dime_robot.training.run_lock import remove_unfinished_start
 
 COMMAND = "python -m dime_robot.sweep"
-UNFINISHED = 1  # exit code: a run failed, or was stopped
 LOG_LINES = 5  # of a failed run, shown
 MAX_SEEDS = 1000
 MAX_NAME = 100  # [characters] of a folder
@@ -100,21 +99,27 @@ class Run:
         finished = config == self.config and record.final and record.step >= config.steps
         return rows, bool(finished)
 
+    def saved(self) -> TrainConfig | None:
+        """Read the settings of its checkpoint; None: there is none, or it cannot be used."""
+        from dime_robot.training import checkpoint  # torch takes seconds to load
+
+        if not self.files.checkpoint.exists():
+            return None
+        try:
+            return checkpoint.load(self.files.checkpoint).config
+        except InputError:  # the run itself prints the reason, the others can go on
+            return None
+
     def command(self, options: Sequence[str]) -> list[str]:
         """Return the command line that starts or resumes it."""
-        from dime_robot.training import checkpoint
-
         words = [sys.executable, "-m", "dime_robot.train", "--no-video"]
         folder = str(self.files.path)
         if not self.files.checkpoint.exists():
             own = ["--env", self.config.env, "--seed", str(self.config.seed)]
             return [*words, *own, "--out", folder, *options]
-        try:
-            had = checkpoint.load(self.files.checkpoint).config
-        except InputError:
-            had = self.config
         # all settings that differ now, also by an omitted option, so that train can refuse them
-        return [*words, "--resume", folder, *option_words(changes(self.config, had))]
+        changed = changes(self.config, self.saved() or self.config)
+        return [*words, "--resume", folder, *option_words(changed)]
 
 
 def parse_seeds(text: str) -> list[int]:
@@ -177,15 +182,10 @@ def require_same_settings(runs: Sequence[Run]) -> None:
     Raises:
         InputError: the first such run and its option.
     """
-    for run in runs:
-        if not run.files.checkpoint.exists():
-            continue
-        from dime_robot.training import checkpoint  # torch takes seconds to load
-        from dime_robot.training.start import require_resumable
+    from dime_robot.training.start import require_resumable  # torch takes seconds to load
 
-        try:
-            saved = checkpoint.load(run.files.checkpoint).config
-        except InputError:  # unusable: the run itself prints the reason, the others can go on
+    for run in runs:
+        if (saved := run.saved()) is None:
             continue
         try:
             require_resumable(run.config, saved)

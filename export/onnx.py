@@ -454,7 +454,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """See the module's docstring."""
-    options = _parser().parse_args(sys.argv[1:] if argv is None else argv)
+    options = _parser().parse_args(argv)
     budget = latency.budget_of(options)
     out = output_of(options.checkpoint, options.out, options.batch, "--")
     watch = OutputWatch(out)

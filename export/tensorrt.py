@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     text = "a file written by python -m export.onnx"
     parser.add_argument("policy", type=Path, help=text)
-    options = parser.parse_args(sys.argv[1:] if argv is None else argv)
+    options = parser.parse_args(argv)
     reference = OnnxPolicy(options.policy)
     require_provider()
     key = engine_key(import_onnxruntime(), reference.file)

@@ -11,7 +11,6 @@ if __name__ == "__main__":
     require_extras(train=("matplotlib",))
 
 import html
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -232,7 +231,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser("python -m ros_nodes.latency_page", "A recorded run as one HTML page.")
     text = "a latency.npz that latency_monitor wrote; the page is written beside it, as .html"
     parser.add_argument("record", type=Path, help=text)
-    path: Path = parser.parse_args(sys.argv[1:] if argv is None else argv).record
+    path: Path = parser.parse_args(argv).record
     record = read_record(path)
     page_file = path.with_suffix(".html")
     if page_file.exists() and page_file.samefile(path):

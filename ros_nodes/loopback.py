@@ -288,7 +288,7 @@ def _parser() -> Parser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """See the module's docstring."""
-    options = _parser().parse_args(sys.argv[1:] if argv is None else argv)
+    options = _parser().parse_args(argv)
     policy = OnnxPolicy(options.policy, noise=options.noise)
     options.config = configuration(options.config, policy, options.robot)
     private_domain()

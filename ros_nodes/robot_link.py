@@ -23,7 +23,7 @@ from ros_nodes.process import NodeClock
 
 LAST_COMMAND_TIMEOUT = 0.3  # [s] for the listeners to acknowledge the last command
 RESEND_PERIOD = 0.02  # [s] after which the first command is sent again, until it is acknowledged
-SIMULATED_RESEND_PERIOD = 2.0  # [s] of the wall clock, the same in simulated time, which waits
+SIMULATED_RESEND_PERIOD = 2.0  # [s] the same in simulated time, by the wall clock
 MATCH_PAUSE = 0.005  # [s] between two checks whether the listener is matched
 ALL_MATCHED_TIMEOUT = 0.5  # [s] for all subscribers to be matched, once the listener is
 
@@ -52,7 +52,7 @@ class RobotLink:
         self._writer = CommandWriter(robot.command, self._mapping, spec.period)
         self._publisher: Publisher[CommandMessage] | None = None
         self._unacknowledged = False  # whether the first command is not acknowledged yet
-        self._first_sent = 0.0
+        self._sent_at = 0.0  # when the last command was sent [s]; 0: none yet
         self._subscriptions: list[Any] = []
         inputs = {"state": self._subscribe(JointState, robot.state.topic, self._on_joint_state)}
         if loop.needs_imu and robot.imu is not None:
@@ -107,7 +107,7 @@ class RobotLink:
         if rivals := graph.poll().rivals:
             self.close()
             return self.loop.rivals_problem(rivals)
-        self._unacknowledged, self._first_sent = True, 0.0
+        self._unacknowledged, self._sent_at = True, 0.0
         return ""
 
     def close(self) -> None:
@@ -125,21 +125,21 @@ class RobotLink:
             self._publisher.publish(message)
             # in lockstep a repeated command would be one more step of the simulation; there the
             # second command answers a reading that only the arrival of the first one causes
-            if self._first_sent and self._clock.simulated:
+            if self._sent_at and self._clock.simulated:
                 self._unacknowledged = False
-            self._first_sent = time.monotonic()
+            self._sent_at = time.monotonic()
 
     def repeat_first(self) -> None:
         """Send the first command again until it is acknowledged: discovery can lose messages."""
-        if not self._unacknowledged or self._publisher is None or not self._first_sent:
+        if not self._unacknowledged or self._publisher is None or not self._sent_at:
             return
         if self._publisher.wait_for_all_acked(Duration(seconds=0)):
             self._unacknowledged = False
-        elif time.monotonic() - self._first_sent > (
-            SIMULATED_RESEND_PERIOD if self._clock.simulated else RESEND_PERIOD
-        ):
+            return
+        period = SIMULATED_RESEND_PERIOD if self._clock.simulated else RESEND_PERIOD
+        if time.monotonic() - self._sent_at > period:
             self._publisher.publish(self._writer.message)
-            self._first_sent = time.monotonic()
+            self._sent_at = time.monotonic()
 
     # ---- readings
 

@@ -32,7 +32,7 @@ from ros_nodes import diagnostics, loopback
 from ros_nodes.loopback_session import Session
 from ros_nodes.loopback_tracking import velocity_to_send
 from tests.paths import ROOT
-from tests.ros_nodes.graph import MISBEHAVING, POLICY, Graph
+from tests.ros_nodes.graph import COMMANDS, MISBEHAVING, POLICY, Graph
 
 pytestmark = pytest.mark.slow
 STEPS = 200
@@ -48,6 +48,37 @@ def environment_commands(seed: int) -> list[float]:
         commands.append(float(decoder.decode(action).value[0]))
         obs, *_ = env.step(action)
     return commands
+
+
+DEAF = """
+import rclpy
+from std_msgs.msg import Float64MultiArray
+rclpy.init()
+node = rclpy.create_node("deaf")
+node.create_subscription(Float64MultiArray, "%s", print, 10)
+rclpy.spin(node)
+"""
+
+
+def test_in_lockstep_a_listener_that_acknowledges_nothing_adds_no_step(graph: Graph) -> None:
+    robot = graph.start("sim_node", mode="lockstep", seed=0)
+    graph.policy_node(seed=0, use_sim_time=True, autostart="configure")
+    graph.until(lambda: "next: ros2 lifecycle" in graph.log(), "the node, configured")
+    deaf = subprocess.Popen([sys.executable, "-c", DEAF % COMMANDS], env=graph.environment)
+    try:
+        count = graph.node.count_subscribers
+        graph.until(lambda: count(COMMANDS) == 3, "robot, watcher and the deaf listener")
+        deaf.send_signal(signal.SIGSTOP)
+        graph.until(lambda: graph.transition("activate"), "activation")
+        for _ in range(5):  # and a robot that now and then takes its time
+            for number in (signal.SIGSTOP, signal.SIGCONT):
+                os.kill(robot.pid, number)
+                graph.spin(0.1)
+        graph.until(lambda: len(graph.commands) >= STEPS, "commands")
+    finally:
+        deaf.kill()
+        deaf.wait()
+    assert [values[0] for _, values in graph.commands[:STEPS]] == environment_commands(0)
 
 
 @pytest.mark.parametrize("seed", [0, 5])

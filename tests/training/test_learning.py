@@ -15,8 +15,13 @@ from dime_robot.training import checkpoint
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.filterwarnings("default")  # the compiler has its own
-@pytest.mark.parametrize(("seed", "update"), [(0, "eager"), (1, "eager"), (2, "compiled")])
+COMPILED = pytest.mark.filterwarnings("default")  # the compiler has warnings of its own
+
+
+@pytest.mark.parametrize(
+    ("seed", "update"),
+    [(0, "eager"), (1, "eager"), pytest.param(2, "compiled", marks=COMPILED)],
+)
 def test_pendulum_is_solved_in_3000_steps(seed: int, update: str, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     options = ["--env", "Pendulum-v1", "--preset", "tiny", "--steps", "3000", "--seed", str(seed)]
@@ -36,7 +41,7 @@ def test_default_command_makes_the_pole_stand(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(2400)
-@pytest.mark.filterwarnings("default")  # the compiler has its own
+@COMPILED
 def test_a_go2_learns_to_walk(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "run"
     train.main(["--env", "sim:go2-walk", "--compile", "--no-video", "--out", str(folder)])

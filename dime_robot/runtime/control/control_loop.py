@@ -53,9 +53,7 @@ class Reading(NamedTuple):
     position: FloatArray  # shape (n_joints,) [rad or m]
     velocity: FloatArray  # shape (n_joints,) [rad/s or m/s]
     reordered: bool = False  # the order of the joints changed since the previous message
-    held: FloatArray | None = (
-        None  # positions of the contract's held joints [rad or m]; NaN: missing
-    )
+    held: FloatArray | None = None  # of the contract's held joints [rad or m]; NaN: missing
 
 
 class GraphView(NamedTuple):
@@ -122,9 +120,7 @@ class ControlLoop:
         self.clock_jumped = False  # while inactive; see `restart`
         self._called_at = clock()  # when this object was last called [s]
         self._stepped_at = self._next_step = 0.0
-        self.command_topic = (
-            robot.command.topic
-        )  # for messages; the caller may set the resolved name
+        self.command_topic = robot.command.topic  # for messages; the caller may resolve it
         self.began = 0.0  # when the last step was due [s]
         self._details: dict[Fault, str] = {}  # a phrase about each fault
         self._missed = 0

@@ -71,10 +71,8 @@ class StreamWatchdog:
         self._segment_from: float | None = None  # arrival of the first reading of the segment [s]
         self._segment_count = 0
         self._single = self._lost = 0  # gaps of one period; readings lost in longer gaps
-        self._off_side, self._off_count = (
-            0,
-            0,
-        )  # too slow (-1) or too fast (1), for how many segments
+        # too slow (-1) or too fast (1), for how many segments
+        self._off_side, self._off_count = 0, 0
 
     def arrive(self, stamp: float, received: float, robot_now: float) -> Arrival:
         """Take a message.

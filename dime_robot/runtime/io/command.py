@@ -24,7 +24,7 @@ READABLE = {  # characters in the output -> substitutes for encodings without th
     "≥": ">=",
     "²": "2",
 }
-UNFINISHED = 1
+UNFINISHED = 1  # a part of the work was not done
 INTERRUPTED = 130  # as a shell reports SIGINT
 
 

@@ -174,7 +174,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     add("--json", action="store_true", help="print the certificate as one JSON object")
     add_budget_options(parser)
-    options = parser.parse_args(sys.argv[1:] if argv is None else argv)
+    options = parser.parse_args(argv)
     budget = budget_of(options)
     policy = OnnxPolicy(options.policy, provider=options.provider)
     latency = measure_latency(policy, options.calls)

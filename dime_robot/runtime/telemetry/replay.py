@@ -6,7 +6,6 @@ another policy of the same sizes the difference per joint is shown (exit code 3)
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -54,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("recording", type=Path, help=text)
     text = "the policy.onnx to evaluate on the recorded observations and noise"
     parser.add_argument("policy", type=Path, help=text)
-    options = parser.parse_args(sys.argv[1:] if argv is None else argv)
+    options = parser.parse_args(argv)
     recording = read_recording(options.recording)
     policy = OnnxPolicy(options.policy)
     actions = replayed_actions(recording, policy)

@@ -90,9 +90,8 @@ def test_a_silent_robot_is_answered_after_its_age_and_then_at_every_period() -> 
     assert bench.levels(before)[:5] == ["HOLD"] * 4 + ["DAMP"]
     assert "no new reading for" in bench.why
     bench.run(5)
-    assert bench.last.faults == (
-        R.OBSERVATION_STALE,
-    )  # while it recovers, the fault is still reported
+    # while it recovers, the fault is still reported
+    assert bench.last.faults == (R.OBSERVATION_STALE,)
     assert bench.last.level == SafetyLevel.DAMP
 
 
