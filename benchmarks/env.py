@@ -41,7 +41,7 @@ def steps_in(env: Env, count: int, random: np.random.Generator) -> float:
 
 def updates_in(agent: DIME, config: TrainConfig, sizes: tuple[int, int], count: int) -> float:
     """Return the seconds for the updates of one environment step."""
-    size, (n_obs, n_act) = config.update_to_data * config.batch_size, sizes
+    size, (n_obs, n_act) = max(1, int(config.update_to_data)) * config.batch_size, sizes
     batch = Batch(
         torch.randn(size, n_obs),
         torch.rand(size, n_act) * 2 - 1,

@@ -35,8 +35,9 @@ from dime_robot.runtime.control.safety_filter import Decision
 from dime_robot.runtime.policy.onnx_policy import OnnxPolicy
 from dime_robot.runtime.telemetry.machine import cpu_model
 from dime_robot.sim.config.robot_task import RobotTaskConfig, load_robot_task
+from dime_robot.sim.config.task import VELOCITY
 from dime_robot.sim.plant.plant import make_plant
-from dime_robot.sim.tasks.task import make_task
+from dime_robot.sim.tasks.task import Task
 
 ROOT = Path(__file__).parents[1]
 SENSORS = ("exact", "noise", "4096 counts")
@@ -101,9 +102,9 @@ class SimulatedRobot:
         self._config, self._scenario, self._sensors = config, scenario, sensors
         self._random = np.random.default_rng(seed)
         self._plant = make_plant(config, model)
-        self._task = make_task(config, self._plant)
+        self._task = Task(config, self._plant)
         if scenario.velocity is not None:
-            self._task.set_command(scenario.velocity)
+            self._task.set_command(VELOCITY, np.array(scenario.velocity))
         policy = OnnxPolicy(ROOT / scenario.policy, seed=seed)
         robot = config.robot
         if scenario.state_rate is not None:

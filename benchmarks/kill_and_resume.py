@@ -2,6 +2,7 @@
 
     python -m benchmarks.kill_and_resume --env Pendulum-v1 --steps 2000 --kills 10
     python -m benchmarks.kill_and_resume --env Pendulum-v1 --steps 1500 --kills 20 --while-saving
+    python -m benchmarks.kill_and_resume --env sim:go2-walk --steps 8000 --num-envs 8
 
 With --while-saving a checkpoint is saved after every step, and a run is killed within a second
 after its first own checkpoint: a draft on disk shows that the kill came during a save.
@@ -29,7 +30,7 @@ from dime_robot.results.eval_csv import read_eval_csv
 from dime_robot.runtime.io.regular_files import draft_of
 from dime_robot.training import checkpoint
 
-COUNTERS = ("updates", "step", "episode", "episode_step", "episode_return")
+COUNTERS = ("updates", "step", "episodes", "curriculum")
 
 
 class Kill(NamedTuple):
@@ -77,6 +78,7 @@ def compare(
     *,
     seed: int = 0,
     longest: float = 12.0,
+    num_envs: int = 1,
     while_saving: bool = False,
 ) -> tuple[list[str], list[Kill]]:
     """Return the names of the parts that differ, and the state after each kill.
@@ -87,6 +89,8 @@ def compare(
     rng = random.Random(seed)
     train = [sys.executable, "-m", "dime_robot.train", "--no-video"]
     new = [*train, "--env", env, "--preset", "tiny", "--steps", str(steps)]
+    if num_envs > 1:
+        new += ["--num-envs", str(num_envs), "--update-to-data", str(1 / num_envs)]
     new += ["--eval-interval", str(max(1, steps // 4))]
     new += ["--checkpoint-interval", str(1 if while_saving else max(10, steps // 50))]
     alone, killed = folder / "alone", folder / "killed"
@@ -129,6 +133,7 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--longest", type=float, default=12.0, help="latest kill [s]")
+    parser.add_argument("--num-envs", type=int, default=1)
     parser.add_argument("--while-saving", action="store_true", help="a checkpoint every step")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
@@ -140,6 +145,7 @@ def main() -> int:
             Path(folder),
             seed=options.seed,
             longest=options.longest,
+            num_envs=options.num_envs,
             while_saving=options.while_saving,
         )
     met = sum(kill.while_saving for kill in found)

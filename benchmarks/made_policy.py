@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from dime_robot.learning.networks import ScoreNetwork
+from dime_robot.runtime.contract.interpolation import NO_INTERPOLATION, Interpolation
 from dime_robot.runtime.contract.policy_spec import Action, Joint, ObservationTerm, PolicySpec
 from dime_robot.runtime.policy.certificate import (
     ClosedLoopCertificate,
@@ -53,7 +54,14 @@ def spec_of(rate: float) -> PolicySpec:
     )
 
 
-def made_policy(path: Path, spec: PolicySpec, width: int, depth: int, steps: int) -> Path:
+def made_policy(
+    path: Path,
+    spec: PolicySpec,
+    width: int,
+    depth: int,
+    steps: int,
+    interpolation: Interpolation = NO_INTERPOLATION,
+) -> Path:
     """Write a policy file with random weights. Its certificates contain no measurements."""
     torch.manual_seed(0)
     actor = ScoreNetwork(spec, width=width, depth=depth, steps=steps, dt=0.3)
@@ -72,6 +80,7 @@ def made_policy(path: Path, spec: PolicySpec, width: int, depth: int, steps: int
         env="none: random weights for a benchmark",
         steps=0,
         seed=0,
+        interpolation=interpolation,
         git_commit="",
         versions={},
         diffusion_steps=steps,

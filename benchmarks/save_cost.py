@@ -49,10 +49,10 @@ def measure(env: str, preset: str, repeats: int, folder: Path) -> dict[str, list
     for turn in range(2 * repeats):
         rows = rng.standard_normal((config.checkpoint_interval, width), dtype=np.float32)
         for row in rows:
-            run.buffer.add(row[:n], row[n : n + d], row[n + d : -2], float(row[-2]), False)
+            run.buffer.add(row[:n], row[n : n + d], row[n + d : -2], row[-2:-1], np.zeros(1))
             run.step += 1
         if turn < 3:
-            run.agent.learn(run.buffer)  # so that the optimisers have their moments
+            run.agent.learn(run.buffer, 2)  # so that the optimisers have their moments
         variant = ("with", "without")[turn % 2]
         used = hashlib if variant == "with" else SimpleNamespace(sha256=NoDigest)
         for module in (checkpoint, replay_file):

@@ -41,7 +41,7 @@ from dime_robot.learning.cuda_graphs import keep_freed_memory, set_up
 from dime_robot.learning.dime import DIME
 from dime_robot.learning.replay_buffer import Batch, ReplayBuffer
 from dime_robot.runtime.contract.policy_spec import PolicySpec
-from dime_robot.training.presets import PRESETS, preset_config
+from dime_robot.training.presets import preset_config
 from dime_robot.training.provenance import provenance
 
 # the tasks each preset is meant for: (n_obs, n_act) of cart-pole, HalfCheetah-v5, Humanoid-v5
@@ -110,15 +110,15 @@ def jax_update(agent: DIME, replay: ReplayBuffer) -> Callable[[], None]:
 
     from benchmarks.jax_dime import JaxDIME, Transitions
 
-    config = agent.config
+    config, updates = agent.config, int(agent.config.update_to_data)
     theirs = JaxDIME(config, agent.actor.n_act)
     state = theirs.begin(agent)
     rows = [jnp.asarray(column.cpu().numpy()) for column in replay.newest(ROWS)]
     dues = [
-        tuple(n % config.policy_delay == 0 for n in range(first, first + config.update_to_data))
-        for first in range(1, config.policy_delay * config.update_to_data, config.update_to_data)
+        tuple(n % config.policy_delay == 0 for n in range(first, first + updates))
+        for first in range(1, config.policy_delay * updates, updates)
     ]
-    size = config.update_to_data * config.batch_size
+    size = updates * config.batch_size
 
     def cycle() -> None:
         nonlocal state
@@ -150,7 +150,7 @@ def sbx_updates(config: TrainConfig, sizes: tuple[int, int]) -> dict[str, Callab
             Nothing(),
             batch_size=config.batch_size,
             buffer_size=ROWS,
-            gradient_steps=config.update_to_data,
+            gradient_steps=int(config.update_to_data),
             policy_delay=config.policy_delay,
             policy_kwargs={
                 "net_arch": {
@@ -168,7 +168,7 @@ def sbx_updates(config: TrainConfig, sizes: tuple[int, int]) -> dict[str, Callab
 
         def cycle(model: Any = model) -> None:
             for _ in range(config.policy_delay):
-                model.train(config.update_to_data, config.batch_size)
+                model.train(int(config.update_to_data), config.batch_size)
             jax.block_until_ready((model.policy.actor_state, model.policy.qf_state))
 
         found[f"sbx_{name.lower()}"] = cycle
@@ -225,7 +225,7 @@ def measure(preset: str, device: torch.device, compile_ours: bool, repeats: int)
     def delay_cycle(agent: DIME) -> None:
         """Run as many environment steps as the policy delay: every phase once."""
         for _ in range(config.policy_delay):
-            agent.learn(replay)
+            agent.learn(replay, int(config.update_to_data))
 
     compile_began = time.perf_counter()
     if compile_ours:
@@ -271,7 +271,7 @@ def measure(preset: str, device: torch.device, compile_ours: bool, repeats: int)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--preset", choices=list(PRESETS), default="laptop")
+    parser.add_argument("--preset", choices=list(SIZES), default="laptop")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--repeats", type=int, default=30)
     parser.add_argument("--compile", action="store_true", help="time --compile too")

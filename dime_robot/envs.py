@@ -15,8 +15,6 @@ import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
-from traceback import extract_tb
 from typing import Any, TypeAlias
 from weakref import WeakValueDictionary
 
@@ -28,8 +26,9 @@ from gymnasium.wrappers import RescaleAction, TimeLimit
 
 import dime_robot.sim  # noqa: F401  imports MuJoCo, and has to be first
 from dime_robot.runtime.contract.policy_spec import PolicySpec
-from dime_robot.runtime.io.errors import InputError
+from dime_robot.runtime.io.errors import InputError, in_one_line
 from dime_robot.runtime.policy.env_name import PYTHON
+from dime_robot.sim.config.trust import SUFFIXES, typed_env
 
 FloatArray = npt.NDArray[np.float32]
 Env = gymnasium.Env[FloatArray, FloatArray]
@@ -276,17 +275,6 @@ def plain_number(given: Any) -> float | None:
     return float(array.reshape(-1)[0])
 
 
-def in_one_line(error: BaseException) -> str:
-    """Return an exception's message, and the file and line where it was raised."""
-    try:
-        words = str(error)
-    except Exception:  # PyOpenGL's exceptions have no message where there is no display
-        words = "(no message)"
-    text = " ".join(f"{type(error).__name__}: {words}".split())[:200]
-    frames = extract_tb(error.__traceback__)
-    return f"{text} ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else text
-
-
 class SharedEnvironmentError(InputError):
     """A function returned an environment that is already in use."""
 
@@ -307,7 +295,12 @@ def env_name(env: EnvLike) -> str:
     return PYTHON + re.sub(r"[^A-Za-z0-9_.-]+", "_", name).strip("_")[:64]
 
 
-def make_env(env: EnvLike, render_mode: str | None = None, startup_seed: int = 0) -> Env:
+def make_env(
+    env: EnvLike,
+    render_mode: str | None = None,
+    startup_seed: int = 0,
+    own_terms: bool = False,
+) -> Env:
     """Build an environment; see the module's docstring for its properties.
 
     An object is never stepped or closed itself: a deep copy is used, so that training, evaluation
@@ -319,6 +312,8 @@ def make_env(env: EnvLike, render_mode: str | None = None, startup_seed: int = 0
             an environment that can be copied.
         render_mode: None or rgb_array; the environment of a function has its own.
         startup_seed: for the values that a robot task draws once in the environment's life.
+        own_terms: permit code of the user's own in the file of a robot task, sim:FILE, for this
+            process; only for a file that you trust.
 
     Raises:
         InputError: unknown name, missing package, a constructor that failed, an environment that
@@ -330,6 +325,8 @@ def make_env(env: EnvLike, render_mode: str | None = None, startup_seed: int = 0
     elif name.startswith("sim:"):
         from dime_robot.sim.robot_env import RobotEnv
 
+        if own_terms:
+            typed_env(name)
         robot = RobotEnv(name.removeprefix("sim:"), render_mode, startup_seed=startup_seed)
         return PlainEnv(TimeLimit(robot, robot.config.episode_steps), name)
     elif name.startswith("dm_control/"):
@@ -461,7 +458,10 @@ def _gymnasium(name: str, render_mode: str | None) -> gymnasium.Env[Any, Any]:
         made = _constructed(name, render_mode)
     except gymnasium.error.NameNotFound as error:
         hint = "" if ":" in name else "; an id of your own needs its module: MODULE:ID"
-        raise InputError(f"{name}: {' '.join(str(error).split())}{hint}") from None
+        if name.endswith(SUFFIXES):
+            hint = f"; the file of a robot's task is given with --config {name}"
+        text = " ".join(str(error).split()).rstrip(".")
+        raise InputError(f"{name}: {text}{hint}") from None
     except gymnasium.error.Error as error:
         raise InputError(f"{name}: {' '.join(str(error).split())}") from None
     except ModuleNotFoundError as error:

@@ -27,6 +27,7 @@ from dime_robot.runtime.io.command_line import Parser
 from dime_robot.runtime.io.errors import InputError
 from dime_robot.runtime.policy.env_name import require_file_may_name
 from dime_robot.runtime.policy.noise import NOISE_LEGEND, NOISE_MODES, NoiseMode
+from dime_robot.sim.config.trust import typed_env
 
 if TYPE_CHECKING:  # modules that take seconds to load are imported by the functions that need them
     from dime_robot.loaded_policy import LoadedPolicy
@@ -76,6 +77,8 @@ def _parser() -> Parser:
     text = "noise mode of the sampler; all: the three of them, one after the other"
     add("--noise", choices=(*NOISE_MODES, "all"), default="all", help=text)
     add("--env", help="another environment with the same spaces")
+    text = "the file of the robot task that the policy was trained in, if it is not a shipped one"
+    add("--config", type=Path, metavar="FILE", help=text)
     text = "try it on every robot of the task's configuration; exit code 1 where it falls short"
     add("--suite", action="store_true", help=text)
     add(
@@ -96,11 +99,12 @@ def _parser() -> Parser:
 def main(argv: Sequence[str] | None = None) -> int:
     """See the module's docstring."""
     arguments = _parser().parse_args(argv)
+    arguments.env = typed_env(arguments.env, arguments.config)
     _check(arguments)
     from dime_robot.loaded_policy import require_fitting_env
 
     loaded, env = _load(arguments)
-    require_fitting_env(env, loaded.spec)
+    require_fitting_env(env, loaded.spec, loaded.interpolation)
     if arguments.suite:
         return _suite(arguments, loaded, env)
     results = _episodes(arguments, loaded, env)
@@ -178,7 +182,7 @@ def _check(arguments: Namespace) -> None:
 
         require_video_path(arguments.video)
     if arguments.policy is not None and arguments.env is None:
-        raise InputError(f"--policy {arguments.policy}: expected --env with it")
+        raise InputError(f"--policy {arguments.policy}: expected --env or --config with it")
     for model in arguments.model:
         if not model.is_file():
             raise InputError(f"--model {model}: expected a MJCF file, got no such file")
@@ -194,6 +198,10 @@ def _load(arguments: Namespace) -> tuple[LoadedPolicy, str]:
     if path != arguments.file and not arguments.json:
         print(f"policy {path}", flush=True)
     loaded = load_policy(path)
+    if arguments.config is not None:
+        from dime_robot.sim.tasks.digest import require_recorded_task
+
+        require_recorded_task(arguments.config, loaded.task, path)
     if arguments.env is None:
         require_file_may_name(loaded.env, path)
     return loaded, arguments.env or loaded.env

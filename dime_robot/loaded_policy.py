@@ -19,6 +19,7 @@ from dime_robot.evaluation.rollout import (
     require_finite_actions,
 )
 from dime_robot.runtime.contract.config_diff import differences
+from dime_robot.runtime.contract.interpolation import Interpolation, recorded, require_trained
 from dime_robot.runtime.contract.policy_spec import PolicySpec
 from dime_robot.runtime.io.errors import InputError
 from dime_robot.runtime.policy.env_name import require_file_may_name
@@ -28,6 +29,8 @@ from dime_robot.runtime.policy.noise import (
     require_mode,
     require_seed,
 )
+from dime_robot.sim.config.trust import typed_env
+from dime_robot.training.provenance import TASK
 from dime_robot.training.run_folder import RunFolder
 
 _MAX_PARALLEL = 20  # environments that step together
@@ -50,6 +53,8 @@ class LoadedPolicy:
         seed: of the noise.
         path: the file; none for an agent that needs no file.
         digest: SHA-256 of the file's content.
+        task: digest of the robot task that it was trained in, if the file records one.
+        interpolation: of the commands that it was trained with; None: it does not matter.
     """
 
     def __init__(
@@ -63,11 +68,14 @@ class LoadedPolicy:
         seed: int = 0,
         path: Path | None = None,
         digest: str = "",
+        task: str | None = None,
+        interpolation: Interpolation | None = None,
     ) -> None:
         require_mode(noise)
         require_seed(seed)
         self.act_with, self.spec, self.env, self.noise_shape = act_with, spec, env, noise_shape
-        self.path, self._digest = path, digest
+        self.path, self.task, self._digest = path, task, digest
+        self.interpolation = interpolation
         self._mode, self._seed = noise, seed
         self._sources: dict[NoiseMode, NoiseSource] = {}  # of the modes in use
         self._bounds: tuple[FloatArray, FloatArray] | None = None
@@ -196,6 +204,8 @@ def load_policy(path: Path | str, *, noise: NoiseMode = "fresh", seed: int = 0) 
         shape = (exported.file.diffusion_steps + 1, exported.spec.n_act)
         act = require_finite_actions(in_batches(exported.act_with, exported.batch), str(path))
         options["digest"] = exported.file.policy_digest
+        options["task"] = exported.file.provenance.task_digest
+        options["interpolation"] = exported.file.interpolation
         return LoadedPolicy(act, exported.spec, exported.file.provenance.env, shape, **options)
 
     from dime_robot.training import checkpoint
@@ -204,18 +214,23 @@ def load_policy(path: Path | str, *, noise: NoiseMode = "fresh", seed: int = 0) 
     act = require_finite_actions(actor.act_numpy, str(path))
     shape = (actor.steps + 1, loaded.spec.n_act)
     options["digest"] = loaded.digest
+    options["task"] = loaded.record.provenance.get(TASK)
+    options["interpolation"] = recorded(loaded.record.provenance)
     return LoadedPolicy(act, loaded.spec, loaded.config.env, shape, **options)
 
 
-def require_fitting_env(env: EnvLike, spec: PolicySpec) -> None:
+def require_fitting_env(
+    env: EnvLike, spec: PolicySpec, trained: Interpolation | None = None
+) -> None:
     """Refuse an environment that does not fit a policy.
 
     Args:
         env: what `make_env` takes.
         spec: the policy's contract.
+        trained: the interpolation of commands that it was trained with; None: not compared.
 
     Raises:
-        InputError: another contract, or other sizes.
+        InputError: another contract, other sizes, or another interpolation.
     """
     name, made = env_name(env), make_env(env)
     got = sizes_of(made)
@@ -232,6 +247,9 @@ def require_fitting_env(env: EnvLike, spec: PolicySpec) -> None:
             f"{name}: the policy has {spec.n_obs} observations and {spec.n_act} actions, the"
             f" environment has {got[0]} and {got[1]}"
         )
+    interpolation = getattr(made.unwrapped, "interpolation", None)
+    if trained is not None and isinstance(interpolation, Interpolation):
+        require_trained(trained, interpolation, spec.name, name)
 
 
 def evaluate_policy(
@@ -268,8 +286,10 @@ def evaluate_policy(
     loaded = policy if isinstance(policy, LoadedPolicy) else load_policy(policy)
     if env is None and loaded.path is not None:
         require_file_may_name(loaded.env, loaded.path)
+    if isinstance(env, str):
+        typed_env(env)  # the program names it
     given = loaded.env if env is None else env
-    require_fitting_env(given, loaded.spec)
+    require_fitting_env(given, loaded.spec, loaded.interpolation)
     return run_episodes(loaded, given, episodes, noise, seed, watch)
 
 

@@ -23,7 +23,7 @@ import subprocess
 import sys
 from collections import deque
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -44,6 +44,7 @@ from dime_robot.training.run_folder import RunFolder, folder_name
 from dime_robot.training.run_lock import remove_unfinished_start
 
 COMMAND = "python -m dime_robot.sweep"
+SIGNAL_WAIT = 0.5  # [s]
 LOG_LINES = 5  # of a failed run, shown
 MAX_SEEDS = 1000
 MAX_NAME = 100  # [characters] of a folder
@@ -249,8 +250,12 @@ class Sweep:
             else:
                 unfinished.append(number)
         with ThreadPoolExecutor(self.jobs) as pool:
-            for _ in pool.map(self._train, unfinished):
+            trained = [pool.submit(self._train, number) for number in unfinished]
+            # in short waits: a signal that comes just before a wait is handled after it
+            while wait(trained, timeout=SIGNAL_WAIT).not_done:
                 pass
+            for future in trained:
+                future.result()
 
     def _train(self, number: int) -> None:
         if self.stopping.is_set():
@@ -266,7 +271,8 @@ class Sweep:
             raise
 
     def _log(self, number: int, text: str) -> None:
-        print(f"[{number}/{len(self.runs)}] {self.runs[number - 1]}  {text}", flush=True)
+        line = f"[{number}/{len(self.runs)}] {self.runs[number - 1]}  {text}\n"
+        print(line, end="", flush=True)  # at once: two threads that print would mix their lines
 
     def _start(self, number: int, run: Run) -> subprocess.Popen[bytes]:
         command = run.command(self.options)

@@ -24,6 +24,7 @@ from dime_robot.runtime.io.command import INTERRUPTED, interruption_as_itself, r
 from dime_robot.runtime.io.command_line import Parser
 from dime_robot.runtime.io.errors import InputError
 from dime_robot.runtime.policy.env_name import env_options
+from dime_robot.sim.config.trust import typed_env
 from dime_robot.training.presets import preset_config, task_settings
 from dime_robot.training.run_folder import RunFolder
 from dime_robot.training.run_request import RunRequest
@@ -55,6 +56,13 @@ def _parser(default: TrainConfig) -> Parser:
         help="go on with this run folder; a larger --steps extends it; another --env of the same"
         " contract goes on there with networks, optimisers and replay as they are (a curriculum)",
     )
+    add(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="the file of your own robot's task, as --env sim:FILE; with --resume the file that the"
+        " run was begun with",
+    )
     text = "start from the networks of this checkpoint (same sizes, new data, new optimisers)"
     add("--init", type=Path, help=text)
     text = "record a video of the trained policy where rendering works"
@@ -78,7 +86,14 @@ def _read(argv: Sequence[str], default: TrainConfig, resume: Path | None = None)
         config = TrainConfig(**{name: given[name] for name in TrainConfig.model_fields})
     except SettingError as error:
         raise InputError(f"{option(error.name)}: {error.problem}") from None
-    return RunRequest(config, given["out"], resume, given["init"], given["video"])
+    return RunRequest(
+        config,
+        given["out"],
+        resume,
+        given["init"],
+        given["video"],
+        config_file=given["config"] if resume is not None else None,
+    )
 
 
 def parse(argv: Sequence[str]) -> RunRequest:
@@ -91,13 +106,15 @@ def parse(argv: Sequence[str]) -> RunRequest:
     first.add_argument("--env")
     first.add_argument("--preset", default=DEFAULT_PRESET)
     first.add_argument("--resume", type=Path)
+    first.add_argument("--config", type=Path)
     known = first.parse_known_args(argv)[0]
+    env = typed_env(known.env, known.config)
     if known.resume is None:
-        return _read(argv, preset_config(known.preset, known.env or DEFAULT_ENV))
+        return _read(argv, preset_config(known.preset, env or DEFAULT_ENV))
     from dime_robot.training.start import require_resumable, resumed_config
 
     files = RunFolder.to_resume(known.resume)
-    default, saved = resumed_config(files, known.env)
+    default, saved = resumed_config(files, env)
     request = _read(argv, default, files.path)
     if request.out is not None or request.init is not None:
         raise InputError("--resume goes on in its own folder: leave out --out and --init")
@@ -112,7 +129,12 @@ def header(run: TrainingRun, device: torch.device) -> list[str]:
     from dime_robot.learning.networks import parameter_count
 
     config, spec = run.config, run.spec
-    task = "  ".join(f"{name} {value:g}" for name, value in task_settings(config.env).items())
+    preset = preset_config(config.preset, config.env)
+    values = {name: getattr(preset, name) for name in task_settings(config.env)}
+    task = "  ".join(
+        f"{name} {value:,}" if isinstance(value, int) else f"{name} {value:g}"
+        for name, value in values.items()
+    )
     threads = torch.get_num_threads()
     if config.actor == "gaussian":
         policy = "a Gaussian"
@@ -128,9 +150,12 @@ def header(run: TrainingRun, device: torch.device) -> list[str]:
         f" {parameter_count(run.agent.critic):,}",
         f"run     {config.steps:,} steps, seed {config.seed}, into {run.folder}",
     ]
+    if run.curriculum is not None:
+        names, number = run.curriculum.names, run.curriculum.number
+        lines.append(f"levels  {', '.join(names)}; now {names[number]}")
     if config.compile:
         lines.append("compile about a minute, when the first update comes")
-    settings = changes(config, preset_config(config.preset, config.env))
+    settings = changes(config, preset)
     changed = [f"{k} {v}" for k, v in settings.items() if k not in ("seed", "device")]
     if changed:
         lines.append(f"changed {'  '.join(changed)}")
@@ -155,7 +180,7 @@ class StopSignals:
         if run is not None and run.stepping and not run.stop_requested and not late:
             run.stop_requested = True
             signal.setitimer(signal.ITIMER_REAL, PATIENCE)
-        elif not late or (run is not None and run.stepping and not run.saving):
+        elif not late or (run is not None and run.stepping and not run.busy):
             raise KeyboardInterrupt
 
     @contextmanager

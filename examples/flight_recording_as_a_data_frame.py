@@ -14,14 +14,14 @@ from dime_robot import Controller, OnnxPolicy
 from dime_robot.runtime.control.flight_recorder import read_recording
 from dime_robot.sim.config.robot_task import load_robot_task
 from dime_robot.sim.plant.plant import make_plant
-from dime_robot.sim.tasks.task import make_task
+from dime_robot.sim.tasks.task import Task
 
 
 def made(folder: Path) -> Path:
     """Record five simulated seconds of the shipped policy, as policy_node does."""
     config, model = load_robot_task("cartpole")
     plant = make_plant(config, model)
-    make_task(config, plant).start(np.random.default_rng(0))
+    Task(config, plant).start(np.random.default_rng(0))
     controller = Controller(OnnxPolicy("results/sim-cartpole.onnx"), config.robot)
     controller.start(0.0, plant.state())
     for step in range(250):

@@ -42,6 +42,7 @@ import torch
 from dime_robot.evaluation.rollout import FloatArray, Policy, in_batches
 from dime_robot.learning.networks import ScoreNetwork
 from dime_robot.loaded_policy import require_fitting_env
+from dime_robot.runtime.contract.interpolation import recorded
 from dime_robot.runtime.contract.policy_spec import PolicySpec
 from dime_robot.runtime.io.command import interruption_as_itself
 from dime_robot.runtime.io.command_line import Parser
@@ -54,6 +55,7 @@ from dime_robot.runtime.policy.policy_file import (
     FILE_DIGEST,
     FORMAT,
     FORMAT_VERSION,
+    INTERPOLATED_VERSION,
     NO_DIGEST,
     POLICY_DIGEST,
     PROVENANCE,
@@ -62,10 +64,12 @@ from dime_robot.runtime.policy.policy_file import (
     zeroed_digest,
 )
 from dime_robot.runtime.telemetry import measure_latency as latency
+from dime_robot.sim.config.trust import typed_env
+from dime_robot.sim.tasks.digest import digest_of, require_recorded_task
 from dime_robot.training import checkpoint
 from dime_robot.training.checkpoint import Checkpoint
 from dime_robot.training.lineage import commands
-from dime_robot.training.provenance import git_commit, package_versions
+from dime_robot.training.provenance import TASK, git_commit, package_versions
 from dime_robot.training.run_folder import RunFolder
 from export import proofs
 from export.closed_loop import CertificateError, free_run
@@ -81,7 +85,7 @@ def seal(model: onnx.ModelProto, spec: PolicySpec, provenance: Provenance) -> by
     """Return the file's bytes: graph, metadata, and the digest of all of it."""
     contract = spec.model_dump_json()
     entries = {
-        FORMAT: FORMAT_VERSION,
+        FORMAT: INTERPOLATED_VERSION if provenance.interpolation else FORMAT_VERSION,
         SPEC: contract,
         PROVENANCE: provenance.model_dump_json(),
         POLICY_DIGEST: policy_digest(model.graph.SerializeToString(deterministic=True), contract),
@@ -130,7 +134,9 @@ class Built:
         return self.actor.steps + 1, self.checkpoint.spec.n_act
 
 
-def build_policy(path: Path, batch: int, env: str | None, log: Log) -> Built:
+def build_policy(
+    path: Path, batch: int, env: str | None, log: Log, config_file: Path | None = None
+) -> Built:
     """Load a checkpoint and fold its sampler into a graph.
 
     Raises:
@@ -138,13 +144,15 @@ def build_policy(path: Path, batch: int, env: str | None, log: Log) -> Built:
     """
     actor, loaded = checkpoint.load_actor(path)
     record, spec, config = loaded.record, loaded.spec, loaded.config
-    env = require_file_may_name(config.env, path) if env is None else env
+    if config_file is not None:
+        require_recorded_task(config_file, record.provenance.get(TASK), path)
+    env = typed_env(env, config_file) or require_file_may_name(config.env, path)
     if not isinstance(actor, ScoreNetwork):
         raise InputError(
             f"{path}: expected a diffusion policy, got --actor {config.actor}, which is only a"
             " baseline and cannot be exported"
         )
-    require_fitting_env(env, spec)
+    require_fitting_env(env, spec, recorded(record.provenance))
     log(
         f"policy     {env}, {record.step:,} steps, seed {config.seed}: {spec.n_obs}"
         f" observations, {spec.n_act} actions, {actor.steps} diffusion steps, {spec.rate:g} Hz"
@@ -196,6 +204,8 @@ def prove(built: Built, log: Log) -> Provenance:
         lineage=tuple(commands(record.lineage)),
         steps=record.step,
         seed=config.seed,
+        task_digest=digest_of(built.env),
+        interpolation=recorded(record.provenance),
         git_commit=git_commit(),
         versions=package_versions(),
         diffusion_steps=actor.steps,
@@ -243,6 +253,8 @@ def measure(
     measured = result.model_copy(update={"ratio_to_torch": ratio})
     for line in latency.describe(measured):
         log(line)
+    if provenance.interpolation:
+        log(f"commands   interpolation {provenance.interpolation.describe(policy.spec)}")
     if budget is not None:
         problem = latency.budget_problem(
             measured, budget.milliseconds, budget.percentile, built.actor.steps
@@ -279,6 +291,7 @@ def export(
     *,
     batch: int = 1,
     env: str | None = None,
+    config_file: Path | None = None,
     budget: latency.Budget | None = None,
     log: Log = print,
 ) -> OnnxPolicy:
@@ -290,6 +303,7 @@ def export(
             proven, and stays unchanged if anything fails before.
         batch: observations per call, fixed in the graph.
         env: the environment for the proof; None: that of the training.
+        config_file: the file of the robot task it was trained in, unless that is a shipped one.
         budget: for the latency of a call.
         log: called with each line of output.
 
@@ -297,7 +311,7 @@ def export(
         InputError: checkpoint or environment cannot be used, or `out` cannot be written.
         CertificateError: a proof failed or the latency budget is exceeded.
     """
-    built = build_policy(path, batch, env, log)
+    built = build_policy(path, batch, env, log, config_file)
     provenance = prove(built, log)
     provenance = measure(built, provenance, budget, log)
     return write(built, provenance, out)
@@ -309,6 +323,7 @@ def export_policy(
     *,
     batch: int = 1,
     env: str | None = None,
+    config: Path | str | None = None,
 ) -> Path:
     """Write a proven policy.onnx as `python -m export.onnx` does, without printing.
 
@@ -317,6 +332,7 @@ def export_policy(
         out: path of the new file; None: policy.onnx in the checkpoint's folder.
         batch: observations per call, fixed in the graph; 1 to 4,096.
         env: the environment for the proof; None: that of the training.
+        config: the file of the robot task it was trained in, unless that is a shipped one.
 
     Returns:
         The path of the file.
@@ -333,7 +349,8 @@ def export_policy(
         )
     path = Path(checkpoint)
     target = output_of(path, None if out is None else Path(out), batch)
-    export(path, target, batch=batch, env=env, log=lambda _: None)
+    file = None if config is None else Path(config)
+    export(path, target, batch=batch, env=env, config_file=file, log=lambda _: None)
     return target
 
 
@@ -446,6 +463,8 @@ def _parser() -> argparse.ArgumentParser:
         help="the environment of the proof, with the policy's contract; by default that of the"
         " training",
     )
+    text = "the file of the robot task that it was trained in, if it is not a shipped one"
+    add("--config", type=Path, metavar="FILE", help=text)
     text = "print the provenance as one JSON object instead of a line per proof"
     add("--json", action="store_true", help=text)
     latency.add_budget_options(parser)
@@ -471,6 +490,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 out,
                 batch=options.batch,
                 env=options.env,
+                config_file=options.config,
                 budget=budget,
                 log=log,
             )

@@ -1,23 +1,27 @@
-"""Convert between ROS messages and numpy arrays, RobotState and JointCommand."""
+"""Write numbers and JointCommands as ROS messages; `message_values` reads them."""
 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TypeAlias
 
-import numpy as np
 from builtin_interfaces.msg import Time
 from geometry_msgs.msg import Twist, TwistStamped
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
-from sensor_msgs.msg import Imu
-from std_msgs.msg import Float64MultiArray
+from std_msgs.msg import Float64MultiArray, MultiArrayDimension
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
-from dime_robot.runtime.contract.policy_spec import TWIST_AXES, FloatArray
+from dime_robot.runtime.contract.policy_spec import TWIST_AXES
 from dime_robot.runtime.contract.robot_config import CommandOutput, TwistType
 from dime_robot.runtime.control.joint_mapping import JointMapping
+from dime_robot.runtime.control.message_values import command_values as command_values
+from dime_robot.runtime.control.message_values import seconds as seconds
+from dime_robot.runtime.control.message_values import stamp_fields
+from dime_robot.runtime.control.message_values import twist_of as twist_of
+from dime_robot.runtime.control.message_values import twist_values as twist_values
 from dime_robot.runtime.control.state import JointCommand
+from dime_robot.runtime.io.errors import InputError
 
 TwistMessage: TypeAlias = Twist | TwistStamped
 CommandMessage: TypeAlias = Float64MultiArray | JointTrajectory | TwistMessage
@@ -26,15 +30,24 @@ CommandMessage: TypeAlias = Float64MultiArray | JointTrajectory | TwistMessage
 STATE_QOS = QoSProfile(
     history=HistoryPolicy.KEEP_LAST, depth=1, reliability=ReliabilityPolicy.BEST_EFFORT
 )
-# ros2_control's command subscribers need a reliable publisher
+# of a joystick every press counts, and none may be lost on a bad radio link; publishers of Joy are
+# reliable
+JOYSTICK_QOS = QoSProfile(
+    history=HistoryPolicy.KEEP_LAST, depth=50, reliability=ReliabilityPolicy.RELIABLE
+)
+# matches every subscriber: those of ros2_control have the middleware's default, which is best
+# effort with Fast DDS and reliable with Cyclone DDS
 COMMAND_QOS = QoSProfile(
     history=HistoryPolicy.KEEP_LAST,
     depth=1,
     reliability=ReliabilityPolicy.RELIABLE,
     durability=DurabilityPolicy.VOLATILE,
 )
+# a node that starts later receives the newest phase too
+PHASE_QOS = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 COMMAND_TYPES = {"forward": Float64MultiArray, "trajectory": JointTrajectory, "twist": Twist}
 TWIST_TYPES: dict[TwistType, type[TwistMessage]] = {"Twist": Twist, "TwistStamped": TwistStamped}
+NAME_SEPARATOR = ","  # between the joints in the label of a Float64MultiArray
 TWIST_FRAME = "base_link"  # REP 105: velocities are in the base's frame
 
 
@@ -46,53 +59,13 @@ def command_type(output: CommandOutput) -> type[CommandMessage]:
     return kind
 
 
-def seconds(stamp: Time) -> float:
-    """Return a stamp as a float [s], exact to a microsecond in this century."""
-    return float(stamp.sec + 1e-9 * stamp.nanosec)
-
-
 def stamp_of(time: float) -> Time:
     """Return the stamp of a float [s].
 
     Args:
         time: since the epoch of its clock [s].
     """
-    whole, part = divmod(round(time * 1e9), 10**9)
-    return Time(sec=whole, nanosec=part)
-
-
-def joint_values(values: Sequence[float], size: int) -> FloatArray:
-    """Return a field of a JointState as an array; NaN if the driver left it out."""
-    if len(values) != size:
-        return np.full(size, np.nan)
-    return np.array(values, dtype=np.float64)
-
-
-def orientation_of(message: Imu) -> FloatArray:
-    """Return base to world, w x y z; NaN if the driver marks it as not measured (REP 145)."""
-    if message.orientation_covariance[0] == -1:
-        return np.full(4, np.nan)
-    q = message.orientation
-    return np.array([q.w, q.x, q.y, q.z])
-
-
-def angular_velocity_of(message: Imu) -> FloatArray:
-    """Return [rad/s] in the base's frame; NaN if it is marked as not measured (REP 145)."""
-    if message.angular_velocity_covariance[0] == -1:
-        return np.full(3, np.nan)
-    v = message.angular_velocity
-    return np.array([v.x, v.y, v.z])
-
-
-def twist_of(message: TwistMessage) -> Twist:
-    """Return the velocities of either type: the object in the message, not a copy."""
-    return message.twist if isinstance(message, TwistStamped) else message
-
-
-def twist_values(message: TwistMessage) -> FloatArray:
-    """Return the velocities in the order of TWIST_AXES [m/s, rad/s]."""
-    twist = twist_of(message)
-    return np.array([twist.linear.x, twist.linear.y, twist.angular.z])
+    return Time(**stamp_fields(time))
 
 
 def write_twist(message: TwistMessage, velocity: Mapping[str, float], now: float) -> None:
@@ -111,8 +84,37 @@ def write_twist(message: TwistMessage, velocity: Mapping[str, float], now: float
         message.header.stamp, message.header.frame_id = stamp_of(now), TWIST_FRAME
 
 
+def named_positions(message: CommandMessage) -> tuple[tuple[str, ...], tuple[float, ...]]:
+    """Return the joints and positions of a command.
+
+    Args:
+        message: a JointTrajectory of one point, or a Float64MultiArray whose label names its
+            joints, as `CommandWriter` makes them.
+
+    Raises:
+        InputError: the message does not name its joints, or is none of positions.
+    """
+    if isinstance(message, JointTrajectory):
+        if len(message.points) != 1:
+            raise InputError(f"expected a trajectory of one point, got {len(message.points)}")
+        return tuple(message.joint_names), tuple(message.points[0].positions)
+    if not isinstance(message, Float64MultiArray):
+        raise InputError(f"expected positions of joints, got a {type(message).__name__}")
+    label = message.layout.dim[0].label if len(message.layout.dim) == 1 else ""
+    if not label:
+        raise InputError(
+            "expected the names of its joints in layout.dim[0].label, joined by"
+            f" {NAME_SEPARATOR!r}, as policy_node writes them, got none"
+        )
+    return tuple(label.split(NAME_SEPARATOR)), tuple(message.data)
+
+
 class CommandWriter:
-    """Writes JointCommands into one message object of the robot's type."""
+    """Writes JointCommands into one message object of the robot's type.
+
+    A Float64MultiArray names its joints in its label; ros2_control does not read it, our own driver
+    does.
+    """
 
     def __init__(self, output: CommandOutput, mapping: JointMapping, period: float) -> None:
         self.message: CommandMessage = command_type(output)()
@@ -123,6 +125,11 @@ class CommandWriter:
             whole, part = divmod(round(period * 1e9), 10**9)
             point.time_from_start.sec, point.time_from_start.nanosec = whole, part
             self.message.points = [point]  # stamp 0: begin at once
+        elif isinstance(self.message, Float64MultiArray):
+            size = len(mapping.command_names)
+            self.message.layout.dim = [
+                MultiArrayDimension(label=NAME_SEPARATOR.join(mapping.command_names), size=size)
+            ]
 
     def write(self, command: JointCommand, now: float = 0.0) -> CommandMessage:
         """Return the message of a command, valid until the next call.
@@ -141,19 +148,3 @@ class CommandWriter:
             given = dict(zip(self._mapping.command_names, values, strict=True))
             write_twist(self.message, given, now)
         return self.message
-
-
-def command_values(message: CommandMessage, mapping: JointMapping) -> FloatArray | None:
-    """Return a command's numbers in the order of `command_names`; None: not for this robot."""
-    names = mapping.command_names
-    if isinstance(message, Twist | TwistStamped):
-        given = dict(zip(TWIST_AXES, twist_values(message), strict=True))
-        values = np.array([given[name] for name in names])
-    elif isinstance(message, Float64MultiArray):
-        values = np.array(message.data)
-    elif message.points and set(message.joint_names) == set(names):
-        order = [list(message.joint_names).index(name) for name in names]
-        values = np.array(message.points[-1].positions)[order]
-    else:
-        return None
-    return values if values.shape == (len(names),) and np.isfinite(values).all() else None

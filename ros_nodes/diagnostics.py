@@ -13,6 +13,7 @@ from dime_robot.runtime.telemetry.latency import LatencyRecorder, Percentiles
 TOPIC = "/diagnostics"
 WARNING_MISSES = 0.01  # share of steps since the last report
 CONTROL, LATENCY = ENTRIES = "control", "latency"  # subjects of a node's entries
+SHADOW = "shadow"  # subject of one more in a dry run
 RESPONSE = "answer"  # value of the control entry: the level of the last step, none where inactive
 FAULTY = tuple(level.name.lower() for level in SafetyLevel if level >= SafetyLevel.HOLD)
 _SILENT_ROBOT = (Fault.OBSERVATION_STALE, Fault.JOINT_MISSING, Fault.IMU_STALE)
@@ -23,7 +24,7 @@ def entry_name(node: str, what: str) -> str:
 
     Args:
         node: its fully qualified name: /diagnostics is one topic for all namespaces.
-        what: CONTROL or LATENCY.
+        what: CONTROL, LATENCY or SHADOW.
     """
     return f"{node}: {what}"
 

@@ -44,7 +44,8 @@ class GraphWatch:
         node: reads the graph.
         spec: the joints of the policy.
         robot: its topics and listener.
-        inputs: section of the robot's file (state, imu, command_velocity) -> its topic.
+        inputs: section of the robot's file (state, imu, command_velocity, joystick,
+            task_commands.NAME, sensors.NAME) -> its topic.
     """
 
     def __init__(
@@ -70,6 +71,13 @@ class GraphWatch:
         )
         self._imus: dict[bytes | None, float] = {}  # when each publisher of the imu last sent [s]
         self._publishers: dict[str, list[Endpoint]] = {}  # by section
+        self._signals = {f"{signal.section}.{name}": name for name, signal in spec.signals.items()}
+        self._only: set[str] = set()  # signals of which a second publisher is refused
+        for name, signal in spec.signals.items():
+            given = robot.signal(signal.kind, name)
+            if given is not None and given.second_publisher == "refuse":
+                self._only.add(name)
+        self._senders: dict[str, str] = {}  # signal -> the last nodes that published it
         self._counts: list[int] = []  # of endpoints at the last poll
         self._polled = -np.inf  # when the graph was last read in full [s]
 
@@ -104,7 +112,8 @@ class GraphWatch:
         return endpoints(self._node.get_publishers_info_by_topic(self.command_topic))
 
     def _read_graph(self) -> None:
-        node, extra, velocity_conflict = self._node, [], ""
+        node, extra, velocity_conflict, joystick_conflict = self._node, [], "", ""
+        conflicts: dict[str, str] = {}
         robot, expected = self._robot, type_name(self._command_type)
         listeners = [
             end.node
@@ -126,6 +135,13 @@ class GraphWatch:
                 velocity = robot.command_velocity if section == "command_velocity" else None
                 if velocity is not None and velocity.second_publisher == "refuse":
                     velocity_conflict = f"{extra[-1]}: stop all but one"
+                if section == "joystick":
+                    joystick_conflict = f"{extra[-1]}: stop all but one"
+                if self._signals.get(section) in self._only:
+                    conflicts[self._signals[section]] = f"{extra[-1]}: stop all but one"
+            if found and section in self._signals:
+                names = ", ".join(dict.fromkeys(end.node for end in found))
+                self._senders[self._signals[section]] = names
             if section in self._watches:
                 self._watches[section].keep_open(len(found) > 1)
         self._watches["command"].keep_open(bool(rivals) and bool(self.own))
@@ -135,7 +151,10 @@ class GraphWatch:
             rivals=tuple(end.node for end in rivals),
             extra_publishers=tuple(extra),
             velocity_conflict=velocity_conflict,
+            joystick_conflict=joystick_conflict,
             type_mismatches=tuple(mismatches),
+            signal_senders=dict(self._senders),
+            signal_conflicts=conflicts,
         )
 
     def _rival_messages(self) -> int:

@@ -27,30 +27,37 @@ from rclpy.expand_topic_name import expand_topic_name
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
 from rclpy.validate_full_topic_name import validate_full_topic_name
-from std_msgs.msg import Float64MultiArray
+from std_msgs.msg import Float64MultiArray, String
 
+from dime_robot.runtime.contract.names import MAX_NAME
 from dime_robot.runtime.io.errors import InputError
 from dime_robot.runtime.telemetry.latency import SAMPLE_LABEL, LatencySample
 from dime_robot.runtime.telemetry.machine import cpu_model
 from ros_nodes import diagnostics
+from ros_nodes.conversions import PHASE_QOS
 from ros_nodes.latency_page import write_page
 from ros_nodes.latency_record import (
     MAX_FAULTS,
     MAX_NUMBERS,
+    MAX_PHASES,
     LatencyRecord,
     RecordHeader,
     Samples,
     SeenFault,
+    SeenPhase,
     distributions,
     latency_table,
     lost_samples,
     measured_rate,
+    phase_table,
     write_distribution,
     write_record,
 )
 from ros_nodes.parameters import (
     MonitorParameters,
     existing_path,
+    help_asked,
+    help_of,
     read_parameters,
     require_known_parameters,
 )
@@ -99,7 +106,7 @@ class FaultLog:
     """
 
     def __init__(self, node: str) -> None:
-        self.policies: list[str] = []  # "name digest", in the order they ran
+        self.policies: dict[str, str] = {}  # "name digest" -> selected, in the order they ran
         self.robot = UNKNOWN
         self._node = node
         self._now: dict[str, str] = {}  # message by status, while it is a fault
@@ -115,9 +122,9 @@ class FaultLog:
         """
         if diagnostics.node_of(entry) != self._node:
             return
-        for pair in entry.values:
-            if pair.key == "policy" and pair.value not in self.policies:
-                self.policies.append(pair.value)
+        values = {pair.key: pair.value for pair in entry.values}
+        if "policy" in values:
+            self.policies.setdefault(values["policy"], values.get("selected", UNKNOWN))
         self.robot = entry.hardware_id or self.robot
         if not diagnostics.is_fault(entry):
             self._now.pop(entry.name, None)
@@ -138,6 +145,51 @@ class FaultLog:
         )
 
 
+class PhaseLog:
+    """The phases on ~/phase, each with the time of its first step.
+
+    policy_node publishes a phase just before the sample of its first step, so that is the next
+    sample to arrive.
+    """
+
+    def __init__(self) -> None:
+        self._seen: list[SeenPhase] = []
+        self._waiting: list[tuple[float, str]] = []  # for their first step
+
+    def enter(self, text: str, now: float) -> None:
+        """Record a phase, unless full.
+
+        Args:
+            text: as published.
+            now: steady time of this process [s].
+        """
+        if len(self._seen) + len(self._waiting) < MAX_PHASES:
+            self._waiting.append((now, text[:MAX_NAME]))
+
+    def step(self, time: float, offset: float) -> None:
+        """Take the sample of a step.
+
+        Args:
+            time: its own, finite [s].
+            offset: the samples' clock minus the one of this process [s].
+        """
+        if self._waiting:
+            self._seen = [
+                *self.phases(offset)[:-1],
+                SeenPhase(time=time, text=self._waiting[-1][1]),
+            ]
+            self._waiting.clear()
+
+    def phases(self, offset: float) -> tuple[SeenPhase, ...]:
+        """Return all phases; those without a step have the time of their arrival.
+
+        Args:
+            offset: the samples' clock minus the one of this process [s].
+        """
+        rest = [SeenPhase(time=now + offset, text=text) for now, text in self._waiting]
+        return (*self._seen, *rest)
+
+
 class LatencyMonitor(Node):
     """See the module's docstring."""
 
@@ -149,10 +201,12 @@ class LatencyMonitor(Node):
         self.folder = writable_folder(existing_path(given.folder, "folder"))
         self._seconds, self._began = given.seconds, time.monotonic()
         self.node = self._full_name(given.node)
-        self._store, self._log = SampleStore(), FaultLog(self.node)
+        self._store, self._log, self._phases = SampleStore(), FaultLog(self.node), PhaseLog()
         self._offset: float | None = None  # the samples' clock minus this process's [s]
         self._first_offset = 0.0
         self._refused = self._cut_short = False
+        # before the samples, so that those of the current phase follow it
+        self.create_subscription(String, f"{self.node}/phase", self._on_phase, PHASE_QOS)
         subscription = self.create_subscription(
             Float64MultiArray, f"{self.node}/latency", self._on_sample, QoSProfile(depth=1000)
         )
@@ -174,6 +228,9 @@ class LatencyMonitor(Node):
             raise InputError(f"{wrong}: {text}", code="parameter") from None
         return str(full)
 
+    def _on_phase(self, message: String) -> None:
+        self._phases.enter(message.data, time.monotonic())
+
     def _on_sample(self, message: Float64MultiArray) -> None:
         label = message.layout.dim[0].label if message.layout.dim else "none"
         if label != SAMPLE_LABEL or len(message.data) != FIELDS:
@@ -187,6 +244,7 @@ class LatencyMonitor(Node):
         offset = message.data[0] - time.monotonic()
         if math.isfinite(offset):
             self._offset = offset
+            self._phases.step(message.data[0], offset)
         if self._store.count == 0:
             self._first_offset = self._offset or 0.0
             self.get_logger().info("recording")
@@ -208,21 +266,25 @@ class LatencyMonitor(Node):
         if not len(samples):
             return None
         policies = [text.rpartition(" ") for text in self._log.policies]
+        digests = [digest for _, _, digest in policies]
         if len(policies) > 1:
-            names = " and ".join(self._log.policies)
-            print(f"warning: more than one policy is in this record: {names}", file=sys.stderr)
+            selected = self._log.policies.values()
+            digests = [f"{digest} ({name})" for digest, name in zip(digests, selected, strict=True)]
+            text = f"more than one policy is in this record: {' and '.join(self._log.policies)}"
+            print(f"warning: {text}; percentiles are of all of them", file=sys.stderr)
         header = RecordHeader(
             fields=LatencySample._fields,
             node=self.node,
             topic=self.topic,
             policy=" and ".join(dict.fromkeys(name for name, _, _ in policies)) or UNKNOWN,
-            policy_digest=" and ".join(digest for _, _, digest in policies) or UNKNOWN,
+            policy_digest=" and ".join(digests) or UNKNOWN,
             robot=self._log.robot,
             cpu=cpu_model(),
             rate=measured_rate(samples),
             lost=lost_samples(samples),
             cut_short=self._cut_short,
             faults=self._log.faults(self._first_offset),
+            phases=self._phases.phases(self._offset or 0.0),
         )
         return LatencyRecord(samples, header)
 
@@ -299,11 +361,15 @@ def describe(record: LatencyRecord) -> str:
         name: {column: 1e3 * seconds for column, seconds in row.items()}
         for name, row in record.summary().items()
     }
-    return "\n".join([*about, *latency_table(milliseconds), *listed])
+    phases = phase_table(record.phase_rows())
+    return "\n".join([*about, *latency_table(milliseconds), *phases, *listed])
 
 
 def main() -> int:
     """Run until a signal, then write the record."""
+    if help_asked(sys.argv[1:]):
+        print(help_of(__doc__ or "", MonitorParameters))
+        return 0
     made: list[LatencyMonitor] = []
 
     def make() -> LatencyMonitor:

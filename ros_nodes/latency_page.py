@@ -25,6 +25,7 @@ from dime_robot.runtime.io.regular_files import write_atomically
 from dime_robot.runtime.telemetry.latency import TIMES
 from ros_nodes.latency_record import (
     PERCENTILES,
+    PHASE_COLUMNS,
     LatencyRecord,
     Samples,
     read_record,
@@ -46,9 +47,11 @@ MAX_TIME_BINS = 330
 STEPS_PER_BIN = 3.0
 MAX_SECONDS = 180.0  # a longer run is drawn over minutes
 MAX_FAULTS = 60  # marked and listed; the others are counted
+MAX_PHASES = 60  # the same
 LOG_RATIO = 25.0  # largest over smallest value from which an axis is logarithmic
-LABEL_WIDTH = 0.02  # of a fault's number, as a share of the time axis
-BLUE, LIGHT_BLUE, RED = "#2b6a9b", "#7fa6c9", "#c0392b"
+LABEL_WIDTH = 0.02  # of a number or an upright text, as a share of the time axis
+MAX_LABEL = 24  # characters
+BLUE, LIGHT_BLUE, RED, GREY = "#2b6a9b", "#7fa6c9", "#c0392b", "#5c6b7a"
 _STYLE = """
 body { max-width: 62rem }
 .numbers td:nth-child(n+2), .numbers th:nth-child(n+2) { text-align: right }
@@ -120,7 +123,8 @@ class _TimeAxis(NamedTuple):
 
 def _time_axis(record: LatencyRecord) -> _TimeAxis:
     faults = [fault.time for fault in record.header.faults]
-    times = np.array([*record.time_range, *faults] or [0.0])
+    phases = [phase.time for phase in record.header.phases]
+    times = np.array([*record.time_range, *faults, *phases] or [0.0])
     span = max(float(np.ptp(times)), 1e-3)
     unit, divisor = ("min", 60.0) if span > MAX_SECONDS else ("s", 1.0)
     return _TimeAxis(float(times.min()), span, unit, divisor)
@@ -140,6 +144,7 @@ def time_line(record: LatencyRecord) -> str:
     largest = np.full(bins, np.nan)  # without a step the curve has a gap
     np.fmax.at(largest, places, milliseconds[usable])
     missed = np.unique(places[record.missed[usable]])
+    names, _ = record.phases
 
     def draw(figure: Figure) -> None:
         axes = figure.add_subplot()
@@ -151,6 +156,8 @@ def time_line(record: LatencyRecord) -> str:
         low, high = np.nanmin(largest), max(axes.get_ylim()[1], np.nanmax(largest))
         logarithmic = low > 0 and high > LOG_RATIO * low
         _draw_faults(axes, record, time)
+        if names:
+            _draw_phases(axes, record, time)
         if len(missed):
             bottom = axes.get_xaxis_transform()  # y from 0, the bottom of the plot, to 1, its top
             middles, heights = (edges[missed] + edges[missed + 1]) / 2, np.full(len(missed), 0.03)
@@ -162,10 +169,15 @@ def time_line(record: LatencyRecord) -> str:
             axes.set_ylim(bottom=0.0)
         _finish(axes, "y" if logarithmic else "")
 
+    marks = "Numbered lines are the faults of the table."
+    if names:
+        marks += " Dotted lines begin a phase."
+        if len(record.header.phases) > MAX_PHASES:
+            marks += f" Only the first {MAX_PHASES} are shown."
     return (
         f"<figure>{inline_svg(draw, (10.0, 3.2), 'end-to-end latency over time')}</figure>"
-        f'<p class="soft">The curve is the largest value in each {time.span / bins:.3g} s. Numbered'
-        " lines are the faults of the table.</p>"
+        f'<p class="soft">The curve is the largest value in each {time.span / bins:.3g} s. {marks}'
+        "</p>"
     )
 
 
@@ -178,6 +190,28 @@ def _draw_faults(axes: Axes, record: LatencyRecord, time: _TimeAxis) -> None:
         if when >= free:
             axes.text(when, 0.98, f" {number}", color=RED, va="top", transform=top)
             free = when + LABEL_WIDTH * time.span / time.divisor
+
+
+def _draw_phases(axes: Axes, record: LatencyRecord, time: _TimeAxis) -> None:
+    """Draw a line where each phase begins, with its name if there is space until the next."""
+    phases, top = record.header.phases, axes.get_xaxis_transform()
+    ends = [*(phase.time for phase in phases[1:]), np.inf]
+    style: dict[str, Any] = {"rotation": "vertical", "va": "top", "fontsize": 8}
+    for phase, end in zip(phases[:MAX_PHASES], ends, strict=False):
+        when = float(time.shown(phase.time))
+        axes.axvline(when, color=GREY, linewidth=0.8, linestyle=":")
+        if end - phase.time >= LABEL_WIDTH * time.span:
+            text = f"{phase.text:.{MAX_LABEL}}"
+            axes.text(when, 0.88, text, color=GREY, transform=top, parse_math=False, **style)
+
+
+def _phase_table(record: LatencyRecord) -> str:
+    rows = record.phase_rows()
+    if not rows:
+        return ""
+    table = html_table(rows[:MAX_PHASES], PHASE_COLUMNS, "numbers")
+    more = len(rows) - MAX_PHASES
+    return f"<h2>Phases</h2>{table}" + (f"<p>And {more} more.</p>" if more > 0 else "")
 
 
 def _fault_table(record: LatencyRecord) -> str:
@@ -210,7 +244,7 @@ def page(record: LatencyRecord) -> str:
     body = (
         f"<h1>{html.escape(title)}</h1>{html_table(record.about())}"
         f"<h2>Percentiles [ms]</h2>{html_table(rows, ('', *PERCENTILES), 'numbers')}"
-        f"<h2>The run</h2>{time_line(record)}{_fault_table(record)}"
+        f"{_phase_table(record)}<h2>The run</h2>{time_line(record)}{_fault_table(record)}"
         f'<h2>Distributions</h2><div class="grid">{"".join(figures)}</div>'
     )
     return html_page(title, body, _STYLE)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +10,9 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field, ValidationError
 
+from dime_robot.runtime.contract.names import MAX_NAME
 from dime_robot.runtime.contract.policy_spec import StrictModel
+from dime_robot.runtime.control.phases import Phase, is_policy
 from dime_robot.runtime.io.errors import InputError, first_problem
 from dime_robot.runtime.io.npz_files import MAX_META, parse_text, read_npz, write_npz
 from dime_robot.runtime.io.regular_files import write_atomically
@@ -19,6 +21,9 @@ from dime_robot.runtime.telemetry.latency import TIMES, LatencyDistribution, Lat
 PERCENTILES = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p99.9": 99.9, "max": 100.0}
 MAX_NUMBERS = 20_000_000  # in the samples of one record: 160 MB, 47 minutes at 1 kHz
 MAX_FAULTS = 1_000  # in one record
+MAX_PHASES = 1_000  # the same
+PHASE_COLUMNS = ("phase", "steps", "missed", "inference p50 [ms]", "p99 [ms]")
+UNKNOWN_PHASE = "unknown"  # of steps before the first one
 MAX_TIME = 1e12  # of any field [s]
 Samples = npt.NDArray[np.float64]
 
@@ -35,6 +40,13 @@ class SeenFault(StrictModel):
     text: str  # the status' name and message
 
 
+class SeenPhase(StrictModel):
+    """What began to command the robot: a phase, and a policy of several."""
+
+    time: float  # of its first step, on the clock of the samples [s]
+    text: str = Field(max_length=MAX_NAME)  # see `commander_of`
+
+
 class RecordHeader(StrictModel):
     """Metadata of the samples."""
 
@@ -49,6 +61,7 @@ class RecordHeader(StrictModel):
     lost: int = Field(ge=0, description="samples that were published and did not arrive")
     cut_short: bool  # the memory for samples was full before the end
     faults: tuple[SeenFault, ...] = Field(max_length=MAX_FAULTS)
+    phases: tuple[SeenPhase, ...] = Field((), max_length=MAX_PHASES)  # earlier records have none
 
 
 @dataclass(frozen=True)
@@ -93,6 +106,46 @@ class LatencyRecord:
             if len(found)
         }
 
+    @property
+    def phases(self) -> tuple[list[str], npt.NDArray[np.intp]]:
+        """Return all phases, with the policy of several, and the index of each step's. Shape (n,).
+
+        No phase: the header has none, or the only one is that of a single policy.
+        """
+        marks = sorted(self.header.phases, key=lambda mark: mark.time)
+        if {mark.text for mark in marks} <= {Phase.POLICY.value}:
+            return [], np.full(len(self.samples), -1)
+        texts = [UNKNOWN_PHASE, *(mark.text for mark in marks)]
+        names = list(dict.fromkeys(texts))
+        starts = [mark.time for mark in marks]
+        places = np.searchsorted(starts, self.column("time"), side="right")
+        return names, np.array([names.index(text) for text in texts])[places]
+
+    def phase_rows(self) -> list[tuple[str, ...]]:
+        """Return the cells below PHASE_COLUMNS, one row for each phase."""
+        (names, places), inference, rows = self.phases, self.column("inference"), []
+        for place, name in enumerate(names):
+            steps = places == place
+            if name == UNKNOWN_PHASE and not steps.any():
+                continue
+            found = inference[steps & self.acted & np.isfinite(inference)]
+            times = np.percentile(1e3 * found, (50, 99)) if len(found) else ()
+            counts = (int(steps.sum()), int(self.missed[steps].sum()))
+            cells = [f"{count:,}" for count in counts] + [f"{time:.3f}" for time in times]
+            rows.append((name, *cells, *["-"] * (len(PHASE_COLUMNS) - 1 - len(cells))))
+        return rows
+
+    def _without_policy(self) -> str:
+        """Return how many steps had no policy, and why, as a phrase."""
+        names, places = self.phases
+        others = [
+            i for i, name in enumerate(names) if name != UNKNOWN_PHASE and not is_policy(name)
+        ]
+        total, other = int((~self.acted).sum()), int(np.isin(places[~self.acted], others).sum())
+        held = "held, damped or stopped"
+        why = f"{other:,} in other phases, {total - other:,} {held}" if other else held
+        return f"{total:,} steps ({why}), in neither percentiles nor distributions"
+
     def about(self) -> list[tuple[str, str]]:
         """Describe the record, as pairs of a name and its text."""
         header, missed, steps = self.header, self.missed, len(self.samples)
@@ -106,16 +159,13 @@ class LatencyRecord:
             ("duration", f"{np.ptp(self.time_range or (0.0, 0.0)):,.1f} s"),
             ("rate", f"{header.rate:g} Hz, by the median period" if header.rate else "unknown"),
             ("steps", f"{steps:,} recorded, {header.lost:,} lost in transport{full}"),
-            (
-                "without the policy",
-                f"{int(steps - self.acted.sum()):,} steps (held, damped or stopped), in neither"
-                " percentiles nor distributions",
-            ),
+            ("without the policy", self._without_policy()),
             (
                 "missed deadlines",
                 f"{int(missed.sum()):,} of {steps:,} ({missed.mean():.3%}), at most"
                 f" {longest_streak(missed):,} in a row",
             ),
+            ("skipped periods", f"{skipped_periods(self.samples):,}, without a step"),
         ]
 
 
@@ -131,6 +181,19 @@ def latency_table(rows: Mapping[str, Mapping[str, float]]) -> list[str]:
         f"  {name:22s}" + "".join(f"{row[column]:9.3f}" for column in columns)
         for name, row in rows.items()
     ]
+
+
+def phase_table(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """Format the rows of `LatencyRecord.phase_rows` as lines for a console; none: no line."""
+    widths = [len(title) + 2 for title in PHASE_COLUMNS[1:]]
+    return (
+        [
+            f"{name:24.60s}" + "".join(f"{c:>{w}s}" for c, w in zip(cells, widths, strict=True))
+            for name, *cells in (PHASE_COLUMNS, *rows)
+        ]
+        if rows
+        else []
+    )
 
 
 def measured_rate(samples: Samples) -> float:
@@ -160,6 +223,12 @@ def lost_samples(samples: Samples) -> int:
     return int(missing[counted].sum())
 
 
+def skipped_periods(samples: Samples) -> int:
+    """Return how many periods passed without a step, by the time between two commands."""
+    periods = column(samples, "period") * measured_rate(samples)
+    return int(np.clip(np.round(periods[np.isfinite(periods)]) - 1, 0, None).sum())
+
+
 def longest_streak(missed: npt.NDArray[np.bool_]) -> int:
     """Return the largest number of consecutive True values.
 
@@ -182,7 +251,11 @@ def distributions(record: LatencyRecord) -> dict[str, LatencyDistribution]:
         "observation_latency.json": "age_by_stamp" if usable else "age_by_receipt",
         "end_to_end_latency.json": "end_to_end",
     }
-    about = {"policy_digest": header.policy_digest, "rate": header.rate, "cpu": header.cpu}
+    about = {
+        "policy_digest": header.policy_digest[:MAX_NAME],
+        "rate": header.rate,
+        "cpu": header.cpu,
+    }
     return {
         file: LatencyDistribution.of(record.acting(quantity), quantity=quantity, **about)
         for file, quantity in quantities.items()

@@ -37,8 +37,10 @@ from typing import Any
 import numpy as np
 
 from dime_robot.runtime.contract.config_diff import differences
-from dime_robot.runtime.contract.config_files import read_config
-from dime_robot.runtime.contract.robot_config import load_robot
+from dime_robot.runtime.contract.config_files import read_config, shipped_config, shipped_names
+from dime_robot.runtime.contract.interpolation import require_trained
+from dime_robot.runtime.contract.policy_spec import PolicySpec
+from dime_robot.runtime.contract.robot_config import load_robot, require_compatible
 from dime_robot.runtime.io import option_types
 from dime_robot.runtime.io.command_line import Parser
 from dime_robot.runtime.io.errors import InputError
@@ -48,12 +50,20 @@ from dime_robot.runtime.telemetry.latency import LatencySample, percentiles_of
 from dime_robot.runtime.telemetry.machine import cpu_model
 from dime_robot.runtime.telemetry.measure_latency import measure_latency
 from dime_robot.sim.config.robot_task import load_robot_task
+from dime_robot.sim.config.task import VELOCITY
+from dime_robot.sim.config.trust import typed_env
+from dime_robot.sim.tasks.digest import require_recorded_task
+from dime_robot.sim.tasks.lookup import is_own
 from ros_nodes.latency_record import column, latency_table, measured_rate
 from ros_nodes.loopback_session import Session, is_file
 from ros_nodes.loopback_tracking import (
+    Commands,
+    Rehearsal,
+    commands_given,
     describe_tracking,
-    environment_errors,
+    followed,
     judge_tracking,
+    rehearse,
     tracking_of,
     velocity_to_send,
 )
@@ -110,25 +120,36 @@ def run(options: argparse.Namespace, policy: OnnxPolicy, log_folder: Path) -> di
         raise InputError(f"{options.config} has no task, so no episode ends: give --seconds S")
     seconds = options.seconds or options.episodes * config.episode_seconds
     robot = load_robot(options.robot, policy.spec) if options.robot else config.robot
+    require_compatible(policy.spec, robot, policy.file.interpolation)
+    for each in (config.robot, robot):
+        if each.joystick is not None:
+            raise InputError(
+                f"robot {each.name}: expected a file without the section robot.joystick, since the"
+                " loopback has no hand to hold one, got one"
+            )
+    fixed = commands_given(options.command, policy.spec)
     velocity = velocity_to_send(options.velocity, policy.spec, robot)
-    environment: dict[str, float] = {}  # errors in the training environment; empty: no task
-    if velocity is not None and config.task is not None:
+    if velocity is not None:
+        fixed[VELOCITY] = velocity
+    rehearsal: Rehearsal | None = None  # in the training environment
+    if config.task is not None and followed(policy.spec) & config.task.commands.keys():
         number = 1 if options.seconds else options.episodes
-        environment = environment_errors(
-            policy, options.config, velocity, seconds / number, number, options.seed
-        )
+        rehearsal = rehearse(policy, options.config, fixed, seconds / number, number, options.seed)
+    commands: Sequence[Commands] = (fixed,) if rehearsal is None else rehearsal.commands
+    _require_all(commands[0], policy.spec)
     alone = [measure_latency(policy, WARM_CALLS, COLD_CALLS)]
     policy.reset(options.seed)
-    with Session(options, policy, log_folder, velocity) as session:
+    with Session(options, policy, log_folder, commands) as session:
         session.run(seconds)
     # again, since other programs may have started on this machine meanwhile
     alone.append(measure_latency(policy, WARM_CALLS, COLD_CALLS))
     samples = np.array(session.samples).reshape(-1, len(LatencySample._fields))
     inference = column(samples, "inference")
+    inference = inference[inference > 0]  # 0 where the policy did not run
     returns = [episode["return"] for episode in session.episodes]
     tracking = None
-    if velocity is not None and environment:
-        tracking = tracking_of(session.episodes, velocity, environment)
+    if rehearsal is not None and session.episodes:
+        tracking = tracking_of(session.episodes, rehearsal, robot.safety.ramp)
     certificate = policy.file.provenance.noise[policy.noise.mode]
     return {
         "policy": policy.file.policy_digest,
@@ -141,7 +162,7 @@ def run(options: argparse.Namespace, policy: OnnxPolicy, log_folder: Path) -> di
         "return_mean": float(np.mean(returns)) if returns else None,
         "promised_return": certificate.return_mean,
         "tracking": tracking,
-        "inference_p50_ms": 1e3 * float(np.median(inference)) if len(samples) else 0.0,
+        "inference_p50_ms": 1e3 * float(np.median(inference)) if len(inference) else 0.0,
         "promised_inference_ms": max(latency.cold_p99 for latency in alone),
         "rate": policy.spec.rate,
         "measured_rate": measured_rate(samples),
@@ -150,10 +171,29 @@ def run(options: argparse.Namespace, policy: OnnxPolicy, log_folder: Path) -> di
         "latency_ms": {
             name: {"p50": 1e3 * p.p50, "p99": 1e3 * p.p99, "max": 1e3 * p.max}
             for name, p in percentiles_of(samples).items()
-        },
+        }
+        | _interpolation_ms(policy),
         "answers": dict(session.responses),
         "faults": session.faults,
     }
+
+
+def _interpolation_ms(policy: OnnxPolicy) -> dict[str, dict[str, float]]:
+    """Return the row of the interpolation's delay in the table of latencies [ms]; empty: none."""
+    if not policy.file.interpolation:
+        return {}
+    delay = 1e3 * policy.file.interpolation.delay(policy.spec)
+    return {"interpolation": dict.fromkeys(("p50", "p99", "max"), delay)}
+
+
+def _require_all(commands: Commands, spec: PolicySpec) -> None:
+    """Refuse to run without a value of a command that no task draws."""
+    for name, signal in spec.signals.items():
+        if signal.kind == "command" and name not in commands:
+            raise InputError(
+                f"policy {spec.name} follows the command {name}, which no task draws here: expected"
+                f" --command {name}= and {signal.width} numbers, got none"
+            )
 
 
 def configuration(given: str | None, policy: OnnxPolicy, robot: Path | None = None) -> str:
@@ -168,20 +208,23 @@ def configuration(given: str | None, policy: OnnxPolicy, robot: Path | None = No
     Raises:
         InputError: there is no such configuration, or its contract is not the policy's.
     """
-    name = policy.spec.name if given is None else given
-    if given is None and robot is not None and _is_simulated(robot):
+    name = given
+    if name is None and robot is not None and _is_simulated(robot):
         name = str(robot)
+    if name is None:  # the policy's own name selects a shipped configuration, never a file
+        name = policy.spec.name
+        if shipped_config(name) is None:
+            known = ", ".join(shipped_names())
+            raise InputError(
+                f"sim:{name}: expected one of {known}, or what policy {name} was trained with:"
+                " --config FILE (a --robot FILE with the sections policy and sim does as well)"
+            )
     if is_file(name):
         name = str(Path(name).expanduser().resolve())
-    try:
-        config, _ = load_robot_task(name)
-    except InputError as error:
-        if is_file(name) or given is not None:
-            raise
-        raise InputError(
-            f"{error}, or what policy {name} was trained with: --config FILE (a --robot FILE with"
-            " the sections policy and sim does as well)"
-        ) from None
+    if given is not None and is_file(given):
+        typed_env(None, Path(name))
+        require_recorded_task(Path(name), policy.file.provenance.task_digest, policy.path)
+    config, _ = load_robot_task(name)
     found = [item for item in differences(policy.spec, config.policy) if item[0] != "name"]
     if found:
         place, trained, got = found[0]
@@ -191,6 +234,15 @@ def configuration(given: str | None, policy: OnnxPolicy, robot: Path | None = No
             f" trained with, got {got}: name the file that it was trained with",
             code="contract",
         )
+    simulated = config.robot.command.interpolated
+    require_trained(policy.file.interpolation, simulated, policy.spec.name, name)
+    if given is None and config.task is not None:  # sim_node would import them
+        for section, term, entry in config.task.entries():
+            if is_own(entry.term, section):
+                raise InputError(
+                    f"--robot {name}: task.{section}.{term}: {entry.term} is code of the user's"
+                    f" own, which is imported only for a file that is typed: --config {name}"
+                )
     return name
 
 
@@ -266,6 +318,14 @@ def _parser() -> Parser:
         nargs=3,
         metavar=("VX", "VY", "WZ"),
         help="velocity to follow [m/s, m/s, rad/s]; by default 0.5 0 0, within the robot's limits",
+    )
+    add(
+        "--command",
+        action="append",
+        default=[],
+        metavar="NAME=V,V",
+        help="value of a command of the task, for all episodes; by default the task draws one for"
+        " each episode; again for each further command",
     )
     text = "realtime: paced by the wall clock; lockstep: each state waits for the command before it"
     add("--mode", choices=("realtime", "lockstep"), default="realtime", help=text)

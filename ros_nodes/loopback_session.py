@@ -8,11 +8,12 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.msg import Transition
@@ -28,17 +29,21 @@ from dime_robot.runtime.contract.robot_config import load_robot
 from dime_robot.runtime.io.errors import InputError
 from dime_robot.runtime.policy.onnx_policy import OnnxPolicy
 from dime_robot.sim.config.robot_task import load_robot_task
+from dime_robot.sim.config.task import VELOCITY
 from ros_nodes import diagnostics
-from ros_nodes.conversions import TWIST_TYPES, write_twist
+from ros_nodes.conversions import PHASE_QOS, TWIST_TYPES, write_twist
+from ros_nodes.loopback_tracking import Commands
 from ros_nodes.process import make_executor
+from ros_nodes.signal_messages import SIGNAL_TYPES, write_signal
 
 POLICY_NODE = "/policy_node"  # its fully qualified name
 START_TIMEOUT = 30.0  # [s] for both processes to be discovered, and for a service call
 SETTLING_TIME = 0.8  # [s] of readings that policy_node needs before it can be activated
 EPISODE_SLACK = 20.0  # [s] in addition to the length of an episode
-VELOCITY_PERIOD = 0.1  # [s] between two messages of the operator
-LOCKSTEP_VELOCITY_PERIOD = 0.005  # [s] of the wall clock: simulated time runs faster
+COMMAND_PERIOD = 0.1  # [s] between two messages of the operator
+LOCKSTEP_COMMAND_PERIOD = 0.005  # [s] of the wall clock: simulated time runs faster
 REPORT_TIME = 1.2  # [s] in which policy_node reports its last steps
+END_TIMEOUT = 20.0  # [s] for a node that may have to sit down first
 
 
 def is_file(config: str) -> bool:
@@ -49,10 +54,18 @@ def is_file(config: str) -> bool:
 def _end(process: subprocess.Popen[bytes]) -> None:
     process.terminate()
     try:
-        process.wait(5)
+        process.wait(END_TIMEOUT)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+
+
+class _Sender(NamedTuple):
+    """Publishes one command."""
+
+    name: str
+    publisher: Any
+    write: Callable[[Sequence[float]], Any]  # returns the message of a value
 
 
 class Session:
@@ -62,7 +75,7 @@ class Session:
         options: of `ros_nodes.loopback`, `config` a name or an absolute path.
         policy: the loaded policy.
         log_folder: folder of flight recordings.
-        velocity: velocity command [m/s, m/s, rad/s]; None: the policy has none.
+        commands: of each episode, name -> value; repeated where there are more episodes.
 
     Raises:
         InputError: a process ended or does not respond.
@@ -73,20 +86,23 @@ class Session:
         options: argparse.Namespace,
         policy: OnnxPolicy,
         log_folder: Path,
-        velocity: Sequence[float] | None = None,
+        commands: Sequence[Commands] = ({},),
     ) -> None:
         self.samples: list[tuple[float, ...]] = []
         self.episodes: list[dict[str, Any]] = []
         self.faults: list[str] = []
         self.responses: Counter[str] = Counter()  # steps per safety level, and per fault
+        self.phase = ""  # of policy_node, the newest
         config, _ = load_robot_task(options.config)
-        self._config, self._velocity = config, velocity
+        self._config, self._commands = config, commands
         self._has_task = config.task is not None
-        if options.seconds and (velocity is not None or not self._has_task):
+        if options.seconds and (commands[0] or not self._has_task):
             self._episode_seconds = options.seconds  # one episode of that length
         else:
             self._episode_seconds = config.episode_seconds
-        self._next_velocity = 0.0
+        self._next_command = 0.0
+        self._senders: list[_Sender] = []
+        self._now_sent = commands[0]
         self._options, self._policy, self._log_folder = options, policy, log_folder
         self._processes: dict[str, subprocess.Popen[bytes]] = {}  # by module
 
@@ -131,17 +147,26 @@ class Session:
             seconds: total time [s].
         """
         episode_seconds, left = self._episode_seconds, seconds
+        phases = self._config.robot.phases
+        stand_up = 0.0 if phases is None else phases.stand_up.timeout
         while left > 0:
+            self._write_commands()
             self._call(self._reset, Trigger.Request(), "sim_node/reset")
             self._activate()
             count, began = len(self.episodes), time.monotonic()
             whole = self._has_task and left >= episode_seconds - 1e-6
             limit = episode_seconds + EPISODE_SLACK if whole else left
-            while len(self.episodes) == count and time.monotonic() - began < limit:
+            until = began + stand_up
+            while phases is not None and self.phase != "policy" and time.monotonic() < until:
+                self._spin()
+            until = time.monotonic() + limit
+            while len(self.episodes) == count and time.monotonic() < until:
                 self._spin()
             if whole and len(self.episodes) == count:
                 raise InputError(f"no episode ended within {limit:g} s")
             self._transition(Transition.TRANSITION_DEACTIVATE, "deactivate")
+            if phases is not None and self.phase != "passive":
+                self.faults.append(f"the robot does not lie at its end, it is in {self.phase}")
             left -= episode_seconds
             reported = time.monotonic() + REPORT_TIME
             while time.monotonic() < reported:
@@ -179,12 +204,10 @@ class Session:
             Float64MultiArray, "policy_node/latency", self._on_latency, QoSProfile(depth=1000)
         )
         node.create_subscription(String, "sim_node/episode", self._on_episode, 10)
+        node.create_subscription(String, "policy_node/phase", self._on_phase, PHASE_QOS)
         node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
-        operator = self._config.robot.command_velocity
-        if self._velocity is not None and operator is not None:
-            kind = TWIST_TYPES[operator.type]
-            self._operator: Any = node.create_publisher(kind, operator.topic, 10)
-            self._command = kind()
+        for name in self._commands[0]:
+            self._senders.append(self._sender(node, name))
         self._executor = make_executor()
         self._executor.add_node(node)
         until = time.monotonic() + START_TIMEOUT
@@ -202,7 +225,7 @@ class Session:
         while time.monotonic() < settled or not self._operator_is_connected():
             self._spin()
             if time.monotonic() > until:
-                raise InputError("expected both nodes to subscribe to the velocity, they do not")
+                raise InputError("expected both nodes to subscribe to the commands, they do not")
         while not self._transition(Transition.TRANSITION_ACTIVATE, "activate", required=False):
             if time.monotonic() > until:
                 raise InputError("policy_node refuses to activate: see its message above")
@@ -226,7 +249,7 @@ class Session:
         return future.result()
 
     def _spin(self) -> None:
-        self._send_velocity()
+        self._send_commands()
         self._executor.spin_once(timeout_sec=0.05)
         for module, process in self._processes.items():
             if process.poll() is not None:
@@ -234,23 +257,53 @@ class Session:
                     f"{module} ended with code {process.returncode}: see its message above"
                 )
 
-    def _operator_is_connected(self) -> bool:
-        """Whether both nodes subscribe to the velocity command, if any; discovery takes seconds."""
-        return self._velocity is None or self._operator.get_subscription_count() >= 2
+    def _sender(self, node: Node, name: str) -> _Sender:
+        """Make the publisher of one command, as an operator's or a planner's node has it."""
+        robot = self._config.robot
+        if name == VELOCITY:
+            operator = robot.command_velocity
+            assert operator is not None
+            velocity = TWIST_TYPES[operator.type]()
 
-    def _send_velocity(self) -> None:
-        """Send the velocity command when it is due, as an operator's joystick does."""
+            def write(value: Sequence[float]) -> Any:
+                # stamped with the wall clock, as by a joystick, also in lockstep
+                write_twist(velocity, dict(zip(TWIST_AXES, value, strict=True)), time.time())
+                return velocity
+
+            return _Sender(name, node.create_publisher(type(velocity), operator.topic, 10), write)
+        given = robot.task_commands[name]
+        kind = SIGNAL_TYPES[given.type]
+        return _Sender(
+            name,
+            node.create_publisher(kind, given.topic, 10),
+            lambda value: write_signal(given, np.array(value), time.time()),
+        )
+
+    def _operator_is_connected(self) -> bool:
+        """Whether both nodes subscribe to all commands; discovery takes seconds."""
+        return all(each.publisher.get_subscription_count() >= 2 for each in self._senders)
+
+    def _write_commands(self) -> None:
+        """Take the commands of the episode that begins now."""
+        number = len(self.episodes)
+        self._now_sent = self._commands[min(number, len(self._commands) - 1)]
+        self._next_command = 0.0
+
+    def _send_commands(self) -> None:
+        """Send the commands when they are due, as an operator's joystick does."""
         now = time.monotonic()
-        if self._velocity is None or now < self._next_velocity:
+        if now < self._next_command:
             return
         lockstep = self._options.mode == "lockstep"
-        self._next_velocity = now + (LOCKSTEP_VELOCITY_PERIOD if lockstep else VELOCITY_PERIOD)
-        # stamped with the wall clock, as by a joystick, also in lockstep
-        write_twist(self._command, dict(zip(TWIST_AXES, self._velocity, strict=True)), time.time())
-        self._operator.publish(self._command)
+        self._next_command = now + (LOCKSTEP_COMMAND_PERIOD if lockstep else COMMAND_PERIOD)
+        for name, publisher, write in self._senders:
+            publisher.publish(write(self._now_sent[name]))
 
     def _on_latency(self, message: Float64MultiArray) -> None:
         self.samples.append(tuple(message.data))
+
+    def _on_phase(self, message: String) -> None:
+        self.phase = message.data
 
     def _on_episode(self, message: String) -> None:
         self.episodes.append(json.loads(message.data))

@@ -59,6 +59,32 @@ def parameter(
     return field(default=default, metadata=metadata)
 
 
+def help_asked(arguments: Sequence[str]) -> bool:
+    """Whether -h or --help stands among a process's arguments, before those of ROS.
+
+    Args:
+        arguments: of the process, without its name.
+    """
+    own = list(arguments)
+    own = own[: own.index("--ros-args")] if "--ros-args" in own else own
+    return bool({"-h", "--help"} & set(own))
+
+
+def help_of(text: str, parameters: type[Any]) -> str:
+    """Return the help of a node: what it does, and its parameters with their defaults.
+
+    Args:
+        text: docstring of its module.
+        parameters: the dataclass of its parameters.
+    """
+    lines = [text.strip(), "", "parameters, as --ros-args -p NAME:=VALUE:"]
+    for each in fields(parameters):
+        descriptor = each.metadata["descriptor"]
+        extra = f"; {descriptor.additional_constraints}" if each.metadata["choices"] else ""
+        lines.append(f"  {each.name:18s} {descriptor.description}{extra} ({each.default!r})")
+    return "\n".join(lines)
+
+
 def limits_of(parameters: type[Any], name: str) -> tuple[float, float]:
     """Return smallest and largest value of a number among a node's parameters.
 
@@ -77,6 +103,11 @@ class PolicyParameters:
     """The parameters of policy_node."""
 
     policy: str = parameter("", "the policy.onnx to run")
+    policies: tuple[str, ...] = parameter(
+        ("",),
+        "several instead of one, between which ~/select/NAME switches; the first acts first, each"
+        " is named like its file",
+    )
     robot: str = parameter("", "YAML with a section `robot`; empty: the shipped NAME.yaml")
     provider: str = parameter("cpu", "where the policy runs", (*PROVIDERS, "auto"))
     noise: str = parameter("fresh", "noise mode, one certified in the file", NOISE_MODES)
@@ -167,12 +198,97 @@ class SimParameters:
 
 
 @dataclass(frozen=True)
+class UnitreeSimParameters:
+    """The parameters of unitree_sim."""
+
+    interface: str = at_start("lo", "network interface of the robot's domain, its name or address")
+    robot_domain: int = at_start(0, "DDS domain of the robot", limits=(0, 232))
+    start: str = at_start("standing", "how the robot is at first", ("standing", "lying"))
+    mode: str = at_start(
+        "normal",
+        "the robot's own controller that has the motors at first; none: they are free",
+        ("normal", "ai", "advanced", "mcf", "none"),
+    )
+    state_rate: float = at_start(500.0, "rate of LowState [Hz]", limits=(1.0, 500.0))
+    state_crc: str = at_start(
+        "sealed",
+        "checksum of LowState; zero: as from Unitree's own simulator",
+        ("sealed", "zero"),
+    )
+    command_timeout: float = at_start(
+        0.02, "age of a LowCmd from which on the motors are limp [s]", limits=(0.002, 10.0)
+    )
+    silent_writer: bool = at_start(
+        False, "the robot's own controller keeps a writer of LowCmd that sends nothing"
+    )
+    report: str = at_start("", "file that each report replaces; empty: standard output")
+    seed: int = at_start(0, "seed of the sensors' noise", limits=(0, 2**31))
+    remote: str = parameter("", "what is held on the wireless remote, such as L1 A ly=0.5")
+    fault: str = parameter("", "a fault to inject, see ros_nodes/unitree/sim_wire_faults.py")
+
+
+@dataclass(frozen=True)
 class MonitorParameters:
     """The parameters of latency_monitor."""
 
     node: str = at_start("policy_node", "the node to watch; relative to the monitor's namespace")
     folder: str = at_start("latency", "where the record, the page and the distributions go")
     seconds: float = at_start(0.0, "record for so long [s]; 0: until Ctrl-C", limits=(0.0, 1e9))
+
+
+@dataclass(frozen=True)
+class KeyboardParameters:
+    """The parameters of keyboard_node."""
+
+    robot: str = at_start("", "YAML with the section `robot.joystick`, the one of policy_node")
+    release_after: float = at_start(
+        3.0, "time without a key after which the deadman is released [s]", limits=(0.5, 60.0)
+    )
+
+
+@dataclass(frozen=True)
+class UnitreeParameters:
+    """The parameters of unitree_driver."""
+
+    interface: str = at_start("", "network interface to the robot: its name, such as eth0")
+    robot_domain: int = at_start(
+        0, "DDS domain of the robot; ROS_DOMAIN_ID has to be another one", limits=(0, 232)
+    )
+    policy: str = at_start("", "the policy.onnx whose gains the motors get")
+    robot: str = at_start("", "YAML with a section `robot`; empty: the shipped NAME.yaml")
+    dry_run: bool = at_start(False, "read only: print a table to compare with the robot by hand")
+    mode_service: str = at_start(
+        "motion_switcher",
+        "which service says who has the motors; none: nobody else has them, on the operator's word",
+        ("motion_switcher", "none"),
+    )
+    mode: str = at_start("", "controller that ~/restore_mode starts; empty: the one released here")
+    state_crc: str = at_start(
+        "check", "whether a LowState with a wrong checksum is refused", ("check", "ignore")
+    )
+    hold: float = at_start(
+        0.2, "how long the last target is held before damping [s]", limits=(0.0, 1.0)
+    )
+    damping: float = at_start(
+        3.0, "kd of the motors while they are damped [N m s/rad]", limits=(3.0, 10.0)
+    )
+    gain_ramp: float = at_start(0.5, "in which the gains rise after damping [s]", limits=(0.1, 5.0))
+    max_temperature: float = at_start(80.0, "of a motor [degrees Celsius]", limits=(40.0, 110.0))
+    joystick: str = at_start("joy", "topic of the wireless remote; empty: not published")
+    remote_frozen_after: float = at_start(
+        5.0,
+        "after this long without any change the remote counts as silent while it is used [s]; 0:"
+        " never",
+        limits=(0.0, 60.0),
+    )
+    allow_other_middleware: bool = at_start(
+        False, "run on another middleware than Fast DDS, which it was not tried with"
+    )
+    realtime: bool = at_start(
+        False, "memory locked, garbage collector off, FIFO scheduling of all threads"
+    )
+    priority: int = at_start(85, "FIFO priority where realtime is set", limits=(1, 98))
+    cpus: tuple[int, ...] = at_start((-1,), "CPUs to run on where realtime is set; -1: any")
 
 
 START_ONLY_OF_ROS = ("use_sim_time", "start_type_description_service")

@@ -18,6 +18,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from functools import wraps
+from math import inf
 from typing import Any, TypeAlias
 
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
@@ -26,12 +27,19 @@ from rclpy.parameter import Parameter
 from dime_robot.runtime.control.control_loop import ControlLoop, Mode
 from dime_robot.runtime.control.faults import Fault, SafetyLevel
 from dime_robot.runtime.control.flight_recorder import Dump
+from dime_robot.runtime.control.phases import Goal
 from dime_robot.runtime.control.safety_filter import Decision
 from dime_robot.runtime.io.errors import InputError
 from ros_nodes.autostart import Autostart
 from ros_nodes.operator_services import OperatorServices
-from ros_nodes.parameters import PolicyParameters, read_parameters, require_known_parameters
-from ros_nodes.process import MAX_WAIT, NodeClock, realtime_profile, run_node
+from ros_nodes.parameters import (
+    PolicyParameters,
+    help_asked,
+    help_of,
+    read_parameters,
+    require_known_parameters,
+)
+from ros_nodes.process import MAX_WAIT, NodeClock, StopSignal, realtime_profile, run_node
 from ros_nodes.reporting import Reporter
 from ros_nodes.robot_link import RobotLink
 from ros_nodes.startup_checks import describe, drives_by_reading, load_and_check
@@ -39,6 +47,12 @@ from ros_nodes.startup_checks import describe, drives_by_reading, load_and_check
 POLL_PERIOD = 0.05  # [s] between two polls of the graph, the services and autostart
 REPORT_PERIOD = 1.0  # [s] between two diagnostics
 DUMP_PERIOD = 5.0  # [s] between two recordings of faults that do not latch
+WARNING_PERIOD = 5.0  # [s] between two warnings about task commands, sensors and the joystick
+# no level rises with them
+QUIET_FAULTS = (
+    *(Fault.TASK_COMMAND_LOST, Fault.SIGNAL_REFUSED),
+    *(Fault.JOYSTICK_LOST, Fault.JOYSTICK_REFUSED),
+)
 REST_PAUSE = 0.001  # [s] between two polls of the messages during a shutdown
 REST_SLACK = 2.0  # [s] of the wall clock in addition to the longest duration of a shutdown
 Outcome: TypeAlias = TransitionCallbackReturn
@@ -68,7 +82,7 @@ class PolicyNode(LifecycleNode):
     def __init__(self) -> None:
         super().__init__("policy_node")
         self._started = time.monotonic()
-        self.stop_requested: Callable[[], bool] = lambda: False  # see `process.run_node`
+        self.stop: StopSignal | None = None  # see `process.run_node`
         self.exit_code: int | None = None
         self._link: RobotLink | None = None  # from configure to cleanup
         self.parameters = read_parameters(self, PolicyParameters, self._parameter_problem)
@@ -76,6 +90,7 @@ class PolicyNode(LifecycleNode):
         self._reporter = Reporter(self, self._time)
         self._estopped = False  # also while there is no policy
         self._level = SafetyLevel.RUN
+        self._warned: dict[Fault, float] = {}  # when each fault was last warned about [s]
         self._active = False  # the state of the lifecycle
         self._next_poll = self._next_report = self._next_dump = 0.0
         self._autostart = Autostart(
@@ -96,9 +111,9 @@ class PolicyNode(LifecycleNode):
         """Load the policy, refuse an incompatible one, warm up, measure."""
         require_known_parameters(self)
         given = self.parameters = read_parameters(self, PolicyParameters)
-        controller, latency = load_and_check(given)
+        controller, latencies = load_and_check(given)
         controller.recorder.meta["node"] = self.get_fully_qualified_name()
-        by_reading = drives_by_reading(given.drive, controller.policy.spec, controller.robot)
+        by_reading = drives_by_reading(given.drive, controller.spec, controller.robot)
         self._time.restart()
         loop = ControlLoop(
             controller,
@@ -110,16 +125,22 @@ class PolicyNode(LifecycleNode):
         )
         loop.estopped = self._estopped
         link = RobotLink(self, loop, self._time, self._run)
+        if given.dry_run:
+            self._reporter.others = link.compare_with_others()
         if given.realtime:
             self._reporter.granted, refused = realtime_profile(given.priority, given.cpus)
             for sentence in refused:
                 self.get_logger().warning(sentence)
         self._link = link
+        self._operator.offer(loop)
         self._reporter.refusal = ""
+        self._reporter.describe_joystick = loop.describe_joystick
         drive = "observation" if by_reading else "timer"
-        text = describe(controller, latency, f"{drive}, noise {given.noise}")
+        text = describe(controller, latencies, f"{drive}, noise {given.noise}")
         where = "none, a dry run" if given.dry_run else f"on {link.graph.command_topic}"
         self.get_logger().info(f"configured: {text}, commands {where}")
+        if note := link.describe_joystick():
+            self.get_logger().info(note)
         if not self._autostart.activates:
             self._log_next("activate")
         return Outcome.SUCCESS
@@ -134,7 +155,7 @@ class PolicyNode(LifecycleNode):
             self._discover_others(link)
             timeout = link.loop.controller.robot.activation.listener_timeout
             problem = self.activation_problem() or link.open(timeout)
-        if not problem and self.stop_requested():
+        if not problem and self._stop_requests():
             problem = "the process was asked to end"
             link.close()
         if problem:
@@ -148,6 +169,8 @@ class PolicyNode(LifecycleNode):
                 f"command.listener is not set: {assumed} counts as who takes the commands"
             )
         link.loop.activate()
+        if self.stop is not None and link.loop.sit_down_time:
+            self.stop.max_requests = 2  # the second one means: without sitting down
         self.get_logger().info("active")
         return super().on_activate(state)
 
@@ -196,10 +219,13 @@ class PolicyNode(LifecycleNode):
     def _discover_others(self, link: RobotLink) -> None:
         """Wait until other nodes should have been discovered; readings are processed meanwhile."""
         until = self._started + self.parameters.discovery_time
-        while time.monotonic() < until and not self.stop_requested():
+        while time.monotonic() < until and not self._stop_requests():
             link.serve()
             self._operator.serve()
             time.sleep(REST_PAUSE)
+
+    def _stop_requests(self) -> int:
+        return 0 if self.stop is None else self.stop.requests
 
     def _log_next(self, transition: str) -> None:
         name = self.get_fully_qualified_name()
@@ -211,22 +237,45 @@ class PolicyNode(LifecycleNode):
         """Run a call of the loop; publish its decision, then report and record it."""
         if self._link is None:
             return
-        loop = self._link.loop
+        loop, others = self._link.loop, self._link.others
+        if others is not None:
+            others.poll()
         try:
             decision = call()
         except Exception:  # a bug, or a policy that fails: record it, and bring the robot to rest
             self.dump("exception")
-            self._lead_to_rest()
+            self._lead_to_rest(sits=False)
             raise
         if decision is None:
             return
         if decision.sent:
             self._link.publish(decision.command)
         self._reporter.miss(loop.take_missed())
-        self._reporter.step(decision)
+        change = self._reporter.step(decision)
         loop.record(decision)
+        self._report_phase(loop, change)
+        if others is not None:
+            others.step(decision)
+        self._warn(loop, decision)
         if decision.level != self._level:
             self._on_level(loop, decision)
+
+    def _report_phase(self, loop: ControlLoop, change: str) -> None:
+        """Log what has changed in who commands the robot."""
+        if failure := loop.take_failure():
+            self._reporter.last_fault = failure
+            self.get_logger().error(failure)
+        if change:
+            self.get_logger().info(change)
+
+    def _warn(self, loop: ControlLoop, decision: Decision) -> None:
+        """Log faults with which no level rises, each at once and then rarely."""
+        now = time.monotonic()
+        found = [fault for fault in decision.faults if fault in QUIET_FAULTS]
+        found = [each for each in found if now - self._warned.get(each, -inf) > WARNING_PERIOD]
+        if found:
+            self._warned |= dict.fromkeys(found, now)
+            self.get_logger().warning(loop.explain(found))
 
     def _on_level(self, loop: ControlLoop, decision: Decision) -> None:
         """Log, report and record the beginning or end of a fault at once."""
@@ -268,6 +317,22 @@ class PolicyNode(LifecycleNode):
             self._level = SafetyLevel.RUN
         return problem
 
+    def request(self, goal: Goal) -> str:
+        """Stand up, run the policy, or sit down.
+
+        Returns:
+            Why that is refused, as a sentence; empty: it begins.
+        """
+        return "it is not configured" if self._link is None else self._link.loop.request(goal)
+
+    def select(self, name: str) -> str:
+        """Let another policy act.
+
+        Returns:
+            Why that is refused, as a sentence; empty: it acts from the next step on.
+        """
+        return "it is not configured" if self._link is None else self._link.loop.select(name)
+
     @property
     def commands(self) -> bool:
         """Whether a robot is commanded."""
@@ -283,6 +348,8 @@ class PolicyNode(LifecycleNode):
         """See `process.Running`."""
         if self._link is not None:
             self._run(self._link.loop.poll)
+        if self._link is not None and (between := self._link.loop.command_between()) is not None:
+            self._link.publish(between)  # no step: neither timed nor recorded
         now = time.monotonic()  # simulated time may be paused
         if now >= self._next_poll:
             self._next_poll = now + POLL_PERIOD
@@ -339,23 +406,45 @@ class PolicyNode(LifecycleNode):
 
     # ---- shutdown
 
-    def _lead_to_rest(self) -> None:
-        """Bring the robot to rest, and log the result. Readings and ~/estop are processed."""
+    def _lead_to_rest(self, sits: bool = True) -> None:
+        """Bring the robot to rest, and log the result. Readings and ~/estop are processed.
+
+        Args:
+            sits: whether a robot with phases sits down first, for which its policy may have to run.
+
+        Raises:
+            Exception: of the policy, while it ran for that; the robot is at rest nevertheless.
+        """
         if not self._active or self._link is None:
             return
         self._active = False
         link, loop = self._link, self._link.loop
         loop.shut_down()
-        until = time.monotonic() + loop.controller.safety.rest.max_duration + REST_SLACK
-        next_poll = 0.0
+        if not sits:
+            loop.hurry()
+        error: Exception | None = None
+        longest = loop.sit_down_time + loop.controller.safety.rest.max_duration
+        until = time.monotonic() + longest + REST_SLACK
+        next_poll, requests = 0.0, max(1, self._stop_requests())
         while loop.mode == Mode.RESTING:
+            if self._stop_requests() > requests:
+                loop.hurry()
             link.serve()
             self._operator.serve()
-            decision = loop.poll()
+            decision = None
+            try:
+                decision = loop.poll()
+            except Exception as raised:
+                if error is not None:
+                    raise
+                error = raised
+                self.dump("exception")
+                loop.hurry()
             if decision is not None:  # no fault: not reported as one
                 if decision.sent:
                     link.publish(decision.command)
                 loop.record(decision)
+                self._report_phase(loop, self._reporter.enter(loop))
             now = time.monotonic()
             if now >= next_poll:
                 next_poll = now + POLL_PERIOD
@@ -371,11 +460,15 @@ class PolicyNode(LifecycleNode):
             self.get_logger().info(f"inactive, at rest: {'' if reached is None else reached.text}")
         else:
             self.get_logger().warning(f"inactive, robot not at rest: {reached.text}")
+        if error is not None:
+            raise error
 
     def _release(self) -> None:
         if self._link is not None:
+            self._estopped |= self._link.loop.estopped  # a joystick may have set it
             self._link.destroy()
             self._link.loop.controller.recorder.wait(2.0)
+            self._operator.withdraw()
             self._operator.poll()  # respond to callers that wait for a recording
         self._reporter.release()
         self._link = None
@@ -388,6 +481,9 @@ class PolicyNode(LifecycleNode):
 
 def main() -> int:
     """Run until a signal."""
+    if help_asked(sys.argv[1:]):
+        print(help_of(__doc__ or "", PolicyParameters))
+        return 0
     return run_node(PolicyNode)
 
 

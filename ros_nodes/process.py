@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import math
 import os
 import signal
 import sys
@@ -29,6 +30,7 @@ from dime_robot.runtime.io.errors import InputError
 MAX_WAIT = 0.1  # [s] between two reads of the signal flag
 MEMORY_LOCK_NOW_AND_LATER = 3  # MCL_CURRENT | MCL_FUTURE
 MAX_STAMP_LEAD = 1.0  # [s] of a reading's stamp before /clock
+SAME_REQUEST = 0.5  # [s] between signals that request the same
 SWITCH_INTERVAL = 1e-4  # [s] a background thread may keep the interpreter
 
 
@@ -82,7 +84,7 @@ class Running(Protocol):
     """A node that `run_node` can run."""
 
     exit_code: int | None  # once it is set, the process ends with it
-    stop_requested: Callable[[], bool]  # whether a signal has requested the end of the process
+    stop: StopSignal | None  # the requests to end this process; set before it runs
 
     def wait(self) -> float:
         """Return the longest time until `tick` has to be called [s], even if no message comes."""
@@ -104,19 +106,27 @@ def make_executor() -> Executor:
 
 
 class StopSignal:
-    """SIGTERM, SIGINT and SIGHUP (a closed terminal) as a flag.
+    """SIGTERM, SIGINT and SIGHUP (a closed terminal) as requests to end.
 
-    The second signal of a kind ends the process at once.
+    Signals within `SAME_REQUEST` of a request belong to it: a terminal and a launcher send theirs
+    together. A node that needs long to end may take a second request to mean: at once, but safely
+    (`max_requests` 2). A further signal of a kind that was received ends the process.
     """
 
     def __init__(self) -> None:
-        self.received: int | None = None
+        self.requests = 0
+        self.max_requests = 1
+        self.then: Any = signal.SIG_DFL  # handles signals of a kind that was received, after that
+        self._requested_at = -math.inf  # [s]
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._on_signal)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self.received = number
-        signal.signal(number, signal.SIG_DFL)
+        now = time.monotonic()
+        if now - self._requested_at > SAME_REQUEST:
+            self.requests, self._requested_at = self.requests + 1, now
+        if self.requests >= self.max_requests:
+            signal.signal(number, self.then)
 
 
 def run_node(make: Callable[[], Any], args: list[str] | None = None) -> int:
@@ -139,10 +149,10 @@ def run_node(make: Callable[[], Any], args: list[str] | None = None) -> int:
     node = None
     try:
         node = make()
-        node.stop_requested = lambda: stop.received is not None
+        node.stop = stop
         executor = make_executor()
         executor.add_node(node)
-        while stop.received is None and node.exit_code is None:
+        while not stop.requests and node.exit_code is None:
             executor.spin_once(timeout_sec=min(MAX_WAIT, max(0.0, node.wait())))
             node.tick()
         return node.exit_code or 0

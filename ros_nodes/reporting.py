@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter, deque
+from collections.abc import Callable
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.node import Node
-from std_msgs.msg import Float64MultiArray, MultiArrayDimension
+from std_msgs.msg import Float64MultiArray, MultiArrayDimension, String
 
 from dime_robot.runtime.control.control_loop import ControlLoop
 from dime_robot.runtime.control.faults import Fault, SafetyLevel
 from dime_robot.runtime.control.flight_recorder import Dump
+from dime_robot.runtime.control.phases import commander_of
 from dime_robot.runtime.control.safety_filter import Decision
 from dime_robot.runtime.telemetry.latency import SAMPLE_LABEL, LatencyRecorder, LatencySample
 from ros_nodes import diagnostics
+from ros_nodes.conversions import PHASE_QOS
+from ros_nodes.other_commands import OtherCommands
 from ros_nodes.process import NodeClock
 
 
@@ -25,6 +29,7 @@ class _Activation:
         self.loop = loop
         self.recorder = LatencyRecorder(loop.controller.policy.spec.rate)
         self.decision: Decision | None = None  # the last one; None: nothing is commanded
+        self.commander = ""  # phase, and policy of several, as they were reported last
         self.levels: Counter[SafetyLevel] = Counter()  # steps since the last report
         self.faults: Counter[Fault] = Counter()  # the same
         self.published_at = 0.0  # the last command [s]; 0: none yet
@@ -38,12 +43,15 @@ class Reporter:
         self.granted = "off"  # of the real-time profile
         self.refusal = ""  # why the last transition was refused
         self.last_fault = "none"
+        self.describe_joystick: Callable[[], str] = lambda: ""  # empty: there is none
         self.dumps: deque[Dump] = deque(maxlen=3)  # the newest recordings
+        self.others: OtherCommands | None = None  # in a dry run, until the policy is released
         self._node, self._clock = node, clock
         self._activation: _Activation | None = None  # the newest, until the policy is released
         self._has_subscribers = False
         self._diagnostics = node.create_publisher(DiagnosticArray, diagnostics.TOPIC, 10)
         self._samples = node.create_publisher(Float64MultiArray, "~/latency", 100)
+        self._phases = node.create_publisher(String, "~/phase", PHASE_QOS)
         self._message = Float64MultiArray()
         self._message.layout.dim = [
             MultiArrayDimension(label=SAMPLE_LABEL, size=len(LatencySample._fields))
@@ -60,17 +68,31 @@ class Reporter:
 
     def release(self) -> None:
         """Drop all data of a policy that is unloaded."""
-        self._activation = None
+        self.describe_joystick = lambda: ""
+        self._activation = self.others = None
+
+    def enter(self, loop: ControlLoop) -> str:
+        """Publish phase and policy where they have changed; return the change, empty: none."""
+        active, controller = self._activation, loop.controller
+        named = controller.acting if len(controller.policies) > 1 else ""
+        commander = commander_of(loop.phase, named)
+        if active is None or commander == active.commander:
+            return ""
+        active.commander = commander
+        self._phases.publish(String(data=commander))
+        if not controller.phases.exists and not named:
+            return ""
+        return f"phase {loop.phase.value}" + (f", policy {named}" if named else "")
 
     def miss(self, count: int) -> None:
         """Count deadlines without a step."""
         if self._activation is not None:
             self._activation.recorder.misses += count
 
-    def step(self, decision: Decision) -> None:
-        """Count and time a command that was published just now."""
+    def step(self, decision: Decision) -> str:
+        """Count and time a command that was published just now; return as `enter`."""
         if (active := self._activation) is None:
-            return
+            return ""
         watchdog, began = active.loop.watchdog, active.loop.began
         active.decision = decision
         active.levels[decision.level] += 1
@@ -87,9 +109,11 @@ class Reporter:
         )
         active.published_at = now
         active.recorder.add(sample)
+        change = self.enter(active.loop)  # before the first sample of that phase, see PhaseLog
         if self._has_subscribers:
             self._message.data = array("d", sample)
             self._samples.publish(self._message)
+        return change
 
     def poll(self) -> None:
         """Check whether the samples have a subscriber."""
@@ -102,9 +126,11 @@ class Reporter:
         if self._activation is None:
             level = DiagnosticStatus.ERROR if self.refusal else DiagnosticStatus.OK
             message = self.refusal or "not active"
-            entries = [diagnostics.status(names[0], "", level, message, {})]
+            entries = [diagnostics.status(names[0], "", level, message, self._joystick())]
         else:
             entries = self._entries(names, self._activation)
+            if self.others is not None:
+                entries.append(self.others.entry(diagnostics.entry_name(node, diagnostics.SHADOW)))
         stamp = self._node.get_clock().now().to_msg()
         self._diagnostics.publish(diagnostics.array(stamp, *entries))
 
@@ -133,9 +159,12 @@ class Reporter:
             "last fault": self.last_fault,
             "last recording": self._last_recording(),
             **inputs,
+            **self._joystick(),
             **{f"steps {level.name.lower()}": active.levels[level] for level in SafetyLevel},
             **{f"steps with {fault.value}": count for fault, count in active.faults.items()},
             "policy": f"{policy.spec.name} {policy.file.policy_digest[:12]}",
+            "phase": active.loop.phase.value,
+            "selected": active.loop.controller.acting,
             "rate [Hz]": policy.spec.rate,
             "noise": policy.noise.mode,
             "provider": policy.provider,
@@ -144,10 +173,17 @@ class Reporter:
         active.levels.clear()
         active.faults.clear()
         times = diagnostics.latency_values(recorder, percentiles, period)
+        if active.loop.between is not None:
+            times["interpolation [ms]"] = 1e3 * robot.command.interpolated.delay(policy.spec)
+            times["missed between steps"] = active.loop.between.missed
         return [
             diagnostics.status(names[0], robot.name, level, message, control),
             diagnostics.status(names[1], robot.name, latency, summary, times),
         ]
+
+    def _joystick(self) -> dict[str, str]:
+        text = self.describe_joystick()
+        return {"joystick": text} if text else {}
 
     def _last_recording(self) -> str:
         done = [dump for dump in self.dumps if dump.done]

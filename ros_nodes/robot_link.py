@@ -4,27 +4,49 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+import numpy as np
 from rclpy.duration import Duration
 from rclpy.node import Node
 from rclpy.publisher import Publisher
-from sensor_msgs.msg import Imu, JointState
+from rclpy.qos import QoSProfile
+from sensor_msgs.msg import Imu, JointState, Joy
+from std_msgs.msg import Float64MultiArray
 
-from dime_robot.runtime.control.control_loop import ControlLoop, Reading
+from dime_robot.runtime.contract.signal_input import SignalInput
+from dime_robot.runtime.control.contact_reading import ContactReading
+from dime_robot.runtime.control.control_loop import ControlLoop
 from dime_robot.runtime.control.joint_mapping import JointMapping
+from dime_robot.runtime.control.message_values import (
+    angular_velocity_of,
+    joint_reading,
+    orientation_of,
+    seconds,
+    twist_values,
+)
 from dime_robot.runtime.control.safety_filter import Decision
 from dime_robot.runtime.control.state import JointCommand
 from dime_robot.runtime.io.errors import InputError
 from ros_nodes import conversions
-from ros_nodes.conversions import COMMAND_QOS, STATE_QOS, CommandMessage, CommandWriter
+from ros_nodes.conversions import (
+    COMMAND_QOS,
+    JOYSTICK_QOS,
+    STATE_QOS,
+    CommandMessage,
+    CommandWriter,
+)
 from ros_nodes.graph_watch import GraphWatch, Input
+from ros_nodes.other_commands import OtherCommands
 from ros_nodes.process import NodeClock
+from ros_nodes.signal_messages import SIGNAL_TYPES, SignalMessage, read_signal
 
 LAST_COMMAND_TIMEOUT = 0.3  # [s] for the listeners to acknowledge the last command
 RESEND_PERIOD = 0.02  # [s] after which the first command is sent again, until it is acknowledged
 SIMULATED_RESEND_PERIOD = 2.0  # [s] the same in simulated time, by the wall clock
 MATCH_PAUSE = 0.005  # [s] between two checks whether the listener is matched
+MAX_TAKEN = 100  # messages of one topic in a row: a flood must not delay the others
 ALL_MATCHED_TIMEOUT = 0.5  # [s] for all subscribers to be matched, once the listener is
 
 
@@ -45,7 +67,7 @@ class RobotLink:
         clock: NodeClock,
         run: Callable[[Callable[[], Decision | None]], None],
     ) -> None:
-        spec, robot = loop.controller.policy.spec, loop.controller.robot
+        spec, robot = loop.controller.spec, loop.controller.robot
         self._node, self.loop, self._robot = node, loop, robot
         self._clock, self._run = clock, run
         self._mapping = JointMapping(spec, robot)
@@ -57,17 +79,51 @@ class RobotLink:
         inputs = {"state": self._subscribe(JointState, robot.state.topic, self._on_joint_state)}
         if loop.needs_imu and robot.imu is not None:
             inputs["imu"] = self._subscribe(Imu, robot.imu.topic, self._on_imu)
+        self._feet = ContactReading(spec, robot)
+        if loop.needs_contact and robot.contact is not None:
+            topic = robot.contact.topic
+            inputs["contact"] = self._subscribe(Float64MultiArray, topic, self._on_contact)
         if loop.needs_velocity and (velocity := robot.command_velocity) is not None:
             kind = conversions.TWIST_TYPES[velocity.type]
             inputs["command_velocity"] = self._subscribe(kind, velocity.topic, self._on_velocity)
+        if robot.joystick is not None:
+            topic = robot.joystick.topic
+            inputs["joystick"] = self._subscribe(Joy, topic, self._on_joystick, JOYSTICK_QOS)
+        for name, signal in spec.signals.items():
+            given = loop.signals.inputs[name]
+            section, kind = f"{signal.section}.{name}", SIGNAL_TYPES[given.type]
+            callback = partial(self._on_signal, name, given, signal.width)
+            inputs[section] = self._subscribe(kind, given.topic, callback)
         self.graph = GraphWatch(node, spec, robot, inputs)
         loop.command_topic = self.graph.command_topic
+        self.others: OtherCommands | None = None  # in a dry run
 
-    def _subscribe(self, kind: type, topic: str, callback: Callable[..., None]) -> Input:
+    def compare_with_others(self) -> OtherCommands:
+        """Compare a dry run's commands with those of another controller."""
+        topic = self.graph.command_topic
+        self.others = OtherCommands(self._node, self.loop, self._mapping, topic)
+        return self.others
+
+    def _subscribe(
+        self, kind: type, topic: str, callback: Callable[..., None], qos: QoSProfile = STATE_QOS
+    ) -> Input:
         # callbacks take no MessageInfo: the events executor of rclpy 9.1.2 fails on those that do
-        subscription = self._node.create_subscription(kind, topic, callback, STATE_QOS)
+        subscription = self._node.create_subscription(kind, topic, callback, qos)
         self._subscriptions.append(subscription)
         return Input(subscription.topic_name, kind)
+
+    def describe_joystick(self) -> str:
+        """Say what the joystick commands, as a sentence; empty: there is none."""
+        joystick, velocity = self._robot.joystick, self._robot.command_velocity
+        if joystick is None:
+            return ""
+        topic = self._node.resolve_topic_name(joystick.topic)
+        text = f"joystick on {topic}: deadman button {joystick.deadman}, estop button"
+        text += f" {joystick.estop}"
+        if self.loop.drives_by_joystick and velocity is not None:
+            ignored = self._node.resolve_topic_name(velocity.topic)
+            text += f"; its axes alone give the velocity, {ignored} is not subscribed"
+        return text
 
     # ---- commands
 
@@ -146,7 +202,7 @@ class RobotLink:
     def serve(self) -> None:
         """Take messages and call their callbacks, inside a callback where no executor can run."""
         for subscription in [*self._subscriptions, *self._clock.subscriptions()]:
-            while True:
+            for _ in range(MAX_TAKEN):
                 with subscription.handle:
                     taken = subscription.handle.take_message(subscription.msg_type, False)
                 if taken is None:
@@ -157,37 +213,50 @@ class RobotLink:
         """Destroy publisher and subscriptions."""
         self.close()
         self.graph.close()
+        if self.others is not None:
+            self.others.close()
         for subscription in self._subscriptions:
             self._node.destroy_subscription(subscription)
 
     def _on_joint_state(self, message: JointState) -> None:
-        mapping, size = self._mapping, len(message.name)
-        if not mapping.concerns(message.name):
+        reading = joint_reading(message, self._mapping, self._robot.state.effort)
+        if reading is None:
             return  # joints of another device, such as a gripper
-        try:
-            reordered = mapping.set_order(message.name)
-        except InputError as error:
-            defect = str(error)
+        if isinstance(reading, str):
+            defect = reading
             self._run(lambda: self.loop.unusable(defect))
             return
-        position = conversions.joint_values(message.position, size)
-        velocity = conversions.joint_values(message.velocity, size)
-        reading = Reading(
-            conversions.seconds(message.header.stamp),
-            mapping.positions(position),
-            mapping.velocities(velocity),
-            reordered,
-            mapping.held(position),
-        )
         self._clock.update(reading.stamp)
         self._run(lambda: self.loop.joint_state(reading))
 
     def _on_imu(self, message: Imu) -> None:
-        stamp = conversions.seconds(message.header.stamp)
+        stamp = seconds(message.header.stamp)
         self._clock.update(stamp)
-        orientation = conversions.orientation_of(message)
-        angular_velocity = conversions.angular_velocity_of(message)
+        orientation = orientation_of(message)
+        angular_velocity = angular_velocity_of(message)
         self._run(lambda: self.loop.imu(stamp, orientation, angular_velocity))
 
+    def _on_contact(self, message: Float64MultiArray) -> None:
+        self.loop.contact(self._feet.contacts(np.array(message.data, dtype=float)))
+
     def _on_velocity(self, message: Any) -> None:
-        self.loop.velocity(conversions.twist_values(message))
+        self.loop.velocity(twist_values(message))
+
+    def _on_joystick(self, message: Joy) -> None:
+        stopped = self.loop.estopped
+        axes = np.array(message.axes, dtype=float)
+        self._run(lambda: self.loop.joystick(axes, message.buttons))
+        log = self._node.get_logger()
+        if self.loop.estopped and not stopped:
+            log.error("joystick: emergency stop, ~/reset_estop releases it")
+        for title, problem in self.loop.take_requests():
+            text = f"joystick: {title}"
+            log.warning(f"{text} refused: {problem}") if problem else log.info(text)
+
+    def _on_signal(self, name: str, given: SignalInput, width: int, message: SignalMessage) -> None:
+        try:
+            reading = read_signal(message, given, width)
+        except InputError as error:
+            self.loop.signals[name].refuse(str(error))
+            return
+        self.loop.signal(name, *reading)

@@ -35,6 +35,11 @@ tilt:DEGREES    the imu reads a base rolled by this angle
 quaternion      the orientation is 0 0 0 0, as of a driver that never sets it
 no_orientation  orientation_covariance[0] is -1: not measured (REP 145)
 
+Feet:
+
+no_contact      the forces on the feet are not sent
+nan_contact     the forces on the feet read NaN
+
 In lockstep a state follows each command, so there `rate` and `bursts` have no effect.
 """
 
@@ -44,10 +49,11 @@ import math
 import os
 from array import array
 from copy import deepcopy
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from sensor_msgs.msg import Imu, JointState
+from std_msgs.msg import Float64MultiArray
 
 from dime_robot.runtime.contract.policy_spec import FloatArray
 from dime_robot.runtime.io.errors import InputError
@@ -67,6 +73,7 @@ class _Form(NamedTuple):
     limits: tuple[float, float] | None = None  # of its number; None: it has no number
     whole: bool = False  # an integer
     imu: bool = False  # needs a robot with an imu
+    contact: bool = False  # needs a robot that measures the forces on its feet
 
 
 FORMS = {
@@ -93,6 +100,8 @@ FORMS = {
     "tilt": _Form(limits=(-180.0, 180.0), imu=True),
     "quaternion": _Form(imu=True),
     "no_orientation": _Form(imu=True),
+    "no_contact": _Form(contact=True),
+    "nan_contact": _Form(contact=True),
 }
 
 
@@ -103,12 +112,15 @@ class InjectedFault:
         text: see the module's docstring; empty: none.
         joints: their names in the messages.
         has_imu: whether the robot publishes one.
+        has_contact: whether it publishes the forces on its feet.
 
     Raises:
         InputError: there is no such fault, or this robot cannot have it.
     """
 
-    def __init__(self, text: str, joints: list[str], has_imu: bool = True) -> None:
+    def __init__(
+        self, text: str, joints: list[str], has_imu: bool = True, has_contact: bool = True
+    ) -> None:
         self.kind, *rest = text.split(":") if text else [""]
         self.joint, self.number = "", 0.0
         if text:
@@ -119,8 +131,14 @@ class InjectedFault:
                 " add the sections robot.imu and sim.imu to its configuration",
                 code="parameter",
             )
+        if text and FORMS[self.kind].contact and not has_contact:
+            raise InputError(
+                "parameter fault: expected one that a robot without forces on its feet can have,"
+                f" got {text!r}: add the sections robot.contact and sim.feet to its configuration",
+                code="parameter",
+            )
         self._random = np.random.default_rng(0)
-        self._first: dict[type, Imu | JointState] = {}  # of each kind, since the fault began
+        self._first: dict[type, Any] = {}  # of each kind, since the fault began
         self._began: float | None = None  # steady time of the first state [s]
         self._next_glitch = -math.inf
         self._shown = False  # a fault that occurs once
@@ -192,7 +210,9 @@ class InjectedFault:
     def joint_state(self, message: JointState) -> JointState | None:
         """Return the message as the robot with the fault sends it; None: it sends none."""
         first = self._first.setdefault(JointState, deepcopy(message)) if self.kind else message
-        fields = (message.name, message.position, message.velocity)
+        fields = [message.name, message.position, message.velocity]
+        if len(message.effort):
+            fields.append(message.effort)
         index = message.name.index(self.joint) if self.joint else -1
         match self.kind:
             case "die":
@@ -203,6 +223,7 @@ class InjectedFault:
                 message.header.stamp = first.header.stamp
             case "frozen":
                 message.position, message.velocity = first.position, first.velocity
+                message.effort = first.effort
             case "nan":
                 message.position[index] = math.nan
             case "jump":
@@ -225,7 +246,23 @@ class InjectedFault:
             case "extra":
                 message.name.insert(0, "gripper")
                 message.position.insert(0, 0.5)
-                message.velocity.insert(0, 0.0)
+                for values in fields[2:]:
+                    values.insert(0, 0.0)
+        return message
+
+    def contact(self, message: Float64MultiArray) -> Float64MultiArray | None:
+        """Return the message as the robot with the fault sends it; None: it sends none.
+
+        Args:
+            message: forces on the feet, shape (n_feet,) [N].
+        """
+        match self.kind:
+            case "no_contact":
+                return None
+            case "nan_contact":
+                message.data = array("d", [math.nan] * len(message.data))
+            case "frozen":
+                return self._first.setdefault(Float64MultiArray, deepcopy(message))
         return message
 
     def imu(self, message: Imu) -> Imu | None:

@@ -2,13 +2,16 @@
 
 It simulates the same Plant as training, publishes its state as JointState (and Imu), and takes the
 robot's own kind of commands. The robot stays in its start pose until the first command, so an
-episode begins like a training episode. In lockstep every state waits for its command and /clock
-is published; otherwise the simulation follows the wall clock, and when commands stop the robot's
-own time-out acts (see sim_timeout). A velocity-tracking task is evaluated with the velocity command
-on the topic that the policy subscribes to. At the end of an episode, or when the robot falls, the
-result is published on `~/episode` as JSON; a configuration without a task has no episodes.
+episode begins like a training episode. In lockstep every state waits for its command and /clock is
+published; otherwise the simulation follows the wall clock, and when commands stop the robot's own
+time-out acts (see sim_timeout). A task is evaluated with the commands on the topics that the policy
+subscribes to, and its observations are published as the robot's own sensors. At the end of an
+episode, or when the robot falls, the result is published on `~/episode` as JSON; a configuration
+without a task has no episodes.
 After SIGTERM or SIGINT it keeps running while commands arrive, so that policy_node, which may have
 received the same signal, can bring the robot to rest.
+A robot with phases begins lying, in the last pose of `sit_down`; an episode of the task begins with
+the phase `policy` of policy_node, which it publishes on `policy_node/phase`.
 """
 
 from __future__ import annotations
@@ -31,19 +34,28 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.publisher import Publisher
 from rosgraph_msgs.msg import Clock
-from sensor_msgs.msg import Imu, JointState
-from std_msgs.msg import String
+from sensor_msgs.msg import Imu, JointState, Joy
+from std_msgs.msg import Float64MultiArray, String
 from std_srvs.srv import Trigger
 
+from dime_robot.runtime.contract.phases import PhasesConfig, phase_problems, pose_of
+from dime_robot.runtime.contract.policy_spec import FloatArray
 from dime_robot.runtime.control.joint_mapping import JointMapping
+from dime_robot.runtime.control.joystick import Joystick
+from dime_robot.runtime.control.phases import is_policy
 from dime_robot.runtime.control.state import JointCommand
 from dime_robot.runtime.control.velocity_command import VelocityCommand
 from dime_robot.runtime.io.errors import InputError
-from dime_robot.sim.config.robot_task import TaskConfig, load_robot_task
+from dime_robot.sim.config.robot_task import RobotTaskConfig, load_robot_task
+from dime_robot.sim.config.task import VELOCITY, TaskConfig
+from dime_robot.sim.config.trust import typed_env
+from dime_robot.sim.plant.lying import lie
 from dime_robot.sim.plant.plant import make_plant
-from dime_robot.sim.tasks.task import Task, make_task
+from dime_robot.sim.tasks.task import Task
 from ros_nodes.conversions import (
     COMMAND_QOS,
+    JOYSTICK_QOS,
+    PHASE_QOS,
     STATE_QOS,
     TWIST_TYPES,
     CommandMessage,
@@ -53,11 +65,18 @@ from ros_nodes.conversions import (
     stamp_of,
     twist_values,
 )
-from ros_nodes.parameters import SimParameters, read_parameters, require_known_parameters
+from ros_nodes.parameters import (
+    SimParameters,
+    help_asked,
+    help_of,
+    read_parameters,
+    require_known_parameters,
+)
 from ros_nodes.process import MAX_WAIT, make_executor, run_node
 from ros_nodes.sim_faults import InjectedFault
 from ros_nodes.sim_sensors import Sensors
-from ros_nodes.sim_states import StateTopics
+from ros_nodes.sim_signals import SimSignals
+from ros_nodes.sim_states import Outgoing, StateTopics
 from ros_nodes.sim_timeout import CommandTimeout, OnTimeout, TimeoutResponse
 from ros_nodes.topic_types import type_mismatches
 
@@ -65,6 +84,7 @@ RESEND_PERIOD = 0.5  # [s] after which a state without a command is sent again i
 TIME_BETWEEN_EPISODES = 1.0  # [s] of simulated time
 MAX_LAG = 0.05  # [s] behind the wall clock before the lost time is dropped
 POLL_PERIOD = 1.0  # [s] between two checks of the message types on the topics
+PHASE_TOPIC = "policy_node/phase"
 QUIET_TIME = 0.3  # [s] without a command after which no node commands any more
 MAX_REST_TIME = 10.0  # [s] of further running at the end while a node still commands
 
@@ -77,12 +97,14 @@ class SimNode(Node):
         self.exit_code: int | None = None
         given = read_parameters(self, SimParameters, self._set_fault)
         require_known_parameters(self)
+        typed_env(f"sim:{given.config}")  # a parameter of the command line
         config, model = load_robot_task(given.config)
         self._config, self._lockstep = config, given.mode == "lockstep"
-        self._plant = make_plant(config, model)
+        # in lockstep a message is a whole step's command; else all of them come as messages
+        self._plant = make_plant(config, model, interpolates=self._lockstep)
         self._task: Task | None = None
         if config.task is not None:
-            self._task = make_task(config, self._plant)
+            self._task = Task(config, self._plant)
         self._mapping = JointMapping(config.policy, config.robot)
         self._random = np.random.default_rng(given.seed)
         self._episode_steps = _episode_steps(config.task, given, config.policy.rate)
@@ -106,11 +128,15 @@ class SimNode(Node):
             self._fault(given.fault),
             not self._lockstep,
             lambda: self._plant.positions(held),
+            others=self._sensor_messages,
+            forces=self._foot_forces,
         )
         # name, type and section of every topic
         self._topics: list[tuple[str, type, str]] = [(robot.state.topic, JointState, "robot.state")]
         if robot.imu is not None:
             self._topics.append((robot.imu.topic, Imu, "robot.imu"))
+        if robot.contact is not None:
+            self._topics.append((robot.contact.topic, Float64MultiArray, "robot.contact"))
         self._episodes: Publisher[String] = self._publish_on("~/episode", String, "")
         self._clocks: Publisher[Clock] | None = None
         if self._lockstep:
@@ -118,9 +144,15 @@ class SimNode(Node):
         kind = command_type(robot.command)
         self._topics.append((robot.command.topic, kind, "robot.command"))
         self.create_subscription(kind, robot.command.topic, self._on_command, COMMAND_QOS)
-        self._velocity: VelocityCommand | None = None
+        self._signals = SimSignals(self, config.policy, robot, self._steady)
+        self._topics += self._signals.topics
+        self._velocity: VelocityCommand | Joystick | None = None
         if self._task is not None and self._task.command_velocity is not None:
             self._velocity = self._subscribe_to_velocity(given.config)
+        self._lying: dict[str, float] | None = None  # the pose in which an episode begins
+        if robot.phases is not None:
+            self._lying = _lying_pose(robot.phases, config, given.config)
+            self.create_subscription(String, PHASE_TOPIC, self._on_phase, PHASE_QOS)
         self.create_service(Trigger, "~/reset", self._on_reset)
         self._time_base = 0.0
         self._commanded_at = -math.inf  # when the last command came, steady [s]
@@ -136,7 +168,7 @@ class SimNode(Node):
         self._topics.append((topic, kind, section))
         return self.create_publisher(kind, topic, 10)
 
-    def _subscribe_to_velocity(self, config: str) -> VelocityCommand:
+    def _subscribe_to_velocity(self, config: str) -> VelocityCommand | Joystick:
         """Subscribe to the operator's velocity command."""
         operator = self._config.robot.command_velocity
         if operator is None:
@@ -144,6 +176,9 @@ class SimNode(Node):
                 f"{config}: its task follows a velocity: expected a section robot.command_velocity"
                 " with its topic"
             )
+        joystick = self._config.robot.joystick
+        if joystick is not None and joystick.axes:
+            return self._subscribe_to_joystick(Joystick(joystick, operator), joystick.topic)
         kind = TWIST_TYPES[operator.type]
         self._topics.append((operator.topic, kind, "robot.command_velocity"))
         velocity = VelocityCommand(operator)
@@ -154,19 +189,39 @@ class SimNode(Node):
         self.create_subscription(kind, operator.topic, on_velocity, STATE_QOS)
         return velocity
 
+    def _subscribe_to_joystick(self, joystick: Joystick, topic: str) -> Joystick:
+        self._topics.append((topic, Joy, "robot.joystick"))
+
+        def on_joystick(message: Joy) -> None:
+            joystick.receive(np.array(message.axes, dtype=float), message.buttons, self._steady())
+
+        self.create_subscription(Joy, topic, on_joystick, JOYSTICK_QOS)
+        return joystick
+
     def _fault(self, text: str) -> InjectedFault:
         robot = self._config.robot
         has_imu = robot.imu is not None and self._config.sim.imu is not None
-        return InjectedFault(text, [joint.hardware_name for joint in robot.joints], has_imu)
+        names, has_contact = (
+            [joint.hardware_name for joint in robot.joints],
+            robot.contact is not None,
+        )
+        return InjectedFault(text, names, has_imu, has_contact)
+
+    def _foot_forces(self) -> FloatArray:
+        contact = self._config.robot.contact
+        return self._plant.foot_forces(() if contact is None else contact.feet)
 
     def _begin(self) -> None:
         """Begin an episode: at rest in a start pose, waiting for the first command."""
         self._time_base += self._plant.state().stamp + TIME_BETWEEN_EPISODES  # never goes back
-        self._set_velocity()
+        self._set_commands()
         if self._task is not None:
             self._task.start(self._random)
         else:
             self._plant.reset(self._plant.default_pose)
+        if self._lying is not None:
+            lie(self._plant, self._response.command, self._lying)
+        self._judges = self._lying is None
         self._running = self._over = False
         self._physics_steps = self._control_steps = 0
         self._next_state = 0.0  # in physics steps
@@ -198,9 +253,19 @@ class SimNode(Node):
             self._send_state()
 
     def _on_reset(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        self._begin()
+        if self._running:  # else an episode is about to begin already
+            self._begin()
         response.success = True
         return response
+
+    def _on_phase(self, message: String) -> None:
+        """Begin to evaluate the task with the first step of the policy."""
+        if is_policy(message.data) and self._running:
+            self._begin_to_judge()
+
+    def _begin_to_judge(self) -> None:
+        if not self._judges:
+            self._judges, self._control_steps, self._return, self._sums = True, 0, 0.0, {}
 
     def _set_fault(self, parameters: Sequence[Parameter[Any]]) -> str:
         """Apply the parameter `fault`; return why it is refused, empty: it is not."""
@@ -281,8 +346,13 @@ class SimNode(Node):
         assert self._command is not None
         if self._over or self._task is None:
             return
+        if not self._judges:
+            # of a controller that publishes no phases, from the moment on at which it stands
+            if not self.count_publishers(PHASE_TOPIC) and not self._task.terminated():
+                self._begin_to_judge()
+            return
         steps = self._control_steps // self._config.sim.decimation
-        self._set_velocity()
+        self._set_commands()
         self._return += self._task.step(self._command, self._random)
         for name, value in self._task.metrics.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
@@ -292,14 +362,23 @@ class SimNode(Node):
             return
         result = {"return": self._return, "steps": steps, "success": self._task.is_success()}
         result |= {name: total / steps for name, total in self._sums.items()}
-        if self._velocity is not None:
+        if self._task.commands:  # a policy that follows nothing is judged by its return alone
             result["fallen"] = fallen
         self._episodes.publish(String(data=json.dumps(result)))
 
-    def _set_velocity(self) -> None:
-        """Evaluate the task with the velocity command that the policy has also received."""
-        if self._velocity is not None and self._task is not None:
-            self._task.set_command(self._velocity.at(self._steady()).tolist())
+    def _set_commands(self) -> None:
+        """Evaluate the task with the commands that the policy has also received."""
+        if self._task is None:
+            return
+        if self._velocity is not None:
+            self._task.set_command(VELOCITY, self._velocity.at(self._steady()))
+        for name, value in self._signals.commands().items():
+            self._task.set_command(name, value)
+
+    def _sensor_messages(self, stamp: float) -> list[Outgoing]:
+        if self._task is None or not self._signals.has_sensors:
+            return []
+        return self._signals.messages(self._task.sensors(), stamp)
 
     def _steady(self) -> float:
         """Return steady time [s], the clock of policy_node's time-outs."""
@@ -328,10 +407,12 @@ class SimNode(Node):
 
     def close(self) -> None:
         """See `process.Running`: keep running while commands come, at most MAX_REST_TIME."""
-        until = time.monotonic() + MAX_REST_TIME
+        phases = self._config.robot.phases
+        longest = MAX_REST_TIME + (0.0 if phases is None else phases.sit_down_time)
+        until = time.monotonic() + longest
         if time.monotonic() < self._commanded_at + QUIET_TIME:
             self.get_logger().info(
-                f"asked to end: goes on while commands come, at most {MAX_REST_TIME:g} s"
+                f"asked to end: goes on while commands come, at most {longest:g} s"
             )
         executor = self.executor
         if executor is None:
@@ -345,6 +426,21 @@ class SimNode(Node):
                 self.tick()
         except Exception:  # possibly the one that has ended the process
             traceback.print_exc()
+
+
+def _lying_pose(phases: PhasesConfig, config: RobotTaskConfig, source: str) -> dict[str, float]:
+    """Return the pose in which the phases end: joint -> position [rad or m].
+
+    Raises:
+        InputError: the phases do not fit the contract.
+    """
+    policy, robot = config.policy, config.robot
+    machine = {joint.name: joint for joint in robot.joints}
+    for problem in phase_problems(phases, policy, machine, robot.imu is not None):
+        raise InputError(f"{source}: robot {robot.name}: {problem}")
+    joints = [policy.joint(name) for name in policy.action_joints]
+    pose = pose_of(phases.sit_down.path[-1], joints, machine)
+    return dict(zip(policy.action_joints, pose, strict=True))
 
 
 def _episode_steps(task: TaskConfig | None, given: SimParameters, rate: float) -> int:
@@ -366,6 +462,9 @@ def _episode_steps(task: TaskConfig | None, given: SimParameters, rate: float) -
 
 def main() -> int:
     """Run until a signal."""
+    if help_asked(sys.argv[1:]):
+        print(help_of(__doc__ or "", SimParameters))
+        return 0
     return run_node(SimNode)
 
 

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 from sensor_msgs.msg import Imu, JointState
+from std_msgs.msg import Float64MultiArray
 
 from dime_robot.runtime.contract.policy_spec import FloatArray
 from dime_robot.runtime.contract.robot_config import RobotConfig
@@ -36,6 +37,8 @@ class StateTopics:
         fault: the fault at the start; `fault` may be set later.
         in_bursts: False in lockstep, where each state waits for its command.
         held: returns the positions of the contract's held joints, shape (n_held,) [rad or m].
+        others: returns the messages of other sensors, from their stamp [s].
+        forces: returns the forces on the feet of `robot.contact`, shape (n_feet,) [N].
     """
 
     def __init__(
@@ -47,13 +50,19 @@ class StateTopics:
         fault: InjectedFault,
         in_bursts: bool,
         held: Callable[[], FloatArray],
+        others: Callable[[float], list[Outgoing]] = lambda _: [],
+        forces: Callable[[], FloatArray] | None = None,
     ) -> None:
         self.fault, self._held = fault, held
+        self._others, self._forces = others, forces
         self._mapping, self._sensors, self._in_bursts = mapping, sensors, in_bursts
         self._joint_states = node.create_publisher(JointState, robot.state.topic, 10)
         self._imus: Publisher[Imu] | None = None
         if robot.imu is not None:
             self._imus = node.create_publisher(Imu, robot.imu.topic, 10)
+        self._contacts: Publisher[Float64MultiArray] | None = None
+        if robot.contact is not None and forces is not None:
+            self._contacts = node.create_publisher(Float64MultiArray, robot.contact.topic, 10)
         # delayed messages: when each is due (steady, [s]), a running number, and the message
         self._late: list[tuple[float, int, Outgoing]] = []
         self._numbers = count()
@@ -97,17 +106,23 @@ class StateTopics:
 
     def _messages(self, state: RobotState, stamp: float) -> list[Outgoing]:
         """Make the messages that the driver publishes for one reading."""
-        found: list[Outgoing] = []
+        found = self._others(stamp)  # before the joints, whose reading begins a step
         if self._imus is not None and state.orientation is not None:
             assert state.angular_velocity is not None
             imu = imu_message(state.orientation, state.angular_velocity)
             imu.header.stamp = stamp_of(stamp)
             found.append((self._imus, self.fault.imu(imu)))
+        if self._contacts is not None and self._forces is not None:
+            forces = Float64MultiArray(data=array("d", self._forces()))
+            found.append((self._contacts, self.fault.contact(forces)))
         names, position, velocity = self._mapping.readings(state)
         held_names, held = self._mapping.held_readings(self._held())
         message = JointState(name=[*names, *held_names])
         message.header.stamp = stamp_of(stamp)
         message.position = array("d", [*position, *held])
         message.velocity = array("d", [*velocity, *([0.0] * len(held))])
+        if state.joint_effort is not None:
+            effort = self._mapping.effort_readings(state.joint_effort)
+            message.effort = array("d", [*effort, *([0.0] * len(held))])
         found.append((self._joint_states, self.fault.joint_state(message)))
         return [(publisher, message) for publisher, message in found if message is not None]

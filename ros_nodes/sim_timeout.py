@@ -4,8 +4,9 @@
 or the network has failed. The parameter `on_timeout` of sim_node selects the response:
 
 damp  effort: -damping * velocity of each joint within its effort limit, 0 where `damping` is not
-      given; position: no stiffness, the drive's damping only; twist: 0
-zero  effort and twist: 0; position: no torque at all
+      given; position: no stiffness, the drive's damping only; velocity of joints: the servo brakes
+      to 0; twist: 0
+zero  effort and twist: 0; position and velocity of joints: no torque at all
 hold  the last command stays, as with forward_command_controller alone, which is dangerous
 """
 
@@ -18,7 +19,7 @@ import numpy as np
 
 from dime_robot.runtime.contract.policy_spec import FloatArray, PolicySpec
 from dime_robot.runtime.contract.robot_config import RobotConfig
-from dime_robot.runtime.control.state import JointCommand
+from dime_robot.runtime.control.state import CommandKind, JointCommand
 
 OnTimeout = Literal["damp", "hold", "zero"]
 ON_TIMEOUT: tuple[OnTimeout, ...] = ("damp", "hold", "zero")
@@ -71,7 +72,7 @@ class TimeoutResponse:
 
     def __init__(self, spec: PolicySpec, robot: RobotConfig, on_timeout: OnTimeout) -> None:
         self._joints, self._on_timeout = spec.action_joints, on_timeout
-        self._kind: Literal["effort", "position", "twist"] | None = None
+        self._kind: CommandKind | None = None
         if spec.action.kind != "flat":
             self._kind = spec.action.kind
         if self._kind == "twist":
@@ -109,7 +110,9 @@ class TimeoutResponse:
         zero = self._on_timeout == "zero"
         if self._kind == "position":
             value = position + self._lead * velocity if zero else position.copy()
-        elif zero:
+        elif self._kind == "velocity" and zero:
+            value = velocity.copy()  # no velocity error, so the servo gives no effort
+        elif zero or self._kind == "velocity":
             value = np.zeros(len(self._joints))
         else:
             value = np.clip(-self._damping * velocity, -self._limit, self._limit)

@@ -12,7 +12,9 @@ from dime_robot.runtime.io.errors import InputError
     "module",
     [
         "dime_robot.runtime.certify",
+        "dime_robot.runtime.recording",
         "dime_robot.runtime.replay",
+        "dime_robot.shadow_page",
         "export.onnx",
         "export.tensorrt",
         "ros_nodes.latency_page",

@@ -13,6 +13,7 @@ from dime_robot import config, evaluate
 from dime_robot.runtime.contract.config_diff import differences
 from dime_robot.runtime.io.errors import InputError
 from dime_robot.sim.config.robot_task import RobotTaskConfig, load_robot_task
+from dime_robot.sim.config.task import SECTIONS
 from dime_robot.sim.robot_env import RobotEnv
 from tests.paths import ROBOTS
 from tests.sim.test_cartpole import variant
@@ -21,7 +22,8 @@ from tests.sim.test_cartpole import variant
 def test_the_shipped_configuration_is_right(capsys: pytest.CaptureFixture[str]) -> None:
     assert config.main(["check", "cartpole"]) == 0
     out = capsys.readouterr().out
-    assert out.count("ok  ") == 4
+    assert out.count("ok  ") == 5
+    assert "ok  task: 4 rewards, together up to 1 a step, 0 terminations\n" in out
     assert "5 observations, 1 effort actions, 50 Hz" in out
     moved = re.search(r"not held at action 0 .*: hinge moved (\S+) rad", out)
     assert moved is not None and float(moved[1]) > 2.0  # the pole does not stay upright by itself
@@ -30,15 +32,15 @@ def test_the_shipped_configuration_is_right(capsys: pytest.CaptureFixture[str]) 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (("position_limits: [-1.2, 1.2]   # [m]", "position_limits: [-1.3, 1.2]"), "not loosened"),
+        (("damping: 5.0}", "damping: 5.0, position_limits: [-1.3, 1.2]}"), "not loosened"),
         (('range="-1.2 1.2"', 'range="-1.5 1.5"'), "position limits"),
         (("rate: 50.0, max_age", "rate: 25.0, max_age"), "max_age|at least the policy's rate"),
         (("timeout: 0.1", "timeout: -0.1"), "robot.command.timeout"),
-        (("hold: 0.04 ", "hold: 40 "), "robot.safety.hold"),
+        (("hold: 0.04,", "hold: 40,"), "robot.safety.hold"),
         (("recover: 0.2", "recover: 0.01"), "at least two readings"),
         (("max_age: 0.035", "max_age: 0.02"), "more than the time between two readings"),
         (("topic: joint_states", "topic: joint states"), "robot.state.topic"),
-        (("interface: effort", "interface: velocity"), "with interface effort or position"),
+        (("interface: effort", "interface: velocity"), "takes velocity of joints"),
         (("velocity_limit: 60.0", "velocity_limit: .nan"), "robot.joints.1.velocity_limit"),
     ],
 )  # fmt: skip
@@ -70,19 +72,19 @@ def test_everything_that_is_wrong_is_said_at_once(
 ) -> None:
     path = variant(
         tmp_path,
-        ("position_width: 1.0 ", "position_width: -1.0 "),  # task
-        ("success_share: 0.8", "success_share: 8.0"),
+        ("width: 1.0}", "width: -1.0}"),  # task
+        ("share: 0.8}", "share: 8.0}"),
         ("camera: side", "camera: top"),  # simulation
-        ("position_limits: [-1.2, 1.2]   # [m]", "position_limits: [-1.3, 1.2]"),  # machine
+        # machine
+        ("damping: 5.0}", "damping: 5.0, position_limits: [-1.3, 1.2], effort_limit: 9.0}"),
         ("rate: 50.0, max_age: 0.035", "rate: 40.0, max_age: 0.035"),
-        ("effort_limit: 8.0              # [N]", "effort_limit: 9.0"),
         ('gear="1"', 'gear="3"'),  # model
         ('range="-1.2 1.2"', 'range="-1.5 1.5"'),
     )
     lines = refused(path, capsys)
     for words in (
-        "position_width: Input should be greater than 0, got -1.0",
-        "success_share: Input should be less than or equal to 1, got 8.0",
+        "task.rewards.centred.width: Input should be greater than 0, got -1.0",
+        "task.success.stands.share: Input should be less than or equal to 1, got 8.0",
         "sim.camera: expected a camera of ['side'], got top",
         "publishes its state at 40 Hz: expected at least the policy's rate",
         "trained within [-1.2, 1.2]",
@@ -255,7 +257,7 @@ def test_a_joint_beside_the_policy_is_held_and_named(
 
 
 def test_without_a_task_nothing_is_trained() -> None:
-    for name in ("arm_effort", "arm_position"):
+    for name in ("arm_effort", "arm_position", "arm_velocity"):
         path = str(ROBOTS / f"{name}.yaml")
         with pytest.raises(InputError, match=r"expected a section `task:` .*, got none"):
             RobotEnv(path)
@@ -269,8 +271,8 @@ def test_a_difference_has_an_owner(tmp_path: Path, capsys: pytest.CaptureFixture
     changed = variant(
         tmp_path,
         ("scale: {slider: 8.0}", "scale: {slider: 6.0}"),
-        ("damping: 5.0  ", "damping: 4.0  "),
-        ("position_width: 1.0 ", "position_width: 1.5 "),
+        ("damping: 5.0}", "damping: 4.0}"),
+        ("width: 1.0}", "width: 1.5}"),
     )
     assert config.main(["diff", "cartpole", str(changed)]) == 1
     lines = capsys.readouterr().out.splitlines()
@@ -279,7 +281,7 @@ def test_a_difference_has_an_owner(tmp_path: Path, capsys: pytest.CaptureFixture
     assert [row[:3] for row in cells[2:5]] == [
         ["policy.action.scale.slider", "8.0", "6.0"],
         ["robot.joints.slider.damping", "5.0", "4.0"],
-        ["task.position_width", "1.0", "1.5"],
+        ["task.rewards.centred.width", "1.0", "1.5"],
     ]
     assert "needs a new policy" in cells[2][3]
     assert "property of the machine" in cells[3][3]
@@ -309,3 +311,18 @@ def test_the_order_of_joints_is_a_difference() -> None:
     robot = ours.robot.model_copy(update={"joints": ours.robot.joints[::-1]})
     theirs = ours.model_copy(update={"robot": robot})
     assert differences(ours, theirs) == [("robot.joints.order", "slider, hinge", "hinge, slider")]
+
+
+def test_terms_are_listed_and_described(capsys: pytest.CaptureFixture[str]) -> None:
+    assert config.main(["terms"]) == 0
+    everything = capsys.readouterr().out
+    for section in SECTIONS:
+        assert f"{section}:" in everything
+        assert config.main(["terms", section]) == 0
+        assert capsys.readouterr().out.strip() in everything
+    assert re.search(r"near_point site command width +Return exp\(-d / width\)", everything)
+    assert re.search(r"Stands joint angle window \[share\] +Whether a pole stood", everything)
+    assert config.main(["terms", "effort"]) == 0
+    assert "rewards: effort\n\nReturn the sum over joints" in capsys.readouterr().out
+    with pytest.raises(InputError, match=r"expected a section, reset, commands, .*, got 'efort'"):
+        config.main(["terms", "efort"])

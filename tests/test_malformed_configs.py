@@ -20,13 +20,17 @@ from dime_robot.runtime.contract.robot_config import RobotConfig
 from dime_robot.runtime.io.command import run_command
 from dime_robot.runtime.io.errors import InputError
 from tests.malformed import GONE, NAMES_AND_SIZES, NOT_A_NUMBER, OTHER_UNITS, OVERLAYS, ROWS, TEXTS
-from tests.paths import ROOT
+from tests.paths import CONFIGS_OF_RELEASE_0_1, ROOT, shipped_content
 from tests.runtime.machines import ROBOT, make_robot, make_spec, put
 
 
 def edited(folder: Path, name: str, place: str, value: Any) -> Path:
-    """A copy of the configurations and models in `folder`, with `place` changed in one."""
+    """A copy of the configurations and models in `folder`, with `place` changed in one.
+
+    The configurations are in the form of release 0.1, whose values have their own places each.
+    """
     shutil.copytree(config_folder(), folder, dirs_exist_ok=True)
+    shutil.copytree(CONFIGS_OF_RELEASE_0_1, folder, dirs_exist_ok=True)
     path = folder / f"{name}.yaml"
     # JSON-like: no list is shared between two places
     content = yaml.safe_load(path.read_text())
@@ -114,15 +118,14 @@ def test_a_robot_that_never_reaches_what_is_asked(
 def test_a_task_that_needs_what_another_robot_has(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    tracking = yaml.safe_load((config_folder() / "go2.yaml").read_text())["task"]
+    tracking = yaml.safe_load((CONFIGS_OF_RELEASE_0_1 / "go2.yaml").read_text())["task"]
     path = edited(tmp_path / "a", "cartpole", "task", {**tracking, "hips": []})
     assert "cartpole.xml: expected a model with a free joint" in refusal(path, capsys)
-    swing = yaml.safe_load((config_folder() / "cartpole.yaml").read_text())
     term = {"name": "asked", "kind": "command_velocity", "size": 3, "unit": "m/s"}
-    terms = [*swing["policy"]["observation"], term]
+    terms = [*shipped_content("cartpole")["policy"]["observation"], term]
     path = edited(tmp_path / "b", "cartpole", "policy.observation", terms)
     printed = refusal(path, capsys)
-    assert "term asked: expected a task with a commanded velocity, got swing_up" in printed
+    assert "term asked: expected a task with a commanded velocity (task.commands.velo" in printed
 
 
 @pytest.mark.parametrize(

@@ -11,27 +11,47 @@ import math
 import warnings
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from dime_robot.results.eval_csv import read_eval_csv
 from dime_robot.runtime.contract.policy_spec import PolicySpec
+from dime_robot.runtime.contract.robot_config import load_robot
+from dime_robot.runtime.control.controller import Controller
 from dime_robot.runtime.control.flight_recorder import FlightRecorder, read_recording
+from dime_robot.runtime.control.state import RobotState
 from dime_robot.runtime.io.errors import InputError, first_problem
+from dime_robot.runtime.io.mcap_files import RawMessage
+from dime_robot.runtime.policy.onnx_policy import OnnxPolicy
+from dime_robot.runtime.telemetry import recording
 from dime_robot.runtime.telemetry.latency import LatencyDistribution, read_distribution
+from dime_robot.runtime.telemetry.ros_types import (
+    IMU,
+    JOINT_STATE,
+    NUMBERS,
+    TRAJECTORY,
+    decode,
+    full_type,
+)
+from dime_robot.runtime.telemetry.shadow import ShadowTest, compare_commands, shadow_test
 from dime_robot.sim.config.robot_task import RobotTaskConfig, load_robot_task
 from dime_robot.sim.model.loading import load_model
 from dime_robot.training import checkpoint
 from ros_nodes.latency_record import distributions, read_record, write_record
 from tests.malformed import mutated, within
-from tests.paths import ROOT
+from tests.paths import ROOT, SHIPPED_CARTPOLE
 from tests.ros_nodes.records import record_of, some_samples
 from tests.runtime.machines import ScriptedPolicy, make_robot, make_spec, robot_data, spec_data
+from tests.runtime.telemetry.topics import EPOCH, Sent, joints, numbers, write_bag, write_mcap
 
 LIMIT = 4.0  # [s] for one file; most take a millisecond
 SIM: dict[str, Any] = {"model": "arm.xml", "timestep": 1 / 512, "decimation": 4}
@@ -70,7 +90,8 @@ def test_configurations(tmp_path: Path) -> None:
         250,
     )
     for config in made:
-        assert RobotTaskConfig.model_validate(config.model_dump()) == config
+        content = config.model_dump()  # the file it came from does not belong to it
+        assert RobotTaskConfig.model_validate(content).model_dump() == content
     assert 0 < len(made) < 125
 
 
@@ -142,8 +163,70 @@ def test_recordings(tmp_path: Path) -> None:
     )
     good = path.read_bytes()
     assert len(read_recording(path).records) == 5
-    for recording in throw(lambda rng: repacked(good, rng), read_recording, path, 300):
-        assert all(level <= 4 for _, level, _ in recording.escalations)
+    for read in throw(lambda rng: repacked(good, rng), read_recording, path, 300):
+        assert all(level <= 4 for _, level, _ in read.escalations)
+
+
+def recorded_topics() -> list[Sent]:
+    names, sent = ["slider", "hinge"], []
+    for i in range(12):
+        time = EPOCH + 20_000_000 * i
+        sent.append(joints(time, names, [0.01 * i, 3.1], [0.1, 0.02 * i]))
+        sent.append(numbers(time + 1, "/effort_controller/commands", [0.1 * i]))
+    return sent
+
+
+@pytest.mark.parametrize(("storage", "count"), [("mcap", 120), ("sqlite3", 60)])
+def test_recordings_of_topics(storage: str, count: int, tmp_path: Path) -> None:
+    """Without checksums, so that what is changed inside reaches the parsers and the loop."""
+    policy = OnnxPolicy(SHIPPED_CARTPOLE, noise="zero")
+    robot = load_robot(None, policy.spec)
+    if storage == "mcap":
+        path = write_mcap(tmp_path / "topics.mcap", recorded_topics(), "NONE", crcs=False)
+    else:
+        (path,) = write_bag(tmp_path / "bag", storage, recorded_topics()).glob("*.db3")
+    good = path.read_bytes()
+
+    def read(path: Path) -> ShadowTest:
+        return shadow_test(path, policy, robot)
+
+    assert len(read(path).recording.records) == 12
+    made = throw(lambda rng: mutated(good, "binary", rng), read, path, count)
+    assert 0 < len(made) < count
+    for test in made:
+        compare_commands(test.recording)
+
+
+@pytest.mark.parametrize("kind", [JOINT_STATE, IMU, NUMBERS, TRAJECTORY, full_type("PoseStamped")])
+@given(data=st.binary(max_size=120))
+def test_bytes_of_messages(kind: str, data: bytes) -> None:
+    with suppress(InputError):
+        decode(RawMessage(0, "/a", kind, b"\0\1\0\0" + data))
+
+
+def test_flight_recordings_as_mcap(tmp_path: Path) -> None:
+    policy = OnnxPolicy(SHIPPED_CARTPOLE)
+    controller = Controller(policy, load_robot(None, policy.spec), clock=lambda: 0.0)
+    state = RobotState(5.0, np.array([0.0, 3.1]), np.zeros(2))
+    controller.start(0.0, state)
+    for i in range(5):
+        controller.record(controller.step(0.02 * i, state))
+    dump = controller.recorder.dump(tmp_path, "x")
+    controller.recorder.wait(10.0)
+    path, out = tmp_path / "flight.npz", tmp_path / "out"
+    content = dump.path.read_bytes()
+
+    def to_mcap(path: Path) -> object:
+        return recording.main([str(path), "--out", str(out)])
+
+    path.write_bytes(content)
+    to_mcap(path)
+    packed = out.read_bytes()
+    throw(lambda rng: repacked(content, rng), to_mcap, path, 75)
+    path.write_bytes(packed)
+    to_mcap(path)
+    assert out.read_bytes() == content
+    throw(lambda rng: mutated(packed, "binary", rng), to_mcap, path, 75)
 
 
 def test_latency_records(tmp_path: Path) -> None:

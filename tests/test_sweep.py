@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import io
 import os
 import re
 import shutil
@@ -413,3 +414,17 @@ def test_tasks_and_seeds_twice_are_one_run_and_every_run_has_its_settings(tmp_pa
     assert [run.config.seed for run in runs] == [0, 1, 0, 1]
     assert {run.config.steps for run in runs} == {700}
     assert (runs[1].config.v_max, runs[2].config.v_max) == (20, 110)
+
+
+def test_a_line_is_written_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else two threads that print at the same time mix their lines."""
+    written: list[str] = []
+
+    class Output(io.StringIO):
+        def write(self, text: str) -> int:
+            written.append(text)
+            return len(text)
+
+    monkeypatch.setattr(sys, "stdout", Output())
+    sweep.Sweep(["a run"], [], 1, io.StringIO())._log(1, "started")  # type: ignore[list-item]
+    assert [text for text in written if text] == ["[1/1] a run  started\n"]

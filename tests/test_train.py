@@ -366,6 +366,15 @@ def test_every_field_says_what_it_is() -> None:
         assert field.description, name
 
 
+def test_steps_of_a_task_count_eightfold_with_many_environments() -> None:
+    one, many = (preset_config(name, "sim:go2-walk") for name in ("tiny", "parallel"))
+    assert (one.num_envs, many.num_envs) == (1, 16)
+    assert (many.steps, many.eval_interval) == (8 * one.steps, 8 * one.eval_interval)
+    assert many.updates_at(many.random_steps + 160) == 20
+    before = preset_config("parallel", "Pendulum-v1")
+    assert preset_config("parallel", "Pendulum-v1") == before  # nothing is scaled twice
+
+
 def test_tasks_bring_their_atoms() -> None:
     assert preset_config("official", "dm_control/dog-run-v0").v_max == 200
     assert preset_config("official", "Ant-v5").v_min == -1600

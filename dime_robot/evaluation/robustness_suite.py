@@ -1,8 +1,8 @@
-"""Robustness of a policy that tracks a velocity, condition by condition: `evaluate --suite`.
+"""Robustness of a policy that follows a command, condition by condition: `evaluate --suite`.
 
 Conditions: the nominal robot, everything randomised as in training, each randomised quantity alone
 at each end of its range, more passive joint damping, readings that are 0 to 3 control steps old,
-and other models of the robot. In each, every velocity of the configuration's `suite.commands` is
+and other models of the robot. In each, every command of the configuration's `suite.commands` is
 evaluated separately.
 
 All thresholds apply to the nominal robot, the randomised one and other models of it. For an end of
@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from gymnasium.wrappers import TimeLimit
 
 from dime_robot.envs import Env, PlainEnv
@@ -24,20 +25,24 @@ from dime_robot.evaluation.rollout import STARTUP, Evaluation, Evaluator, Policy
 from dime_robot.runtime.io.errors import InputError
 from dime_robot.runtime.policy.noise import NoiseMode
 from dime_robot.sim.config.randomization import Delay, LatencyConfig, RandomTerm
-from dime_robot.sim.config.robot_task import RobotTaskConfig, SuiteConfig, load_robot_task
+from dime_robot.sim.config.robot_task import (
+    RobotTaskConfig,
+    SuiteConfig,
+    load_robot_task,
+    require_task,
+)
 from dime_robot.sim.model.comparison import model_differences
 from dime_robot.sim.model.loading import base_body
 from dime_robot.sim.plant.plant import make_plant
 from dime_robot.sim.randomization.randomizer import extremes, pinned
 from dime_robot.sim.robot_env import RobotEnv
-from dime_robot.sim.tasks.velocity import VelocityTracking
+from dime_robot.sim.tasks.lookup import find, unit_of
 
 NOMINAL, RANDOMIZED = "nominal", "randomised"
 EPISODES = 4  # per condition and command
 DELAYS = (1, 2, 3)  # [control steps]
 DAMPINGS = (0.5, 1.0)  # passive, added to every joint of a position policy [N m s/rad or N s/m]
 SIGNS = {"set": "= ", "add": "+", "scale": "x "}
-Velocity = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
@@ -63,13 +68,14 @@ class Row:
 
     condition: Condition
     results: tuple[Evaluation, ...]
+    score: str  # metric that is compared with the nominal robot's
 
     @property
     def tracking(self) -> float:
-        """Mean tracking reward per step; steps after a fall count as 0."""
+        """Mean score per step, such as the tracking reward; steps after a fall count as 0."""
         steps = self.condition.config.episode_steps
         episodes = [episode for result in self.results for episode in result.episodes]
-        return sum(e.sums["tracking_reward"] for e in episodes) / (steps * len(episodes))
+        return sum(e.sums[self.score] for e in episodes) / (steps * len(episodes))
 
     @property
     def survival(self) -> float:
@@ -93,9 +99,16 @@ def suite_of(config: RobotTaskConfig, env: str) -> SuiteConfig:
     Raises:
         InputError: it has none.
     """
-    if config.suite is None:
+    suite = config.suite
+    if suite is None:
         raise InputError(f"{env}: expected a section `suite:` in its configuration, got none")
-    return config.suite
+    metrics = require_task(config).metrics
+    unknown = [name for name in (*suite.errors, suite.score) if name not in metrics]
+    if unknown:
+        raise InputError(
+            f"{env}: suite: expected metrics of the task, out of {list(metrics)}, got {unknown[0]}"
+        )
+    return suite
 
 
 def conditions(config: RobotTaskConfig, model: Path, others: Sequence[Path]) -> list[Condition]:
@@ -132,7 +145,7 @@ def conditions(config: RobotTaskConfig, model: Path, others: Sequence[Path]) -> 
             only = with_only(randomization=(pinned(term, value),))
             found.append(Condition(name.removesuffix(" 1"), only, model, trained=True))
     known = {term.kind for term in config.randomization}
-    if config.policy.action.kind == "position" and "joint_damping" not in known:
+    if config.policy.action.kind in ("position", "velocity") and "joint_damping" not in known:
         for value in DAMPINGS:
             term = RandomTerm(
                 kind="joint_damping", operation="add", range=(value, value), mode="reset"
@@ -150,7 +163,8 @@ def conditions(config: RobotTaskConfig, model: Path, others: Sequence[Path]) -> 
     for other in others:  # their bodies and cameras have other names
         alike = [each for each in others if each.name == other.name]
         name = other.name if len(alike) == 1 else str(other)
-        sim = config.sim.model_copy(update={"imu": base_body(other, config.policy), "camera": None})
+        imu = None if config.sim.imu is None else base_body(other, config.policy)
+        sim = config.sim.model_copy(update={"imu": imu, "camera": None})
         changed = with_only(sim=sim)
         make_plant(changed, other)  # a model that does not fit is refused before the first episode
         lines = model_differences(model, other, config.policy)
@@ -212,45 +226,57 @@ def run_suite(
     log(header(suite))
     for condition in (c for c in found if c.name == NOMINAL or sampling.only in c.name):
         results = []
-        for velocity in suite.commands:
-            make = _maker(name, condition, velocity, sampling.seed)
+        for command in suite.commands:
+            make = _maker(name, condition, suite.command, command, sampling.seed)
             evaluator = Evaluator(env, shape, min(20, sampling.episodes), make)
             seed = (sampling.seed, 4)
             results.append(evaluator.run(policy, sampling.episodes, seed, sampling.noise))
             evaluator.close()
-        rows.append(Row(condition, tuple(results)))
-        log(line(rows[-1], rows[0]))
+        rows.append(Row(condition, tuple(results), suite.score))
+        log(line(rows[-1], rows[0], suite))
         for difference in condition.differences:
             log(f"    {difference}")
     return rows, suite
 
 
-def _maker(name: str, condition: Condition, velocity: Velocity, seed: int) -> Callable[[int], Env]:
+def _maker(
+    name: str, condition: Condition, command: str, value: Sequence[float], seed: int
+) -> Callable[[int], Env]:
     def make(number: int) -> Env:
         robot = RobotEnv(
             name,
             variant=(condition.config, condition.model),
             startup_seed=seed_of(seed, STARTUP, number),
         )
-        if not isinstance(robot.task, VelocityTracking):
-            raise InputError(f"--suite: expected a task that follows a velocity, got sim:{name}")
-        robot.task.set_command(velocity)
+        try:
+            robot.task.set_command(command, np.array(value))
+        except InputError as error:
+            raise InputError(f"suite.commands: {error}") from None
         return PlainEnv(TimeLimit(robot, condition.config.episode_steps), f"sim:{name}")
 
     return make
 
 
 def header(suite: SuiteConfig) -> str:
-    """Return the table's first line; errors are in m/s and rad/s."""
-    commands = "".join(f"{x:g},{y:g},{w:g}".rjust(12) for x, y, w in suite.commands)
+    """Return the table's first line; below a command are the means of `suite.errors`."""
+    commands = "".join(
+        ",".join(f"{number:g}" for number in command).rjust(_width(suite))
+        for command in suite.commands
+    )
     return f"{'':32s}survival{commands}  tracking  action rate  effort peak"
 
 
-def line(row: Row, nominal: Row) -> str:
-    """Format one condition: per command the mean velocity error / yaw-rate error."""
+def _width(suite: SuiteConfig) -> int:
+    """Return the width of a command's column."""
+    numbers = max(len(",".join(f"{x:g}" for x in command)) for command in suite.commands)
+    return 2 + max(10, numbers, 5 * len(suite.errors) - 1)
+
+
+def line(row: Row, nominal: Row, suite: SuiteConfig) -> str:
+    """Format one condition: per command the mean errors."""
     errors = "".join(
-        f"{r.metrics['velocity_error']:.2f}/{r.metrics['yaw_rate_error']:.2f}".rjust(12)
-        for r in row.results
+        "/".join(f"{result.metrics[name]:.2f}" for name in suite.errors).rjust(_width(suite))
+        for result in row.results
     )
     share = row.tracking / nominal.tracking
     return (
@@ -259,14 +285,21 @@ def line(row: Row, nominal: Row) -> str:
     )
 
 
+def _unit(config: RobotTaskConfig, metric: str) -> str:
+    """Return the unit of a metric behind a number, with a space; empty: none."""
+    unit = unit_of(find("metrics", require_task(config).metrics[metric], config.source))
+    return f" {unit}" if unit else ""
+
+
 def shortfalls(rows: Sequence[Row], suite: SuiteConfig) -> list[str]:
     """List the thresholds that are not met, one sentence each."""
     found: list[str] = []
 
-    def check_error(where: str, result: Evaluation, name: str, limit: float, unit: str) -> None:
+    def check_error(where: str, result: Evaluation, name: str, limit: float) -> None:
         got = result.metrics[name]
         if not got <= limit:
-            text = f"{where}: {name.replace('_', ' ')} {got:.3f} {unit}"
+            unit = _unit(rows[0].condition.config, name)
+            text = f"{where}: {name.replace('_', ' ')} {got:.3f}{unit}"
             found.append(f"{text}, expected at most {limit:g}")
 
     def check_survival(where: str, survival: float) -> None:
@@ -275,17 +308,17 @@ def shortfalls(rows: Sequence[Row], suite: SuiteConfig) -> list[str]:
             found.append(f"{text}, expected at least {suite.survival:.0%}")
 
     for row in (row for row in rows if row.condition.held_to_everything):
-        for velocity, result in zip(suite.commands, row.results, strict=True):
-            where = f"{row.condition.name}, command {velocity}"
-            check_error(where, result, "velocity_error", suite.velocity_error, "m/s")
-            check_error(where, result, "yaw_rate_error", suite.yaw_rate_error, "rad/s")
+        for command, result in zip(suite.commands, row.results, strict=True):
+            where = f"{row.condition.name}, command {command}"
+            for name, limit in suite.errors.items():
+                check_error(where, result, name, limit)
             check_survival(where, result.survival)
     for row in rows:
         name, loss = row.condition.name, 1 - row.tracking / rows[0].tracking
         if row.condition.trained:
             check_survival(name, row.survival)
         if (row.condition.trained or row.condition.foreign) and not loss <= suite.extreme_loss:
-            text = f"{name}: {loss:.0%} of the nominal tracking reward lost"
+            text = f"{name}: {loss:.0%} of the nominal {suite.score.replace('_', ' ')} lost"
             found.append(f"{text}, expected at most {suite.extreme_loss:.0%}")
     return found
 
@@ -295,8 +328,8 @@ def report(rows: Sequence[Row], suite: SuiteConfig) -> dict[str, Any]:
     return {
         "conditions": {
             row.condition.name: [
-                {"command": list(velocity), **result.summary()}
-                for velocity, result in zip(suite.commands, row.results, strict=True)
+                {"command": list(command), **result.summary()}
+                for command, result in zip(suite.commands, row.results, strict=True)
             ]
             for row in rows
         },

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from dime_robot.envs import MAX_EPISODE_STEPS, in_one_line, make_env, time_limit
+from dime_robot.envs import MAX_EPISODE_STEPS, make_env, time_limit
 from dime_robot.evaluation.rollout import STARTUP, Policy, episode_noise, seed_of
-from dime_robot.runtime.io.errors import InputError
+from dime_robot.runtime.io.errors import InputError, in_one_line
 from dime_robot.runtime.io.regular_files import draft_of
 
 SUFFIX = ".mp4"

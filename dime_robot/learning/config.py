@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from fractions import Fraction
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from dime_robot.runtime.contract.config_diff import differences
 from dime_robot.runtime.contract.policy_spec import StrictModel
@@ -13,7 +14,8 @@ from dime_robot.runtime.io.errors import InputError, first_problem
 
 MAX_COUNT = 10**12  # of steps, updates and intervals
 MAX_RETURN = 1e12
-PresetName = Literal["official", "laptop", "tiny"]
+FINEST = 100_000  # largest denominator of updates per step
+PresetName = Literal["official", "laptop", "tiny", "parallel"]
 
 # bounds; the memory of the machine is checked once the sizes are known
 Count = Annotated[int, Field(gt=0, le=MAX_COUNT)]
@@ -25,6 +27,8 @@ Scale = Annotated[float, Field(gt=0, le=1e6)]
 StepSize = Annotated[float, Field(gt=0, le=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 Return = Annotated[float, Field(ge=-MAX_RETURN, le=MAX_RETURN)]
+# whole numbers stay whole, also in files: 2, not 2.0
+Ratio = Annotated[float, AfterValidator(lambda number: int(number) if number % 1 == 0 else number)]
 
 
 # type of a validation error -> what was expected, with the entries of its context
@@ -106,6 +110,10 @@ class TrainConfig(StrictModel):
     v_min: Return = Field(-200.0, description="lowest atom [scaled return]")
     v_max: Return = Field(200.0, description="highest atom [scaled return]")
 
+    curriculum: bool = Field(
+        True, description="begin with the levels of a robot task's file, where it has some"
+    )
+
     # policy
     actor: Literal["diffusion", "gaussian"] = Field(
         "diffusion", description="DIME's, or a tanh-squashed Gaussian to compare with"
@@ -151,8 +159,22 @@ class TrainConfig(StrictModel):
 
     # data
     batch_size: int = Field(256, ge=2, le=1_000_000, description="transitions per critic update")
-    update_to_data: int = Field(
-        2, gt=0, le=1000, description="critic updates per environment step (UTD)"
+    num_envs: int = Field(
+        1, gt=0, le=4096, description="environments that step side by side and fill one replay"
+    )
+    update_to_data: Ratio = Field(
+        2,
+        ge=1 / FINEST,
+        le=1000,
+        description="critic updates per environment step (UTD); a fraction with many environments,"
+        " such as 0.125: 2 updates per 16 steps",
+    )
+    n_step: int = Field(
+        1,
+        gt=0,
+        le=100,
+        description="rewards that a target adds up before the critic's value; fewer where an"
+        " episode ends",
     )
     random_steps: Count = Field(
         5000, description="uniformly random actions before learning starts [steps]"
@@ -177,6 +199,23 @@ class TrainConfig(StrictModel):
         if self.v_min >= self.v_max:
             raise ValueError(f"expected v_min < v_max, got {self.v_min} and {self.v_max}")
         return self
+
+    @model_validator(mode="after")
+    def _replay_holds_a_step_of_all(self) -> TrainConfig:
+        if self.buffer_size < self.num_envs:
+            raise ValueError(
+                f"buffer_size: expected at least num_envs = {self.num_envs}, got {self.buffer_size}"
+            )
+        return self
+
+    def updates_at(self, step: int) -> int:
+        """Return how many critic updates are due by a step of the run [updates].
+
+        Args:
+            step: environment steps so far, of all environments.
+        """
+        ratio = Fraction(self.update_to_data).limit_denominator(FINEST)
+        return int(ratio * max(0, step - self.random_steps))
 
 
 # How `train --help` shows the settings: the first one of a group -> title and help of the group

@@ -72,6 +72,11 @@ class CudaGraphs:
             else:
                 self._beside(body)
 
+    def forget(self) -> None:
+        """Capture anew: a number that graphs contain has changed."""
+        self._graphs.clear()
+        self._calls.clear()
+
     def _beside(self, body: StepFunction) -> None:
         """Run `body` on a separate stream, as is required before a capture."""
         stream = torch.cuda.Stream()

@@ -24,6 +24,7 @@ from dime_robot.learning.cuda_graphs import CudaGraphs
 from dime_robot.learning.diffusion import ActionSample
 from dime_robot.learning.learner_state import LearnerState, require_alike
 from dime_robot.learning.means import RunningMeans
+from dime_robot.learning.n_step import n_step_batch
 from dime_robot.learning.networks import make_actor
 from dime_robot.learning.replay_buffer import Batch, ReplayBuffer
 from dime_robot.runtime.contract.policy_spec import PolicySpec
@@ -107,8 +108,8 @@ class DIME:
         self.critic_means = RunningMeans(("critic/loss", "critic/clipped_mass"), device)
         self.actor_means = RunningMeans(ACTOR_MEANS, device)
         self.latent: Tensor | None = None  # x_N of the last actor update, shape (B, d)
-        self._obs = torch.zeros((1, spec.n_obs), device=device)
-        self._action = torch.zeros((1, spec.n_act), device=device)
+        self._obs = torch.zeros((config.num_envs, spec.n_obs), device=device)
+        self._action = torch.zeros((config.num_envs, spec.n_act), device=device)
         self._graphs = CudaGraphs(self.generator, device.type == "cuda" and config.graphs)
         self._critic_loss, self._actor_loss = self.critic_loss, self.actor_loss
         if config.compile:
@@ -149,15 +150,15 @@ class DIME:
         return self.actor.act(obs, self.noise(len(obs)))
 
     def explore(self, obs: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Return the action of the training loop, shape (d,).
+        """Return the actions of the training loop, shape (num_envs, d).
 
         Args:
-            obs: one raw observation, shape (n_obs,).
+            obs: a raw observation of each environment, shape (num_envs, n_obs).
         """
-        self._obs.copy_(torch.from_numpy(obs)[None])
+        self._obs.copy_(torch.from_numpy(obs))
         self._graphs.run("act", lambda: self._action.copy_(self.act(self._obs)))
-        action: npt.NDArray[np.float32] = self._action[0].cpu().numpy().copy()
-        return action
+        actions: npt.NDArray[np.float32] = self._action.cpu().numpy().copy()
+        return actions
 
     # -- losses --------------------------------------------------------------------------------
 
@@ -239,25 +240,38 @@ class DIME:
 
     # -- update --------------------------------------------------------------------------------
 
-    def learn(self, replay: ReplayBuffer) -> None:
-        """Do the updates of one environment step, on new samples."""
-        due, size = self._actor_due(), self.config.update_to_data * self.config.batch_size
-        self._graphs.run(due, lambda: self._update(replay.sample(size, self.generator), due))
+    def learn(self, replay: ReplayBuffer, updates: int) -> None:
+        """Do some critic updates, and the actor's that are due, on new samples.
+
+        Args:
+            replay: to draw from.
+            updates: number of critic updates.
+        """
+        if updates == 0:
+            return
+        due = self._actor_due(updates)
+        self._graphs.run(due, lambda: self._update(self._sample(replay, updates), due))
         self._count(due)
 
     def update(self, batch: Batch) -> None:
-        """Do the same on a given batch, UTD x B transitions."""
-        due = self._actor_due()
+        """Do the updates of one environment step on a given batch, UTD x B transitions."""
+        due = self._actor_due(max(1, int(self.config.update_to_data)))
         self._update(batch, due)
         self._count(due)
+
+    def _sample(self, replay: ReplayBuffer, updates: int) -> Batch:
+        size, steps = updates * self.config.batch_size, self.config.n_step
+        if steps == 1:
+            return replay.sample(size, self.generator)
+        return n_step_batch(replay, size, self.generator, steps, self.config.discount)
 
     def _count(self, due: tuple[bool, ...]) -> None:
         self.updates += len(due)
         self.actor_updates += sum(due)
 
-    def _actor_due(self) -> tuple[bool, ...]:
+    def _actor_due(self, updates: int) -> tuple[bool, ...]:
         """Return which of the next critic updates an actor update follows: every third, from 1."""
-        numbers = range(self.updates + 1, self.updates + 1 + self.config.update_to_data)
+        numbers = range(self.updates + 1, self.updates + 1 + updates)
         delay, start = self.config.policy_delay, self.config.actor_start
         return tuple(number % delay == 0 and number > start for number in numbers)
 
@@ -329,6 +343,20 @@ class DIME:
         if torch.stack([torch.isfinite(value).all() for value in named.values()]).all():
             return None
         return next(name for name, value in named.items() if not torch.isfinite(value).all())
+
+    def scale_learning_rates(self, factor: float) -> None:
+        """Set the step sizes of actor and critics.
+
+        Args:
+            factor: on those of the settings [1].
+        """
+        for optimizer, rate in (
+            (self.actor_optimizer, self.config.actor_lr),
+            (self.critic_optimizer, self.config.critic_lr),
+        ):
+            for group in optimizer.param_groups:
+                group["lr"] = factor * rate
+        self._graphs.forget()
 
     # -- state ---------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 
@@ -40,7 +41,8 @@ def memory_needed(config: TrainConfig, n_obs: int, n_act: int) -> dict[str, int]
         4 * config.critic_width * config.critic_depth
         + steps * config.actor_width * config.actor_depth
     )
-    sampled = config.update_to_data * config.batch_size * row
+    updates = max(1.0, config.update_to_data * config.num_envs)  # between two environment steps
+    sampled = math.ceil(updates) * config.batch_size * config.n_step * row
     return {
         "--buffer-size": config.buffer_size * row * FLOAT,
         "--critic-width": 2 * critic * PER_WEIGHT,

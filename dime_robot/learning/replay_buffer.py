@@ -2,6 +2,9 @@
 
 A row is [obs | action | next_obs | reward | terminated]; sampling is a single `index_select`. The
 format on disk is in `replay_file.py`.
+
+Environments that step side by side add a row each per step, in their order: transition number t is
+of environment t % num_envs, and its environment's next one is t + num_envs.
 """
 
 from __future__ import annotations
@@ -19,7 +22,12 @@ from dime_robot.runtime.io.errors import InputError
 
 
 class Batch(NamedTuple):
-    """B transitions. `terminated` is 1 for a termination and 0 otherwise (also at time limits)."""
+    """B transitions. `terminated` is 1 for a termination and 0 otherwise (also at time limits).
+
+    In a batch of n-step returns (`n_step.py`) a row spans several steps: `reward` is their
+    discounted sum, `next_obs` the observation after the last, and `terminated` the share of the
+    value there that does not count.
+    """
 
     obs: Tensor  # Shape (B, n_obs), raw
     action: Tensor  # Shape (B, n_act), in [-1, 1]
@@ -37,6 +45,7 @@ class ReplayBuffer:
         device: of the rows and batches.
         margin: transitions that may be added after a flush before rows that the flushed state
             still needs are overwritten on disk.
+        num_envs: environments that add rows in turn.
         run: identity of the run, 32 hex digits, for the file's header.
         file: name of the file on disk.
     """
@@ -49,14 +58,17 @@ class ReplayBuffer:
         device: torch.device,
         *,
         margin: int,
+        num_envs: int = 1,
         run: str = "0" * 32,
         file: str = "rows.bin",
     ) -> None:
-        self.capacity, self.margin = capacity, margin
+        self.capacity, self.margin, self.num_envs = capacity, margin, num_envs
         self._sizes = row_sizes(n_obs, n_act)
         self._rows = torch.empty((capacity, sum(self._sizes)), device=device)
-        self._filled = torch.zeros((), dtype=torch.int64, device=device)  # rows, for `sample`
-        self._staged = torch.empty(sum(self._sizes), pin_memory=device.type == "cuda")  # one row
+        self._filled = torch.zeros((), dtype=torch.int64, device=device)  # rows, for `drawn`
+        self._newest = torch.zeros((), dtype=torch.int64, device=device)  # slot, for `following`
+        shape = num_envs, sum(self._sizes)
+        self._staged = torch.empty(shape, pin_memory=device.type == "cuda")  # one step
         self.added = 0  # transitions ever added
         self._flushed = 0  # of these, how many are on disk
         self._run, self._file = run, file
@@ -70,28 +82,33 @@ class ReplayBuffer:
         obs: np.ndarray,
         action: np.ndarray,
         next_obs: np.ndarray,
-        reward: float,
-        terminated: bool,
+        reward: np.ndarray,
+        terminated: np.ndarray,
     ) -> None:
-        """Append one transition, replacing the oldest when full.
+        """Append one transition of each environment, replacing the oldest when full.
 
         Args:
-            obs: shape (n_obs,).
-            action: in [-1, 1], shape (n_act,).
-            next_obs: shape (n_obs,).
-            reward: scaled [1].
-            terminated: whether the episode terminated.
+            obs: shape (num_envs, n_obs).
+            action: in [-1, 1], shape (num_envs, n_act).
+            next_obs: shape (num_envs, n_obs).
+            reward: scaled, shape (num_envs,) [1].
+            terminated: whether the episode terminated, shape (num_envs,).
         """
-        row = self._staged.numpy()
+        rows = self._staged.numpy()
         a, b, c = np.cumsum(self._sizes[:3])
-        row[:a], row[a:b], row[b:c], row[c], row[c + 1] = obs, action, next_obs, reward, terminated
-        # need not wait: an action is read from the device before the next row is staged
-        self._rows[self.added % self.capacity].copy_(self._staged, non_blocking=True)
-        self._count(self.added + 1)
+        rows[:, :a], rows[:, a:b], rows[:, b:c] = obs, action, next_obs
+        rows[:, c], rows[:, c + 1] = reward, terminated
+        # need not wait: actions are read from the device before the next rows are staged
+        for start, stop in pieces(self.added, self.added + self.num_envs, self.capacity):
+            slot, first = start % self.capacity, start - self.added
+            part = self._staged[first : first + stop - start]
+            self._rows[slot : slot + stop - start].copy_(part, non_blocking=True)
+        self._count(self.added + self.num_envs)
 
     def _count(self, added: int) -> None:
         self.added = added
         self._filled.fill_(len(self))
+        self._newest.fill_((added - 1) % self.capacity)
 
     def sample(self, size: int, generator: torch.Generator) -> Batch:
         """Draw `size` transitions uniformly with replacement.
@@ -99,9 +116,34 @@ class ReplayBuffer:
         Reads the number of stored transitions on the device, so that a captured graph can repeat
         it.
         """
+        return self.at(self.drawn(size, generator))
+
+    def drawn(self, size: int, generator: torch.Generator) -> Tensor:
+        """Draw the slots of `size` transitions uniformly with replacement, shape (size,)."""
         device = self._rows.device
         drawn = torch.randint(2**32 - 1, (size,), generator=generator, device=device)
-        return self.split(self._rows.index_select(0, drawn % self._filled))
+        return drawn % self._filled
+
+    def at(self, slots: Tensor) -> Batch:
+        """Return the transitions in some slots of the ring.
+
+        Args:
+            slots: shape (B,).
+        """
+        return self.split(self._rows.index_select(0, slots))
+
+    def following(self, slots: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the slots of the same environments' next transitions, and whether they exist.
+
+        Args:
+            slots: shape (B,).
+
+        Returns:
+            Slots and truths, shape (B,) each; a next transition that has not been added yet does
+            not exist.
+        """
+        newer = (self._newest - slots) % self.capacity  # transitions added since
+        return (slots + self.num_envs) % self.capacity, newer >= self.num_envs
 
     def split(self, rows: Tensor) -> Batch:
         """Split rows (B, row width) into named columns.
@@ -115,6 +157,23 @@ class ReplayBuffer:
     def newest(self, count: int) -> Batch:
         """Return the last `count` transitions, oldest first."""
         return self.split(self._rows[self._slots(self.added - count, self.added)])
+
+    def newest_of(self, environment: int, count: int) -> Batch | None:
+        """Return the last `count` transitions of an environment, oldest first.
+
+        Args:
+            environment: its number.
+            count: how many.
+
+        Returns:
+            The transitions; None: the first of them are no longer kept.
+        """
+        last = self.added - self.num_envs + environment
+        first = last - (count - 1) * self.num_envs
+        if first < self.added - len(self):
+            return None
+        slots = torch.arange(first, last + 1, self.num_envs, device=self._rows.device)
+        return self.at(slots % self.capacity)
 
     def rewards(self) -> Tensor:
         """Return the scaled rewards of all stored transitions, unordered, (K,), not a copy."""

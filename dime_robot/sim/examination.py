@@ -11,25 +11,29 @@ import mujoco
 import numpy as np
 from pydantic import BaseModel, ValidationError
 
-from dime_robot.runtime.contract.config_files import read_config
 from dime_robot.runtime.contract.policy_spec import PolicySpec
 from dime_robot.runtime.contract.robot_config import RobotConfig, incompatibilities
 from dime_robot.runtime.io.errors import InputError, all_problems
 from dime_robot.sim.config.robot_task import (
     RobotTaskConfig,
     SimConfig,
-    VelocityTrackingConfig,
+    read_robot_task,
+    require_task,
     robot_task_of,
     robot_task_path,
 )
+from dime_robot.sim.config.task import VELOCITY, TaskConfig
 from dime_robot.sim.model.fit import Fit
-from dime_robot.sim.model.loading import compile_model
+from dime_robot.sim.model.loading import compile_model, load_model
+from dime_robot.sim.model.mirror import asymmetry
 from dime_robot.sim.model.soundness import unsound
 from dime_robot.sim.plant.delays import DelayedPlant
 from dime_robot.sim.plant.plant import Plant, make_plant
 from dime_robot.sim.pose_check import SECONDS, PoseResult, hold_default_pose
 from dime_robot.sim.randomization.randomizer import Randomizer
 from dime_robot.sim.robot_env import RobotEnv
+from dime_robot.sim.task_samples import sampled_problems
+from dime_robot.sim.tasks.task import Task, largest_reward, problems, training_settings
 
 Section = TypeVar("Section", bound=BaseModel)
 MAX_SPEED = 1e9  # of joints without a valid robot section [rad/s or m/s]
@@ -41,18 +45,21 @@ class Findings:
 
     problems: list[str] = field(default_factory=list)  # one sentence each
     summary: list[str] = field(default_factory=list)  # lines for the screen
+    pose: PoseResult | None = None  # of the simulation of the default pose, if there was one
 
     def add(self, problem: str) -> None:
         """Add a problem, unless it is known."""
         if problem not in self.problems:
             self.problems.append(problem)
 
-    def catch(self, work: Callable[[], object]) -> None:
-        """Call a function, and add the InputError that it raises."""
+    def catch(self, work: Callable[[], object]) -> bool:
+        """Call a function, and add the InputError that it raises; return whether there was none."""
         try:
             work()
         except InputError as error:
             self.add(str(error))
+            return False
+        return True
 
 
 def examine(name: str) -> Findings:
@@ -65,7 +72,7 @@ def examine(name: str) -> Findings:
         InputError: there is no such file, or it cannot be parsed.
     """
     path = robot_task_path(name)
-    content = read_config(path)
+    content = read_robot_task(path)
     found = Findings()
     config: RobotTaskConfig | None = None
     try:
@@ -77,6 +84,10 @@ def examine(name: str) -> Findings:
     policy = _section(PolicySpec, content.get("policy"))
     robot = _section(RobotConfig, content.get("robot"))
     sim = _section(SimConfig, content.get("sim"))
+    task = _section(TaskConfig, content.get("task"))
+    if task is not None:
+        for problem in problems(task, path):
+            found.add(problem)
     if policy is not None and robot is not None:
         for incompatibility in incompatibilities(policy, robot):
             found.add(str(incompatibility))
@@ -88,7 +99,7 @@ def examine(name: str) -> Findings:
         if sound and config is not None and complete:
             _examine_training(config, model, found)
         if sound:
-            held = _examine_pose(policy, sim, robot, config, model, found)
+            held = found.pose = _examine_pose(policy, sim, robot, config, model, found)
             if held is not None and config is not None and not found.problems:
                 found.summary = _summary(config, model, held)
     return found
@@ -134,13 +145,34 @@ def _examine_training(config: RobotTaskConfig, model: Path, found: Findings) -> 
         found.catch(
             lambda term=term: Randomizer([term], config.policy, make_plant(config, model))  # type: ignore[misc]
         )
+    if config.symmetry is not None:
+        loaded = load_model(model, config.sim.timestep)
+        problem = asymmetry(loaded, config.policy, config.sim, config.symmetry)
+        if problem is not None:
+            found.add(f"{model}: {problem}")
     found.catch(lambda: DelayedPlant(make_plant(config, model), config.latency))
     if config.task is not None:
-        found.catch(lambda: RobotEnv(config.policy.name, variant=(config, model)))
+        if found.catch(lambda: RobotEnv(config.policy.name, variant=(config, model))):
+            found.catch(lambda: training_settings(config))
+            found.catch(lambda: _begin_levels(config, model))
+            found.catch(lambda: _examine_episodes(config, model, found))
     else:
         found.catch(
             lambda: Randomizer(config.randomization, config.policy, make_plant(config, model))
         )
+
+
+def _begin_levels(config: RobotTaskConfig, model: Path) -> None:
+    """Begin an episode in every level of the curriculum."""
+    env = RobotEnv(config.policy.name, variant=(config, model))
+    for number in range(len(config.curriculum)):
+        env.reset(seed=0, options={"level": number})
+
+
+def _examine_episodes(config: RobotTaskConfig, model: Path, found: Findings) -> None:
+    """Check what shows only in episodes."""
+    for problem in sampled_problems(RobotEnv(config.policy.name, variant=(config, model))):
+        found.add(problem)
 
 
 def _examine_pose(
@@ -155,8 +187,11 @@ def _examine_pose(
     speeds = {joint.name: MAX_SPEED for joint in policy.joints}
     speeds |= {joint.name: joint.velocity_limit for joint in robot.joints} if robot else {}
     height = None
-    if config is not None and isinstance(config.task, VelocityTrackingConfig):
-        height = config.task.start_height
+    try:
+        if config is not None and config.task is not None:
+            height = Task(config, Plant(policy, sim, path, speeds)).start_height
+    except InputError:  # reported with everything else that training needs
+        pass
     try:
         held = hold_default_pose(lambda: Plant(policy, sim, path, speeds), height)
     except InputError as error:
@@ -191,11 +226,35 @@ def _summary(config: RobotTaskConfig, model: Path, held: PoseResult) -> list[str
         f" {config.sim.decimation}, {config.sim.drive} drive",
         pose,
     ]
+    if interpolation := config.robot.command.interpolated:
+        lines.append(f"ok  commands: interpolation {interpolation.describe(spec)}")
     if spec.held_joints:
         held_at = ", ".join(f"{name} {at:g}" for name, at in spec.held_joints.items())
         lines.append(f"ok  held beside the policy: {held_at} [rad or m]")
     if config.sim.free:
         lines.append(f"ok  free beside the policy: {', '.join(config.sim.free)}")
-    if config.task is None:
+    if config.task is not None:
+        lines.append(_task_line(config))
+        if config.curriculum:
+            names = ", ".join(level.name for level in config.curriculum)
+            lines.append(f"ok  curriculum: {names}, then the whole task")
+    else:
         lines.append("ok  no task: it can be checked and simulated, not trained")
     return lines
+
+
+def _task_line(config: RobotTaskConfig) -> str:
+    """Return one line about the task: how large its rewards are, and what the policy sees."""
+    task = require_task(config)
+    seen = set(config.policy.signals)
+    if config.policy.needs("command_velocity"):
+        seen.add(VELOCITY)
+    names = [
+        name if name in seen else f"{name} (which the policy does not observe)"
+        for name in (*task.commands, *task.observations)
+    ]
+    signals = f", commands and sensors {', '.join(names)}" if names else ""
+    return (
+        f"ok  task: {len(task.rewards)} rewards, together up to {largest_reward(config):g} a step,"
+        f" {len(task.terminations)} terminations{signals}"
+    )

@@ -10,14 +10,18 @@ import mujoco
 import numpy as np
 import numpy.typing as npt
 
-from dime_robot.runtime.contract.policy_spec import Float32Array
+from dime_robot.runtime.contract.interpolation import Interpolation
+from dime_robot.runtime.contract.policy_spec import Float32Array, FloatArray
 from dime_robot.runtime.control.observation import ActionDecoder, ObservationEncoder
 from dime_robot.runtime.control.state import RobotState
+from dime_robot.runtime.io.errors import InputError
+from dime_robot.sim.config.curriculum import LevelConfig
 from dime_robot.sim.config.robot_task import RobotTaskConfig, load_robot_task
 from dime_robot.sim.plant.delays import DelayedPlant
 from dime_robot.sim.plant.plant import make_plant
 from dime_robot.sim.randomization.randomizer import Randomizer
-from dime_robot.sim.tasks.task import make_task
+from dime_robot.sim.tasks.digest import task_digest
+from dime_robot.sim.tasks.task import Task
 
 
 class RobotEnv(gymnasium.Env[Float32Array, Float32Array]):
@@ -25,9 +29,12 @@ class RobotEnv(gymnasium.Env[Float32Array, Float32Array]):
 
     Observation: raw SI values in the contract's order. Action: [-1, 1]. `info["is_success"]` is
     whether the task's success criterion holds at this step, `info["measures"]` has the task's
-    metrics of the step, `info["effort_peak"]` is the largest effort of a position drive since the
+    metrics of the step, `info["effort_peak"]` is the largest effort of a joint's drive since the
     reset [N m or N]. The time limit is applied by `gymnasium.wrappers.TimeLimit`, with
     `config.episode_steps`.
+
+    `reset(options={"level": k})` begins an episode in level k of the curriculum, whose episodes may
+    be truncated earlier; without it, in the whole task.
 
     Args:
         name: of the configuration.
@@ -46,16 +53,22 @@ class RobotEnv(gymnasium.Env[Float32Array, Float32Array]):
         startup_seed: int = 0,
     ) -> None:
         self.config, model_path = variant or load_robot_task(name)
+        self._model_path = model_path
         self.policy_spec = spec = self.config.policy
         self.render_mode = render_mode
         self.metadata = {**self.metadata, "render_fps": round(spec.rate)}
         self.plant = make_plant(self.config, model_path)
-        self.task = make_task(self.config, self.plant)
+        self._whole = self.task = Task(self.config, self.plant)
+        self._levels: list[Task] = []  # made when the first one is asked for
+        self._limit: int | None = None  # steps of an episode in a level
         self.randomizer = Randomizer(self.config.randomization, spec, self.plant)
         self.randomizer.startup(np.random.default_rng(startup_seed))
         self._delayed = DelayedPlant(self.plant, self.config.latency)
         self._encoder, self._decoder = ObservationEncoder(spec), ActionDecoder(spec)
+        self._has_signals = bool(spec.signals)
         self._steps = 0
+        self._state: RobotState | None = None  # the last reading
+        self._sent: FloatArray | None = None  # the last command; None: none since the reset
         self._renderer: mujoco.Renderer | None = None
         self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (spec.n_obs,), np.float32)
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (spec.n_act,), np.float32)
@@ -65,13 +78,14 @@ class RobotEnv(gymnasium.Env[Float32Array, Float32Array]):
     ) -> tuple[Float32Array, dict[str, Any]]:
         """Begin an episode."""
         super().reset(seed=seed)
+        self._choose(None if options is None else options.get("level"))
         self.randomizer.reset(self.np_random)
         self.task.start(self.np_random)
         state = self._delayed.reset(self.np_random)
         self._encoder.reset()
         self._decoder.reset()
-        self._steps = 0
-        return self._observe(state), {"is_success": False}
+        self._steps, self._sent = 0, None
+        return self._observe(state), self._success_of(False)
 
     def step(self, action: Float32Array) -> tuple[Float32Array, float, bool, bool, dict[str, Any]]:
         """Simulate one control period.
@@ -79,20 +93,65 @@ class RobotEnv(gymnasium.Env[Float32Array, Float32Array]):
         Args:
             action: in [-1, 1], shape (n_act,).
         """
-        command = self._decoder.decode(action)
+        command = self._decoder.decode(action, self._state, self._sent)
+        self._sent = command.value
         self.randomizer.step(self.np_random, self._steps * self.policy_spec.period)
         state = self._delayed.step(command, self.np_random)
         self._steps += 1
         reward = self.task.step(command, self.np_random)
-        info = {"is_success": self.task.is_success(), "measures": dict(self.task.metrics)}
+        info = self._success_of(self.task.is_success())
+        info["measures"] = dict(self.task.metrics)
         if self.plant.drive is not None:
             info["effort_peak"] = float(self.plant.drive.peak.max())
-        return self._observe(state), reward, self.task.terminated(), False, info
+        late = self._limit is not None and self._steps >= self._limit
+        return self._observe(state), reward, self.task.terminated(), late, info
+
+    @property
+    def curriculum(self) -> tuple[LevelConfig, ...]:
+        """The levels in which training begins."""
+        return self.config.curriculum
+
+    def _choose(self, number: int | None) -> None:
+        """Take the task, the randomization and the latency of a level; None: the whole task's."""
+        if number is None:
+            self.task, self._limit = self._whole, None
+            self.randomizer.share = 1.0
+            self._delayed.scale(1.0)
+            return
+        if not self._levels:
+            self._levels = [self._task_at(i) for i in range(len(self.curriculum))]
+        level, self.task = self.curriculum[number], self._levels[number]
+        self._limit = round(self.task.config.episode_seconds * self.policy_spec.rate)
+        self.randomizer.share = level.randomization
+        self._delayed.scale(level.latency)
+
+    def _task_at(self, number: int) -> Task:
+        try:
+            return Task(self.config.at_level(number), self.plant)
+        except InputError as error:
+            raise InputError(f"curriculum.{self.curriculum[number].name}: {error}") from None
+
+    def _success_of(self, holds: bool | None) -> dict[str, Any]:
+        """Return the entry of `info` about success; none if the task states no criterion."""
+        return {} if self.task.is_success() is None else {"is_success": holds}
 
     def _observe(self, state: RobotState) -> Float32Array:
+        self._state = state
         state = state._replace(command_velocity=self.task.command_velocity)
+        if self._has_signals:
+            state = state._replace(signals={**self.task.commands, **self.task.sensors()})
         observation = self._encoder.encode(state, self._decoder.last_action)
         return self.randomizer.observe(observation, self.np_random)
+
+    @property
+    def task_digest(self) -> str:
+        """The digest of the task, which policies trained in it record."""
+        return task_digest(self.config, self._model_path)
+
+    @property
+    def interpolation(self) -> Interpolation:
+        """The interpolation of the robot's commands, which policies trained with it record."""
+        return self.config.robot.command.interpolated
 
     def render(self) -> npt.NDArray[np.uint8] | None:
         """Return the current frame, shape (360, 480, 3)."""

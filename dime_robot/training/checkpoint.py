@@ -34,8 +34,10 @@ from dime_robot.runtime.io.regular_files import RUN_AGAIN, write_atomically
 from dime_robot.runtime.io.sealed_files import check_seal, seal_of
 from dime_robot.runtime.io.untrusted_files import read_bytes
 from dime_robot.runtime.policy.noise import NoiseMode
+from dime_robot.training.curriculum import CurriculumState
 from dime_robot.training.lineage import Lineage
 from dime_robot.training.run_folder import RunFolder
+from dime_robot.training.vector_env import OpenEpisode
 
 FORMAT, VERSION = "dime_robot checkpoint", 2
 _MAX_BYTES = 16 << 30
@@ -77,12 +79,13 @@ class Record(StrictModel):
     lineage: Lineage = Field(min_length=1, description="oldest first; the last is this run's own")
     spec: PolicySpec
     step: int = Field(ge=0, lt=2**53)
-    episode: int = Field(ge=0, lt=2**53, description="number of the episode under way")
-    episode_step: int = Field(ge=0, lt=2**53, description="its steps so far")
-    episode_return: float = Field(description="its return so far, unscaled")
+    episodes: tuple[OpenEpisode, ...] = Field(
+        min_length=1, description="the episode under way in each environment"
+    )
     updates: int = Field(ge=0, lt=2**53, description="critic updates done")
     best_mean: float | None = Field(description="highest mean return in this environment so far")
     replay: ReplayRecord
+    curriculum: CurriculumState | None = Field(None, description="none: there are no levels")
     wall_seconds: float = Field(ge=0)
     final: dict[NoiseMode, FinalEvaluation]
     provenance: dict[str, str] = Field(description="commit, versions, machine")
@@ -93,12 +96,22 @@ class Record(StrictModel):
         """The settings of the run."""
         return self.lineage[-1].config
 
+    @model_validator(mode="before")
+    @classmethod
+    def _of_one_environment(cls, given: Any) -> Any:
+        """Read the record of a run from before several environments could step side by side."""
+        old = {"episode": "number", "episode_step": "steps", "episode_return": "total"}
+        if not isinstance(given, dict) or not old.keys() <= given.keys():
+            return given
+        rest = {name: value for name, value in given.items() if name not in old}
+        return {**rest, "episodes": [{new: given[name] for name, new in old.items()}]}
+
     @model_validator(mode="after")
     def _counters_agree(self) -> Record:
         own = self.lineage[-1]
         bounds = {
-            "episode": self.episode,
-            "episode_step": self.episode_step,
+            "episodes.number": max(episode.number for episode in self.episodes),
+            "episodes.steps": max(episode.steps for episode in self.episodes),
             "replay.added": self.replay.added,
             "lineage.until": own.until,
             "lineage.since": own.since,
@@ -106,10 +119,15 @@ class Record(StrictModel):
         for name, value in bounds.items():
             if value > self.step:
                 raise ValueError(f"{name}: expected at most step {self.step}, got {value}")
-        if self.updates > self.step * self.config.update_to_data:
+        largest = self.step * self.config.update_to_data
+        if self.updates > largest:
             raise ValueError(
-                f"updates: expected at most {self.step * self.config.update_to_data} at step"
-                f" {self.step}, got {self.updates}"
+                f"updates: expected at most {largest:g} at step {self.step}, got {self.updates}"
+            )
+        if len(self.episodes) != self.config.num_envs:
+            raise ValueError(
+                f"episodes: expected one for each of {self.config.num_envs} environments"
+                f" (num_envs), got {len(self.episodes)}"
             )
         return self
 

@@ -16,6 +16,8 @@ from dime_robot.training.presets import preset_config
 from dime_robot.training.run_folder import RunFolder
 
 Beginning = Literal["new", "init", "moved", "unknown"]
+# settings that files of earlier releases do not have -> what they were trained with
+ADDED: dict[str, Any] = {"num_envs": 1, "n_step": 1, "curriculum": True}
 
 
 class Stage(StrictModel):
@@ -37,6 +39,7 @@ class Stage(StrictModel):
     def _every_setting_is_there(cls, given: Any) -> Any:
         """Refuse a missing setting: it must not be replaced by the present default."""
         if isinstance(given, dict):
+            given = {**ADDED, **given}
             missing = sorted(TrainConfig.model_fields.keys() - given.keys())
             if missing:
                 raise ValueError(f"expected every setting, {', '.join(missing)} is missing")

@@ -21,6 +21,8 @@ PACKAGES = (
     "onnxruntime",
 )
 
+TASK = "task"  # key of the digest of a robot task, see sim/tasks/digest.py
+
 
 def package_versions() -> dict[str, str]:
     """Return the installed version of each package that can change a result."""

@@ -2,18 +2,23 @@
 
 A run can be killed at any time and resumed bit for bit on the same CPU. This is possible because
 every episode starts from a seed derived from (run seed, episode number); the actions since the last
-reset are in the replay data, so a resumed run replays them to bring the simulator back to the same
+reset are in the replay data, so a resumed run replays them to bring each simulator back to the same
 state; all other random numbers come from the agent's generator.
+
+With several environments a step of the loop is one control step of each, and a run's steps are
+those of all environments together. What is due at a step is then due at the first one that all
+environments have made.
 """
 
 from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -36,16 +41,19 @@ from dime_robot.learning.memory import require_memory
 from dime_robot.learning.metrics import metrics
 from dime_robot.learning.replay_buffer import ReplayBuffer
 from dime_robot.results.eval_csv import EvalRow, read_eval_csv, write_eval_csv
+from dime_robot.runtime.contract.interpolation import Interpolation, record_of
 from dime_robot.runtime.io.errors import InputError
 from dime_robot.runtime.io.regular_files import RUN_AGAIN, write_atomically
 from dime_robot.runtime.policy.noise import NOISE_LEGEND, NOISE_MODES, NoiseMode
 from dime_robot.training import checkpoint
 from dime_robot.training.checkpoint import Checkpoint, FinalEvaluation, PostMortem, Record
+from dime_robot.training.curriculum import Curriculum, levels_of
 from dime_robot.training.lineage import Lineage, Origin, Stage
 from dime_robot.training.logger import RunLogger
-from dime_robot.training.provenance import provenance
+from dime_robot.training.provenance import TASK, provenance
 from dime_robot.training.run_folder import RunFolder
 from dime_robot.training.run_lock import RunLock
+from dime_robot.training.vector_env import NotFiniteError, SeededVectorEnv
 
 _TRAIN, _EVAL = 0, 1  # keys of episodes among the seeds derived from the run's
 CLIPPED_MASS_WARNING = 0.05
@@ -106,8 +114,9 @@ class TrainingRun:
         self.config, self.folder, self._lock = config, folder, lock
         self.files = RunFolder(folder)
         self._source: EnvLike = config.env if env is None else env
-        self.env = self._make_env()
-        self.spec = spec_of(self.env, config.env)
+        self.envs = self._make_envs()
+        env = self.envs.envs[0]
+        self.spec = spec_of(env, config.env)
         require_memory(config, self.spec.n_obs, self.spec.n_act, device)
         self.agent = DIME(self.spec, config, device)
         self.buffer = ReplayBuffer(
@@ -115,7 +124,8 @@ class TrainingRun:
             self.spec.n_obs,
             self.spec.n_act,
             device,
-            margin=config.checkpoint_interval,
+            margin=config.checkpoint_interval + config.num_envs - 1,
+            num_envs=config.num_envs,
             run=secrets.token_hex(16),
             file=self.files.replay.name,
         )
@@ -132,7 +142,13 @@ class TrainingRun:
         self.rows: list[EvalRow] = []
         self.final: dict[NoiseMode, FinalEvaluation] = {}  # of the last evaluation
         self.provenance = provenance()
-        self.step = self.episode = 0
+        task = getattr(env.unwrapped, "task_digest", None)
+        if isinstance(task, str):
+            self.provenance[TASK] = task
+        interpolation = getattr(env.unwrapped, "interpolation", None)
+        if isinstance(interpolation, Interpolation):
+            self.provenance |= record_of(interpolation)
+        self.step = 0
         self._lineage: Lineage = (Stage(begins="new", since=0, until=0, config=config),)
         if origin is not None:
             own = self._lineage[0].model_copy(update={"begins": "init", "init": origin.digest})
@@ -141,18 +157,38 @@ class TrainingRun:
         self.on_evaluation: Callable[[EvaluationEvent], bool | None] | None = None
         self.stop_requested = False
         self.stepping = True  # until the loop ends, which polls `stop_requested`
-        self.saving = False  # within a save between two steps
+        self.busy = False  # within a save or updates, which a stop request does not interrupt
         self._saved_step = 0
         self._earlier_seconds = 0.0
         self._began = time.monotonic()
         self._clipped_mass_warned = self._atoms_checked = False
         self._logger: RunLogger | None = None
-        self._obs: npt.NDArray[np.float32]
-        self._begin_episode()
+        levels = levels_of(env) if config.curriculum else ()
+        self.curriculum = Curriculum(levels, config.num_envs) if levels else None
+        self._take_level()
+        with self._stops_at_nan():
+            self.envs.reset()
 
-    def _make_env(self) -> Env:
-        # values drawn once in an environment's life: from this run's seed, and the same on resume
-        return make_env(self._source, startup_seed=seed_of(self.config.seed, STARTUP))
+    def _take_level(self) -> None:
+        """Begin new episodes in the current level of the curriculum."""
+        curriculum = self.curriculum
+        if curriculum is not None:
+            self.envs.level = None if curriculum.level is None else curriculum.number
+            self.agent.scale_learning_rates(curriculum.learning_rate)
+
+    def _make_envs(self, first: Sequence[int] = ()) -> SeededVectorEnv:
+        """Make the environments of training; `first` is as for `SeededVectorEnv`."""
+        seed = self.config.seed
+
+        def make(i: int) -> Env:
+            # values drawn once in an environment's life: from this run's seed, the same on resume,
+            # and others than those of an evaluation's environment i
+            key = (seed, STARTUP) if i == 0 else (seed, STARTUP, i, _TRAIN)
+            return make_env(self._source, startup_seed=seed_of(*key))
+
+        return SeededVectorEnv(
+            make, self.config.num_envs, lambda number: seed_of(seed, _TRAIN, number), first
+        )
 
     # -- files -----------------------------------------------------------------------------------
 
@@ -190,12 +226,11 @@ class TrainingRun:
             lineage=(*before, own),
             spec=self.spec,
             step=self.step,
-            episode=self.episode,
-            episode_step=self._episode_step,
-            episode_return=self._episode_return,
+            episodes=self.envs.open_episodes(),
             updates=self.agent.updates,
             best_mean=None if self.best_mean == -np.inf else self.best_mean,
             replay=self.buffer.record(),
+            curriculum=None if self.curriculum is None else self.curriculum.state(),
             wall_seconds=self.wall_seconds,
             final=self.final,
             provenance=self.provenance,
@@ -233,9 +268,11 @@ class TrainingRun:
         except InputError as error:
             raise InputError(f"{state.path}: {error}") from None
         self.buffer.load(self.folder, record.replay)
-        self.step, self.episode = record.step, record.episode
+        self.step = record.step
         self._lineage = record.lineage
-        moved = record.config.env != self.config.env
+        task = self.provenance.get(TASK)
+        same = task is not None and task == record.provenance.get(TASK)  # a file that was moved
+        moved = record.config.env != self.config.env and not same
         if moved:
             stage = Stage(begins="moved", since=self.step, until=self.step, config=self.config)
             self._lineage, self.best_mean = (*record.lineage, stage), -np.inf
@@ -246,29 +283,40 @@ class TrainingRun:
         path = self.files.evaluations
         rows = read_eval_csv(path) if path.exists() else []
         self.rows = [row for row in rows if row.step <= self.step]
-        self._begin_episode()
-        self._replay_episode(record, log)
+        if self.curriculum is None:
+            if record.curriculum is not None and not moved and self.config.curriculum:
+                raise InputError(
+                    f"curriculum: expected the levels with which the run began, got none in"
+                    f" {self.config.env}: put them back, or go on with --no-curriculum in a new run"
+                    " (--init)"
+                )
+        elif record.curriculum is not None and not moved:
+            self.curriculum.load(record.curriculum)
+        else:  # it begins here
+            self.curriculum.begin(self.step)
+        self._take_level()
+        self._restore_episodes(record, moved, log)
         if record.replay.version == 1:  # digests are added from now on
             self.save()
             (self.folder / record.replay.file).unlink(missing_ok=True)
 
-    def _replay_episode(self, record: Record, log: Callable[[str], None]) -> None:
-        """Bring the simulator back to its state at the checkpoint."""
-        count = record.episode_step
-        if count == 0:
+    def _restore_episodes(self, record: Record, moved: bool, log: Callable[[str], None]) -> None:
+        """Bring the simulators back to their state at the checkpoint."""
+        episodes = record.episodes
+        known = 0 if self.curriculum is None else self.curriculum.count
+        changed = {"level": self.envs.level}  # those of the environment or the file before
+        episodes = tuple(
+            each.model_copy(update=changed) if moved or (each.level or 0) > known else each
+            for each in episodes
+        )
+        with self._stops_at_nan():
+            dropped = self.envs.restore(episodes, self.buffer.newest_of)
+        if not dropped:
             return
-        repeats = count <= len(self.buffer)
-        if repeats:
-            past = self.buffer.newest(count)
-            for action, expected in zip(past.action.cpu(), past.next_obs.cpu(), strict=True):
-                self._obs = self.env.step(action.numpy())[0]
-                repeats = repeats and np.array_equal(self._obs, expected.numpy())
-        if repeats:
-            self._episode_step, self._episode_return = count, record.episode_return
-        else:
-            log(f"{self.config.env} does not repeat itself: the interrupted episode is dropped")
-            self.episode += 1
-            self._begin_episode()
+        what = "the interrupted episode is dropped"
+        if (count := self.config.num_envs) > 1:
+            what = f"the interrupted episodes of {len(dropped)} of {count} environments are dropped"
+        log(f"{self.config.env} does not repeat itself: {what}")
 
     # -- the loop --------------------------------------------------------------------------------
 
@@ -294,7 +342,7 @@ class TrainingRun:
         self._evaluate_if_due(logger)
         while self.step < self.config.steps and not self.stop_requested:
             self._environment_step(logger)
-            if self.step % self.config.log_interval == 0:
+            if self._due(self.config.log_interval):
                 self._log(logger)
             self._evaluate_if_due(logger)
             if self.step - self._saved_step >= self.config.checkpoint_interval:
@@ -306,14 +354,20 @@ class TrainingRun:
             self._save_between_steps()
 
     def _save_between_steps(self) -> None:
-        self.saving = True  # a stop request waits for the save, however long it takes
-        try:
+        with self._ends_by_itself():
             self.save()
+
+    @contextmanager
+    def _ends_by_itself(self) -> Iterator[None]:
+        """A stop request waits for what is done in here, however long it takes."""
+        self.busy = True
+        try:
+            yield
         finally:
-            self.saving = False
+            self.busy = False
 
     def _warn_of_endless_episodes(self, logger: RunLogger) -> None:
-        if time_limit(self.env) is None:
+        if time_limit(self.envs.envs[0]) is None:
             logger.line(
                 f"warning: {self.config.env} states no time limit (max_episode_steps): episodes of"
                 f" evaluations are cut at {MAX_EPISODE_STEPS:,} steps and count as truncated"
@@ -321,61 +375,73 @@ class TrainingRun:
 
     def _warn_of_no_updates(self, logger: RunLogger) -> None:
         steps, random = self.config.steps, self.config.random_steps
+        if steps > random and self.config.updates_at(steps + self.config.num_envs) == 0:
+            logger.line(
+                f"warning: no update happens and the policy stays untrained: --update-to-data"
+                f" {self.config.update_to_data:g} gives none within {steps:,} steps"
+            )
         if steps <= random:
             logger.line(
                 f"warning: no update happens and the policy stays untrained: --steps {steps:,} ends"
                 f" within --random-steps {random:,}; give more steps or fewer random ones"
             )
 
-    def _begin_episode(self) -> None:
-        seed = seed_of(self.config.seed, _TRAIN, self.episode)
-        self._episode_step, self._episode_return = 0, 0.0
-        self._obs = self.env.reset(seed=seed)[0]
-        self._require_finite("observation after reset", self._obs)
+    def _due(self, interval: int) -> bool:
+        """Whether what happens every `interval` steps is due now."""
+        return self.step % interval < self.config.num_envs
 
     def _environment_step(self, logger: RunLogger) -> None:
-        action = self._action()
-        learns = self.step >= self.config.random_steps
-        if learns and self.config.overlap and len(self.buffer):
-            self.agent.learn(self.buffer)  # on a GPU this only starts the computation
-        next_obs, reward, terminated, truncated, _ = self.env.step(action)
-        self._require_finite("reward", reward)
-        self._require_finite("observation", next_obs)
-        reward = float(reward)
-        scaled = reward * self.config.reward_scale
-        if abs(scaled) > FLOAT32_MAX:
+        """Make one control step in every environment, and the updates that are due."""
+        config, obs = self.config, self.envs.obs.copy()
+        actions = self._actions(obs)
+        after = self.step + config.num_envs
+        updates = config.updates_at(after) - config.updates_at(self.step)
+        if config.overlap and len(self.buffer):
+            self.agent.learn(self.buffer, updates)  # on a GPU this only starts the computation
+        with self._stops_at_nan():
+            next_obs, rewards, terminations, _, infos = self.envs.step(actions)
+        for episode in self.envs.ended:
+            next_obs[episode.environment] = infos["final_obs"][episode.environment]
+        scaled = rewards * config.reward_scale
+        if (np.abs(scaled) > FLOAT32_MAX).any():
+            largest = rewards[int(np.abs(scaled).argmax())]
             self._stop_for(
-                f"{self.config.env} gave a reward of {reward:g} at step {self.step}: times"
-                f" --reward-scale {self.config.reward_scale:g} it is beyond float32"
+                f"{config.env} gave a reward of {largest:g} at step {self.step}: times"
+                f" --reward-scale {config.reward_scale:g} it is beyond float32"
             )
-        self.buffer.add(self._obs, action, next_obs, scaled, terminated)
-        self._obs = next_obs
-        self.step += 1
-        self._episode_step += 1
-        self._episode_return += reward
-        if learns and not self.config.overlap:
-            self.agent.learn(self.buffer)
-        if terminated or truncated:
-            logger.episode(self.step, self._episode_return, self._episode_step)
-            self.episode += 1
-            self._begin_episode()
+        self.buffer.add(obs, actions, next_obs, scaled, terminations)
+        self.step = after
+        if not config.overlap:
+            with self._ends_by_itself():
+                self.agent.learn(self.buffer, updates)
+        for episode in self.envs.ended:
+            logger.episode(self.step, episode.total, episode.steps)
+        if self.curriculum is not None and (
+            changed := self.curriculum.advance(self.envs.ended, self.step)
+        ):
+            self._take_level()
+            logger.line(f"step  {self.step:>6,}  {changed}")
 
-    def _action(self) -> npt.NDArray[np.float32]:
+    def _actions(self, obs: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Return an action for every environment, shape (num_envs, n_act)."""
         if self.step < self.config.random_steps:
-            shape, generator = (self.spec.n_act,), self.agent.generator
-            uniform = torch.rand(shape, generator=generator, device=self.agent.device)
+            shape = self.config.num_envs, self.spec.n_act
+            uniform = torch.rand(shape, generator=self.agent.generator, device=self.agent.device)
             return (2 * uniform - 1).cpu().numpy()
-        action = self.agent.explore(self._obs)
-        if not np.isfinite(action).all():
+        actions = self.agent.explore(obs)
+        if not np.isfinite(actions).all():
             self.check_finite()
             self._stop_for(f"the policy gave a NaN action at step {self.step}")
-        return action
+        return actions
 
     def _log(self, logger: RunLogger) -> None:
         self.check_finite()
         values = metrics(self.agent)
         if "actor/loss" not in values:  # the actor's updates have not begun
             return
+        if self.curriculum is not None:
+            values["curriculum/level"] = self.curriculum.number
+            values["curriculum/passed_share"] = self.curriculum.passed_share
         values["time/steps_per_second"] = self.step / max(self.wall_seconds, 1e-9)
         logger.scalars(self.step, values)
         if not self._atoms_checked and self.step >= self.config.steps / 4:
@@ -422,14 +488,15 @@ class TrainingRun:
                     f"only one {self.config.env} can exist at a time ({error}): evaluations use it"
                     " in place of the training episode, which then ends early"
                 )
-        self.env.close()
+        self.envs.close()
         try:
             return run()
         finally:
             self.evaluator.close()
-            self.env = self._make_env()
-            self.episode += 1
-            self._begin_episode()
+            self.envs = self._make_envs([e.number + 1 for e in self.envs.open_episodes()])
+            self._take_level()
+            with self._stops_at_nan():
+                self.envs.reset()
 
     def _watch(self, ended: int, episodes: int, steps: int) -> None:
         """Between two steps of an evaluation, end it on a stop request, or show its progress."""
@@ -439,7 +506,7 @@ class TrainingRun:
             self._logger.evaluating(self.step, ended, episodes, steps)
 
     def _evaluate_if_due(self, logger: RunLogger) -> None:
-        due = self.step % self.config.eval_interval == 0 and self.step < self.config.steps
+        due = self._due(self.config.eval_interval) and self.step < self.config.steps
         if due and not any(row.step == self.step for row in self.rows):
             self.check_finite()
             result = self._evaluate(self.config.eval_episodes, "fresh")
@@ -520,14 +587,18 @@ class TrainingRun:
                 f" (at most {NAN_GRADIENT_SHARE:.0%} can be left out), though its loss was finite"
             )
 
-    def _require_finite(self, what: str, value: Any) -> None:
-        if not np.isfinite(value).all():
+    @contextmanager
+    def _stops_at_nan(self) -> Iterator[None]:
+        """Stop the run for what an environment gave."""
+        try:
+            yield
+        except NotFiniteError as error:
             self._stop_for(
-                f"{self.config.env} gave a NaN or infinite {what} at step {self.step}"
-                f" (episode {self.episode}, its step {self._episode_step})"
+                f"{self.config.env} gave a NaN or infinite {error.what} at step {self.step}"
+                f" ({error.where})"
             )
 
-    def _stop_for(self, reason: str) -> None:
+    def _stop_for(self, reason: str) -> NoReturn:
         if not self.files.checkpoint.exists():  # nothing was learned, so no post-mortem
             raise NonFiniteError(reason)
         path = self.files.post_mortem
@@ -539,7 +610,7 @@ class TrainingRun:
 
     def close(self) -> None:
         """Close the environments."""
-        self.env.close()
+        self.envs.close()
         self.evaluator.close()
         if self._lock is not None:
             self._lock.release()

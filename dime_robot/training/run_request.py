@@ -23,6 +23,7 @@ class RunRequest:
         init: a checkpoint whose networks a new run begins with.
         video: record a video at the end, where rendering works.
         env: the environment, if it cannot be made from `config.env`.
+        config_file: the file of a robot task that the user named, to resume in the same task.
     """
 
     config: TrainConfig
@@ -31,3 +32,4 @@ class RunRequest:
     init: Path | None = None
     video: bool = True
     env: EnvLike | None = None
+    config_file: Path | None = None

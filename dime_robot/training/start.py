@@ -13,12 +13,14 @@ import torch
 
 from dime_robot.learning.config import TrainConfig, option
 from dime_robot.runtime.contract.config_diff import differences
-from dime_robot.runtime.contract.config_files import read_config
+from dime_robot.runtime.contract.config_files import read_yaml
 from dime_robot.runtime.io.errors import InputError
 from dime_robot.runtime.policy.env_name import require_file_may_name
+from dime_robot.sim.tasks.digest import require_recorded_task
 from dime_robot.training import checkpoint
 from dime_robot.training.checkpoint import Checkpoint
 from dime_robot.training.lineage import Origin
+from dime_robot.training.provenance import TASK
 from dime_robot.training.run import TrainingRun
 from dime_robot.training.run_folder import RunFolder
 from dime_robot.training.run_lock import RunLock
@@ -53,7 +55,9 @@ def _with_written(path: Path, saved: TrainConfig) -> TrainConfig:
     """Return the settings, overridden by the run's config.yaml, if it exists."""
     if not path.exists():
         return saved
-    content = read_config(path)
+    content = read_yaml(path)  # it extends no other file, which a run folder may not choose
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: expected a mapping of settings, got {content!r:.40}")
     try:
         return TrainConfig.model_validate({**saved.model_dump(), **content})
     except InputError as error:
@@ -144,8 +148,12 @@ def _locked(files: RunFolder) -> Iterator[RunLock]:
 
 def _resumed(request: RunRequest, device: torch.device, lock: RunLock) -> TrainingRun:
     config, folder = request.config, lock.files.path
+    state = checkpoint.load(lock.files.checkpoint)
+    if request.config_file is not None:  # before its own terms are imported
+        require_recorded_task(
+            request.config_file, state.record.provenance.get(TASK), lock.files.checkpoint
+        )
     run = TrainingRun(config, folder, device, lock=lock, env=request.env)
-    state = checkpoint.load(run.files.checkpoint)
     if state.spec != run.spec:
         raise InputError(
             f"--resume {folder}: its contract ({state.spec.name}) is not that of"

@@ -13,6 +13,7 @@ from dime_robot.learning.config import TrainConfig
 from dime_robot.results.eval_csv import EvalRow
 from dime_robot.runtime.io.errors import InputError
 from dime_robot.runtime.policy.env_name import PYTHON
+from dime_robot.sim.config.trust import typed_env
 from dime_robot.training.logger import RunLogger
 from dime_robot.training.presets import preset_config
 from dime_robot.training.run import EvaluationEvent
@@ -94,6 +95,7 @@ def train_policy(
     out, init, resume = _path("out", out), _path("init", init), _path("resume", resume)
     name = None if env is None else env_name(env)
     files = None if resume is None else RunFolder.to_resume(resume)
+    typed_env(name)  # the program names it
     if files is not None:
         if out is not None or init is not None:
             raise InputError("resume goes on in its own folder: leave out `out` and `init`")

@@ -30,6 +30,7 @@ from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
 from dime_robot.runtime.contract.config_files import read_config
+from dime_robot.runtime.contract.phases import sit_down_time
 
 DEFAULTS = Path(get_package_share_directory("dime_robot")) / "config/policy_node.yaml"
 text = partial(ParameterValue, value_type=str)  # else "1" would become a number
@@ -96,7 +97,8 @@ def nodes(context: LaunchContext) -> list[Node]:
             remappings=remappings(robot, given),
             output="screen",
             respawn=False,  # a policy that ended must not command again by itself
-            sigterm_timeout="10",  # bringing the robot to rest takes seconds
+            # sitting down and coming to rest take seconds
+            sigterm_timeout=f"{10 + sit_down_time(robot):g}",
         )
     ]
 

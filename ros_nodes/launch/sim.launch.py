@@ -15,6 +15,9 @@ from launch.actions import DeclareLaunchArgument, OpaqueFunction, Shutdown
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
+from dime_robot.runtime.contract.config_files import shipped_config
+from dime_robot.runtime.contract.phases import sit_down_time
+
 DEFAULTS = Path(get_package_share_directory("dime_robot")) / "config/policy_node.yaml"
 text = partial(ParameterValue, value_type=str)  # else "1" would become a number
 
@@ -60,12 +63,14 @@ def nodes(context: LaunchContext) -> list[Node]:
     given = context.launch_configurations
     config, lockstep = given["config"], given["mode"] == "lockstep"
     by_path = config.endswith((".yaml", ".yml"))
+    simulated = Path(config).expanduser() if by_path else shipped_config(config)
     common = {
         "package": "dime_robot",
         "namespace": given["namespace"],
         "output": "screen",
         "on_exit": Shutdown(),
-        "sigterm_timeout": "15",  # longer than sim_node keeps running for policy_node
+        # longer than sim_node keeps running for policy_node
+        "sigterm_timeout": f"{15 + sit_down_time(simulated):g}",
     }
     found = [
         Node(

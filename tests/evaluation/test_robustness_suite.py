@@ -25,8 +25,7 @@ from tests.sim.randomization.randomized import term
 LIMITS = SuiteConfig(
     commands=((0.0, 0.0, 0.0), (0.5, 0.0, 0.0)),
     survival=0.9,
-    velocity_error=0.15,
-    yaw_rate_error=0.2,
+    errors={"velocity_error": 0.15, "yaw_rate_error": 0.2},
     extreme_loss=0.1,
 )
 
@@ -52,7 +51,7 @@ def row(
         )
         for i in range(10)
     )
-    return suite.Row(condition, (Evaluation(episodes),) * 2)
+    return suite.Row(condition, (Evaluation(episodes),) * 2, LIMITS.score)
 
 
 def test_every_end_of_every_randomised_quantity_is_a_condition_of_its_own(tmp_path: Path) -> None:
@@ -226,7 +225,7 @@ def test_a_nan_is_no_pass() -> None:
 
 def test_the_table_has_its_columns_under_their_names() -> None:
     nominal = row("nominal", velocity=0.123, yaw=0.045)
-    head, text = suite.header(LIMITS), suite.line(nominal, nominal)
+    head, text = suite.header(LIMITS), suite.line(nominal, nominal, LIMITS)
     assert head.index("survival") + len("survival") == text.index("100.0%") + len("100.0%")
     assert "0.12/0.04" in text and "29.0 N m" in text
     for command in ("0,0,0", "0.5,0,0"):

@@ -276,8 +276,8 @@ def test_a_missing_entry_or_another_version_is_refused(policy_path: Path, tmp_pa
     for key in entries:
         with pytest.raises(InputError, match=key):
             parse_metadata(policy_path, {k: v for k, v in entries.items() if k != key})
-    with pytest.raises(InputError, match="format version 1 or 2, got '3'"):
-        parse_metadata(policy_path, {**entries, "dime.format": "3"})
+    with pytest.raises(InputError, match="format version 1, 2, 3, got '4'"):
+        parse_metadata(policy_path, {**entries, "dime.format": "4"})
     bad = entries[SPEC].replace('"rate":50.0', '"rate":-1')
     with pytest.raises(InputError, match="rate"):
         parse_metadata(policy_path, {**entries, SPEC: bad})

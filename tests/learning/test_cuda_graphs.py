@@ -18,6 +18,7 @@ from dime_robot.training.presets import preset_config
 from tests.learning.toy import flat_spec
 
 OBS, ACT = 5, 2
+UTD = 2  # critic updates of a step
 SHORT = {"diffusion_steps": 2}  # compiling takes long: every step is unrolled
 CPU = torch.device("cpu")
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
@@ -67,7 +68,7 @@ def test_an_update_never_waits_for_the_device() -> None:
     agent, replay = make_agent(), make_replay()
     with NoWaiting():
         for _ in range(3):  # every phase of the policy delay
-            agent.learn(replay)
+            agent.learn(replay, UTD)
     with pytest.raises(AssertionError, match="waits"), NoWaiting():
         agent.alpha.item()
 
@@ -88,7 +89,7 @@ def test_nan_gradients_are_counted_without_waiting(monkeypatch: pytest.MonkeyPat
         poison[0] = poisoned
         with NoWaiting():
             for _ in range(3):
-                agent.learn(replay)
+                agent.learn(replay, UTD)
     assert (agent.actor_updates, int(agent.nan_gradients)) == (4, 2)
     assert agent.actor_means.read()["actor/gradient_nan_share"] == 0.5
     assert agent.first_bad_parameter() is None
@@ -97,11 +98,11 @@ def test_nan_gradients_are_counted_without_waiting(monkeypatch: pytest.MonkeyPat
 def test_everything_stays_where_it_is() -> None:
     agent, replay = make_agent(), make_replay()
     for _ in range(3):
-        agent.learn(replay)
+        agent.learn(replay, UTD)
     places = {name: value.data_ptr() for name, value in tensors(agent).items()}
     values = {name: value.clone() for name, value in tensors(agent).items()}
     for _ in range(3):
-        agent.learn(replay)
+        agent.learn(replay, UTD)
     assert {name: value.data_ptr() for name, value in tensors(agent).items()} == places
     changed = {name for name, value in tensors(agent).items() if not value.equal(values[name])}
     assert changed == places.keys() - {"first_bad_update"}
@@ -111,7 +112,7 @@ def test_fixed_step_sizes_stay_and_the_rest_learns() -> None:
     agent, replay = make_agent(learn_step_size=False), make_replay()
     before = {name: value.clone() for name, value in agent.actor.state_dict().items()}
     for _ in range(3):
-        agent.learn(replay)
+        agent.learn(replay, UTD)
     after = agent.actor.state_dict()
     same = {name for name, value in after.items() if value.equal(before[name])}
     assert same == {"dt_raw", "friction_raw"}
@@ -137,7 +138,7 @@ def test_a_gaussian_learns_through_the_same_update() -> None:
     agent, replay = make_agent(actor="gaussian"), make_replay()
     before = {name: value.clone() for name, value in agent.actor.state_dict().items()}
     for _ in range(3):
-        agent.learn(replay)
+        agent.learn(replay, UTD)
     assert all(not v.equal(before[k]) for k, v in agent.actor.state_dict().items())
     assert agent.noise(4).shape == (1, 4, ACT)
 
@@ -240,8 +241,8 @@ def test_graphs_are_the_eager_update(float64: None) -> None:
     eager, graphs = in_float64(device, graphs=False), in_float64(device, graphs=True)
     replay = make_replay(device)
     for _ in range(3 * (WARM_UP + 3)):
-        eager.learn(replay)
-        graphs.learn(replay)
+        eager.learn(replay, UTD)
+        graphs.learn(replay, UTD)
     for name, value in tensors(graphs).items():
         torch.testing.assert_close(value, tensors(eager)[name], rtol=1e-9, atol=1e-9)
 

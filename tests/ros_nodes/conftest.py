@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.ros_nodes.cyclone_peer.build import build
 from tests.ros_nodes.graph import Graph, domain
+from tests.ros_nodes.unitree_messages.build import CannotBuildError, messages_folder
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -39,3 +41,21 @@ def silent_graph(tmp_path: Path) -> Iterator[Graph]:
         graph = Graph(number, tmp_path, listen=False)
         yield graph
         graph.close()
+
+
+@pytest.fixture(scope="session")
+def unitree_messages() -> Path:
+    """Folder of unitree_go and unitree_api, for PYTHONPATH or `monkeypatch.syspath_prepend`."""
+    try:
+        return messages_folder()
+    except CannotBuildError as missing:
+        pytest.skip(str(missing))
+
+
+@pytest.fixture(scope="session")
+def cyclone_peer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Program for `CyclonePeer`: a process with the DDS that a Go2 is said to run."""
+    try:
+        return build("peer", tmp_path_factory.mktemp("cyclone_peer"))
+    except CannotBuildError as missing:
+        pytest.skip(str(missing))

@@ -29,8 +29,7 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64MultiArray, String
 from std_srvs.srv import Trigger
 
-from dime_robot.runtime.contract.config_files import config_folder
-from tests.paths import ROOT, SHIPPED_CARTPOLE
+from tests.paths import ROOT, SHIPPED_CARTPOLE, shipped_content
 from tests.ros_nodes.node_process import NodeProcess
 
 POLICY = SHIPPED_CARTPOLE
@@ -187,7 +186,7 @@ class Graph:
 
     def tolerant_robot(self) -> Path:
         """The shipped robot with time-outs that a busy machine does not reach."""
-        config = yaml.safe_load((config_folder() / "cartpole.yaml").read_text())
+        config = shipped_content("cartpole")
         config["robot"]["state"]["max_age"] = 0.5
         config["robot"]["safety"].update(hold=0.5, damp=2.0)
         path = self.folder / "tolerant.yaml"

@@ -1,10 +1,11 @@
-"""policy_node with a policy that is slow or raises where the pole spins fast, or hiccups.
+"""policy_node with a policy that is slow or raises where the pole spins fast, hiccups, or fails.
 
 No policy file can do either: the graph check refuses loops and table look-ups.
 
     python misbehaving_node.py slow SECONDS --ros-args ...
     python misbehaving_node.py crash --ros-args ...
     python misbehaving_node.py hiccup SECONDS --ros-args ...      at every fifth step
+    python misbehaving_node.py fail STEPS --ros-args ...          after so many steps
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy as np
 
 from dime_robot.runtime.contract.policy_spec import Float32Array
 from dime_robot.runtime.control.controller import Controller
-from dime_robot.runtime.control.state import JointCommand
+from dime_robot.runtime.control.state import JointCommand, RobotState
 from dime_robot.runtime.policy.onnx_policy import OnnxPolicy
 from ros_nodes import policy_node
 
@@ -48,10 +49,21 @@ def _crash() -> None:
 def _hiccup(seconds: float) -> None:
     calls = itertools.count()
 
-    def infer(self: Controller, observation: Float32Array) -> JointCommand:
+    def infer(self: Controller, observation: Float32Array, state: RobotState) -> JointCommand:
         if next(calls) % 5 == 0:
             time.sleep(seconds)
-        return _infer(self, observation)
+        return _infer(self, observation, state)
+
+    Controller._infer = infer  # type: ignore[method-assign]
+
+
+def _fail(steps: int) -> None:
+    calls = itertools.count()
+
+    def infer(self: Controller, observation: Float32Array, state: RobotState) -> JointCommand:
+        if next(calls) >= steps:
+            raise RuntimeError("ONNX Runtime failed")
+        return _infer(self, observation, state)
 
     Controller._infer = infer  # type: ignore[method-assign]
 
@@ -62,6 +74,8 @@ if __name__ == "__main__":
             _slow(float(sys.argv.pop(1)))
         case "hiccup":
             _hiccup(float(sys.argv.pop(1)))
+        case "fail":
+            _fail(int(sys.argv.pop(1)))
         case _:
             _crash()
     sys.exit(policy_node.main())

@@ -26,6 +26,8 @@ _CONTEXT.set_forkserver_preload(
         "ros_nodes.latency_monitor",
         "ros_nodes.policy_node",
         "ros_nodes.sim_node",
+        "ros_nodes.unitree.driver",
+        "ros_nodes.unitree.sim",
         "rclpy.executors",
         "matplotlib.backends.backend_svg",  # of the page that latency_monitor writes at its end
         "mujoco",
@@ -44,6 +46,7 @@ class NodeProcess:
         folder: where it runs.
         environment: the whole of it.
         log: file for its output.
+        standard_input: file or pipe that it reads; None: an empty one.
     """
 
     def __init__(
@@ -53,9 +56,10 @@ class NodeProcess:
         folder: Path,
         environment: dict[str, str],
         log: Path,
+        standard_input: Path | None = None,
     ) -> None:
         log.touch()
-        given = (module, arguments, str(folder), environment, str(log))
+        given = (module, arguments, str(folder), environment, str(log), standard_input)
         self._process: ForkServerProcess = _CONTEXT.Process(target=_run, args=given)
         with mock.patch.dict(os.environ, OMP_NUM_THREADS="1"):  # read by what is imported once
             self._process.start()
@@ -87,14 +91,22 @@ class NodeProcess:
 
 
 def _run(
-    module: str, arguments: list[str], folder: str, environment: dict[str, str], log: str
+    module: str,
+    arguments: list[str],
+    folder: str,
+    environment: dict[str, str],
+    log: str,
+    standard_input: Path | None,
 ) -> None:
     output = os.open(log, os.O_WRONLY | os.O_APPEND)
     os.dup2(output, 1)
     os.dup2(output, 2)
+    if standard_input is not None:
+        os.dup2(os.open(standard_input, os.O_RDONLY | os.O_NONBLOCK), sys.stdin.fileno())
     for name in set(os.environ) - set(environment):
         del os.environ[name]
     os.environ.update(environment)
+    sys.path += [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
     os.chdir(folder)
     startup_checks.WARM_CALLS, startup_checks.COLD_CALLS = 50, 10
     node = importlib.import_module(module)

@@ -70,5 +70,39 @@ def nan_policy(path: Path) -> Path:
     return path
 
 
+def obedient_policy(path: Path, spec: PolicySpec) -> Path:
+    """Its action is tanh of the first observation, whatever the others are."""
+    shipped = OnnxPolicy(POLICY)
+    shape, size = list(shipped.noise.values.shape), shipped.noise.values.size
+    selector = np.eye(spec.n_obs, 1, dtype=np.float32)
+    nodes = [
+        helper.make_node("MatMul", ["observation", "first"], ["wanted"]),
+        # every input has to be used: the noise counts for nothing
+        helper.make_node("Reshape", ["noise", "row"], ["all_noise"]),
+        helper.make_node("MatMul", ["all_noise", "zeros"], ["no_noise"]),
+        helper.make_node("Add", ["wanted", "no_noise"], ["sum"]),
+        helper.make_node("Tanh", ["sum"], ["action"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "obedient",
+        [
+            helper.make_tensor_value_info("observation", TensorProto.FLOAT, [1, spec.n_obs]),
+            helper.make_tensor_value_info("noise", TensorProto.FLOAT, shape),
+        ],
+        [helper.make_tensor_value_info("action", TensorProto.FLOAT, [1, 1])],
+        [
+            numpy_helper.from_array(selector, "first"),
+            numpy_helper.from_array(np.zeros((size, 1), dtype=np.float32), "zeros"),
+            numpy_helper.from_array(np.array([1, size], dtype=np.int64), "row"),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)])
+    model.ir_version = IR_VERSION
+    onnx.checker.check_model(model)
+    path.write_bytes(seal(model, spec, shipped.file.provenance))
+    return path
+
+
 def _float(name: str, value: float) -> onnx.TensorProto:
     return numpy_helper.from_array(np.array([[value]], dtype=np.float32), name)

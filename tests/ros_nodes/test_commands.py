@@ -1,7 +1,8 @@
-"""The three kinds of commands in messages, names and signs, timers, namespaces."""
+"""The kinds of commands in messages, names and signs, timers, namespaces."""
 
 from __future__ import annotations
 
+import re
 import time
 from array import array
 from pathlib import Path
@@ -15,10 +16,11 @@ from sensor_msgs.msg import JointState
 from trajectory_msgs.msg import JointTrajectory
 
 from benchmarks.made_policy import made_policy
-from dime_robot.runtime.contract.config_files import config_folder
 from dime_robot.runtime.contract.policy_spec import PolicySpec
 from dime_robot.runtime.control.faults import Fault
+from dime_robot.runtime.control.flight_recorder import read_recording
 from ros_nodes.conversions import stamp_of
+from tests.paths import ROBOTS, shipped_content
 from tests.ros_nodes.graph import Graph
 
 pytestmark = pytest.mark.slow
@@ -26,8 +28,7 @@ RAIL_OFFSET, SAFE, SPEED = 0.1, 0.9, 2.0
 
 
 def shipped() -> dict[str, Any]:
-    config: dict[str, Any] = yaml.safe_load((config_folder() / "cartpole.yaml").read_text())
-    config["sim"]["model"] = str(config_folder() / config["sim"]["model"])
+    config: dict[str, Any] = shipped_content("cartpole")
     # time-outs that a busy machine does not reach
     config["robot"]["state"]["max_age"] = 0.5
     config["robot"]["safety"].update(hold=0.5, damp=2.0)
@@ -92,6 +93,77 @@ def test_the_simulated_robot_follows_positions(graph: Graph) -> None:
     state = graph.states[-1][1]
     rail = state.position[state.name.index("rail")]
     assert -(rail - RAIL_OFFSET) == pytest.approx(SAFE, abs=0.03)
+
+
+def test_an_arm_of_velocities_moves_within_its_limits_and_is_braked(silent_graph: Graph) -> None:
+    graph = silent_graph
+    graph.listen("velocity_controller/commands")
+    config = yaml.safe_load((ROBOTS / "arm_velocity.yaml").read_text())
+    config["sim"]["model"] = str(ROBOTS / "arm.xml")
+    elbow = config["robot"]["joints"][1]
+    elbow.update(wire_name="axis_2", sign=-1, offset=0.3)  # no offset of a velocity
+    config["robot"]["state"]["max_age"] = 0.5
+    config["robot"]["safety"].update(hold=0.5, damp=5.0)
+    robot, policy = write(graph.folder, config)
+    graph.start("sim_node", config=robot)
+    graph.policy_node(policy=policy, robot=robot)
+    graph.until(lambda: "active" in graph.log() and len(graph.commands) > 200, "commands")
+    assert not re.search(r"\]: (hold|damp|stop)", graph.log())
+    assert np.abs([m.velocity for _, m in graph.states[-100:]]).max() > 0.1  # it moves
+    graph.trigger("policy_node/estop")
+    graph.until(lambda: graph.commands[-1][1] == [0.0, 0.0], "the end of the motion")
+    graph.trigger("policy_node/reset_estop")
+    graph.until(lambda: any(graph.commands[-1][1]), "the policy again")
+    graph.spin(0.5)
+    assert graph.end("policy_node")[0] == 0
+    assert "inactive, at rest: a velocity of 0 is commanded, all joints slower" in graph.log()
+    sent = np.array([values for _, values in graph.commands])
+    limits, accelerations = np.array([1.5, 2.0]), np.array([5.0, 8.0])
+    assert (np.abs(sent) <= limits + 1e-12).all()
+    # by the time that has really passed, at most two periods; a message that the watcher lost
+    steps = np.abs(np.diff(sent, axis=0)) / (2 * 0.01 * accelerations)
+    assert np.percentile(steps, 99) <= 1 + 1e-9
+    assert sent[-1].tolist() == [0.0, 0.0]
+    graph.spin(0.3)
+    assert "no command for 0.1 s: damping" in graph.log("sim_node")
+    speeds = np.abs([m.velocity for _, m in graph.states[-5:]])
+    assert speeds.max() < 0.05  # it is held against gravity
+
+
+def test_efforts_and_forces_on_feet_reach_the_policy_and_silent_feet_hold_it(
+    silent_graph: Graph,
+) -> None:
+    graph = silent_graph
+    graph.listen("velocity_controller/commands")
+    config = yaml.safe_load((ROBOTS / "arm_velocity.yaml").read_text())
+    # a slower one, since the messages are more
+    config["policy"]["rate"] = config["robot"]["state"]["rate"] = 50.0
+    config["sim"].update(model=str(ROBOTS / "arm.xml"), feet={"hand": "fore"}, decimation=10)
+    config["policy"]["observation"] += [
+        {"name": "effort", "kind": "joint_effort", "joints": ["elbow", "shoulder"], "size": 2,
+         "unit": "N m"},
+        {"name": "touch", "kind": "foot_contact", "feet": ["hand"], "size": 1, "unit": "1"},
+    ]  # fmt: skip
+    config["robot"]["contact"] = {
+        "topic": "hand/force", "feet": ["hand"], "threshold": 2.0, "max_age": 0.5
+    }  # fmt: skip
+    config["robot"]["state"].update(max_age=0.5, effort=True)
+    config["robot"]["safety"].update(hold=0.5, damp=5.0)
+    robot, policy = write(graph.folder, config)
+    graph.start("sim_node", config=robot)
+    graph.policy_node(policy=policy, robot=robot)
+    graph.until(lambda: "active" in graph.log() and len(graph.commands) > 100, "commands")
+    assert graph.states[-1][1].effort[0] != 0  # gravity loads the shoulder
+    assert not re.search(r"\]: (hold|damp|stop)", graph.log())
+    dump = graph.trigger("policy_node/dump")
+    recording = read_recording(Path(re.search(r"\S+\.npz", dump.message)[0]))  # type: ignore[index]
+    last = recording.records[-1]
+    assert last["observation"][4:6] == pytest.approx(last["joint_effort"][::-1], abs=1e-4)
+    assert last["foot_contact"].tolist() == [0.0]
+    graph.set_fault("no_contact")
+    graph.until(lambda: "hold: contact_stale (no reading of the feet for 0.5" in graph.log(), "it")
+    graph.set_fault("")
+    graph.until(lambda: any(graph.commands[-1][1]), "the policy again")
 
 
 def steered(folder: Path) -> tuple[Path, Path]:

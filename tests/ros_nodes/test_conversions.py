@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import numpy as np
 import pytest
+import rclpy
 from diagnostic_msgs.msg import DiagnosticStatus
 from geometry_msgs.msg import Twist, TwistStamped
 from pydantic import ValidationError
+from rclpy.context import Context
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, ReliabilityPolicy, qos_profile_system_default
+from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64MultiArray
 
 from dime_robot.runtime.contract.policy_spec import Action
@@ -19,6 +25,8 @@ from dime_robot.runtime.control.velocity_command import VelocityCommand
 from dime_robot.sim.config.robot_task import load_robot_task
 from ros_nodes import diagnostics
 from ros_nodes.conversions import (
+    COMMAND_QOS,
+    STATE_QOS,
     TWIST_FRAME,
     CommandWriter,
     TwistMessage,
@@ -28,6 +36,7 @@ from ros_nodes.conversions import (
     twist_values,
 )
 from ros_nodes.topic_types import type_name
+from tests.ros_nodes.graph import TIMEOUT, domain
 
 BASE = {"kind": "twist", "interface": "velocity", "topic": "cmd", "timeout": 0.2}
 FORWARD = {"kind": "forward", "interface": "effort", "topic": "c", "timeout": 0.2}
@@ -126,3 +135,30 @@ def test_a_fault_is_known_by_fields_not_by_words(
         assert diagnostics.node_of(entry) == "/left/policy_node"
         assert diagnostics.is_fault(entry) == fault
         assert diagnostics.is_refusal(entry) == refusal
+
+
+def test_endpoints_with_the_middlewares_default_are_matched() -> None:
+    """What controllers of ros2_control use; docs/ros2_control.md states what it is."""
+    default = qos_profile_system_default
+    with domain() as number:
+        context = Context()
+        rclpy.init(context=context, domain_id=number)
+        try:
+            node = Node("controller", context=context)
+            node.create_subscription(Float64MultiArray, "commands", lambda _: None, default)
+            states = node.create_publisher(JointState, "joint_states", default)
+            node.create_subscription(JointState, "joint_states", lambda _: None, STATE_QOS)
+            commands = node.create_publisher(Float64MultiArray, "commands", COMMAND_QOS)
+            end = time.monotonic() + TIMEOUT
+            while not (commands.get_subscription_count() and states.get_subscription_count()):
+                assert time.monotonic() < end, "not matched"
+                time.sleep(0.01)
+            (reader,) = node.get_subscriptions_info_by_topic("/commands")
+            (writer,) = node.get_publishers_info_by_topic("/joint_states")
+        finally:
+            rclpy.shutdown(context=context)
+    if rclpy.get_rmw_implementation_identifier() == "rmw_fastrtps_cpp":
+        assert reader.qos_profile.reliability == ReliabilityPolicy.BEST_EFFORT
+        assert reader.qos_profile.durability == DurabilityPolicy.VOLATILE
+        assert writer.qos_profile.reliability == ReliabilityPolicy.RELIABLE
+        assert writer.qos_profile.durability == DurabilityPolicy.TRANSIENT_LOCAL

@@ -20,10 +20,9 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64MultiArray
 
 from benchmarks.made_policy import made_policy
-from dime_robot.runtime.contract.config_files import config_folder
 from dime_robot.runtime.contract.policy_spec import PolicySpec
 from ros_nodes.conversions import COMMAND_QOS, stamp_of
-from tests.paths import ROBOTS
+from tests.paths import ROBOTS, shipped_content
 from tests.ros_nodes.graph import COMMANDS, POLICY, Graph
 
 pytestmark = pytest.mark.slow
@@ -307,8 +306,7 @@ def test_two_publishers_of_the_same_joints_stop_the_robot(graph: Graph) -> None:
 
 def test_another_message_type_is_reported(silent_graph: Graph) -> None:
     graph = silent_graph
-    config = yaml.safe_load((config_folder() / "cartpole.yaml").read_text())
-    config["sim"]["model"] = str(config_folder() / config["sim"]["model"])
+    config = shipped_content("cartpole")
     config["policy"]["observation"].append(
         {"name": "asked", "kind": "command_velocity", "size": 3, "unit": "m/s"}
     )

@@ -18,10 +18,10 @@ import yaml
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64MultiArray
 
-from dime_robot.runtime.contract.config_files import config_folder
 from dime_robot.runtime.control.faults import Fault
 from dime_robot.runtime.control.flight_recorder import read_recording
 from ros_nodes.conversions import stamp_of
+from tests.paths import shipped_content
 from tests.ros_nodes.graph import COMMANDS, MISBEHAVING, Graph
 from tests.ros_nodes.policies import nan_policy
 
@@ -86,8 +86,7 @@ def with_imu(
     damp: float = 0.3,
 ) -> Path:
     """The cart-pole with an imu on its cart, and a tilt limit."""
-    config = yaml.safe_load((config_folder() / "cartpole.yaml").read_text())
-    config["sim"]["model"] = str(config_folder() / config["sim"]["model"])
+    config = shipped_content("cartpole")
     config["sim"]["imu"] = "cart"
     config["robot"]["imu"] = {"max_age": 0.1}
     config["robot"]["safety"]["tilt_limit"] = tilt_limit

@@ -18,7 +18,6 @@ from geometry_msgs.msg import Twist
 from rclpy.publisher import Publisher
 from std_msgs.msg import Float64MultiArray
 
-from dime_robot.runtime.contract.config_files import config_folder, read_config
 from dime_robot.runtime.contract.robot_config import load_robot
 from dime_robot.runtime.control.command_limits import CommandLimits
 from dime_robot.runtime.control.flight_recorder import read_recording
@@ -26,7 +25,7 @@ from dime_robot.runtime.control.observation import ActionDecoder
 from dime_robot.runtime.policy.onnx_policy import OnnxPolicy
 from ros_nodes.conversions import COMMAND_QOS
 from ros_nodes.loopback_tracking import nominal_environment
-from tests.paths import ROOT, SHIPPED_GO2
+from tests.paths import ROOT, SHIPPED_GO2, shipped_content
 from tests.ros_nodes.graph import Graph
 
 pytestmark = pytest.mark.slow
@@ -40,10 +39,18 @@ Config = dict[str, Any]
 
 def write(folder: Path, change: Callable[[Config], None]) -> Path:
     """The shipped configuration with something changed."""
-    config: Config = read_config(config_folder() / "go2.yaml")
-    config["sim"]["model"] = str(config_folder() / config["sim"]["model"])
+    config = shipped_content("go2")
     change(config)
     path = folder / "robot.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+def standing_robot(folder: Path) -> Path:
+    """The shipped configuration without phases: an episode begins as in training."""
+    config = shipped_content("go2")
+    del config["robot"]["phases"]
+    path = folder / "standing.yaml"
     path.write_text(yaml.safe_dump(config))
     return path
 
@@ -63,7 +70,8 @@ def tolerate_delays(config: Config) -> None:
 
 
 def in_lockstep(config: Config) -> None:
-    """A state per step, and nothing that the environment has not: no ramp, no slew limit."""
+    """A state per step, and nothing that the environment has not: phases, ramp, slew limit."""
+    del config["robot"]["phases"]
     config["robot"]["state"]["rate"] = 50.0
     config["robot"]["safety"]["ramp"] = 0.0
     config["robot"]["command_velocity"]["timeout"] = 60.0
@@ -86,7 +94,7 @@ def environment_commands(seed: int, robot: Path) -> tuple[npt.NDArray[np.floatin
     Shape (STEPS + LOST, 12) [rad].
     """
     env, policy = nominal_environment("go2"), OnnxPolicy(SHIPPED_GO2, seed=seed)
-    env.task.set_command(VELOCITY)
+    env.task.set_command("velocity", np.array(VELOCITY))
     limits = CommandLimits(policy.spec, load_robot(robot, policy.spec))
     order = [policy.spec.action_joints.index(name) for name in WIRE]
     decoder, commands, free = ActionDecoder(policy.spec), [], True
@@ -107,7 +115,8 @@ def walk_in_lockstep(graph: Graph, robot: Path, seed: int, fault: str = "") -> N
     """Receive STEPS commands from the first on, and the states before them."""
     graph.listen(COMMANDS)
     operator = send_velocity(graph)
-    graph.start("sim_node", config="go2", mode="lockstep", seed=seed, fault=fault or "''")
+    standing = standing_robot(graph.folder)
+    graph.start("sim_node", config=standing, mode="lockstep", seed=seed, fault=fault or "''")
     graph.policy_node(
         policy=SHIPPED_GO2, robot=robot, seed=seed, use_sim_time=True, autostart="configure"
     )
@@ -262,7 +271,7 @@ def test_the_episode_is_judged_by_the_velocity_that_is_sent(
     sends: bool, error: float, silent_graph: Graph
 ) -> None:
     graph = silent_graph
-    graph.start("sim_node", config="go2", episode_seconds=2.0)
+    graph.start("sim_node", config=standing_robot(graph.folder), episode_seconds=2.0)
     if sends:
         graph.until(send_velocity(graph).get_subscription_count, "who follows the velocity")
     graph.until(lambda: graph.states, "a state")
@@ -280,7 +289,7 @@ def test_the_episode_is_judged_by_the_velocity_that_is_sent(
 
 def test_a_fall_ends_the_episode_once(silent_graph: Graph) -> None:
     graph = silent_graph
-    graph.start("sim_node", config="go2", episode_seconds=2.0)
+    graph.start("sim_node", config=standing_robot(graph.folder), episode_seconds=2.0)
     graph.until(lambda: graph.states, "a state")
     hold(graph, CROUCHED)
     graph.until(lambda: graph.episodes, "the end of the episode")

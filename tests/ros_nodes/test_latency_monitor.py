@@ -13,14 +13,15 @@ import pytest
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.duration import Duration
 from rclpy.qos import QoSProfile
-from std_msgs.msg import Float64MultiArray, MultiArrayDimension
+from std_msgs.msg import Float64MultiArray, MultiArrayDimension, String
 
 from benchmarks.made_policy import made_policy
 from dime_robot.runtime.policy.onnx_policy import OnnxPolicy
 from dime_robot.runtime.telemetry.latency import SAMPLE_LABEL, read_distribution
 from ros_nodes import diagnostics
-from ros_nodes.latency_monitor import FaultLog, SampleStore
-from ros_nodes.latency_record import read_record
+from ros_nodes.conversions import PHASE_QOS
+from ros_nodes.latency_monitor import FaultLog, PhaseLog, SampleStore
+from ros_nodes.latency_record import MAX_PHASES, SeenPhase, read_record
 from tests.ros_nodes.graph import POLICY, Graph
 from tests.ros_nodes.records import FIELDS, RATE, some_samples
 
@@ -33,7 +34,7 @@ def sample_message(sample: Any, label: str = SAMPLE_LABEL) -> Float64MultiArray:
 
 def control(level: bytes, message: str, node: str = "/policy_node") -> DiagnosticStatus:
     response = message.partition(":")[0].partition(";")[0].replace("running", "run")
-    values = {"answer": response, "policy": "cartpole 49c80b6c6a66"}
+    values = {"answer": response, "policy": "cartpole 49c80b6c6a66", "selected": "walk"}
     name = diagnostics.entry_name(node, diagnostics.CONTROL)
     return diagnostics.status(name, "cart", level, message, values)
 
@@ -49,9 +50,13 @@ def test_what_is_published_is_what_is_written(graph: Graph) -> None:
         Float64MultiArray, "policy_node/latency", QoSProfile(depth=1000)
     )
     reports = graph.node.create_publisher(DiagnosticArray, "/diagnostics", 10)
+    phases = graph.node.create_publisher(String, "policy_node/phase", PHASE_QOS)
+    phases.publish(String(data="stand_up walk"))  # before the monitor starts
     graph.start("latency_monitor", folder=folder)
     graph.until(publisher.get_subscription_count, "the monitor")
     graph.until(lambda: reports.get_subscription_count() == 2, "the monitor and the watcher")
+    graph.until(phases.get_subscription_count, "the monitor")
+    assert phases.wait_for_all_acked(Duration(seconds=10))
     publisher.publish(sample_message(np.zeros(len(FIELDS)), label="of,another,version"))
     began = time.monotonic()
     for sample in samples[:100]:
@@ -62,6 +67,7 @@ def test_what_is_published_is_what_is_written(graph: Graph) -> None:
         reports.publish(diagnostics.array(graph.node.get_clock().now().to_msg(), stop))
     # the monitor is another process; this shows only that it has received them
     assert reports.wait_for_all_acked(Duration(seconds=10))
+    phases.publish(String(data="policy walk"))
     graph.spin(0.5)
     for sample in samples[100:]:
         publisher.publish(sample_message(sample))
@@ -88,6 +94,10 @@ def test_what_is_published_is_what_is_written(graph: Graph) -> None:
     assert fault["text"] == "/policy_node: control: stop: overrun"
     # on the clock of the samples, whose own times say nothing about when they were published
     assert samples[0, 0] <= fault["time"] <= samples[99, 0] + took
+    assert meta["phases"] == [
+        {"time": samples[0, 0], "text": "stand_up walk"},
+        {"time": samples[100, 0], "text": "policy walk"},
+    ]
     assert meta["node"] == "/policy_node"
     assert log.count("expected samples of time,age_by_stamp") == 1
     assert "/policy_node: control: stop: overrun" in log
@@ -148,6 +158,8 @@ def test_a_real_run(graph: Graph) -> None:
     assert record.header.robot == "cartpole"
     assert record.header.rate == pytest.approx(policy.spec.rate, rel=0.1)
     assert record.header.lost == 0
+    assert [phase.text for phase in record.header.phases] == ["policy"]
+    assert record.header.phases[0].time == record.samples[0, 0]
     assert len(record.samples) > policy.spec.rate
     stop = [fault for fault in record.header.faults if "stop: observation_stale" in fault.text]
     assert record.samples[0, 0] < stop[0].time < record.samples[-1, 0] + 1
@@ -230,4 +242,35 @@ def test_a_fault_is_recorded_once_when_it_begins() -> None:
         (103.0, "stop: observation_stale"),
         (106.0, "stop: observation_stale"),
     ]
-    assert (log.policies, log.robot) == (["cartpole 49c80b6c6a66"], "cart")
+    assert (log.policies, log.robot) == ({"cartpole 49c80b6c6a66": "walk"}, "cart")
+
+
+def test_a_phase_begins_with_its_first_step() -> None:
+    log = PhaseLog()
+    log.enter("stand_up", 10.0)  # received long before the first sample
+    log.step(1000.0, 980.0)
+    log.step(1000.1, 980.0)
+    log.enter("policy", 20.11)
+    log.step(1000.2, 980.0)
+    for now, text in ((30.0, "sit_down"), (31.0, "passive"), (40.0, "stand_up")):
+        log.enter(text, now)  # while the node leads the robot to rest there is no sample
+    log.step(1020.5, 980.0)
+    log.enter("sit_down", 50.0)
+    assert log.phases(980.0) == (
+        SeenPhase(time=1000.0, text="stand_up"),
+        SeenPhase(time=1000.2, text="policy"),
+        SeenPhase(time=1010.0, text="sit_down"),
+        SeenPhase(time=1011.0, text="passive"),
+        SeenPhase(time=1020.5, text="stand_up"),
+        SeenPhase(time=1030.0, text="sit_down"),
+    )
+
+
+def test_phases_are_bounded_in_number_and_length() -> None:
+    log = PhaseLog()
+    for second in range(MAX_PHASES + 5):
+        log.enter("x" * 100_000, second)
+        if second % 2:
+            log.step(second, 0.0)
+    assert len(log.phases(0.0)) == MAX_PHASES
+    assert {len(phase.text) for phase in log.phases(0.0)} == {256}

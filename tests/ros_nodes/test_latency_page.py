@@ -20,10 +20,11 @@ from dime_robot.runtime.io.regular_files import write_atomically
 from dime_robot.runtime.telemetry.latency import read_distribution
 from ros_nodes import diagnostics, latency_page
 from ros_nodes.latency_monitor import describe, write_all
-from ros_nodes.latency_page import MAX_FAULTS, histogram, page, time_line
+from ros_nodes.latency_page import MAX_FAULTS, MAX_PHASES, histogram, page, time_line
 from ros_nodes.latency_record import (
     LatencyRecord,
     SeenFault,
+    SeenPhase,
     distributions,
     longest_streak,
     lost_samples,
@@ -82,6 +83,73 @@ def test_only_what_the_policy_acted_on_is_for_training() -> None:
     assert age.quantiles[100] < 0.1
     assert record.summary()["inference"]["p50"] > 0
     assert "40 steps (held, damped or stopped)" in page(record)
+
+
+def test_steps_are_told_apart_by_policy_and_phase(tmp_path: Path) -> None:
+    samples = some_samples(1000)
+    inference, missed = FIELDS.index("inference"), FIELDS.index("missed")
+    samples[100:300, inference] = samples[700:750, inference] = 0.0  # 50 of them are held
+    samples[:, missed] = 0
+    samples[600:620, missed] = 1
+    begins = {100: "stand_up walk", 300: "policy walk", 600: "policy run", 800: "policy walk"}
+    phases = tuple(SeenPhase(time=samples[i, 0], text=text) for i, text in begins.items())
+    phases += (SeenPhase(time=samples[-1, 0] + 1, text="sit_down $walk"),)
+    path = write_record(record_of(samples, phases=phases), tmp_path / "latency.npz")
+    record = read_record(path)
+
+    def times(*steps: slice) -> tuple[str, ...]:
+        found = 1e3 * np.concatenate([samples[each, inference] for each in steps])
+        return tuple(f"{time:.3f}" for time in np.percentile(found[found > 0], (50, 99)))
+
+    rows = [
+        ("unknown", "100", "0", *times(slice(0, 100))),
+        ("stand_up walk", "200", "0", "-", "-"),
+        ("policy walk", "500", "0", *times(slice(300, 600), slice(800, 1000))),
+        ("policy run", "200", "20", *times(slice(600, 800))),
+        ("sit_down $walk", "0", "0", "-", "-"),
+    ]
+    assert record.phase_rows() == rows
+    text, console = page(record), describe(record)
+    for row in rows:
+        assert f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" in text
+        assert any(tuple(line.rsplit(maxsplit=4)) == row for line in console.splitlines())
+    assert "250 steps (200 in other phases, 50 held, damped or stopped)" in text
+    drawn = re.findall(r"<text[^>]*rotate\(-90\)[^>]*>([^<]*)</text>", time_line(record))
+    assert [name.strip() for name in drawn if "[ms]" not in name] == [*begins.values(), rows[-1][0]]
+
+
+def test_a_record_without_phases_shows_none(tmp_path: Path) -> None:
+    """One of an earlier version, and one of a robot whose only policy always acts."""
+    samples = some_samples(100)
+    record = record_of(samples)
+    meta = record.header.model_dump()
+    del meta["phases"]
+    np.savez(tmp_path / "old.npz", samples=samples, meta=np.array(json.dumps(meta)))
+    always = record_of(samples, phases=(SeenPhase(time=samples[0, 0], text="policy"),))
+    for each in (read_record(tmp_path / "old.npz"), always):
+        assert not each.phase_rows()
+        assert describe(each) == describe(record)
+    assert not re.search("Phases|begin a phase", page(always))
+
+
+def test_more_phases_than_fit_are_counted() -> None:
+    samples = some_samples(3000)
+    phases = tuple(SeenPhase(time=samples[3 * i, 0], text=f"policy {i}") for i in range(1000))
+    text = page(record_of(samples, phases=phases))
+    assert f"And {1000 - MAX_PHASES} more." in text
+    assert f"Only the first {MAX_PHASES} are shown." in text
+    assert len(text.encode()) < 300_000
+
+
+def test_skipped_periods_are_counted() -> None:
+    samples = some_samples(100)
+    samples[[20, 50], FIELDS.index("period")] = 2 / RATE, 4 / RATE
+    assert dict(record_of(samples).about())["skipped periods"] == "4, without a step"
+
+
+def test_digests_of_many_policies_fit_into_a_distribution() -> None:
+    found = distributions(record_of(some_samples(100), policy_digest="49c80b6c6a66 and " * 50))
+    assert len(found["end_to_end_latency.json"].policy_digest) == 256
 
 
 def test_a_full_disk_leaves_the_old_file(tmp_path: Path) -> None:
@@ -145,7 +213,13 @@ def test_samples_that_no_step_can_have_are_refused(
 def test_a_header_with_a_value_out_of_range_or_of_another_type_is_refused(tmp_path: Path) -> None:
     good = record_of(some_samples(3))
     fault = {"time": 0.0, "text": "x"}
-    for change in ({"rate": -1.0}, {"lost": -1}, {"faults": [fault] * 1_001}, {"policy": 5}):
+    for change in (
+        {"rate": -1.0},
+        {"lost": -1},
+        {"faults": [fault] * 1_001},
+        {"phases": [fault] * 1_001},
+        {"policy": 5},
+    ):
         meta = np.array(json.dumps({**good.header.model_dump(), **change}))
         path = tmp_path / "latency.npz"
         np.savez(path, samples=good.samples, meta=meta)
@@ -187,9 +261,11 @@ def test_text_from_outside_is_escaped() -> None:
     samples = some_samples(100)
     evil = "<script>alert('&')</script>"
     fault = SeenFault(time=samples[50, 0], text=evil)
-    text = page(record_of(samples, policy=evil, robot=evil, cpu=evil, topic=evil, faults=(fault,)))
+    phases = tuple(SeenPhase(time=samples[0, 0], text=text) for text in (evil, "policy walk"))
+    given = {"policy": evil, "robot": evil, "cpu": evil, "topic": evil}
+    text = page(record_of(samples, faults=(fault,), phases=phases, **given))
     assert "<script" not in text
-    assert text.count("&lt;script&gt;alert(&#x27;&amp;&#x27;)&lt;/script&gt;") == 7
+    assert text.count("&lt;script&gt;alert(&#x27;&amp;&#x27;)&lt;/script&gt;") == 8
 
 
 @pytest.mark.parametrize("count", [1, 2])

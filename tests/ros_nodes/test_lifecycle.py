@@ -33,6 +33,10 @@ def test_a_whole_life_and_the_operator_in_it(graph: Graph) -> None:
     assert not graph.transition("activate")
     assert "emergency stop is set" in graph.log()
     assert graph.trigger("policy_node/reset_estop").success
+    services = {name for name, _ in graph.node.get_service_names_and_types()}
+    assert "/policy_node/dump" in services
+    for name in ("stand_up", "run_policy", "sit_down", "select/cartpole"):  # it has no phases
+        assert f"/policy_node/{name}" not in services
     for _ in range(2):
         graph.until(lambda: graph.transition("activate"), "activation")
         graph.spin(0.3)

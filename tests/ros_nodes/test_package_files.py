@@ -7,6 +7,7 @@ import subprocess
 import sys
 import types
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +15,13 @@ import yaml
 from catkin_pkg.package import parse_package
 
 import dime_robot
-from ros_nodes.parameters import MonitorParameters, PolicyParameters, SimParameters
+from dime_robot.runtime.contract.phases import sit_down_time
+from ros_nodes.parameters import (
+    MonitorParameters,
+    PolicyParameters,
+    SimParameters,
+    UnitreeParameters,
+)
 from ros_nodes.sim_node import MAX_REST_TIME
 from tests.paths import ROOT
 
@@ -23,6 +30,9 @@ STARTERS = {
     "policy_node": "ros_nodes.policy_node",
     "sim_node": "ros_nodes.sim_node",
     "latency_monitor": "ros_nodes.latency_monitor",
+    "keyboard_node": "ros_nodes.keyboard_node",
+    "unitree_driver": "ros_nodes.unitree.driver",
+    "unitree_sim": "ros_nodes.unitree.sim",
     "loopback": "ros_nodes.loopback",
     "certify": "dime_robot.runtime.certify",
 }
@@ -50,7 +60,7 @@ def test_package_xml_is_valid_and_of_this_version() -> None:
 
 def test_every_ros_module_in_use_is_a_dependency() -> None:
     package = parse_package(str(SHELL / "package.xml"))
-    source = [*SHELL.glob("*.py"), *SHELL.glob("launch/*.py")]
+    source = [*SHELL.glob("*.py"), *SHELL.glob("unitree/*.py"), *SHELL.glob("launch/*.py")]
     imported = {
         line.split()[1].split(".")[0]
         for path in source
@@ -169,3 +179,26 @@ def test_robot_launch_waits_for_the_operator_and_never_restarts() -> None:
     assert node["parameters"][1]["realtime"] is True
     assert node["remappings"] == [("imu", "i"), ("effort_controller/commands", "c")]
     assert node["namespace"] == "n"
+
+
+@pytest.mark.usefixtures("launch_modules")
+def test_go2_launch_gives_both_processes_the_time_to_sit_down(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("ROS_DOMAIN_ID", "1")
+    robot = str(ROOT / "sim_configs/go2.yaml")
+    given = {"interface": "eth0", "policy": "a.onnx", "robot": robot, "dry_run": "true"}
+    nodes = launched("go2.launch.py", **given)
+    assert set(nodes) == {"unitree_driver", "policy_node"}
+    (driver,) = nodes["unitree_driver"]["parameters"]
+    check_parameters(driver, UnitreeParameters)
+    assert (driver["interface"], driver["robot_domain"], driver["dry_run"]) == ("eth0", 0, True)
+    _, policy = nodes["policy_node"]["parameters"]
+    check_parameters(policy, PolicyParameters)
+    assert policy["autostart"] == "configure"
+    monkeypatch.setenv("ROS_DOMAIN_ID", "0")
+    with pytest.raises(RuntimeError, match="other than the robot's domain"):
+        launched("go2.launch.py", **given)
+    for node in nodes.values():
+        assert node["respawn"] is False
+        assert float(node["sigterm_timeout"]) > sit_down_time(Path(robot)) + MAX_REST_TIME - 5

@@ -23,7 +23,8 @@ from tests.paths import ROOT
 from tests.ros_nodes.graph import POLICY, TIMEOUT, domain
 
 pytestmark = pytest.mark.slow
-STARTERS = {"policy_node", "sim_node", "latency_monitor", "loopback", "certify"}
+STARTERS = {"policy_node", "sim_node", "latency_monitor", "loopback", "certify", "keyboard_node"}
+STARTERS |= {"unitree_driver", "unitree_sim"}
 INDEX = "share/ament_index/resource_index/packages/dime_robot"
 MISSING = "error: this needs mujoco, gymnasium: pip install"  # how the sentence begins
 
@@ -133,7 +134,10 @@ def test_the_wheel_holds_code_and_ros_files_each_in_its_place(shared_folder: Pat
     of_nodes = {name for name in names if name.startswith("ros_nodes/")}
     assert "ros_nodes/policy_node.py" in of_nodes
     assert "ros_nodes/setup.py" not in of_nodes
-    assert all(name.count("/") == 1 and name.endswith(".py") for name in of_nodes), of_nodes
+    assert "ros_nodes/unitree/driver.py" in of_nodes
+    folders = {name.rpartition("/")[0] for name in of_nodes}
+    assert folders == {"ros_nodes", "ros_nodes/unitree"}
+    assert all(name.endswith(".py") for name in of_nodes), of_nodes
     expected = {INDEX, "share/dime_robot/package.xml"}
     expected |= {f"lib/dime_robot/{name}" for name in STARTERS}
     for folder in ("launch", "config"):

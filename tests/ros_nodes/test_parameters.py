@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from ros_nodes.parameters import (
     PolicyParameters,
     SimParameters,
     check_parameters,
+    help_asked,
     read_parameters,
     require_known_parameters,
     unknown_parameters,
@@ -201,3 +204,16 @@ def test_a_running_node_explains_why_a_value_is_refused(graph: Graph) -> None:
         assert not result.successful
         assert result.reason.startswith(expected)
     assert graph.set_parameter("sim_node", "fault", "drop:0.1").successful
+
+
+@pytest.mark.parametrize("name", ["policy_node", "sim_node", "latency_monitor"])
+def test_help_describes_the_parameters_and_starts_nothing(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main = import_module(f"ros_nodes.{name}").main
+    for words in (["--help"], ["-h", "--ros-args", "-p", "x:=1"]):
+        monkeypatch.setattr(sys, "argv", [name, *words])
+        assert main() == 0
+        out = capsys.readouterr().out
+        assert out.startswith(f"{name}: ") and "parameters, as --ros-args -p NAME:=VALUE:" in out
+    assert not help_asked(["--ros-args", "-p", "help:=-h", "--help"])

@@ -13,11 +13,11 @@ import pytest
 import yaml
 from std_msgs.msg import Float64MultiArray
 
-from dime_robot.runtime.contract.config_files import config_folder
 from dime_robot.runtime.io.errors import InputError
 from dime_robot.runtime.policy.onnx_policy import OnnxPolicy
 from ros_nodes.parameters import PolicyParameters
 from ros_nodes.startup_checks import load_and_check
+from tests.paths import shipped_content
 from tests.ros_nodes.graph import COMMANDS, POLICY, Graph
 from tests.ros_nodes.policies import resealed
 
@@ -45,7 +45,7 @@ def robot(change: Callable[[dict[str, Any]], None]) -> Callable[[Path], dict[str
     """The shipped robot with something changed."""
 
     def make(folder: Path) -> dict[str, object]:
-        config = yaml.safe_load((config_folder() / "cartpole.yaml").read_text())["robot"]
+        config = shipped_content("cartpole")["robot"]
         change(config)
         path = folder / "robot.yaml"
         path.write_text(yaml.safe_dump({"robot": config}))
@@ -160,7 +160,7 @@ def test_a_tightened_limit_is_accepted(graph: Graph) -> None:
 @pytest.mark.slow
 def test_activation_is_refused_without_a_listener(silent_graph: Graph) -> None:
     graph = silent_graph
-    config = yaml.safe_load((config_folder() / "cartpole.yaml").read_text())
+    config = shipped_content("cartpole")
     config["robot"]["command"]["topic"] = "another_controller/commands"
     path = graph.folder / "elsewhere.yaml"
     path.write_text(yaml.safe_dump(config))

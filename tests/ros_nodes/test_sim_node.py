@@ -18,11 +18,10 @@ from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Imu, JointState
 from std_msgs.msg import Float64MultiArray
 
-from dime_robot.runtime.contract.config_files import config_folder
 from ros_nodes.conversions import COMMAND_QOS, seconds
 from ros_nodes.sim_node import MAX_REST_TIME
 from ros_nodes.sim_timeout import ON_TIMEOUT
-from tests.paths import ROOT
+from tests.paths import ROOT, shipped_content
 from tests.ros_nodes.graph import COMMANDS, Graph
 
 pytestmark = pytest.mark.slow
@@ -142,8 +141,7 @@ def test_in_lockstep_the_robot_waits_for_its_command(silent_graph: Graph) -> Non
 
 def with_imu(folder: Path) -> Path:
     """The cart-pole with an imu on its cart."""
-    config = yaml.safe_load((config_folder() / "cartpole.yaml").read_text())
-    config["sim"]["model"] = str(config_folder() / config["sim"]["model"])
+    config = shipped_content("cartpole")
     config["sim"]["imu"] = "cart"
     config["robot"]["imu"] = {"max_age": 0.1}
     path = folder / "cartpole_imu.yaml"
@@ -217,7 +215,7 @@ BASE = """<mujoco><option gravity="0 0 0"/><worldbody><body name="base" pos="0 0
 
 def base(folder: Path, kind: str) -> Path:
     """A base that takes velocities, and whose operator sends them, as messages of a type."""
-    config = yaml.safe_load((config_folder() / "go2.yaml").read_text())
+    config = shipped_content("go2")
     model = folder / "base.xml"
     model.write_text(BASE)
     config["policy"].update(
@@ -230,6 +228,7 @@ def base(folder: Path, kind: str) -> Path:
     joints = [{"name": name, "velocity_limit": 50.0} for name in ("x", "wheel")]
     robot.update(joints=joints, imu=None)
     robot["safety"]["tilt_limit"] = None
+    del robot["phases"]  # a base does not stand up
     robot["command_velocity"]["type"] = kind
     robot["command"] = {"kind": "twist", "interface": "velocity", "topic": "base/cmd_vel"}
     robot["command"] |= {"type": kind, "timeout": 0.2, "limits": {"linear_x": 1.0}}
@@ -268,6 +267,20 @@ def test_stamped_velocities_are_followed_and_another_type_is_reported(
     )
     graph.spin(1.2)  # another check
     assert [graph.log("plain_sim_node").count(words) for words in expected] == [1, 1]
+
+
+def test_phases_that_do_not_fit_are_refused_in_one_sentence(silent_graph: Graph) -> None:
+    graph = silent_graph
+    path = base(graph.folder, "Twist")
+    config = yaml.safe_load(path.read_text())
+    move = {"path": [{"pose": "default", "duration": 0.3}], "timeout": 3.0}
+    config["robot"]["phases"] = {"stand_up": move, "sit_down": move}
+    path.write_text(yaml.safe_dump(config))
+    process = graph.start("sim_node", config=path)
+    graph.until(lambda: process.poll() is not None, "the end")
+    assert process.returncode == 2
+    (line,) = graph.log("sim_node").splitlines()
+    assert line.startswith("error: ") and "phases: expected none, since a policy of twist" in line
 
 
 # ---- the end

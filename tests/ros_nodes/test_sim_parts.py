@@ -10,7 +10,7 @@ import pytest
 from sensor_msgs.msg import Imu, JointState
 
 from dime_robot.runtime.contract.policy_spec import Action
-from dime_robot.runtime.control.state import RobotState
+from dime_robot.runtime.control.state import JointCommand, RobotState
 from dime_robot.runtime.io.errors import InputError
 from dime_robot.sim.config.robot_task import load_robot_task
 from dime_robot.sim.plant.plant import make_plant
@@ -20,6 +20,7 @@ from ros_nodes.parameters import SimParameters
 from ros_nodes.sim_faults import FORMS, LAST_SECOND, InjectedFault, imu_message
 from ros_nodes.sim_sensors import Sensors
 from ros_nodes.sim_timeout import CommandTimeout, TimeoutResponse
+from tests.paths import ROBOTS
 
 JOINTS = ["slider", "hinge"]
 
@@ -86,6 +87,25 @@ def test_a_position_drive_is_damped_without_stiffness_or_has_no_torque() -> None
         plant.advance(1)
         order = [[j.name for j in config.policy.joints].index(name) for name in command.joints]
         np.testing.assert_allclose(plant.drive.applied, -damping * velocities[order], atol=1e-9)
+
+
+def test_a_velocity_servo_brakes_has_no_torque_or_runs_on() -> None:
+    config, model = load_robot_task(ROBOTS / "arm_velocity.yaml")
+    plant = make_plant(config, model)
+    assert plant.drive is not None
+    velocities = np.array([0.02, -0.05])
+    for on_timeout, damping in (("damp", plant.drive.damping), ("zero", 0.0)):
+        response = TimeoutResponse(config.policy, config.robot, on_timeout)  # type: ignore[arg-type]
+        plant.reset({"shoulder": 0.1, "elbow": 0.2})
+        plant.command(JointCommand(("shoulder", "elbow"), np.array([1.0, 1.0]), "velocity"))
+        plant.data.qvel[plant.dofs] = velocities
+        command = response.command(plant.joint_position(), plant.data.qvel[plant.dofs])
+        assert command is not None and command.kind == "velocity"
+        plant.command(command)
+        effort = plant.drive.effort(command.value, plant.joint_position(), velocities)
+        np.testing.assert_allclose(effort, -damping * velocities, atol=1e-12)
+    held = TimeoutResponse(config.policy, config.robot, "hold")
+    assert held.command(plant.joint_position(), velocities) is None
 
 
 @pytest.mark.parametrize("on_timeout", ["damp", "zero"])

@@ -12,6 +12,7 @@ from unittest.mock import Mock
 
 import numpy as np
 
+from dime_robot.runtime.contract.interpolation import NO_INTERPOLATION, Interpolation
 from dime_robot.runtime.contract.policy_spec import FloatArray, PolicySpec
 from dime_robot.runtime.contract.robot_config import RobotConfig, require_compatible
 from dime_robot.runtime.control.faults import Fault
@@ -26,6 +27,7 @@ UPRIGHT = np.array([1.0, 0.0, 0.0, 0.0])
 SCALES: dict[str, dict[str, float]] = {
     "effort": {"rail": 40.0, "wrist": 8.0, "wheel": 4.0},
     "position": {"rail": 0.5, "wrist": 3.0, "wheel": 20.0},
+    "velocity": {"rail": 3.0, "wrist": 10.0, "wheel": 50.0},
     "twist": {"angular_z": 3.0, "linear_x": 2.0},
 }
 SPEC: dict[str, Any] = {
@@ -34,9 +36,10 @@ SPEC: dict[str, Any] = {
     "joints": [
         {"name": "wrist", "type": "revolute", "position_limits": [-1.0, 2.0], "effort_limit": 8.0,
          "stiffness": 16.0, "damping": 1.0, "default_position": 0.5},
-        {"name": "wheel", "type": "revolute", "effort_limit": 4.0, "stiffness": 2.0},
+        {"name": "wheel", "type": "revolute", "effort_limit": 4.0, "stiffness": 2.0,
+         "damping": 0.5},
         {"name": "rail", "type": "prismatic", "position_limits": [0.0, 0.5], "effort_limit": 40.0,
-         "stiffness": 100.0, "default_position": 0.25},
+         "stiffness": 100.0, "damping": 20.0, "default_position": 0.25},
     ],
     "observation": [
         {"name": "q", "kind": "joint_position", "joints": list(JOINTS), "size": 3, "unit": "mixed"},
@@ -68,6 +71,7 @@ ROBOT: dict[str, Any] = {
 OUTPUTS: dict[str, dict[str, Any]] = {
     "effort": {"kind": "forward", "interface": "effort"},
     "position": {"kind": "trajectory", "interface": "position"},
+    "velocity": {"kind": "forward", "interface": "velocity"},
     "twist": {
         "kind": "twist",
         "interface": "velocity",
@@ -75,7 +79,7 @@ OUTPUTS: dict[str, dict[str, Any]] = {
         "acceleration": 4.0,
     },
 }
-KINDS: tuple[CommandKind, ...] = ("effort", "position", "twist")
+KINDS: tuple[CommandKind, ...] = ("effort", "position", "velocity", "twist")
 
 
 def put(data: dict[str, Any], path: str, value: Any) -> None:
@@ -166,10 +170,13 @@ class ScriptedPolicy:
     provider = "cpu"
 
     def __init__(
-        self, spec: PolicySpec, respond: Callable[[FloatArray], Any] | None = None
+        self,
+        spec: PolicySpec,
+        respond: Callable[[FloatArray], Any] | None = None,
+        interpolation: Interpolation = NO_INTERPOLATION,
     ) -> None:
         self.spec = spec
-        self.file = Mock(policy_digest="f" * 64)
+        self.file = Mock(policy_digest="f" * 64, interpolation=interpolation)
         self.noise = NoiseSource((1, 3, spec.n_act), 0, "fresh")
         self.respond = respond or (lambda _: np.zeros(spec.n_act))
         self.seen: list[FloatArray] = []

@@ -18,11 +18,10 @@ from dime_robot.runtime.contract.policy_spec import PolicySpec
 from dime_robot.runtime.control.state import JointCommand
 from dime_robot.runtime.io.errors import InputError
 from dime_robot.sim.config.randomization import LatencyConfig
-from dime_robot.sim.config.robot_task import RobotTaskConfig, load_robot_task
+from dime_robot.sim.config.robot_task import RobotTaskConfig, load_robot_task, require_task
 from dime_robot.sim.plant.drive import PositionDrive
 from dime_robot.sim.plant.plant import Plant, make_plant
 from dime_robot.sim.robot_env import RobotEnv
-from dime_robot.sim.tasks.velocity import VelocityTracking
 
 LEGS, PARTS = ("FL", "FR", "RL", "RR"), ("hip", "thigh", "calf")
 MODEL = config_folder() / "models/go2.xml"
@@ -201,9 +200,7 @@ def test_gymnasiums_checker_finds_nothing() -> None:
 
 def test_the_observation_is_45_numbers_a_real_go2_measures() -> None:
     env = env_of()
-    task = env.task
-    assert isinstance(task, VelocityTracking)
-    task.set_command([0.4, 0.0, -0.3])
+    env.task.set_command("velocity", np.array([0.4, 0.0, -0.3]))
     observation, _ = env.reset(seed=3)
     assert observation.shape == (45,)
     assert observation[:3] == pytest.approx(0, abs=1e-12)
@@ -221,8 +218,7 @@ def test_the_observation_is_45_numbers_a_real_go2_measures() -> None:
 def test_doing_nothing_stands_and_a_shaken_robot_may_fall() -> None:
     env = env_of()
     env.reset(seed=0)
-    assert isinstance(env.task, VelocityTracking)
-    env.task.set_command([0.0, 0.0, 0.0])
+    env.task.set_command("velocity", np.zeros(3))
     for _ in range(500):
         _, reward, terminated, _, info = env.step(np.zeros(12, np.float32))
         assert not terminated
@@ -251,16 +247,14 @@ def test_the_velocity_is_that_of_the_level_frame_with_the_bases_heading() -> Non
     assert tilted.gravity == pytest.approx([np.sin(0.4), 0, -np.cos(0.4)])
 
 
-def test_the_reward_is_the_sum_in_its_docstring() -> None:
+def test_the_reward_is_the_sum_of_the_files_terms() -> None:
     env = env_of()
-    task = env.task
-    assert isinstance(task, VelocityTracking)
-    task.set_command([0.5, 0.0, 0.2])
+    env.task.set_command("velocity", np.array([0.5, 0.0, 0.2]))
     env.reset(seed=4)
     random = np.random.default_rng(5)
-    config = env.config.task
-    weights = config.rewards  # type: ignore[union-attr]
-    linear, yaw = config.linear_width, config.yaw_width  # type: ignore[union-attr]
+    terms = env.task.config.rewards
+    weights = {name: term.weight for name, term in terms.items()}
+    linear, yaw = (terms[name].parameters["width"] for name in ("track_linear", "track_yaw"))
     before = None
     for _ in range(5):
         action = random.uniform(-1, 1, 12).astype(np.float32)
@@ -270,15 +264,15 @@ def test_the_reward_is_the_sum_in_its_docstring() -> None:
         hips = np.abs(pose[[0, 3, 6, 9]]).sum()
         change = 0.0 if before is None else float(((filtered - before) ** 2).sum())
         expected = (
-            weights.track_linear
+            weights["track_linear"]
             * np.exp(-((base.velocity[0] - 0.5) ** 2 + base.velocity[1] ** 2) / linear**2)
-            + weights.track_yaw * np.exp(-((base.angular_velocity[2] - 0.2) ** 2) / yaw**2)
-            + weights.alive
-            + weights.vertical_speed * base.velocity[2] ** 2
-            + weights.roll_pitch_rate * (base.angular_velocity[:2] ** 2).sum()
-            + weights.tilt * (base.gravity[:2] ** 2).sum()
-            + weights.action_change * change
-            + weights.hip_angle * hips
+            + weights["track_yaw"] * np.exp(-((base.angular_velocity[2] - 0.2) ** 2) / yaw**2)
+            + weights["alive"]
+            + weights["vertical_speed"] * base.velocity[2] ** 2
+            + weights["roll_pitch_rate"] * (base.angular_velocity[:2] ** 2).sum()
+            + weights["tilt"] * (base.gravity[:2] ** 2).sum()
+            + weights["action_change"] * change
+            + weights["hip_angle"] * hips
         )
         assert 0 <= expected - reward < 0.5  # the torque's part, a simulation step's mean
         before = filtered
@@ -289,8 +283,9 @@ def test_a_go2_that_walks_extends_the_go2(tmp_path: Path) -> None:
     walk, base = load_robot_task("go2-walk")[0], load_robot_task("go2")[0]
     assert walk.policy == base.policy
     assert walk.robot == base.robot
-    assert walk.task.commands.linear_x == (0.5, 0.5)  # type: ignore[union-attr]
-    assert walk.task.commands.resample == base.task.commands.resample  # type: ignore[union-attr]
+    commands = [require_task(config).commands["velocity"] for config in (walk, base)]
+    assert commands[0].parameters["linear_x"] == [0.5, 0.5]
+    assert commands[0].resample == commands[1].resample == 5.0
     content = yaml.safe_load((config_folder() / "go2-walk.yaml").read_text())
     (tmp_path / "chain.yaml").write_text(yaml.safe_dump({**content, "extends": "link.yaml"}))
     (tmp_path / "link.yaml").write_text(f"extends: {config_folder() / 'go2.yaml'}\n")

@@ -178,7 +178,7 @@ def accepted(name: str, value: object, was: object) -> bool:
     )
 
 
-@pytest.mark.parametrize("name", sorted(set(Record.model_fields) - {"post_mortem"}))
+@pytest.mark.parametrize("name", sorted(set(Record.model_fields) - {"post_mortem", "curriculum"}))
 def test_every_field_missing_or_wrong_is_one_sentence(
     name: str, written: Path, tmp_path: Path
 ) -> None:
@@ -203,13 +203,36 @@ def test_settings_must_be_there_and_counters_must_agree(written: Path, tmp_path:
     seal(changed_record(written, lambda r: r["lineage"][0]["config"].pop("policy_delay")), path)
     with pytest.raises(InputError, match="policy_delay is missing"):
         checkpoint.load(path)
-    for name, value in (("episode_step", 61), ("episode", 61), ("updates", 10_000)):
-        seal(changed_record(written, lambda r, n=name, v=value: r.update({n: v})), path)  # type: ignore[misc]
-        with pytest.raises(InputError, match=f"{name}: expected at most"):
+    for name, value in (("steps", 61), ("number", 61)):
+        seal(
+            changed_record(written, lambda r, n=name, v=value: r["episodes"][0].update({n: v})),
+            path,
+        )  # type: ignore[misc]
+        with pytest.raises(InputError, match=f"episodes.{name}: expected at most"):
             checkpoint.load(path)
+    seal(changed_record(written, lambda r: r["episodes"].append(r["episodes"][0])), path)
+    with pytest.raises(InputError, match=r"one for each of 1 environments \(num_envs\), got 2"):
+        checkpoint.load(path)
+    seal(changed_record(written, lambda r: r.update(updates=10_000)), path)
+    with pytest.raises(InputError, match="updates: expected at most"):
+        checkpoint.load(path)
     seal(changed_record(written, lambda r: r["replay"].update(digests=[])), path)
     with pytest.raises(InputError, match="a digest for every chunk"):
         checkpoint.load(path)
+
+
+def test_a_file_from_before_several_environments_is_read(written: Path, tmp_path: Path) -> None:
+    path = tmp_path / "ckpt.pt"
+
+    def as_before(record: dict[str, Any]) -> None:
+        (episode,) = record.pop("episodes")
+        names = {"episode": "number", "episode_step": "steps", "episode_return": "total"}
+        record.update({old: episode[new] for old, new in names.items()})
+        for name in ("num_envs", "n_step"):
+            record["lineage"][0]["config"].pop(name)
+
+    seal(changed_record(written, as_before), path)
+    assert checkpoint.load(path).record == checkpoint.load(written).record
 
 
 def test_foreign_tensors_are_refused_before_they_are_used(written: Path, tmp_path: Path) -> None:

@@ -54,9 +54,12 @@ def test_a_go2_learns_to_walk(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 
 
 @pytest.mark.parametrize(
-    ("env", "steps"), [("Pendulum-v1", 800), ("sim:cartpole", 800), ("Humanoid-v5", 650)]
+    ("env", "steps", "num_envs"),
+    [("Pendulum-v1", 800, 1), ("sim:cartpole", 8000, 8), ("Humanoid-v5", 650, 1)],
 )
-def test_killed_runs_end_like_one_left_alone(env: str, steps: int, tmp_path: Path) -> None:
-    differing, kills = compare(env, steps, 3, tmp_path, longest=9.0)
+def test_killed_runs_end_like_one_left_alone(
+    env: str, steps: int, num_envs: int, tmp_path: Path
+) -> None:
+    differing, kills = compare(env, steps, 3, tmp_path, longest=9.0, num_envs=num_envs)
     assert not differing
     assert kills[-1].step > 0

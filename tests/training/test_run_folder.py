@@ -20,6 +20,7 @@ from dime_robot.training import checkpoint, lineage, run_folder
 from dime_robot.training.run_folder import RunFolder
 from dime_robot.training.run_lock import RunLock, remove_unfinished_start
 from export import onnx
+from tests.paths import shipped_content
 
 SMALL = [
     *("--env", "Pendulum-v1", "--preset", "tiny", "--no-video", "--random-steps", "30"),
@@ -137,6 +138,7 @@ def test_a_larger_number_of_steps_in_config_yaml_is_taken(finished: Path, tmp_pa
         ("steps: 50", "steps: many", "config.yaml: steps: "),
         ("steps: 50", "stepps: 50", "stepps"),
         ("steps: 50", "- steps", "config.yaml: expected"),
+        ("steps: 50", "steps: 50\nextends: other.yaml", "config.yaml: extends: "),
         ("env: Pendulum-v1", "env: evil:X-v0", "code to import"),
     ],
 )
@@ -267,8 +269,7 @@ def test_a_robot_by_path_is_trained_as_by_name(tmp_path: Path) -> None:
 
 
 def test_atoms_follow_from_reward_and_discount_where_a_robot_states_none(tmp_path: Path) -> None:
-    shipped = Path(train.__file__).parents[1] / "sim_configs" / "go2.yaml"
-    content = yaml.safe_load(shipped.read_text())
+    content = shipped_content("go2")
     content["training"] = {"discount": 0.98}
     own = tmp_path / "own.yaml"
     own.write_text(yaml.safe_dump(content))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from typing import Annotated
 
@@ -17,6 +18,10 @@ def _printable(text: str) -> str:
 
 
 Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME), AfterValidator(_printable)]
+Topic = Annotated[
+    str,
+    Field(max_length=MAX_NAME, pattern=r"^(~/|/)?[A-Za-z][A-Za-z0-9_]*(/[A-Za-z][A-Za-z0-9_]*)*$"),
+]
 
 
 def require_unique(what: str, names: Collection[str], where: str = "") -> None:
@@ -36,11 +41,23 @@ def require_unique(what: str, names: Collection[str], where: str = "") -> None:
 
 _SYMBOL = r"(rad|kg|Hz|Pa|m|s|N|J|W|A|V|K|T|1)(\^?-?[1-4]|²)?"
 _UNIT = rf"{_SYMBOL}([ *]{_SYMBOL})*(/{_SYMBOL}([ *]{_SYMBOL})*)?"
+_UNITS = re.compile(rf"(mixed|{_UNIT}((, | or | and ){_UNIT})*)")
+
+
+def _of_si(text: str) -> str:
+    if not _UNITS.fullmatch(text):
+        raise ValueError(
+            "expected units of SI without prefixes (rad, m, s, kg, N, Hz, ...), such as rad/s or"
+            f" 'm/s, rad/s', 1 for none or mixed, got {text!r:.60}"
+        )
+    return text
+
+
 Unit = Annotated[
     str,
     Field(
         max_length=64,
-        pattern=rf"^(mixed|{_UNIT}((, | or | and ){_UNIT})*)$",
         description="of SI, such as rad/s or m/s, rad/s; 1 for none; mixed where entries differ",
     ),
+    AfterValidator(_of_si),
 ]

@@ -7,7 +7,7 @@ stored as name -> value or on the joint itself, never in parallel lists.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,7 @@ from dime_robot.runtime.contract.units import (
     MAX_DAMPING,
     MAX_DISTANCE,
     MAX_FORCE,
+    MAX_FREE_SPEED,
     MAX_RATE,
     MAX_SPEED,
     MAX_STIFFNESS,
@@ -68,8 +69,8 @@ def _require_numbers(path: str, given: Any, parsed: Any) -> None:
     pydantic's strict mode is no alternative: it refuses the lists of YAML for tuples.
     """
     if isinstance(parsed, dict) and isinstance(given, dict):
-        for name, one, other in zip(parsed, given.values(), parsed.values(), strict=True):
-            _require_numbers(f"{path}.{name}", one, other)
+        for name in parsed.keys() & given.keys():  # a validator may have left entries out
+            _require_numbers(f"{path}.{name}", given[name], parsed[name])
     elif isinstance(parsed, tuple) and isinstance(given, list | tuple):
         for i, (one, other) in enumerate(zip(given, parsed, strict=True)):
             _require_numbers(f"{path}.{i}", one, other)
@@ -91,7 +92,8 @@ class Joint(StrictModel):
     stiffness: float | None = Field(None, gt=0, le=MAX_STIFFNESS)
     """Gain on the position error [N m/rad or N/m]; for position actions."""
     damping: float | None = Field(None, ge=0, le=MAX_DAMPING)
-    """Gain on the velocity [N m s/rad or N s/m]; for position actions."""
+    """Gain on the velocity, for velocity actions on the velocity error [N m s/rad or N s/m]; for
+    position and velocity actions."""
 
     @model_validator(mode="after")
     def _limits_are_plausible(self) -> Joint:
@@ -106,15 +108,41 @@ class Joint(StrictModel):
         return self
 
 
+def _require_velocity(where: str, scale: float, joint: Joint) -> None:
+    """Refuse a velocity action of a joint without a servo, or in another unit.
+
+    Args:
+        where: in front of the message.
+        scale: velocity at action 1 [rad/s or m/s].
+        joint: that is commanded.
+
+    Raises:
+        ValueError: it is refused.
+    """
+    largest = MAX_FREE_SPEED if joint.position_limits is None else MAX_SPEED
+    require_plausible(where, scale, largest, "rad/s or m/s", "degrees/s or mm/s")
+    for field, value in (("damping", joint.damping), ("effort_limit", joint.effort_limit)):
+        if not value:
+            raise ValueError(
+                f"joint {joint.name}: expected a {field} above 0, since the servo of a velocity"
+                " action, effort = damping * (target - velocity) within effort_limit, was trained"
+                f" with one, got {'none' if value is None else value}"
+            )
+
+
 TermKind = Literal[
     "joint_position",  # [rad or m]
     "joint_position_relative",  # minus the joint's default_position [rad or m]
     "joint_position_cos",  # cosine of a revolute joint's position, for joints that turn freely
     "joint_position_sin",
     "joint_velocity",  # [rad/s or m/s]
+    "joint_effort",  # as it is measured [N m or N]
+    "foot_contact",  # of each foot: 1 if it is in contact, else 0
     "angular_velocity",  # of the base, in the base's frame [rad/s]
     "projected_gravity",  # unit vector of gravity in the base's frame: (0, 0, -1) when upright
     "command_velocity",  # commanded to the base: forward, left [m/s], yaw [rad/s]
+    "command",  # any other value that an operator or a planner commands: a target, a phase
+    "sensor",  # a value that a sensor other than joints and imu measures, or computes
     # previous action in [-1, 1], after the low-pass and before any limit; 0 at reset
     "last_action",
     "flat",  # a whole vector from an environment without named terms (Gymnasium, dm_control)
@@ -122,7 +150,21 @@ TermKind = Literal[
 VECTOR_TERMS = ("angular_velocity", "projected_gravity", "command_velocity")
 MIN_RATE = 1.0  # of a robot's policy [Hz]
 IMU_TERMS = ("angular_velocity", "projected_gravity")
+SIGNAL_TERMS = ("command", "sensor")  # values of any size that come as messages of their own
 TWIST_AXES = ("linear_x", "linear_y", "angular_z")  # what a twist action commands, in this order
+Reference = Literal["default", "measured", "commanded"]  # what a position action is relative to
+
+
+class Signal(NamedTuple):
+    """A task command or a sensor that a policy observes."""
+
+    kind: Literal["command", "sensor"]
+    width: int  # numbers in one value
+
+    @property
+    def section(self) -> str:
+        """Section of a robot's file that says where its values come from."""
+        return "task_commands" if self.kind == "command" else "sensors"
 
 
 class ObservationTerm(StrictModel):
@@ -148,19 +190,52 @@ class ObservationTerm(StrictModel):
     """Readings stacked, oldest first; one per step."""
     history_fill: Literal["first", "zero"] = "first"
     """Fills the history before the first reading: that reading, or zeros."""
+    feet: tuple[Name, ...] = Field((), max_length=MAX_JOINTS)
+    """Feet in order, for `foot_contact`."""
+    signal: Name | None = None
+    """Name of the task command or sensor, for `command` and `sensor`; none: the term's name."""
+
+    @model_serializer(mode="wrap")
+    def _omit_what_is_not_stated(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Keep the digest of contracts from releases that had neither signals nor feet."""
+        content: dict[str, Any] = handler(self)
+        if self.signal is None:
+            content.pop("signal", None)
+        if not self.feet:
+            content.pop("feet", None)
+        return content
 
     @property
     def width(self) -> int:
         """Number of values in one reading."""
         return self.size // self.history
 
+    @property
+    def signal_name(self) -> str:
+        """Name of the signal that a `command` or `sensor` term shows."""
+        return self.signal or self.name
+
     @model_validator(mode="after")
     def _size_matches(self) -> ObservationTerm:
         require_unique("joint", self.joints, f"observation term {self.name}: ")
+        require_unique("foot", self.feet, f"observation term {self.name}: ")
+        if bool(self.feet) != (self.kind == "foot_contact"):
+            expected_feet = "no feet" if self.feet else "the names of its feet"
+            raise ValueError(
+                f"observation term {self.name}: expected {expected_feet} in `feet` of a {self.kind}"
+                f" term, got {list(self.feet)}"
+            )
+        if self.signal is not None and self.kind not in SIGNAL_TERMS:
+            raise ValueError(
+                f"observation term {self.name}: expected no signal of a {self.kind} term, got"
+                f" {self.signal}: only {' and '.join(SIGNAL_TERMS)} terms show one"
+            )
         if self.kind.startswith("joint"):
             expected, why = len(self.joints) * self.history, f"its joints: {list(self.joints)}"
         elif self.joints:
             raise ValueError(f"observation term {self.name}: a {self.kind} term names no joints")
+        elif self.kind == "foot_contact":
+            expected, why = len(self.feet) * self.history, f"its feet: {list(self.feet)}"
         elif self.kind in VECTOR_TERMS:
             expected, why = 3 * self.history, "a vector of 3"
         else:
@@ -177,9 +252,10 @@ class ObservationTerm(StrictModel):
 class Action(StrictModel):
     """How the policy's output in [-1, 1] becomes a command."""
 
-    kind: Literal["effort", "position", "twist", "flat"]
-    """effort: scale * a [N m or N]; position: default_position + scale * a [rad or m]; twist: scale
-    * a, a velocity of the base [m/s, rad/s]; flat: mapped linearly onto the action space."""
+    kind: Literal["effort", "position", "velocity", "twist", "flat"]
+    """effort: scale * a [N m or N]; position: reference + scale * a [rad or m]; velocity: scale * a
+    of joints [rad/s or m/s]; twist: scale * a, a velocity of the base [m/s, rad/s]; flat: mapped
+    linearly onto the action space."""
     size: int = Field(gt=0, le=MAX_NUMBERS)
     """How many numbers."""
     scale: dict[Name, Annotated[float, Field(gt=0)]] = Field(
@@ -189,6 +265,27 @@ class Action(StrictModel):
     low_pass: float = Field(1.0, gt=0, le=1)
     """Low-pass filter: y = low_pass * a + (1 - low_pass) * previous y, which is 0 at reset; 1: no
     filter."""
+    reference: Reference = "default"
+    """Position only. default: the joint's default_position; measured: the measured position;
+    commanded: the last target that was sent, after all limits, or the measured position where none
+    was sent in the step before."""
+
+    @model_serializer(mode="wrap")
+    def _omit_default_reference(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Keep the digest of contracts from releases whose only reference was the default."""
+        content: dict[str, Any] = handler(self)
+        if self.reference == "default":
+            content.pop("reference", None)
+        return content
+
+    @model_validator(mode="after")
+    def _reference_is_of_a_position(self) -> Action:
+        if self.reference != "default" and self.kind != "position":
+            raise ValueError(
+                f"reference: expected none with an action of kind {self.kind}, which is relative to"
+                f" 0, got {self.reference}: leave it out, or set kind: position"
+            )
+        return self
 
 
 class PolicySpec(StrictModel):
@@ -254,9 +351,23 @@ class PolicySpec(StrictModel):
                     f"observation term {term.name}: expected {self.action.size} numbers a reading"
                     f" (the action's size), got {term.width}"
                 )
+        self._require_same_signals()
         self._require_action(known)
         self._require_poses()
         return self
+
+    def _require_same_signals(self) -> None:
+        """Refuse two terms that disagree about one signal."""
+        for term in self.observation:
+            if term.kind not in SIGNAL_TERMS:
+                continue
+            first = self.signals[term.signal_name]
+            if (term.kind, term.width) != first:
+                raise ValueError(
+                    f"observation term {term.name}: expected signal {term.signal_name} to be a"
+                    f" {first.kind} of {first.width} numbers, as in the term before it, got a"
+                    f" {term.kind} of {term.width}"
+                )
 
     def _require_poses(self) -> None:
         if self.action.kind != "flat" and self.rate < MIN_RATE:
@@ -309,6 +420,8 @@ class PolicySpec(StrictModel):
                         f"joint {name}: expected a stiffness, since a position action was trained"
                         " with one"
                     )
+            elif action.kind == "velocity":
+                _require_velocity(where, scale, known[name])
             elif (limit := known[name].effort_limit) is None or scale > limit:
                 raise ValueError(
                     f"{where}expected a scale in (0, effort_limit = {limit}], got {scale}"
@@ -363,9 +476,23 @@ class PolicySpec(StrictModel):
         """Return the joint of that name."""
         return next(joint for joint in self.joints if joint.name == name)
 
+    @property
+    def signals(self) -> dict[str, Signal]:
+        """Task commands and sensors that it observes, by name, in the order of its terms."""
+        found: dict[str, Signal] = {}
+        for term in self.observation:
+            if term.kind == "command" or term.kind == "sensor":
+                found.setdefault(term.signal_name, Signal(term.kind, term.width))
+        return found
+
     def needs(self, *kinds: str) -> bool:
         """Whether it observes a term of any of these kinds."""
         return any(term.kind in kinds for term in self.observation)
+
+    @property
+    def feet(self) -> tuple[str, ...]:
+        """Feet whose contacts it observes, in the order of its terms."""
+        return tuple(dict.fromkeys(foot for term in self.observation for foot in term.feet))
 
     def observation_scale(self) -> FloatArray:
         """Return the factor of each observation entry, shape (n_obs,)."""

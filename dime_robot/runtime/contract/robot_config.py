@@ -9,15 +9,22 @@ never loosen it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
 from dime_robot.runtime.contract.config_diff import differences
-from dime_robot.runtime.contract.config_files import config_folder, read_config
-from dime_robot.runtime.contract.names import MAX_NAME, Name, require_unique
+from dime_robot.runtime.contract.config_files import read_config, shipped_config
+from dime_robot.runtime.contract.interpolation import (
+    Interpolation,
+    InterpolationKind,
+    require_trained,
+)
+from dime_robot.runtime.contract.joystick_input import JoystickInput
+from dime_robot.runtime.contract.names import MAX_NAME, Name, Topic, require_unique
+from dime_robot.runtime.contract.phases import PhasesConfig, phase_problems
 from dime_robot.runtime.contract.policy_spec import (
     IMU_TERMS,
     MAX_JOINTS,
@@ -26,8 +33,10 @@ from dime_robot.runtime.contract.policy_spec import (
     StrictModel,
 )
 from dime_robot.runtime.contract.robot_joint import RobotJoint, joint_problems
+from dime_robot.runtime.contract.signal_input import SensorInput, SignalInput, TaskCommandInput
 from dime_robot.runtime.contract.units import (
     MAX_DISTANCE,
+    MAX_FORCE,
     MAX_FREE_SPEED,
     MAX_RATE,
     MAX_SPEED,
@@ -36,13 +45,10 @@ from dime_robot.runtime.contract.units import (
 )
 from dime_robot.runtime.io.errors import InputError, first_problem
 
-Topic = Annotated[
-    str,
-    Field(max_length=MAX_NAME, pattern=r"^(~/|/)?[A-Za-z][A-Za-z0-9_]*(/[A-Za-z][A-Za-z0-9_]*)*$"),
-]
 Age = Annotated[float, upper_bound(5, "s", "ms")]
 Speed = Annotated[float, Field(ge=0), upper_bound(MAX_SPEED, "m/s or rad/s", "mm/s or degrees/s")]
 TwistType = Literal["Twist", "TwistStamped"]  # newer ROS releases only use TwistStamped
+MAX_SIGNALS = 256  # of one robot
 RATE_TOLERANCE = 0.02  # relative difference of two rates that count as the same
 
 
@@ -54,6 +60,8 @@ class StateInput(StrictModel):
     """How often the robot publishes [Hz]."""
     max_age: Age = Field(gt=0)
     """Older readings are stale [s]."""
+    effort: bool = False
+    """Whether `effort` in its messages is measured, not missing or a copy of the command."""
     same_clock: bool = True
     """Its stamps are on this machine's clock; else ages come from arrivals."""
     resolution: float = Field(2 * math.pi / 4096, ge=0, le=1)
@@ -76,6 +84,25 @@ class ImuInput(StrictModel):
         35.0, gt=0, le=MAX_FREE_SPEED
     )
     """Largest angular velocity that the gyro can show [rad/s]."""
+
+
+class ContactInput(StrictModel):
+    """The forces on the robot's feet, in one message without a stamp."""
+
+    topic: Topic = "foot_forces"
+    type: Literal["Float64MultiArray"] = "Float64MultiArray"
+    """Type of its messages, in std_msgs."""
+    feet: tuple[Name, ...] = Field(min_length=1, max_length=MAX_JOINTS)
+    """Names in the contract, in the order of the message's numbers [N]."""
+    threshold: float = Field(gt=0, le=MAX_FORCE)
+    """Force from which on a foot counts as in contact [N]."""
+    max_age: Age = Field(gt=0)
+    """Older readings are stale, by the time of their arrival [s]."""
+
+    @model_validator(mode="after")
+    def _feet_are_unique(self) -> ContactInput:
+        require_unique("foot", self.feet)
+        return self
 
 
 class VelocityInput(StrictModel):
@@ -139,11 +166,49 @@ class CommandOutput(StrictModel):
     """Twist only: axis -> largest speed [m/s, rad/s]."""
     acceleration: float = Field(1.0, gt=0, le=1_000)
     """Twist only: largest change of speed [m/s2, rad/s2]."""
+    interpolation: InterpolationKind = "none"
+    """Of positions and velocities of joints: whether commands are sent between two steps of the
+    policy, and along which curve. The policy has to be trained with it."""
+    rate: Annotated[float, lower_bound(1, "Hz", "s")] | None = Field(None, gt=0, le=MAX_RATE)
+    """With an interpolation, and mandatory there: how often commands are sent [Hz], a whole
+    multiple of the policy's rate."""
+
+    @property
+    def interpolated(self) -> Interpolation:
+        """The interpolation, with its rate."""
+        return Interpolation(kind=self.interpolation, rate=self.rate)
+
+    @model_validator(mode="after")
+    def _interpolation_fits(self) -> CommandOutput:
+        if self.interpolation == "none" and self.rate is None:
+            return self
+        why = {
+            "trajectory": "whose controller itself interpolates between the points: leave it out,"
+            " or use kind: forward",
+            "twist": "since a base's own controller limits its acceleration: leave it out",
+        }.get(self.kind, "")
+        if self.interface == "effort":
+            why = "since an effort that comes a period later damps less: leave it out"
+        if why and self.interpolation != "none":
+            what = f"kind {self.kind}" if self.interface != "effort" else "interface effort"
+            raise ValueError(
+                f"interpolation: expected none with {what}, got {self.interpolation}, {why}"
+            )
+        try:
+            _ = self.interpolated
+        except ValidationError as error:
+            raise ValueError(first_problem(error)) from None
+        return self
+
+    @property
+    def action_kind(self) -> str:
+        """The kind of a policy's action that it takes."""
+        return "twist" if self.kind == "twist" else self.interface
 
     @model_validator(mode="after")
     def _kind_fits_interface(self) -> CommandOutput:
         possible = {
-            "forward": ("effort", "position"),
+            "forward": ("effort", "position", "velocity"),
             "trajectory": ("position",),
             "twist": ("velocity",),
         }[self.kind]
@@ -175,6 +240,8 @@ class SafetyConfig(StrictModel):
     """Time without a fault before the policy continues."""
     ramp: float = Field(ge=0, le=60)
     """From the measured pose to the policy's, at activation."""
+    blend: Annotated[float, upper_bound(60, "s", "ms")] = Field(0.05, ge=0)
+    """From one policy's commands to those of another that is selected [s]."""
     safe_speed: float = Field(0.1, gt=0, le=1)
     """Share of its velocity_limit with which a joint goes to safety."""
     tilt_limit: Annotated[float, lower_bound(2, "degrees", "rad")] | None = Field(
@@ -191,7 +258,7 @@ class SafetyConfig(StrictModel):
     rest_timeout: float = Field(5.0, gt=0, le=60)
     """Longest duration of the shutdown [s]."""
     rest_speed: float = Field(0.05, gt=0, le=MAX_SPEED)
-    """Slower joints are at rest [rad/s or m/s]; effort interface."""
+    """Slower joints are at rest [rad/s or m/s]; effort interface, and velocities of joints."""
     rest_fade: float = Field(0.3, ge=0, le=10)
     """Time in which the damping fades out once the joints are slow [s]; effort interface that may
     go limp."""
@@ -207,7 +274,8 @@ class ActivationConfig(StrictModel):
     tilt: Annotated[float, lower_bound(2, "degrees", "rad")] | None = Field(None, gt=0, lt=180)
     """Largest [degrees]; none: half of safety.tilt_limit."""
     speed: float | None = Field(None, gt=0, le=MAX_FREE_SPEED)
-    """Largest of any joint [rad/s or m/s]; none: 1 for a position interface, any for others."""
+    """Largest of any joint [rad/s or m/s]; none: 1 for positions and velocities of joints, any for
+    others."""
     listener_timeout: float = Field(2.0, gt=0, le=60)
     """How long to wait until the listener is matched [s]."""
 
@@ -219,10 +287,20 @@ class RobotConfig(StrictModel):
     joints: tuple[RobotJoint, ...] = Field(min_length=1, max_length=MAX_JOINTS)
     state: StateInput
     imu: ImuInput | None = None
+    contact: ContactInput | None = None
     command_velocity: VelocityInput | None = None
+    joystick: JoystickInput | None = None
+    task_commands: dict[Name, TaskCommandInput] = Field(
+        default_factory=dict, max_length=MAX_SIGNALS
+    )
+    """Values that an operator or a planner commands, by the names of the contract's signals."""
+    sensors: dict[Name, SensorInput] = Field(default_factory=dict, max_length=MAX_SIGNALS)
+    """Values that nodes of the user's own publish, the same."""
     command: CommandOutput
     safety: SafetyConfig
     activation: ActivationConfig = ActivationConfig()
+    phases: PhasesConfig | None = None
+    """How it stands up and sits down; none: a policy starts from where the robot is."""
 
     @model_validator(mode="after")
     def _names_agree(self) -> RobotConfig:
@@ -244,6 +322,17 @@ class RobotConfig(StrictModel):
         ):
             if tilt is not None and self.imu is None:
                 raise ValueError(f"{where}: expected an imu section that measures it")
+        known = {joint.name for joint in self.joints}
+        for place, name in () if self.phases is None else self.phases.joint_names():
+            if name not in known:
+                raise ValueError(
+                    f"phases.{place}: expected one of the joints {sorted(known)}, got {name}"
+                )
+        if self.joystick is not None:
+            has_phases = self.phases is not None
+            problem = self.joystick.robot_problem(self.command_velocity is not None, has_phases)
+            if problem:
+                raise ValueError(f"joystick.{problem}")
         if self.command.interface == "effort" and self.safety.may_go_limp is None:
             raise ValueError(
                 "safety.may_go_limp: expected true or false for an effort interface, got none: may"
@@ -252,9 +341,21 @@ class RobotConfig(StrictModel):
             )
         return self
 
+    @property
+    def limits_tilt(self) -> bool:
+        """Whether a limit of the base's tilt is stated, which needs the imu."""
+        phases = self.phases
+        moving = () if phases is None else (phases.stand_up.tilt, phases.sit_down.tilt)
+        limits = (self.safety.tilt_limit, self.activation.tilt, *moving)
+        return any(limit is not None for limit in limits)
+
     def joint(self, name: str) -> RobotJoint:
         """Return the joint of that name."""
         return next(joint for joint in self.joints if joint.name == name)
+
+    def signal(self, kind: Literal["command", "sensor"], name: str) -> SignalInput | None:
+        """Return where a signal comes from, of a task command or of a sensor; none: not stated."""
+        return self.task_commands.get(name) if kind == "command" else self.sensors.get(name)
 
 
 def load_robot(path: Path | None, spec: PolicySpec) -> RobotConfig:
@@ -269,17 +370,30 @@ def load_robot(path: Path | None, spec: PolicySpec) -> RobotConfig:
             policy's name that differs from its contract (code contract).
     """
     if path is None:
-        path = config_folder() / f"{spec.name}.yaml"
-        if not path.is_file():
+        path = shipped_config(spec.name)
+        if path is None:
             raise InputError(
                 f"policy {spec.name}: no configuration of its name is shipped, say which robot"
                 " this is: -p robot:=FILE"
             )
     content = read_config(path)
+    if "policy" in content and "robot" in content:
+        _require_same_contract(path, content["policy"], spec)
+    return robot_of(path, content)
+
+
+def robot_of(path: Path, content: Mapping[str, object]) -> RobotConfig:
+    """Return the `robot:` section of a file's content.
+
+    Args:
+        path: of the file, for messages.
+        content: of the file, as `read_config` returns it.
+
+    Raises:
+        InputError: no such section, or an invalid value.
+    """
     if "robot" not in content:
         raise InputError(f"{path}: expected a section `robot:`")
-    if "policy" in content:
-        _require_same_contract(path, content["policy"], spec)
     try:
         return RobotConfig.model_validate(content["robot"])
     except ValidationError as error:
@@ -306,14 +420,28 @@ def _require_same_contract(path: Path, section: object, spec: PolicySpec) -> Non
         )
 
 
-def require_compatible(spec: PolicySpec, robot: RobotConfig) -> None:
+def _interface(kind: str) -> str:
+    """Return what commands of an action's kind are, as a phrase."""
+    return {"velocity": "velocity of joints", "twist": "velocity of the base"}.get(kind, kind)
+
+
+def require_compatible(
+    spec: PolicySpec, robot: RobotConfig, trained: Interpolation | None = None
+) -> None:
     """Refuse a policy that must not run on this machine.
 
+    Args:
+        spec: the policy's contract.
+        robot: the machine.
+        trained: the interpolation that is recorded with the policy; None: not compared.
+
     Raises:
-        InputError: the first of `incompatibilities`.
+        InputError: the first of `incompatibilities`, or the robot has another interpolation.
     """
     for problem in incompatibilities(spec, robot):
         raise problem
+    if trained is not None:
+        require_trained(trained, robot.command.interpolated, spec.name, f"robot {robot.name}")
 
 
 def incompatibilities(spec: PolicySpec, robot: RobotConfig) -> Iterator[InputError]:
@@ -325,11 +453,10 @@ def incompatibilities(spec: PolicySpec, robot: RobotConfig) -> Iterator[InputErr
             f"policy {spec.name} needs the joints {needed}, robot {robot.name} lacks {missing}",
             code="joints",
         )
-    kind = "velocity" if spec.action.kind == "twist" else spec.action.kind
-    if kind != robot.command.interface:
+    wanted, taken = _interface(spec.action.kind), _interface(robot.command.action_kind)
+    if wanted != taken:
         yield InputError(
-            f"policy {spec.name} commands {kind}, robot {robot.name} takes"
-            f" {robot.command.interface}",
+            f"policy {spec.name} commands {wanted}, robot {robot.name} takes {taken}",
             code="command-kind",
         )
         return  # what is needed of a joint depends on the kind
@@ -339,6 +466,10 @@ def incompatibilities(spec: PolicySpec, robot: RobotConfig) -> Iterator[InputErr
             f" at {robot.state.rate:g} Hz: expected at least the policy's rate",
             code="rate",
         )
+    try:
+        robot.command.interpolated.per_step(spec)
+    except ValueError as error:
+        yield InputError(f"robot {robot.name}: command.rate: {error}", code="rate")
     if spec.needs(*IMU_TERMS) and robot.imu is None:
         yield InputError(
             f"policy {spec.name} observes an imu, robot {robot.name} has none", code="sensors"
@@ -348,15 +479,46 @@ def incompatibilities(spec: PolicySpec, robot: RobotConfig) -> Iterator[InputErr
             f"policy {spec.name} follows a velocity, robot {robot.name} has no command_velocity",
             code="sensors",
         )
+    yield from signal_problems(spec, robot)
+    if spec.needs("joint_effort") and not robot.state.effort:
+        yield InputError(
+            f"policy {spec.name} observes the joints' efforts, robot {robot.name} does not measure"
+            " them: state.effort is false",
+            code="sensors",
+        )
+    measured = () if robot.contact is None else robot.contact.feet
+    if unknown := [foot for foot in spec.feet if foot not in measured]:
+        yield InputError(
+            f"policy {spec.name} observes contacts of the feet {unknown}, contact.feet of robot"
+            f" {robot.name} has {list(measured)}",
+            code="sensors",
+        )
     for joint in spec.joints:
         if joint.name in known:
             ours, limp = robot.joint(joint.name), robot.safety.may_go_limp
             for problem in joint_problems(ours, robot.name, joint, spec.action, limp):
                 yield InputError(problem, code="limits")
+    if robot.phases is not None:
+        machine = {joint.name: joint for joint in robot.joints}
+        for problem in phase_problems(robot.phases, spec, machine, robot.imu is not None):
+            yield InputError(f"robot {robot.name}: {problem}", code="phases")
     for axis in spec.action_joints if spec.action.kind == "twist" else ():
         if axis not in robot.command.limits:
             yield InputError(
                 f"robot {robot.name}: command.limits: expected a largest speed for {axis}, which"
                 f" policy {spec.name} commands",
                 code="limits",
+            )
+
+
+def signal_problems(spec: PolicySpec, robot: RobotConfig) -> Iterator[InputError]:
+    """Yield why a robot cannot give a policy its task commands and sensors."""
+    for name, signal in spec.signals.items():
+        given = robot.signal(signal.kind, name)
+        problem = "is missing" if given is None else given.size_problem(signal.width)
+        if problem:
+            yield InputError(
+                f"policy {spec.name} observes the {signal.kind} {name} of {signal.width} numbers,"
+                f" robot {robot.name}: {signal.section}.{name}: {problem}",
+                code="sensors",
             )

@@ -20,6 +20,7 @@ from dime_robot.runtime.contract.units import (
     require_plausible,
 )
 
+SPEED_UP = 0.25  # [s] from standing to the velocity limit, where no acceleration limit is given
 MAX_OFFSET = 1e6  # of an encoder that counts many turns [rad or m]
 
 
@@ -41,6 +42,10 @@ class RobotJoint(StrictModel):
     """Largest effort [N m or N]; none: not actuated."""
     effort_rate_limit: float | None = Field(None, gt=0, le=1e3 * MAX_FORCE)
     """Largest change of the effort [N m/s or N/s]; none: any."""
+    acceleration_limit: float | None = Field(None, gt=0, le=1e3 * MAX_SPEED)
+    """For a velocity interface: largest change of the commanded velocity [rad/s2 or m/s2], and the
+    deceleration with which the joint stops before its stops; none: that reaches the velocity_limit
+    in 0.25 s."""
     damping: float | None = Field(None, ge=0, le=MAX_DAMPING)
     """For an effort interface: the safe command is -damping * velocity [N m s/rad or N s/m]; 0 lets
     the joint coast."""
@@ -49,6 +54,11 @@ class RobotJoint(StrictModel):
     needed where safety.may_go_limp is false."""
     safe_position: float | None = Field(None, ge=-MAX_DISTANCE, le=MAX_DISTANCE)
     """For a position interface: the safe command moves here [rad or m]."""
+
+    @property
+    def acceleration(self) -> float:
+        """Acceleration limit, or its default [rad/s2 or m/s2]."""
+        return self.acceleration_limit or self.velocity_limit / SPEED_UP
 
     @property
     def hardware_name(self) -> str:
@@ -116,7 +126,7 @@ def joint_problems(
             f" {'anything' if effort is None else f'{effort:g}'}; a limit may be tightened, not"
             " loosened"
         )
-    if action.kind == "position" and limits is not None:
+    if action.kind == "position" and action.reference == "default" and limits is not None:
         scale = action.scale[joint.name]
         low, high = joint.default_position - scale, joint.default_position + scale
         if high < limits[0] or low > limits[1]:

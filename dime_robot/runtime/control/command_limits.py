@@ -12,6 +12,9 @@ from dime_robot.runtime.control.state import CommandKind, RobotState
 
 _INFINITE = (-np.inf, np.inf)
 MAX_GAP = 2.0  # control periods: after a longer pause a command changes no more than in these
+# control periods that a joint may move on at a velocity before it is lowered. From 4 on one that
+# follows its command a period late does not overshoot: z^2 - z + 1 / REACTION has real roots
+REACTION = 4.0
 
 
 class CommandLimits:
@@ -35,7 +38,8 @@ class CommandLimits:
         self._margin = np.zeros(count)
         self._speed = np.full(count, np.inf)
         self.slew = np.full(count, np.inf)  # largest change of a command [its unit per s]
-        self._reach = np.full(count, np.inf)  # largest distance of a target from the joint
+        self.reach = np.full(count, np.inf)  # largest distance of a target from the joint
+        self._reaction = REACTION * spec.period  # [s]
         if self.kind == "twist":
             self.high[:] = [robot.command.limits[axis] for axis in self.names]
             self.low[:] = -self.high
@@ -47,11 +51,13 @@ class CommandLimits:
             joint = robot.joint(name)
             self.state_index[i] = order.index(name)
             self._of_joint(i, joint, robot.safety.soft_margin)
-            if self.kind == "position":
+            if self.kind == "velocity":
+                self.slew[i] = joint.acceleration
+            elif self.kind == "position":
                 self.slew[i] = joint.velocity_limit
                 stiffness = spec.joint(name).stiffness
                 if stiffness is not None and joint.effort_limit is not None:
-                    self._reach[i] = joint.effort_limit / stiffness
+                    self.reach[i] = joint.effort_limit / stiffness
         self._slews = bool(np.isfinite(self.slew).any())
         self._soft_low, self._soft_high = self.low + self._margin, self.high - self._margin
 
@@ -98,10 +104,50 @@ class CommandLimits:
                 return self._clamp_effort(value, previous, state, elapsed)
             case "position":
                 return self._clamp_position(value, previous, state, elapsed)
+            case "velocity":
+                return self._clamp_velocity(value, previous, state, elapsed)
         result = _Clamped(value)
         result.set(_clip(value, self.low, self.high), Fault.VELOCITY_LIMIT)
         result.set(self.slewed(result.value, previous, elapsed), Fault.VELOCITY_LIMIT)
         return result.value, result.faults
+
+    def held(self, previous: FloatArray, elapsed: float) -> FloatArray:
+        """Return the command that holds: the last one again, or velocities of joints towards 0.
+
+        A held velocity would run on, and without readings no limit would stop it before a stop.
+
+        Args:
+            previous: sent before, shape (n_act,).
+            elapsed: since it was sent [s].
+        """
+        if self.kind != "velocity":
+            return previous
+        return self.slewed(np.zeros(len(self.names)), previous, elapsed)
+
+    def before_stops(self, value: FloatArray, state: RobotState) -> FloatArray:
+        """Limit velocities towards a stop, so that each joint can still stop before the soft stop.
+
+        A joint at a distance d that moves on at v for the reaction time h and then decelerates at
+        a stops in time if v h + v^2 / (2 a) <= d, so the largest velocity is
+
+            v = sqrt((a h)^2 + 2 a d) - a h,  and 0 beyond the soft stop
+
+        A joint that follows its command needs no more than the deceleration a to stay below this.
+        Nothing else may: a reading that is nearer to the stop than expected lowers the velocity at
+        once.
+
+        Args:
+            value: shape (n_act,) [rad/s or m/s].
+            state: the newest reading.
+        """
+        position, lost = self.position(state), self.slew * self._reaction
+        above = np.maximum(self._soft_high - position, 0.0)
+        below = np.maximum(position - self._soft_low, 0.0)
+        return _clip(
+            value,
+            lost - np.sqrt(lost**2 + 2 * self.slew * below),
+            np.sqrt(lost**2 + 2 * self.slew * above) - lost,
+        )
 
     def within_effort(self, value: FloatArray) -> FloatArray:
         """Clip an effort to its limits, and to no other limit [N m or N].
@@ -125,7 +171,7 @@ class CommandLimits:
         """
         position = self.position(state)
         low, high = (self._soft_low, self._soft_high) if soft else (self.low, self.high)
-        near, far = position - self._reach, position + self._reach
+        near, far = position - self.reach, position + self.reach
         value = _clip(value, np.maximum(low, near), np.minimum(high, far))
         value = np.where(near > high, near, value)
         return np.where(far < low, far, value)
@@ -135,8 +181,8 @@ class CommandLimits:
         if self.kind != "position":
             return False
         position = self.position(state)
-        beyond = (position - self._reach > self._soft_high) | (
-            position + self._reach < self._soft_low
+        beyond = (position - self.reach > self._soft_high) | (
+            position + self.reach < self._soft_low
         )
         return bool(beyond.any())
 
@@ -190,6 +236,16 @@ class CommandLimits:
             # if the joint is pushed away the target follows it, but no faster than it may move
             result.value = self.slewed(reached, previous, elapsed)
             result.faults.append(Fault.EFFORT_LIMIT)
+        return result.value, result.faults
+
+    def _clamp_velocity(
+        self, value: FloatArray, previous: FloatArray, state: RobotState, elapsed: float
+    ) -> tuple[FloatArray, list[Fault]]:
+        result = _Clamped(value)
+        result.set(_clip(value, -self._speed, self._speed), Fault.VELOCITY_LIMIT)
+        result.set(self.slewed(result.value, previous, elapsed), Fault.VELOCITY_LIMIT)
+        # last, since no acceleration limit is a reason to drive into a stop
+        result.set(self.before_stops(result.value, state), Fault.POSITION_LIMIT)
         return result.value, result.faults
 
 

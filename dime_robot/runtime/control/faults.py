@@ -14,7 +14,7 @@ class SafetyLevel(IntEnum):
 
     RUN = 0  # the policy's command, unchanged
     CLAMP = 1  # the policy's command, brought within the limits
-    HOLD = 2  # the last good command, for `safety.hold` at most
+    HOLD = 2  # the last good command, or velocities of joints towards 0; for `safety.hold` at most
     DAMP = 3  # the command that brings the robot to rest, see `rest.py`
     STOP = 4  # the same, latched
 
@@ -69,9 +69,19 @@ class Fault(str, Enum):
     CLOCK_WENT_BACK = "clock_went_back", SafetyLevel.STOP
     SELF_LATE = "self_late", SafetyLevel.RUN  # the command ramps from the measured pose
     SELF_STALLED = "self_stalled", SafetyLevel.STOP
+    TASK_COMMAND_LOST = "task_command_lost", SafetyLevel.RUN  # it is held, or becomes 0
+    SENSOR_LOST = "sensor_lost", SafetyLevel.HOLD
+    SIGNAL_LOST = "signal_lost", SafetyLevel.STOP  # of either kind, with `when_lost: stop`
+    SIGNAL_REFUSED = "signal_refused", SafetyLevel.RUN  # the value before it is used
+    CONTACT_STALE = "contact_stale", SafetyLevel.HOLD
+    PHASE_FAILED = "phase_failed", SafetyLevel.STOP  # with `on_failure: stop`
+    JOYSTICK_LOST = "joystick_lost", SafetyLevel.RUN  # the velocity becomes 0
+    JOYSTICK_REFUSED = "joystick_refused", SafetyLevel.RUN  # a message, an axis or a request
 
 
 UNUSABLE = frozenset(fault for fault in Fault if fault.makes_unusable)
+# the policy is not evaluated; a lost sensor says nothing about the joints, which are damped as ever
+BLINDING = UNUSABLE | {Fault.SENSOR_LOST, Fault.CONTACT_STALE}
 
 
 def serious(faults: Iterable[Fault]) -> list[Fault]:

@@ -116,6 +116,14 @@ class JointMapping:
         velocity: FloatArray = self._sign * readings[self._index]
         return velocity
 
+    def efforts(self, readings: FloatArray) -> FloatArray:
+        """Convert the efforts of a message to policy order, after `set_order` [N m or N].
+
+        Args:
+            readings: efforts as in the message, shape (n_names,) [N m or N].
+        """
+        return self.velocities(readings)  # of both only the sign changes
+
     def command(self, command: JointCommand) -> FloatArray:
         """Convert a command to the hardware's numbers, in the order of `command_names`."""
         values: FloatArray = (
@@ -131,6 +139,15 @@ class JointMapping:
         position = self._sign * state.joint_position + self._offset
         velocity = self._sign * state.joint_velocity
         return [self._hardware_names[i] for i in order], position[order], velocity[order]
+
+    def effort_readings(self, effort: FloatArray) -> FloatArray:
+        """Return the hardware's readings of measured efforts, in the robot's order [N m or N].
+
+        Args:
+            effort: in policy order, shape (n_joints,) [N m or N].
+        """
+        readings: FloatArray = (self._sign * effort)[self._robot_order]
+        return readings
 
     def held_readings(self, held: FloatArray) -> tuple[list[str], FloatArray]:
         """Return hardware names and readings of the held joints, shape (n_held,) [rad or m].

@@ -7,10 +7,13 @@ both use exactly these.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 
 from dime_robot.runtime.contract.policy_spec import (
+    SIGNAL_TERMS,
     Float32Array,
     FloatArray,
     ObservationTerm,
@@ -35,8 +38,15 @@ class ObservationEncoder:
                     f"policy {spec.name}: observation term {term.name} is a flat vector of a"
                     " simulated environment; a robot's state cannot fill it"
                 )
+        feet = {foot: i for i, foot in enumerate(spec.feet)}
         self._terms = [
-            (term, np.array([index[name] for name in term.joints], dtype=np.intp))
+            (
+                term,
+                np.array(
+                    [feet[name] for name in term.feet] or [index[name] for name in term.joints],
+                    dtype=np.intp,
+                ),
+            )
             for term in spec.observation
         ]
         self._default = np.array([joint.default_position for joint in spec.joints])
@@ -101,16 +111,30 @@ class ObservationEncoder:
                 return np.sin(state.joint_position[joints])
             case "last_action":
                 return self._no_action if last_action is None else last_action
+            case "joint_effort":
+                efforts = state.joint_effort
+                vector = None if efforts is None else efforts[joints]
+            case "foot_contact":
+                contacts = state.foot_contact
+                vector = None if contacts is None else contacts[joints]
             case "angular_velocity":
                 vector = state.angular_velocity
             case "command_velocity":
                 vector = state.command_velocity
+            case "command" | "sensor":
+                vector = (state.signals or {}).get(term.signal_name)
+                if vector is not None and vector.shape != (term.width,):
+                    raise ValueError(
+                        f"observation term {term.name}: expected {term.signal_name} of shape"
+                        f" {(term.width,)}, got {vector.shape}"
+                    )
             case _:
                 vector = None
                 if state.orientation is not None:
                     vector = projected_gravity(state.orientation)
         if vector is None:
-            raise ValueError(f"observation term {term.name}: the state has no {term.kind}")
+            what = f"{term.kind} {term.signal_name}" if term.kind in SIGNAL_TERMS else term.kind
+            raise ValueError(f"observation term {term.name}: the state has no {what}")
         return vector
 
 
@@ -122,6 +146,16 @@ def projected_gravity(orientation: FloatArray) -> FloatArray:
     """
     w, x, y, z = orientation / np.linalg.norm(orientation)
     return np.array([2 * (w * y - x * z), -2 * (w * x + y * z), 2 * (x * x + y * y) - 1])
+
+
+def tilt_of(orientation: FloatArray) -> float:
+    """Return the angle between the base's vertical axis and the world's [degrees].
+
+    Args:
+        orientation: base to world, w x y z, shape (4,).
+    """
+    upright = float(np.clip(-projected_gravity(orientation)[2], -1.0, 1.0))
+    return math.degrees(math.acos(upright))
 
 
 class ActionDecoder:
@@ -143,22 +177,57 @@ class ActionDecoder:
         self._offset = np.zeros(len(self._joints))
         if self._kind == "position":
             self._offset[:] = [spec.joint(name).default_position for name in self._joints]
+        self._reference = spec.action.reference
+        if self._reference != "default":
+            self._require_measured_joints(spec)
         self._low_pass = spec.action.low_pass
         # the previous action, after the low-pass, for `last_action` terms. Shape (n_act,)
         self.last_action: FloatArray = np.zeros(len(self._joints))
+
+    def _require_measured_joints(self, spec: PolicySpec) -> None:
+        """Find what a target relative to the measured or the commanded position depends on."""
+        order = [joint.name for joint in spec.joints]
+        joints = [spec.joint(name) for name in self._joints]
+        self._rows = np.array([order.index(name) for name in self._joints], dtype=np.intp)
+        stops = [joint.position_limits or (-np.inf, np.inf) for joint in joints]
+        self._low, self._high = np.array(stops).T
+        # distance of a target at which the stiffness alone demands the largest effort [rad or m]
+        self._reach = np.array(
+            [(joint.effort_limit or np.inf) / (joint.stiffness or 1.0) for joint in joints]
+        )
 
     def reset(self) -> None:
         """Forget the last action."""
         self.last_action = np.zeros(len(self._joints))
 
-    def decode(self, action: FloatArray) -> JointCommand:
-        """Apply low-pass, scale and default position.
+    def action_of(self, command: FloatArray, state: RobotState) -> FloatArray:
+        """Return the action that would have given a command, as far as one can; shape (n_act,).
+
+        Args:
+            command: in the unit of the robot's interface, shape (n_act,).
+            state: the newest reading, for positions relative to the measured or commanded ones.
+        """
+        zero = self._offset if self._reference == "default" else state.joint_position[self._rows]
+        action: FloatArray = np.minimum(np.maximum((command - zero) / self.scale, -1.0), 1.0)
+        return action
+
+    def decode(
+        self, action: FloatArray, state: RobotState | None = None, sent: FloatArray | None = None
+    ) -> JointCommand:
+        """Apply low-pass, scale and reference.
 
         If an action is not finite the whole command is NaN, which the safety filter refuses, and
         the last action stays unchanged.
 
         Args:
             action: in [-1, 1], shape (n_act,).
+            state: the reading that the action answers; needed by positions relative to the measured
+                or the commanded ones.
+            sent: the command that was really sent in the step before, shape (n_act,) [rad or m];
+                None: none was, so that a commanded reference begins at the measured position.
+
+        Raises:
+            ValueError: the contract's reference needs a reading, and none was given.
         """
         if not np.isfinite(action).all():
             return JointCommand(self._joints, np.full(len(self._joints), np.nan), self._kind)
@@ -166,4 +235,24 @@ class ActionDecoder:
         if self._low_pass < 1.0:
             bounded = self._low_pass * bounded + (1.0 - self._low_pass) * self.last_action
         self.last_action = bounded
-        return JointCommand(self._joints, self._offset + self.scale * bounded, self._kind)
+        change = self.scale * bounded
+        if self._reference == "default":
+            return JointCommand(self._joints, self._offset + change, self._kind)
+        if state is None:
+            raise ValueError(f"a {self._reference} reference needs a reading of the joints")
+        return JointCommand(self._joints, self._relative(change, state, sent), self._kind)
+
+    def _relative(
+        self, change: FloatArray, state: RobotState, sent: FloatArray | None
+    ) -> FloatArray:
+        """Return targets relative to the measured or the commanded positions [rad or m]."""
+        measured: FloatArray = state.joint_position[self._rows]
+        if self._reference == "measured" or sent is None:
+            return measured + change
+        # the contract's own limits: in training nothing else keeps the sum of changes from growing
+        # beyond a stop, or from where the largest effort is reached
+        target = np.minimum(np.maximum(sent + change, self._low), self._high)
+        reached: FloatArray = np.minimum(
+            np.maximum(target, measured - self._reach), measured + self._reach
+        )
+        return reached

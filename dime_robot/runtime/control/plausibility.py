@@ -20,6 +20,7 @@ UNSEEN_SPEED = 0.5  # share of the speed limit that a joint may have had between
 TURN_SLACK = 0.1  # [rad] of an orientation
 FROZEN_MULTIPLE = 5.0  # of resolution + dead band: a larger motion of a command must move a joint
 FROZEN_EFFORT = 0.2  # share of the effort limit: a larger change of an effort must move a joint
+FROZEN_SPEED = 0.05  # share of the velocity limit; friction may hold a joint at a slower command
 EFFORT_PATIENCE = 4.0  # times `frozen_after`, since friction may hold the joint for that long
 
 
@@ -66,13 +67,19 @@ class ReadingCheck:
         self._gyro = SPEED_TOLERANCE * (robot.imu.max_rate if robot.imu else np.inf)
         self._frozen_after = robot.state.frozen_after
         self._kind = spec.action.kind
-        # change of a command after which the joints must have moved [N m, N, rad, m]
+        # change of a command (of velocities: of their integral) after which the joints must have
+        # moved [N m, N, rad, m]
         threshold = FROZEN_MULTIPLE * (robot.state.resolution + robot.state.dead_band)
         self._threshold = np.full(len(spec.action_joints), threshold)
         if self._kind == "effort":
             limits = [robot.joint(name).effort_limit or np.inf for name in spec.action_joints]
             self._threshold = FROZEN_EFFORT * np.array(limits)
             self._frozen_after *= EFFORT_PATIENCE
+        # of velocities of joints: how far those that were sent would have moved the joints
+        self._slowest = np.zeros(len(spec.action_joints))  # speed that counts [rad/s or m/s]
+        if self._kind == "velocity":
+            speeds = [robot.joint(name).velocity_limit for name in spec.action_joints]
+            self._slowest = FROZEN_SPEED * np.array(speeds)
         self.restart()
 
     def restart(self) -> None:
@@ -89,6 +96,8 @@ class ReadingCheck:
         self._same_since = 0.0  # when they last changed [s]
         self._low: FloatArray | None = None  # range of the commands since then
         self._high: FloatArray | None = None
+        self._travel: FloatArray = np.zeros(len(self._slowest))  # of velocities [rad or m]
+        self._last_command: tuple[float, FloatArray] | None = None  # when [s], and the velocities
 
     def position_jump(self, position: FloatArray, velocity: FloatArray, stamp: float) -> str:
         """Return why positions cannot follow the previous ones, as a phrase; empty: they can.
@@ -170,12 +179,20 @@ class ReadingCheck:
             self.broken = f"{why}; {self._rejected} such readings in a row"
         return why
 
-    def commanded(self, value: FloatArray) -> None:
+    def commanded(self, value: FloatArray, now: float) -> None:
         """Take a command that was sent; shape (n_act,) in SI units.
 
         Args:
             value: shape (n_act,), SI units.
+            now: steady time [s].
         """
+        if self._kind == "velocity":
+            if self._last_command is not None:
+                since, velocity = self._last_command
+                counted = np.where(np.abs(velocity) > self._slowest, velocity, 0.0)
+                self._travel = self._travel + counted * (now - since)
+            self._last_command = (now, value)
+            value = self._travel
         if self._low is None or self._high is None:
             self._low, self._high = value, value
         else:

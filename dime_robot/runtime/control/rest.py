@@ -7,6 +7,7 @@ The safe command is sent while a fault lasts, after a stop, and during shutdown:
               then nothing, so that the robot's own time-out acts
     position  towards the safe position at `safe_speed` of each joint's velocity limit, never
               further from the newest trusted position than the joint's reach
+    velocity  of joints: towards 0 at each joint's acceleration limit, sooner before a stop
     twist     towards 0 at the configured acceleration
 
 Pure: the time is passed in.
@@ -24,7 +25,7 @@ from dime_robot.runtime.control.command_limits import CommandLimits
 from dime_robot.runtime.control.state import RobotState
 
 LOST_FOR = 0.2  # [s] without a trusted velocity, after which a shutdown ends at effort 0
-SETTLED_FOR = 0.5  # [s] for which a robot that may not go limp has to be slow
+SETTLED_FOR = 0.5  # [s] for which a robot that may not go limp, or a velocity 0, has to be slow
 SLIGHT_EFFORT = 0.02  # share of the effort limit; smaller damping efforts carry no load
 ARRIVED = 0.3  # distance from its safe position that a joint may keep under load [rad or m]
 
@@ -61,6 +62,8 @@ class Rest:
         self.max_duration = robot.safety.rest_timeout  # of a shutdown [s]
         if limits.kind == "twist":  # a base needs time to slow down
             self.max_duration += float(limits.high.max()) / robot.command.acceleration
+        elif limits.kind == "velocity":
+            self.max_duration += max(joint.velocity_limit / joint.acceleration for joint in joints)
         self._lost_since: float | None = None  # since when no velocity is trusted [s]
         self._began: float | None = None  # start of the shutdown [s]
         self._slow_since: float | None = None  # since when all joints are slow [s]
@@ -89,6 +92,8 @@ class Rest:
         value: FloatArray = previous + np.minimum(np.maximum(self._target - previous, -step), step)
         if limits.kind == "position" and newest is not None:  # do not force a blocked joint
             value = limits.slewed(limits.within_reach(value, newest), previous, elapsed)
+        elif limits.kind == "velocity" and newest is not None:
+            value = limits.before_stops(value, newest)
         return value
 
     def _effort(self, now: float, state: RobotState | None) -> FloatArray | None:
@@ -133,6 +138,8 @@ class Rest:
                 return self._shut_down_effort(now, timed_out, value, state)
             case "position":
                 return value, self._position_reached(timed_out, value, state)
+            case "velocity":
+                return value, self._velocity_reached(now, timed_out, value, state)
         if value is not None and not value.any():
             return value, RestReached(True, "standing: a velocity of 0 is commanded")
         if timed_out:
@@ -158,12 +165,7 @@ class Rest:
             if lost or timed_out:
                 return zero, RestReached(False, "no velocity can be trusted, effort 0")
             return zero, None
-        speed = np.abs(limits.velocity(state))
-        if (speed > safety.rest_speed).any():
-            self._slow_since = None
-        elif self._slow_since is None:
-            self._slow_since = now
-        slow_for = -1.0 if self._slow_since is None else now - self._slow_since
+        speed, slow_for = self._slow_for(now, state)
         assert value is not None  # `_effort` returns one for every state
         if self._limp and not self._damping.any():
             return zero, RestReached(False, "a damping of 0 lets the joints coast, effort 0")
@@ -181,6 +183,36 @@ class Rest:
         if timed_out:
             return value, RestReached(False, f"{self._fastest(speed)}, damped until now; {own}")
         return value, None
+
+    def _slow_for(self, now: float, state: RobotState) -> tuple[FloatArray, float]:
+        """Return the speeds of the joints, and for how long all have been slow; -1: they are not.
+
+        Args:
+            now: steady time [s].
+            state: a trusted reading.
+        """
+        speed = np.abs(self._limits.velocity(state))
+        if (speed > self._safety.rest_speed).any():
+            self._slow_since = None
+        elif self._slow_since is None:
+            self._slow_since = now
+        return speed, -1.0 if self._slow_since is None else now - self._slow_since
+
+    def _velocity_reached(
+        self, now: float, timed_out: bool, value: FloatArray | None, state: RobotState | None
+    ) -> RestReached | None:
+        assert value is not None
+        sent = "still slowing down" if value.any() else "a velocity of 0 is commanded"
+        if state is None:
+            self._slow_since = None
+            if value.any() and not timed_out:
+                return None
+            return RestReached(False, f"{sent}, no reading says whether the joints stand")
+        speed, slow_for = self._slow_for(now, state)
+        if not value.any() and slow_for >= SETTLED_FOR:
+            slow = f"all joints slower than {self._safety.rest_speed:g}"
+            return RestReached(True, f"{sent}, {slow}")
+        return RestReached(False, f"{self._fastest(speed)}, {sent}") if timed_out else None
 
     def _position_reached(
         self, timed_out: bool, value: FloatArray | None, state: RobotState | None

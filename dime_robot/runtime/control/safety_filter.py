@@ -4,7 +4,7 @@ Pure: no clock, no thread, no ROS. The time is an argument of every step, so eve
 tested and replayed. The response to a fault begins at its `first_response` and escalates while the
 fault lasts:
 
-    hold   for `safety.hold`, then
+    hold   for `safety.hold`, then (velocities of joints slow down meanwhile)
     damp   for `safety.damp`, then
     stop   until an operator re-arms
 
@@ -23,7 +23,9 @@ from dime_robot.runtime.contract.policy_spec import IMU_TERMS, FloatArray, Polic
 from dime_robot.runtime.contract.robot_config import RobotConfig
 from dime_robot.runtime.control.command_limits import CommandLimits
 from dime_robot.runtime.control.faults import UNUSABLE, Fault, SafetyLevel, serious
-from dime_robot.runtime.control.observation import projected_gravity
+from dime_robot.runtime.control.interpolation import CommandPath
+from dime_robot.runtime.control.observation import projected_gravity, tilt_of
+from dime_robot.runtime.control.phases import Phase
 from dime_robot.runtime.control.rest import Rest, RestReached
 from dime_robot.runtime.control.state import JointCommand, RobotState
 
@@ -40,6 +42,25 @@ class Decision(NamedTuple):
     level: SafetyLevel
     faults: tuple[Fault, ...] = ()
     sent: bool = True  # False: nothing may be sent, the robot's own time-out has to act
+    # where the interpolation that begins with it leads, shape (n_act,); None: it leads nowhere
+    goal: FloatArray | None = None
+    phase: Phase = Phase.POLICY
+    policy: str = ""  # name of the policy that acts
+
+    @property
+    def of_step(self) -> JointCommand:
+        """The command of the whole step: the goal, or else the command."""
+        return self.command if self.goal is None else self.command._replace(value=self.goal)
+
+
+class Needs(NamedTuple):
+    """What a policy, or a phase without one, needs of a reading."""
+
+    imu: bool = False
+    command: bool = False  # a commanded velocity
+    effort: bool = False  # of the joints
+    contact: bool = False  # of the feet
+    signals: tuple[str, ...] = ()  # task commands and sensors
 
 
 class SafetyFilter:
@@ -67,20 +88,18 @@ class SafetyFilter:
                 low, high = joint.position_limits
                 slack = RANGE_TOLERANCE * (high - low)
                 self._low[i], self._high[i] = low - slack, high + slack
-        self._needs_command = spec.needs("command_velocity")
         self._gyro = robot.imu.max_rate if robot.imu is not None else np.inf
-        self._needs_imu = spec.needs(*IMU_TERMS) or self._config.tilt_limit is not None
+        self._limits_tilt = robot.phases is not None and robot.limits_tilt
+        self.needs = self.needs_of(spec)
         tilt = self._config.tilt_limit
         self._cos_tilt = -2.0 if tilt is None else math.cos(math.radians(tilt))
         count = len(self.limits.names)
         self._sent: FloatArray | None = None  # last command; None: not armed
         self._sent_at: float | None = None  # steady time [s]; None: nothing sent yet
         self._newest: RobotState | None = None  # newest trusted state
-        self._defaults = np.array(
-            [spec.joint(name).default_position for name in self.limits.names]
-            if self.limits.kind == "position"
-            else np.zeros(count)
-        )
+        self._spec = spec
+        # to the policy's commands, at the level RUN or CLAMP; None: without an interpolation
+        self.path = CommandPath.of(robot.command.interpolated, spec.period)
         self._ramp = robot.safety.ramp  # duration of the current ramp [s]
         self._ramp_from: FloatArray = np.zeros(count)
         self._ramp_began = 0.0
@@ -92,15 +111,42 @@ class SafetyFilter:
         """Whether it stays stopped until an operator re-arms."""
         return self.level == SafetyLevel.STOP
 
-    def faults_in(self, state: RobotState) -> list[Fault]:
-        """List the faults that one reading shows by itself."""
-        return [fault for fault, _ in self._defects(state)]
+    def needs_of(self, spec: PolicySpec | None) -> Needs:
+        """Return what a policy needs of a reading; None: what every phase without one needs."""
+        tilt = self._config.tilt_limit is not None
+        if spec is None:
+            return Needs(imu=tilt or self._limits_tilt)
+        return Needs(
+            imu=tilt or spec.needs(*IMU_TERMS),
+            command=spec.needs("command_velocity"),
+            effort=spec.needs("joint_effort"),
+            contact=spec.needs("foot_contact"),
+            signals=tuple(spec.signals),
+        )
 
-    def describe(self, state: RobotState) -> str:
-        """Describe the first fault of a reading as a phrase; empty: none."""
-        return next((phrase for _, phrase in self._defects(state)), "")
+    def require(self, needs: Needs) -> None:
+        """Judge readings by this from now on: another policy commands, or none."""
+        self.needs = needs
 
-    def _defects(self, state: RobotState) -> Iterator[tuple[Fault, str]]:
+    def faults_in(self, state: RobotState, needs: Needs | None = None) -> list[Fault]:
+        """List the faults that one reading shows by itself.
+
+        Args:
+            state: the reading.
+            needs: what is needed of it; None: what was required last.
+        """
+        return [fault for fault, _ in self._defects(state, needs or self.needs)]
+
+    def describe(self, state: RobotState, needs: Needs | None = None) -> str:
+        """Describe the first fault of a reading as a phrase; empty: none.
+
+        Args:
+            state: the reading.
+            needs: as in `faults_in`.
+        """
+        return next((phrase for _, phrase in self._defects(state, needs or self.needs)), "")
+
+    def _defects(self, state: RobotState, needs: Needs) -> Iterator[tuple[Fault, str]]:
         """Yield the faults of a reading, at most one per sensor, each with a phrase."""
         if not self._plausible(state):
             yield self._joint_defect(state)
@@ -109,11 +155,26 @@ class SafetyFilter:
                 Fault.OBSERVATION_OUT_OF_RANGE,
                 "a joint is so far beyond a stop that no target within its reach is allowed",
             )
-        if self._needs_imu:
+        if needs.imu:
             yield from self._imu_defect(state)
         command = state.command_velocity
-        if self._needs_command and (command is None or not np.isfinite(command).all()):
+        if needs.command and (command is None or not np.isfinite(command).all()):
             yield Fault.OBSERVATION_NAN, "no finite commanded velocity"
+        if needs.effort:
+            effort = state.joint_effort
+            if effort is None or not np.isfinite(effort).all():
+                yield Fault.OBSERVATION_NAN, "no finite effort of a joint"
+        if needs.contact:
+            contact = state.foot_contact
+            if contact is None:
+                yield Fault.CONTACT_STALE, "no reading of the feet yet"
+            elif not np.isfinite(contact).all():
+                yield Fault.OBSERVATION_NAN, "no finite force on a foot"
+        for name in needs.signals:
+            value = None if state.signals is None else state.signals.get(name)
+            if value is None or not np.isfinite(value).all():
+                yield Fault.OBSERVATION_NAN, f"no finite value of {name}"
+                break
 
     def _joint_defect(self, state: RobotState) -> tuple[Fault, str]:
         position, velocity = state.joint_position, state.joint_velocity
@@ -150,12 +211,22 @@ class SafetyFilter:
         elif -projected_gravity(orientation)[2] < self._cos_tilt:
             yield Fault.TILT, f"the base is tilted by {tilt_of(orientation):.0f} degrees"
 
-    def arm(self, now: float, state: RobotState) -> None:
-        """Permit commands, with a ramp from the measured pose (effort, twist: the last command).
+    @property
+    def last_command(self) -> FloatArray:
+        """The last command, shape (n_act,); armed filters have one."""
+        assert self._sent is not None
+        return self._sent
+
+    def arm(
+        self, now: float, state: RobotState, spec: PolicySpec | None = None, ramps: bool = True
+    ) -> None:
+        """Permit commands, with a ramp from the measured pose (no position: the last command).
 
         Args:
             now: steady time [s].
             state: the newest reading.
+            spec: contract of the policy that acts; None: the one that was given first.
+            ramps: False: the commands begin at the measured pose by themselves.
 
         Raises:
             ValueError: the state has a fault.
@@ -169,12 +240,18 @@ class SafetyFilter:
         self.rest.restart()
         if self._sent is None:
             self._sent, self._sent_at = self.limits.start(state), None
-        self._begin_ramp(now)
-        if self.limits.kind == "position":
+        self.begin_ramp(now)
+        if not ramps:
+            self._ramp = 0.0
+        elif self.limits.kind == "position":
             self._ramp_from = self.limits.start(state)
-            distance = np.abs(self._defaults - self._ramp_from)
+            spec = spec or self._spec
+            defaults = [spec.joint(name).default_position for name in self.limits.names]
+            distance = np.abs(np.array(defaults) - self._ramp_from)
             duration = distance / (self.limits.slew * self._config.safe_speed)
-            if self._config.ramp > 0:  # 0: the robot's file disables the ramp
+            # an action that is relative to the measured pose begins there, wherever that is;
+            # a ramp of 0: the robot's file disables it
+            if self._config.ramp > 0 and spec.action.reference == "default":
                 self._ramp = max(self._config.ramp, float(duration.max()))
 
     def resume(self, now: float, state: RobotState, gap: float) -> None:
@@ -188,7 +265,7 @@ class SafetyFilter:
             gap: how long this process did not run [s].
         """
         assert self._sent is not None
-        self._begin_ramp(now)
+        self.begin_ramp(now)
         if self.limits.kind == "position":
             self._ramp_from = self.limits.start(state)
         self._ramp = gap
@@ -237,18 +314,25 @@ class SafetyFilter:
         before = self.level
         self.level = self._escalate(now, found)
         if before >= SafetyLevel.DAMP > self.level:
-            self._begin_ramp(now)
+            self.begin_ramp(now)
         elapsed = self.limits.elapsed(self._sent_at, now)
         value: FloatArray | None
+        goal: FloatArray | None = None
         if self.level >= SafetyLevel.DAMP:
             value = self.rest.step(now, elapsed, self._sent, trusted, self._newest)
         elif trusted is None or unusable:
-            value = self._sent
+            value = self.limits.held(self._sent, elapsed)
         else:
             self.rest.restart()
             held = self.level == SafetyLevel.HOLD or wanted is None
-            target = self._sent if wanted is None or held else self._ramped(now, wanted.value)
-            value, clamped = self.limits.clamp(target, self._sent, trusted, elapsed)
+            if wanted is None or held:
+                target = self.limits.held(self._sent, elapsed)
+            else:
+                target = self._ramped(now, wanted.value)
+            if self.path is None or held:
+                value, clamped = self.limits.clamp(target, self._sent, trusted, elapsed)
+            else:
+                value, goal, clamped = self._lead(now, target, trusted, elapsed)
             found += clamped
             if clamped and not held:
                 self.level = SafetyLevel.CLAMP
@@ -261,7 +345,31 @@ class SafetyFilter:
         shown = self.cause if self.latched else tuple(found)
         if self.level >= SafetyLevel.HOLD and not shown:
             shown = self.cause  # still recovering from it
-        return self._decision(now, value, shown)
+        return self._decision(now, value, shown, goal)
+
+    def _lead(
+        self, now: float, target: FloatArray, state: RobotState, elapsed: float
+    ) -> tuple[FloatArray, FloatArray, list[Fault]]:
+        """Begin a path; return its first command, where it leads, and what limits that."""
+        assert self.path is not None and self._sent is not None
+        begin = self.path.at(now, self._sent)
+        begin, _ = self.limits.clamp(begin, self._sent, state, elapsed)
+        goal, clamped = self.limits.clamp(target, begin, state, self.limits.period)
+        self.path.lead(now, begin, goal)
+        return begin, goal, clamped
+
+    def between(self, now: float) -> JointCommand | None:
+        """Return the command on the path to the last step's, within all limits; None: no path.
+
+        Args:
+            now: steady time [s].
+        """
+        path, previous, state = self.path, self._sent, self._newest
+        if path is None or not path.leads or self.latched or previous is None or state is None:
+            return None
+        elapsed = self.limits.elapsed(self._sent_at, now)
+        value, _ = self.limits.clamp(path.at(now, previous), previous, state, elapsed)
+        return self._decision(now, value, (), path.goal).command
 
     def shut_down(
         self, now: float, state: RobotState | None, faults: Sequence[Fault] = ()
@@ -305,15 +413,21 @@ class SafetyFilter:
         return bool(inside.all())  # NaN compares false
 
     def _decision(
-        self, now: float, value: FloatArray | None, faults: tuple[Fault, ...]
+        self,
+        now: float,
+        value: FloatArray | None,
+        faults: tuple[Fault, ...],
+        goal: FloatArray | None = None,
     ) -> Decision:
         assert self._sent is not None
+        if goal is None and self.path is not None:
+            self.path.stop()  # a hold or a safe command: it ends here
         sent = value is not None
         if value is not None:
             value.setflags(write=False)  # it may be sent again, so it must not change
             self._sent, self._sent_at = value, now
         command = JointCommand(self.limits.names, self._sent, self.limits.kind)
-        return Decision(command, self.level, faults, sent)
+        return Decision(command, self.level, faults, sent, goal)
 
     def _escalate(self, now: float, faults: list[Fault]) -> SafetyLevel:
         """Return the level of the response at this step, before limits are applied."""
@@ -339,10 +453,29 @@ class SafetyFilter:
             self._fault_began = None
         return SafetyLevel.RUN
 
-    def _begin_ramp(self, now: float) -> None:
+    def begin_ramp(self, now: float) -> None:
+        """Blend from the last command to the wanted ones, over `safety.ramp`.
+
+        Args:
+            now: steady time [s].
+        """
         assert self._sent is not None
         self._ramp_began, self._ramp_from = now, self._sent
         self._ramp = self._config.ramp
+        if self.path is not None:  # continue from the last command that was really sent
+            self.path.stop()
+
+    def ramps(self, now: float) -> bool:
+        """Whether commands are still blended with the one at the start of a ramp.
+
+        Args:
+            now: steady time [s].
+        """
+        return now - self._ramp_began < self._ramp
+
+    def end_ramp(self) -> None:
+        """Blend no longer: the wanted commands begin at the last one by themselves."""
+        self._ramp = 0.0
 
     def _ramped(self, now: float, value: FloatArray) -> FloatArray:
         """Blend from the command at the start of the ramp to the policy's."""
@@ -351,13 +484,3 @@ class SafetyFilter:
             return value
         share = elapsed / self._ramp
         return self._ramp_from + share * (value - self._ramp_from)
-
-
-def tilt_of(orientation: FloatArray) -> float:
-    """Return the angle between the base's vertical axis and the world's [degrees].
-
-    Args:
-        orientation: base to world, w x y z, shape (4,).
-    """
-    upright = float(np.clip(-projected_gravity(orientation)[2], -1.0, 1.0))
-    return math.degrees(math.acos(upright))

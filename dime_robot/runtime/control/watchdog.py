@@ -16,7 +16,7 @@ SEGMENT = 0.4  # [s] over which a mean rate is measured, and
 SEGMENT_READINGS = 8  # least number of readings in it
 RATE_WARNING, RATE_SLACK = 0.1, 0.2  # relative error of a mean rate: warning, fault
 WHOLE = 0.25  # share of a period by which a gap may differ from whole periods
-SINGLE = 0.25  # share of gaps of one period, from which longer gaps count as lost readings
+SINGLE = 0.15  # share of gaps of one period, from which longer gaps count as lost readings
 SEGMENTS = 3  # in a row, all too slow or all too fast, mean a wrong rate
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from traceback import extract_tb
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -60,3 +62,14 @@ def _describe(problem: ErrorDetails) -> str:
     if problem["type"] in ("value_error", "missing"):  # the message has the value, or there is none
         return text
     return f"{text}, got {problem['input']!r:.60}"
+
+
+def in_one_line(error: BaseException) -> str:
+    """Return an exception's message, and the file and line where it was raised."""
+    try:
+        words = str(error)
+    except Exception:  # PyOpenGL's exceptions have no message where there is no display
+        words = "(no message)"
+    text = " ".join(f"{type(error).__name__}: {words}".split())[:200]
+    frames = extract_tb(error.__traceback__)
+    return f"{text} ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else text

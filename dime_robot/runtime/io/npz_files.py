@@ -11,6 +11,7 @@ import math
 import zipfile
 import zlib
 from collections.abc import Mapping
+from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -50,13 +51,16 @@ def write_npz(
     write_atomically(path, content, advice)
 
 
-def read_npz(path: Path, max_bytes: Mapping[str, int], expected: str) -> dict[str, Any]:
+def read_npz(
+    path: Path, max_bytes: Mapping[str, int], expected: str, content: bytes | None = None
+) -> dict[str, Any]:
     """Read a file that `write_npz` wrote, or numpy.savez in an earlier release.
 
     Args:
         path: a regular file.
         max_bytes: name of each array that the file has to contain -> its largest size in memory.
         expected: what the file should be, for the message.
+        content: of a file inside `path`; None: `path` itself is read.
 
     Returns:
         The arrays by name; they can be written to.
@@ -65,7 +69,7 @@ def read_npz(path: Path, max_bytes: Mapping[str, int], expected: str) -> dict[st
         InputError: another file, other arrays, larger ones, or a file that was changed.
     """
     limit = sum(max_bytes.values()) + MAX_ARCHIVE_EXTRA
-    with open_regular(path, expected, limit) as raw:
+    with open_regular(path, expected, limit) if content is None else BytesIO(content) as raw:
         try:
             found = check_seal(path, raw)
             if found.sealed:

@@ -6,6 +6,11 @@ when the whole provenance is read.
 
 from __future__ import annotations
 
+from typing import Any
+
+from pydantic import SerializerFunctionWrapHandler, model_serializer
+
+from dime_robot.runtime.contract.interpolation import NO_INTERPOLATION, Interpolation
 from dime_robot.runtime.contract.policy_spec import StrictModel
 from dime_robot.runtime.policy.noise import NoiseMode
 
@@ -86,6 +91,10 @@ class Provenance(StrictModel):
     seed: int
     lineage: tuple[str, ...] = ()
     """Commands that repeat the training, oldest first; none: not recorded."""
+    task_digest: str | None = None
+    """SHA-256 of the robot task it was trained in; none: another environment, or not recorded."""
+    interpolation: Interpolation = NO_INTERPOLATION
+    """Of the commands of the robot it was trained with; none in files of earlier releases."""
     git_commit: str
     versions: dict[str, str]
     diffusion_steps: int
@@ -98,3 +107,11 @@ class Provenance(StrictModel):
     parity: ParityCertificate
     closed_loop: ClosedLoopCertificate
     latency: LatencyCertificate
+
+    @model_serializer(mode="wrap")
+    def _omit_no_interpolation(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Keep files without one readable by earlier releases."""
+        content: dict[str, Any] = handler(self)
+        if not self.interpolation:
+            content.pop("interpolation", None)
+        return content

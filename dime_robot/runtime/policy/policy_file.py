@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from dime_robot.runtime.contract.interpolation import NO_INTERPOLATION, Interpolation
 from dime_robot.runtime.contract.policy_spec import PolicySpec
 from dime_robot.runtime.io.errors import InputError, first_problem
 from dime_robot.runtime.io.untrusted_files import read_bytes
@@ -32,7 +33,8 @@ if TYPE_CHECKING:
     from dime_robot.runtime.policy.certificate import Provenance
 
 FORMAT_VERSION = "2"  # 2: the closed-loop certificate states how it was decided
-READABLE_VERSIONS = ("1", "2")
+INTERPOLATED_VERSION = "3"  # the same, of a policy that an earlier release would run wrongly
+READABLE_VERSIONS = ("1", "2", "3")
 MAX_BYTES = 256 * 2**20  # of a file; the largest policy benchmarked has 1 MB
 FORMAT, SPEC, PROVENANCE = "dime.format", "dime.spec", "dime.provenance"
 POLICY_DIGEST, FILE_DIGEST = "dime.policy_digest", "dime.file_digest"
@@ -50,6 +52,7 @@ class PolicyFile:
     diffusion_steps: int  # N
     batch: int  # observations per call
     certified: tuple[NoiseMode, ...]  # noise modes
+    interpolation: Interpolation  # of the commands that it was trained with
     record: str  # the provenance, as JSON
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -178,6 +181,7 @@ class _Summary(BaseModel):
     diffusion_steps: int = Field(ge=1)
     batch: int = Field(ge=1)
     noise: dict[NoiseMode, _NoiseSummary]
+    interpolation: Interpolation = NO_INTERPOLATION
 
 
 def parse_metadata(path: Path, metadata: Mapping[str, str]) -> PolicyFile:
@@ -193,7 +197,7 @@ def parse_metadata(path: Path, metadata: Mapping[str, str]) -> PolicyFile:
         raise InputError(f"{path}: expected the metadata {missing}, got {sorted(metadata)}")
     if metadata[FORMAT] not in READABLE_VERSIONS:
         raise InputError(
-            f"{path}: expected format version {' or '.join(READABLE_VERSIONS)}, got"
+            f"{path}: expected format version {', '.join(READABLE_VERSIONS)}, got"
             f" {metadata[FORMAT]!r:.20}; use the dime_robot release that exported it",
             code="version",
         )
@@ -218,5 +222,6 @@ def parse_metadata(path: Path, metadata: Mapping[str, str]) -> PolicyFile:
         diffusion_steps=summary.diffusion_steps,
         batch=summary.batch,
         certified=tuple(m for m in NOISE_MODES if m in noise and noise[m].certified),
+        interpolation=summary.interpolation,
         record=metadata[PROVENANCE],
     )

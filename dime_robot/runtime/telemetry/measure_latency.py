@@ -184,6 +184,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         period = 1000 / policy.spec.rate
         print(f"policy     {policy.spec.name}, {policy.spec.rate:g} Hz ({period:g} ms a step)")
         print("\n".join(describe(latency)))
+        if interpolation := policy.file.interpolation:
+            print(f"commands   interpolation {interpolation.describe(policy.spec)}")
     if budget is not None:
         steps = policy.file.diffusion_steps
         problem = budget_problem(latency, budget.milliseconds, budget.percentile, steps)

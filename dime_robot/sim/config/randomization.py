@@ -13,9 +13,9 @@ RandomKind = Literal[
     "friction",  # sliding friction of geoms
     "body_mass",  # of bodies, whose inertia grows with it
     "center_of_mass",  # of bodies: one draw for each of x, y, z of the body's frame
-    "motor_strength",  # ratio of actual to computed effort of a position drive
+    "motor_strength",  # ratio of actual to computed effort of a joint's drive
     "stiffness",  # of a position drive
-    "damping",  # of a position drive
+    "damping",  # of a drive of positions or velocities
     "armature",  # of joints: inertia of the rotor
     "joint_friction",  # of joints: effort needed to move them
     "joint_damping",  # of joints: passive damping of gears and bearings, without that of drives

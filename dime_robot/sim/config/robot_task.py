@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
-from dime_robot.runtime.contract.config_files import config_folder, read_config
-from dime_robot.runtime.contract.policy_spec import IMU_TERMS, TWIST_AXES, PolicySpec, StrictModel
+from dime_robot.runtime.contract.config_files import (
+    config_folder,
+    read_config,
+    shipped_config,
+    shipped_names,
+)
+from dime_robot.runtime.contract.names import Name
+from dime_robot.runtime.contract.policy_spec import IMU_TERMS, PolicySpec, StrictModel
 from dime_robot.runtime.contract.robot_config import RobotConfig
-from dime_robot.runtime.contract.units import lower_bound, upper_bound
+from dime_robot.runtime.contract.units import upper_bound
 from dime_robot.runtime.io.errors import InputError, first_problem
+from dime_robot.sim.config.curriculum import MAX_LEVELS, LevelConfig, task_at
+from dime_robot.sim.config.old_tasks import as_terms, with_errors
 from dime_robot.sim.config.randomization import Delay, LatencyConfig, RandomTerm
+from dime_robot.sim.config.symmetry import SymmetryConfig
+from dime_robot.sim.config.task import GROUP, VELOCITY, TaskConfig, with_weights
 
-Seconds = Annotated[float, upper_bound(3600, "s", "ms")]
-Metres = Annotated[float, upper_bound(5, "m", "cm")]
-Tilt = Annotated[float, lower_bound(2, "degrees", "rad")]
-Speed = Annotated[float, upper_bound(10, "m/s", "mm/s")]
 MAX_DECIMATION = 1_000  # more would take hours
-YawRate = Annotated[float, upper_bound(10, "rad/s", "degrees/s")]
+MAX_COMMAND = 10.0  # of a suite's velocities [m/s, rad/s]
 
 
 class Hold(StrictModel):
@@ -47,15 +54,17 @@ class SimConfig(StrictModel):
     camera: str | None = None
     """Camera that renders; none: the free camera."""
     full_torque_speed: float | None = Field(None, gt=0, lt=1)
-    """Share of the robot's velocity_limit up to which a position drive has its full torque, which
+    """Share of the robot's velocity_limit up to which a joint's drive has its full torque, which
     then falls to 0 at the limit; none: full at any speed."""
     drive: Literal["explicit", "implicit"] = "explicit"
-    """Integration of position drives and held joints: explicit, with the state at the beginning of
-    a step, as a digital controller of that period; implicit, with the damping at its end, as a much
-    faster controller: for gains that are unstable otherwise."""
+    """Integration of the drives of commanded and held joints: explicit, with the state at the
+    beginning of a step, as a digital controller of that period; implicit, with the damping at its
+    end, as a much faster controller: for gains that are unstable otherwise."""
     hold: dict[str, Hold] = Field(default_factory=dict)
     """Joints of the robot that the policy does not command: how each is held at its position in
     policy.held_joints."""
+    feet: dict[Name, str] = Field(default_factory=dict)
+    """Foot -> the geom that touches the ground; the force on it is the reading of its sensor."""
     free: tuple[str, ...] = ()
     """Passive joints of the robot, without any drive."""
 
@@ -91,175 +100,6 @@ class SimConfig(StrictModel):
             )
 
 
-class SwingUpConfig(StrictModel):
-    """The swing-up of a cart-pole; `tasks.SwingUp` defines the reward."""
-
-    kind: Literal["swing_up"]
-    cart: str
-    """The prismatic joint."""
-    pole: str
-    """The revolute joint, 0 = upright."""
-    episode_seconds: Seconds = Field(gt=0)
-    """Time limit, a truncation [s]."""
-    position_width: float = Field(gt=0)
-    """Distance at which 'centred' falls to e^-1 [m]."""
-    velocity_width: float = Field(gt=0)
-    """Speed at which 'slow' falls to e^-1 [rad/s]."""
-    success_angle: Annotated[float, lower_bound(1, "degrees", "rad")] = Field(gt=0, lt=90)
-    """The pole counts as standing below it [degrees]."""
-    success_window: Seconds = Field(gt=0)
-    """End of an episode, which is evaluated [s]."""
-    success_share: float = Field(gt=0, le=1)
-    """Share of the window for which the pole has to stand."""
-
-    @property
-    def largest_reward(self) -> float:
-        """Largest reward of one control step: a product of shares."""
-        return 1.0
-
-    @model_validator(mode="after")
-    def _window_fits(self) -> SwingUpConfig:
-        if self.success_window > self.episode_seconds:
-            raise ValueError(
-                f"success_window: expected up to episode_seconds = {self.episode_seconds:g} s, got"
-                f" {self.success_window:g} s"
-            )
-        return self
-
-    def require_fit(self, spec: PolicySpec) -> None:
-        """Refuse a policy that cannot do the task.
-
-        Raises:
-            ValueError: it cannot.
-        """
-        types = {joint.name: joint.type for joint in spec.joints}
-        for field, name, expected in (
-            ("cart", self.cart, "prismatic"),
-            ("pole", self.pole, "revolute"),
-        ):
-            if types.get(name) != expected:
-                known = [joint for joint, kind in types.items() if kind == expected]
-                raise ValueError(
-                    f"task.{field}: expected a {expected} joint of the policy, out of {known}, got"
-                    f" {name!r}"
-                )
-        if self.cart not in spec.action.scale:
-            raise ValueError(
-                f"task.cart: expected a joint of action.scale, {list(spec.action.scale)}, got"
-                f" {self.cart!r}"
-            )
-        for term in spec.observation:
-            if term.kind == "command_velocity":
-                raise ValueError(
-                    f"observation term {term.name}: expected a task with a commanded velocity, got"
-                    f" {self.kind}"
-                )
-
-
-class CommandConfig(StrictModel):
-    """The commanded velocities of training, drawn uniformly."""
-
-    linear_x: tuple[Speed, Speed]
-    """Forward [m/s]."""
-    linear_y: tuple[Speed, Speed]
-    """Left [m/s]."""
-    angular_z: tuple[YawRate, YawRate]
-    """Yaw rate, left [rad/s]."""
-    resample: Seconds = Field(gt=0)
-    """Time between two draws [s]."""
-    standing: float = Field(ge=0, le=1)
-    """Share of draws with velocity 0."""
-    turning: float = Field(0.0, ge=0, le=1)
-    """Share of draws that turn on the spot."""
-
-    @model_validator(mode="after")
-    def _ranges_are_ordered(self) -> CommandConfig:
-        for axis in TWIST_AXES:
-            low, high = getattr(self, axis)
-            if low > high:
-                raise ValueError(f"{axis}: expected [lower, upper], got {[low, high]}")
-        if self.standing + self.turning > 1:
-            raise ValueError(
-                f"expected standing + turning up to 1, got {self.standing:g} + {self.turning:g}"
-            )
-        return self
-
-
-class VelocityRewards(StrictModel):
-    """Weights of the terms in `velocity.VelocityTracking`, per control step."""
-
-    track_linear: float = Field(ge=0)
-    track_yaw: float = Field(ge=0)
-    alive: float = Field(ge=0)
-    vertical_speed: float = Field(le=0)
-    roll_pitch_rate: float = Field(le=0)
-    tilt: float = Field(le=0)
-    action_change: float = Field(le=0)
-    torque: float = Field(le=0)
-    hip_angle: float = Field(le=0)
-
-
-class VelocityTrackingConfig(StrictModel):
-    """A legged base tracks a velocity; `velocity.VelocityTracking` defines the reward."""
-
-    kind: Literal["velocity_tracking"]
-    episode_seconds: Seconds = Field(gt=0)
-    """Time limit, a truncation [s]."""
-    start_height: Metres = Field(gt=0)
-    """Height of the base at reset [m]."""
-    start_noise: Annotated[float, upper_bound(1.6, "rad", "degrees")] = Field(ge=0)
-    """Largest change of a joint at reset [rad]."""
-    commands: CommandConfig
-    linear_width: float = Field(gt=0)
-    """Error at which tracking falls to e^-1 [m/s]."""
-    yaw_width: float = Field(gt=0)
-    """Error at which tracking falls to e^-1 [rad/s]."""
-    rewards: VelocityRewards
-    hips: tuple[str, ...]
-    """Joints that should stay at their default position."""
-    lowest: Metres = Field(gt=0)
-    """Height of the base that ends an episode [m]."""
-    largest_tilt: Tilt = Field(gt=0, lt=180)
-    """That ends an episode [degrees]."""
-    success_error: float = Field(gt=0)
-    """An episode succeeds with no fall and a mean velocity this near [m/s]."""
-
-    @property
-    def largest_reward(self) -> float:
-        """Largest reward of one control step: perfect tracking, upright, without effort."""
-        weights = self.rewards
-        return weights.track_linear + weights.track_yaw + weights.alive
-
-    @model_validator(mode="after")
-    def _starts_above_the_lowest(self) -> VelocityTrackingConfig:
-        if self.lowest >= self.start_height:
-            raise ValueError(
-                f"lowest: expected less than start_height = {self.start_height:g} m, got"
-                f" {self.lowest:g} m: every episode would end where it begins"
-            )
-        if len(set(self.hips)) < len(self.hips):
-            raise ValueError(f"hips: expected each joint once, got {list(self.hips)}")
-        return self
-
-    def require_fit(self, spec: PolicySpec) -> None:
-        """Refuse a policy that cannot do the task.
-
-        Raises:
-            ValueError: it cannot.
-        """
-        known = [joint.name for joint in spec.joints]
-        for name in self.hips:
-            if name not in known:
-                raise ValueError(
-                    f"task.hips: expected joints of the policy, out of {known}, got {name!r}"
-                )
-
-
-TaskConfig: TypeAlias = Annotated[
-    SwingUpConfig | VelocityTrackingConfig, Field(discriminator="kind")
-]
-
-
 class TrainingConfig(StrictModel):
     """Settings of training. Atoms that are left out are computed from reward and discount."""
 
@@ -276,32 +116,74 @@ class TrainingConfig(StrictModel):
     steps: int | None = Field(None, gt=0)
     """Length of a run [steps]."""
 
-    def settings(self, largest_reward: float) -> dict[str, Any]:
+    @property
+    def has_atoms(self) -> bool:
+        """Whether both are stated, so that none follows from the rewards."""
+        return self.v_min is not None and self.v_max is not None
+
+    @model_validator(mode="after")
+    def _atoms_are_ordered(self) -> TrainingConfig:
+        if self.v_min is not None and self.v_max is not None and self.v_min >= self.v_max:
+            raise ValueError(f"expected v_min < v_max, got {self.v_min:g} and {self.v_max:g}")
+        return self
+
+    def settings(self, largest_reward: float = 0.0, lowest_reward: float = 0.0) -> dict[str, Any]:
         """Return the settings of a training run, with atoms.
 
         Args:
             largest_reward: of one control step, unscaled [1].
+            lowest_reward: the same, at most 0 [1].
+
+        Raises:
+            InputError: the atoms do not follow from these rewards.
         """
         given = {name: value for name, value in self.model_dump().items() if value is not None}
-        # soft returns go a little above the largest return and below 0 (entropy)
-        largest = largest_reward * self.reward_scale / (1 - self.discount)
-        derived = {"v_min": round(-0.1 * largest, 1), "v_max": round(1.1 * largest, 1)}
-        return {**derived, **given}
+        returns = self.reward_scale / (1 - self.discount)  # per reward
+        # soft returns go a little above the largest return and below the lowest (entropy)
+        beyond = 0.1 * max(largest_reward, -lowest_reward)
+        found = {
+            "v_min": round((lowest_reward - beyond) * returns, 1),
+            "v_max": round((largest_reward + beyond) * returns, 1),
+            **given,
+        }
+        if found["v_min"] >= found["v_max"]:
+            raise InputError(
+                f"training: expected v_min and v_max, since they do not follow from rewards between"
+                f" {lowest_reward:g} and {largest_reward:g}, got {found['v_min']:g} and"
+                f" {found['v_max']:g}"
+            )
+        return found
 
 
 class SuiteConfig(StrictModel):
     """Commands and thresholds of `python -m dime_robot.evaluate --suite`."""
 
-    commands: tuple[tuple[Speed, Speed, YawRate], ...] = Field(min_length=1)
-    """Velocities, evaluated one by one [m/s, m/s, rad/s]."""
+    command: Name = VELOCITY
+    """Which of the task's commands is set."""
+    commands: tuple[tuple[float, ...], ...] = Field(min_length=1)
+    """Its values, evaluated one by one, in the command's unit."""
     survival: float = Field(ge=0, le=1)
-    """Smallest share of episodes without a fall."""
-    velocity_error: float = Field(gt=0)
-    """Largest mean error [m/s]."""
-    yaw_rate_error: float = Field(gt=0)
-    """Largest mean error [rad/s]."""
+    """Smallest share of episodes that are not terminated."""
+    errors: dict[Name, Annotated[float, Field(gt=0)]] = Field(min_length=1)
+    """Metric of the task -> largest mean, in the metric's unit."""
+    score: Name = "tracking_reward"
+    """Metric of the task that is compared with the nominal robot's."""
     extreme_loss: float = Field(ge=0, le=1)
-    """Largest share of the nominal tracking reward lost at one extreme."""
+    """Largest share of the nominal score lost at one extreme."""
+
+    @model_validator(mode="after")
+    def _commands_are_alike(self) -> SuiteConfig:
+        sizes = {len(command) for command in self.commands}
+        if len(sizes) > 1:
+            raise ValueError(f"commands: expected vectors of one length, got lengths {sizes}")
+        if self.command == VELOCITY:
+            for command in self.commands:
+                if len(command) != 3 or max(map(abs, command)) > MAX_COMMAND:
+                    raise ValueError(
+                        f"commands: expected [linear_x, linear_y, angular_z] up to {MAX_COMMAND:g}"
+                        f" m/s and rad/s, got {list(command)}"
+                    )
+        return self
 
 
 class RobotTaskConfig(StrictModel):
@@ -316,6 +198,16 @@ class RobotTaskConfig(StrictModel):
     randomization: tuple[RandomTerm, ...] = ()
     latency: LatencyConfig = LatencyConfig()
     suite: SuiteConfig | None = None
+    symmetry: SymmetryConfig | None = None
+    """Left-right mirror image of the robot; none: it has none, or nobody has written it."""
+    curriculum: tuple[LevelConfig, ...] = Field((), max_length=MAX_LEVELS)
+    """Easier forms of the task, in which training begins; none: it begins with the whole task."""
+    _source: Path = PrivateAttr(default=Path())
+
+    @property
+    def source(self) -> Path:
+        """Path of the file it was read from, beside which the task's own terms are."""
+        return self._source
 
     @property
     def episode_seconds(self) -> float:
@@ -335,13 +227,32 @@ class RobotTaskConfig(StrictModel):
         """
         return round(self.episode_seconds * self.policy.rate)
 
-    def training_settings(self) -> dict[str, Any]:
-        """Return the settings of training for this task, by their names in `TrainConfig`.
+    def at_level(self, level: int) -> RobotTaskConfig:
+        """Return this configuration with the task of a level of its curriculum.
+
+        Args:
+            level: number of the level, from 0.
 
         Raises:
             InputError: there is no task.
         """
-        return self.training.settings(require_task(self).largest_reward)
+        task = task_at(self.curriculum[level], require_task(self))
+        return self.model_copy(update={"task": task})
+
+    @model_validator(mode="after")
+    def _levels_fit(self) -> RobotTaskConfig:
+        names = [level.name for level in self.curriculum]
+        if len(set(names)) < len(names):
+            raise ValueError(f"curriculum: expected each name once, got {names}")
+        if names and self.task is None:
+            raise ValueError("curriculum: expected a section `task:`, whose levels these are")
+        for level in self.curriculum:
+            assert self.task is not None
+            try:
+                task_at(level, self.task).require_fit(self.policy)
+            except ValueError as error:
+                raise ValueError(f"curriculum.{level.name}.{error}") from None
+        return self
 
     @model_validator(mode="after")
     def _rates_agree(self) -> RobotTaskConfig:
@@ -355,10 +266,35 @@ class RobotTaskConfig(StrictModel):
         return self
 
     @model_validator(mode="after")
+    def _interpolation_is_simulated(self) -> RobotTaskConfig:
+        try:
+            count = self.robot.command.interpolated.per_step(self.policy)
+        except ValueError as error:
+            raise ValueError(f"robot.command.rate: {error}") from None
+        if self.sim.decimation % count:
+            raise ValueError(
+                f"robot.command.rate: expected a whole number of simulation steps between two"
+                f" commands, got {self.robot.command.rate:g} Hz: {self.sim.decimation} steps"
+                f" (sim.decimation) for {count} commands"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _sections_fit(self) -> RobotTaskConfig:
         self.sim.require_fit(self.policy)
         if self.task is not None:
-            self.task.require_fit(self.policy)
+            try:
+                self.task.require_fit(self.policy)
+            except ValueError as error:
+                raise ValueError(f"task.{error}") from None
+        measured = self.policy.feet if self.robot.contact is None else self.robot.contact.feet
+        if unknown := [foot for foot in measured if foot not in self.sim.feet]:
+            raise ValueError(
+                f"sim.feet: expected the geom of each foot whose force is measured, {unknown} are"
+                " missing"
+            )
+        if self.symmetry is not None:
+            self.symmetry.require_fit(self.policy)
         for term in self.policy.observation:
             if term.kind in IMU_TERMS and self.sim.imu is None:
                 raise ValueError(
@@ -368,7 +304,7 @@ class RobotTaskConfig(StrictModel):
         return self
 
 
-def require_task(config: RobotTaskConfig) -> SwingUpConfig | VelocityTrackingConfig:
+def require_task(config: RobotTaskConfig) -> TaskConfig:
     """Return the configuration's task.
 
     Raises:
@@ -395,7 +331,7 @@ def load_robot_task(name: str | Path) -> tuple[RobotTaskConfig, Path]:
         InputError: no such file, not YAML, or an invalid value.
     """
     path = robot_task_path(name)
-    content = read_config(path)
+    content = read_robot_task(path)
     try:
         return robot_task_of(content, path)
     except ValidationError as error:
@@ -410,12 +346,77 @@ def robot_task_path(name: str | Path) -> Path:
     """
     if isinstance(name, Path) or name.endswith((".yaml", ".yml")):
         return Path(name)
-    folder = config_folder()
-    path = folder / f"{name}.yaml"
-    if not path.is_file():
-        known = ", ".join(f"sim:{file.stem}" for file in sorted(folder.glob("*.yaml")))
+    path = shipped_config(name)
+    if path is None:
+        known = ", ".join(f"sim:{known}" for known in shipped_names())
         raise InputError(f"sim:{name}: expected one of {known}, or the path of a .yaml file")
     return path
+
+
+def read_robot_task(path: Path) -> dict[str, Any]:
+    """Read a file and those that it extends, with the keys of older files in their new places.
+
+    Args:
+        path: of the configuration.
+
+    Raises:
+        InputError: as `read_config`, an old task is incomplete, or a file in another folder names
+            terms that are not ours.
+    """
+    folder = path.resolve().parent
+    named: set[tuple[str, str]] = set()  # sections and names of terms that files here choose
+
+    def layer(content: dict[str, Any], file: Path) -> dict[str, Any]:
+        content = with_errors(content)
+        task = content.get("task")
+        if not isinstance(task, dict):
+            return content
+        try:
+            task = with_weights(as_terms(task, partial="extends" in content))
+        except ValueError as error:
+            raise InputError(f"{file}: task.{error}") from None
+        if file.resolve().parent == folder:  # files are read from the typed one downwards
+            named.update(_chosen(task))
+        else:
+            _require_no_own_terms(task, file, named)
+        return {**content, "task": task}
+
+    return read_config(path, layer)
+
+
+def _chosen(task: dict[str, Any]) -> set[tuple[str, str]]:
+    """Return section and name of each entry that says which term it is, or is left out."""
+    return {
+        (section, name)
+        for section, entries in task.items()
+        for name, entry in (entries.items() if isinstance(entries, dict) else ())
+        if entry is None or isinstance(entry, str) or (isinstance(entry, dict) and "term" in entry)
+    }
+
+
+def _require_no_own_terms(task: dict[str, Any], file: Path, named: set[tuple[str, str]]) -> None:
+    """Refuse terms of the user's own in a file that lies elsewhere than the one he typed.
+
+    Args:
+        task: the section of that file.
+        file: its path.
+        named: section and name of entries whose term is chosen in the folder of the typed file.
+    """
+    registered: set[str] = set()
+    if file.resolve().parent != config_folder().resolve():  # the shipped files name only ours
+        registered = {entry.name for entry in entry_points(group=GROUP)}
+    for section, entries in task.items():
+        for name, entry in entries.items() if isinstance(entries, dict) else ():
+            # an entry without a term names one by its own name
+            term = entry.get("term", name) if isinstance(entry, dict) else entry
+            if (section, name) in named or not isinstance(term, str):
+                continue
+            if ":" in term or term in registered:
+                raise InputError(
+                    f"{file}: task.{section}.{name}: expected terms of this project in a file of"
+                    f" another folder that is extended, got {term:.80}: name the `term:` of that"
+                    " entry in your own file, with its code beside it"
+                )
 
 
 def robot_task_of(content: dict[str, Any], path: Path) -> tuple[RobotTaskConfig, Path]:
@@ -437,7 +438,9 @@ def robot_task_of(content: dict[str, Any], path: Path) -> tuple[RobotTaskConfig,
         for way in ("observation", "action")
     }
     latency = config.latency.model_copy(update=delays)
-    return config.model_copy(update={"latency": latency}), path.parent / config.sim.model
+    config = config.model_copy(update={"latency": latency})
+    config._source = path
+    return config, path.parent / config.sim.model
 
 
 def _resolved(delay: Delay | None, folder: Path) -> Delay | None:

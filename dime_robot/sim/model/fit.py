@@ -33,6 +33,7 @@ class Fit:
         root: the root body of the contract's joints; None: not found.
         free_joint: the free joint of the root body; None: the base is fixed.
         imu: the body with the imu; -1: none.
+        feet: the geoms of `sim.feet`, by the names of the feet.
     """
 
     def __init__(self, model: mujoco.MjModel, spec: PolicySpec, sim: SimConfig) -> None:
@@ -58,6 +59,13 @@ class Fit:
         if self.imu >= 0 and self.root is not None and model.body_rootid[self.imu] != self.root:
             self.problems.append(f"sim.imu: expected a body of the robot, got {sim.imu}")
         self._element("camera", sim.camera)
+        self.feet: dict[str, int] = {}
+        for foot, name in sim.feet.items():
+            geom = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_GEOM, name)
+            if geom < 0:
+                known = [text for i in range(model.ngeom) if (text := model.geom(i).name)]
+                self.problems.append(f"sim.feet.{foot}: expected a geom of {known}, got {name}")
+            self.feet[foot] = int(geom)
         self._others = set(others)
 
     def disable_actuators(self) -> None:

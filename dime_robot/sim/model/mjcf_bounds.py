@@ -61,6 +61,20 @@ def require_bounded(path: Path) -> None:
     _require_file_bounded(path, _Counts(path), 1)
 
 
+def files_of(path: Path) -> list[Path]:
+    """Return a model's file, its includes, and the meshes and other files that they name.
+
+    Args:
+        path: MJCF file.
+
+    Raises:
+        InputError: as `require_bounded`.
+    """
+    counts = _Counts(path)
+    _require_file_bounded(path, counts, 1)
+    return sorted(counts.files | counts.assets)
+
+
 def _require_file_bounded(path: Path, counts: _Counts, copies: int) -> None:
     """Check one file, each of whose elements is copied `copies` times."""
     counts.files.add(path)
@@ -68,7 +82,7 @@ def _require_file_bounded(path: Path, counts: _Counts, copies: int) -> None:
         raise InputError(
             f"{counts.root}: expected up to {MAX_FILES} files that it includes, got more"
         )
-    root = _parsed(path)
+    root = parse_xml(path)
     for element in root.iter():
         counts.folders |= {element.get(key, ""): None for key in _FOLDERS}
     waiting = [(root, copies)]
@@ -87,8 +101,17 @@ def _require_file_bounded(path: Path, counts: _Counts, copies: int) -> None:
         waiting += [(inner, copies) for inner in element]
 
 
-def _parsed(path: Path) -> ElementTree.Element:
-    text = read_bytes(path, "an MJCF model", MAX_BYTES).decode("utf-8-sig", "replace")
+def parse_xml(path: Path, what: str = "an MJCF model") -> ElementTree.Element:
+    """Parse one file of a model; its bounds are checked by `require_bounded`.
+
+    Args:
+        path: MJCF or URDF file.
+        what: is expected, for messages.
+
+    Raises:
+        InputError: it is missing, not XML, or has a document type.
+    """
+    text = read_bytes(path, what, MAX_BYTES).decode("utf-8-sig", "replace")
     if "<!DOCTYPE" in text or "<!ENTITY" in text:
         raise InputError(f"{path}: expected MJCF without a document type, got one: remove it")
     # MuJoCo accepts comments that contain --, which XML does not

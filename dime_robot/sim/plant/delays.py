@@ -31,6 +31,7 @@ class _Channel:
             except ValueError as error:
                 raise InputError(f"{path}: {error}") from None
         self.max_steps = self._to_steps(self._quantiles[-1])
+        self.share = 1.0  # factor on drawn delays
         self.delay = 0.0  # last drawn [s]
         self.steps = 0
 
@@ -40,14 +41,14 @@ class _Channel:
     def draw(self, rng: np.random.Generator) -> None:
         """Draw a new delay."""
         shares = np.linspace(0.0, 1.0, len(self._quantiles))
-        self.delay = float(np.interp(rng.random(), shares, self._quantiles))
+        self.delay = self.share * float(np.interp(rng.random(), shares, self._quantiles))
         self.steps = self._to_steps(self.delay)
 
     def is_lost(self, rng: np.random.Generator) -> bool:
         """Draw the delay of a control step if it varies; return whether its message is lost."""
         if self.varies:
             self.draw(rng)
-        return self._hold > 0 and rng.random() < self._hold
+        return self._hold > 0 and rng.random() < self.share * self._hold
 
 
 class DelayedPlant:
@@ -88,6 +89,16 @@ class DelayedPlant:
     def action_delay(self) -> float:
         """Last drawn delay [s]."""
         return 0.0 if self._action is None else self._action.delay
+
+    def scale(self, share: float) -> None:
+        """Shorten the delays, and lose fewer messages, from the next reset on.
+
+        Args:
+            share: factor on drawn delays and on the probability of a loss, in [0, 1].
+        """
+        for channel in (self._observation, self._action):
+            if channel is not None:
+                channel.share = share
 
     def reset(self, rng: np.random.Generator) -> RobotState:
         """Discard pending messages; return the current state, which is the first reading."""

@@ -1,4 +1,4 @@
-"""PositionDrive: a model of the robot's joint controllers and motors.
+"""PositionDrive, VelocityDrive: models of the robot's joint controllers and motors.
 
 `explicit_step` and `implicit_step` are the two ways of integrating it (`sim.drive`).
 """
@@ -110,6 +110,16 @@ class PositionDrive:
         backward = np.minimum(np.maximum((self._max_speed + velocity) * self._fade, 0.0), 1.0)
         return -limit * backward, limit * forward
 
+    def forward(self, target: FloatArray, position: FloatArray) -> FloatArray:
+        """Return the part of the effort that does not depend on the velocity [N m or N].
+
+        Args:
+            target: shape (n,) [rad or m].
+            position: shape (n,) [rad or m].
+        """
+        part: FloatArray = self.stiffness * (target - position)
+        return part
+
     def effort(self, target: FloatArray, position: FloatArray, velocity: FloatArray) -> FloatArray:
         """Return the effort at the joints [N m or N] from the state before a step.
 
@@ -118,7 +128,7 @@ class PositionDrive:
             position: shape (n,) [rad or m].
             velocity: shape (n,) [rad/s or m/s].
         """
-        wanted = self.stiffness * (target - position) - self.damping * velocity
+        wanted = self.forward(target, position) - self.damping * velocity
         low, high = self.bounds(velocity)
         applied: FloatArray = self.strength * np.maximum(np.minimum(wanted, high), low)
         self.record(applied)
@@ -135,11 +145,44 @@ class PositionDrive:
         self.squares += float(applied @ applied)
 
 
+class VelocityDrive(PositionDrive):
+    """effort = strength * clip(damping * (target - v)), up to the motor's limits: no stiffness.
+
+    Targets are velocities, in [rad/s or m/s].
+    """
+
+    @classmethod
+    def of_policy(
+        cls, spec: PolicySpec, full_torque_speed: float | None, speed_limits: Mapping[str, float]
+    ) -> VelocityDrive:
+        """Make the drive of a contract's velocity actions, one joint per action.
+
+        Args:
+            spec: gains and effort limits.
+            full_torque_speed: share of the speed limit up to which the whole effort is there [1].
+            speed_limits: joint -> largest speed [rad/s or m/s].
+        """
+        drive = super().of_policy(spec, full_torque_speed, speed_limits)
+        assert isinstance(drive, VelocityDrive)
+        drive.stiffness[:] = 0.0  # a contract's stiffness is for positions
+        return drive
+
+    def forward(self, target: FloatArray, position: FloatArray) -> FloatArray:
+        """Return the part of the effort that does not depend on the velocity [N m or N].
+
+        Args:
+            target: shape (n,) [rad/s or m/s].
+            position: shape (n,) [rad or m].
+        """
+        part: FloatArray = self.damping * target
+        return part
+
+
 class Driven(NamedTuple):
     """A drive, its targets, and its joints in a model."""
 
     drive: PositionDrive
-    target: FloatArray  # shape (n,) [rad or m]
+    target: FloatArray  # shape (n,) [rad or m]; of a VelocityDrive [rad/s or m/s]
     qpos: npt.NDArray[np.intp]  # shape (n,), of data.qpos
     dofs: npt.NDArray[np.intp]  # shape (n,), of data.qvel
 
@@ -154,7 +197,8 @@ def explicit_step(model: mujoco.MjModel, data: mujoco.MjData, driven: Sequence[D
 def implicit_step(model: mujoco.MjModel, data: mujoco.MjData, driven: Sequence[Driven]) -> None:
     """Simulate one step in which the damping acts on the velocity at its end.
 
-    The stiffness acts on the position at the beginning. With a step h and a gain D on the velocity,
+    The stiffness acts on the position at the beginning, as does the target of a VelocityDrive. With
+    a step h and a gain D on the velocity,
 
         M (v+ - v) / h = stiffness part - D v+    is    (M + h D) (v+ - v) / h = explicit effort
 
@@ -206,12 +250,11 @@ def implicit_step(model: mujoco.MjModel, data: mujoco.MjData, driven: Sequence[D
 def _parts(
     data: mujoco.MjData, driven: Driven
 ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
-    """Return effort of the stiffness, damping, lower and upper bound of the effort, shapes (n,)."""
+    """Return effort at velocity 0, damping, lower and upper bound of the effort, shapes (n,)."""
     drive, strength = driven.drive, driven.drive.strength
     low, high = drive.bounds(data.qvel[driven.dofs])
-    error = driven.target - data.qpos[driven.qpos]
     return (
-        strength * drive.stiffness * error,
+        strength * drive.forward(driven.target, data.qpos[driven.qpos]),
         strength * drive.damping,
         strength * low,
         strength * high,

@@ -9,14 +9,22 @@ from typing import NamedTuple
 import mujoco
 import numpy as np
 
+from dime_robot.runtime.contract.interpolation import NO_INTERPOLATION, Interpolation
 from dime_robot.runtime.contract.policy_spec import FloatArray, PolicySpec
+from dime_robot.runtime.control.interpolation import CommandPath
 from dime_robot.runtime.control.observation import projected_gravity
 from dime_robot.runtime.control.state import JointCommand, RobotState
 from dime_robot.runtime.io.errors import InputError
-from dime_robot.sim.config.robot_task import RobotTaskConfig, SimConfig, VelocityTrackingConfig
+from dime_robot.sim.config.robot_task import RobotTaskConfig, SimConfig
 from dime_robot.sim.model.fit import JOINT_TYPES, Fit
 from dime_robot.sim.model.loading import load_model
-from dime_robot.sim.plant.drive import Driven, PositionDrive, explicit_step, implicit_step
+from dime_robot.sim.plant.drive import (
+    Driven,
+    PositionDrive,
+    VelocityDrive,
+    explicit_step,
+    implicit_step,
+)
 from dime_robot.sim.plant.stability import Unstable, unstable
 
 UPRIGHT: FloatArray = np.array([1.0, 0.0, 0.0, 0.0])
@@ -36,16 +44,20 @@ class BaseMotion(NamedTuple):
 class Plant:
     """A MuJoCo model addressed by the contract's joint names.
 
-    Position drives are computed here, from the contract's gains and limits, and the model's
-    actuators are disabled. Efforts and twists go through the model's actuators. Joints that the
-    policy does not command are held here (`sim.hold`), with their actuators disabled, or are free
-    (`sim.free`). The base is the root body of the contract's joints.
+    Drives of positions and velocities of joints are computed here, from the contract's gains and
+    limits, and the model's actuators are disabled. Efforts and twists go through the model's
+    actuators. Joints that the policy does not command are held here (`sim.hold`), with their
+    actuators disabled, or are free (`sim.free`). The base is the root body of the contract's
+    joints.
 
     Args:
         spec: joints in policy order.
         sim: simulation settings.
         model_path: MJCF file.
-        speed_limits: joint -> largest speed of a position drive [rad/s or m/s].
+        speed_limits: joint -> largest speed of a drive [rad/s or m/s].
+        contact_threshold: force from which on a foot is in contact [N]; any, if it is 0.
+        interpolation: of the robot's commands: `command` then takes that of a whole step, and
+            those in between are computed here.
 
     Raises:
         InputError: model and contract do not fit (`model.fit`), or a drive is unstable at the time
@@ -58,6 +70,8 @@ class Plant:
         sim: SimConfig,
         model_path: Path,
         speed_limits: Mapping[str, float] | None = None,
+        contact_threshold: float = 0.0,
+        interpolation: Interpolation = NO_INTERPOLATION,
     ) -> None:
         try:
             sim.require_fit(spec)
@@ -72,10 +86,9 @@ class Plant:
         self.data = mujoco.MjData(self.model)
         self.decimation = sim.decimation
         self.joint_ids = fit.joints
-        self._qpos, self.dofs = (
-            self.model.jnt_qposadr[self.joint_ids],
-            self.model.jnt_dofadr[self.joint_ids],
-        )
+        # of the contract's joints in data.qpos and data.qvel, shape (n_joints,) each
+        self.qpos_indices = self.model.jnt_qposadr[self.joint_ids]
+        self.dofs = self.model.jnt_dofadr[self.joint_ids]
         self._index = {joint.name: i for i, joint in enumerate(spec.joints)}
         self._kind, self._joints = spec.action.kind, spec.action_joints
         self.encoder_bias: FloatArray = np.zeros(len(spec.joints))  # reading minus truth [rad or m]
@@ -83,11 +96,19 @@ class Plant:
         self.drive: PositionDrive | None = None
         self._motors = fit.controls
         self._command: FloatArray = np.zeros(len(self._joints))
+        # simulation steps since `reset`, when the path to the last command began, and between two
+        # commands on it; it counts in steps, so that no rounding depends on the time
+        self._now = self._path_began = 0
+        self._path = CommandPath.of(interpolation, sim.decimation)
+        self._every = sim.decimation // interpolation.per_step(spec)
         self._driven: tuple[Driven, ...] = ()
-        if self._kind == "position":
+        if self._kind in ("position", "velocity"):
             order = np.array([self._index[name] for name in self._joints])
-            self.drive = PositionDrive.of_policy(spec, sim.full_torque_speed, speed_limits or {})
-            self._driven = (Driven(self.drive, self._command, self._qpos[order], self.dofs[order]),)
+            drive = PositionDrive if self._kind == "position" else VelocityDrive
+            self.drive = drive.of_policy(spec, sim.full_torque_speed, speed_limits or {})
+            self._driven = (
+                Driven(self.drive, self._command, self.qpos_indices[order], self.dofs[order]),
+            )
             self.model.opt.disableflags |= mujoco.mjtDisableBit.mjDSBL_ACTUATION
         self._held = dict(spec.held_joints)
         if self._held:
@@ -102,7 +123,11 @@ class Plant:
         self._default = {joint.name: joint.default_position for joint in spec.joints}
         self._driven_names = [*(self._joints if self.drive else ()), *self._held]
         self._implicit = sim.drive == "implicit" and bool(self._driven)
+        self._measures_effort = spec.needs("joint_effort")
+        self._feet, self._observed_feet = fit.feet, list(spec.feet)
+        self._threshold = contact_threshold
         self._free = fit.free_joint
+        self.root = 0 if fit.root is None else fit.root  # body of the robot below the world
         self._imu = fit.imu
         # on the base, the imu reads the coordinates of the free joint
         self._imu_is_base = (
@@ -174,8 +199,11 @@ class Plant:
             self.data.qpos[self.model.jnt_qposadr[self._free] + 2] = height
         mujoco.mj_forward(self.model, self.data)
         self._command[:] = 0.0
-        if self.drive is not None:
+        if self._kind == "position":
             self._command[:] = self.data.qpos[self._driven[0].qpos]
+        self._now = 0
+        if self._path is not None:
+            self._path.stop()
         for driven in self._driven:
             driven.drive.reset()
         return self.state()
@@ -187,7 +215,7 @@ class Plant:
             InputError: the model has no such joint.
         """
         if name in self._index:
-            return int(self._qpos[self._index[name]])
+            return int(self.qpos_indices[self._index[name]])
         joint = mujoco.mj_name2id(self.model, mujoco.mjtObj.mjOBJ_JOINT, name)
         scalar = joint >= 0 and mujoco.mjtJoint(int(self.model.jnt_type[joint])) in SCALAR
         if not scalar:
@@ -211,19 +239,23 @@ class Plant:
         return np.array([self.data.qpos[self._qpos_index(name)] for name in names], dtype=float)
 
     def pose_errors(self) -> dict[str, float]:
-        """Return the current position error of each joint with a target.
+        """Return the current position error of each joint with a target position.
 
         Returns:
-            Joint -> |target - position| [rad or m]; empty if no joint has a target.
+            Joint -> |target - position| [rad or m]; empty if no joint has such a target.
         """
-        errors: list[float] = []
-        for _, target, qpos, _ in self._driven:
-            errors += np.abs(target - self.data.qpos[qpos]).tolist()
-        return dict(zip(self._driven_names, errors, strict=True))
+        errors: dict[str, float] = {}
+        names = iter(self._driven_names)
+        for drive, target, qpos, _ in self._driven:
+            own = [next(names) for _ in target]
+            if not isinstance(drive, VelocityDrive):
+                off = np.abs(target - self.data.qpos[qpos]).tolist()
+                errors.update(zip(own, off, strict=True))
+        return errors
 
     @property
     def driven_joints(self) -> list[str]:
-        """Joints with a position drive: those of a position policy, then the held ones."""
+        """Joints with a drive: those whose position or velocity is commanded, then the held."""
         return list(self._driven_names)
 
     def efforts(self) -> FloatArray:
@@ -237,7 +269,7 @@ class Plant:
         return self.state()
 
     def command(self, command: JointCommand) -> None:
-        """Set the command that the motors follow from now on."""
+        """Set the command that the motors follow from now on, or reach a period later."""
         if command.kind != self._kind or command.joints != self._joints:
             raise ValueError(
                 f"expected a command of {self._kind} for {self._joints}, got {command.kind} for"
@@ -248,10 +280,24 @@ class Plant:
                 f"expected {len(self._command)} numbers, got an array of shape"
                 f" {command.value.shape}"
             )
-        self._command[:] = command.value
+        if self._path is None:
+            self._command[:] = command.value
+            return
+        self._path.lead(self._now, self._path.at(self._now, self._command), command.value)
+        self._path_began = self._now
 
     def advance(self, steps: int) -> None:
         """Simulate a number of steps."""
+        if self._path is None:
+            self._advance(steps)
+            return
+        for _ in range(steps):
+            if (self._now - self._path_began) % self._every == 0:
+                self._command[:] = self._path.at(self._now, self._command)
+            self._advance(1)
+            self._now += 1
+
+    def _advance(self, steps: int) -> None:
         model, data = self.model, self.data
         if self.drive is None:
             data.ctrl[self._motors] = self._command
@@ -286,11 +332,51 @@ class Plant:
             orientation, angular_velocity = self._as_mounted(orientation, angular_velocity)
         return RobotState(
             stamp=float(self.data.time),
-            joint_position=self.data.qpos[self._qpos] + self.encoder_bias,
+            joint_position=self.data.qpos[self.qpos_indices] + self.encoder_bias,
             joint_velocity=self.data.qvel[self.dofs],
             orientation=orientation,
             angular_velocity=angular_velocity,
+            joint_effort=self.joint_effort() if self._measures_effort else None,
+            foot_contact=self._contacts() if self._observed_feet else None,
         )
+
+    def joint_effort(self) -> FloatArray:
+        """Return the efforts of drives and motors in the last simulation step.
+
+        Returns:
+            In the contract's order, shape (n_joints,) [N m or N].
+        """
+        efforts: FloatArray = self.data.qfrc_actuator.copy()
+        for driven in self._driven:
+            efforts[driven.dofs] += driven.drive.applied
+        of_joints: FloatArray = efforts[self.dofs]
+        return of_joints
+
+    @property
+    def feet(self) -> list[str]:
+        """Names of the feet in `sim.feet`."""
+        return list(self._feet)
+
+    def foot_forces(self, feet: Sequence[str]) -> FloatArray:
+        """Return the force that presses on each foot, shape (n_feet,) [N].
+
+        Args:
+            feet: names in `sim.feet`.
+        """
+        data, geoms = self.data, [self._feet[foot] for foot in feet]
+        forces, force = np.zeros(len(geoms)), np.zeros(6)
+        for i in range(data.ncon):
+            touching = set(data.contact.geom[i].tolist())
+            for row, geom in enumerate(geoms):
+                if geom in touching:
+                    mujoco.mj_contactForce(self.model, data, i, force)
+                    forces[row] += force[0]  # along the contact's normal
+        return forces
+
+    def _contacts(self) -> FloatArray:
+        """Return which of the contract's feet are in contact, 1 or 0, shape (n_feet,)."""
+        forces = self.foot_forces(self._observed_feet)
+        return ((forces > 0) & (forces >= self._threshold)).astype(float)
 
     def _as_mounted(
         self, orientation: FloatArray, angular_velocity: FloatArray
@@ -306,7 +392,7 @@ class Plant:
 
     def joint_position(self) -> FloatArray:
         """Return the true positions in the contract's order, shape (n_joints,) [rad or m]."""
-        position: FloatArray = self.data.qpos[self._qpos]
+        position: FloatArray = self.data.qpos[self.qpos_indices]
         return position
 
     @property
@@ -331,7 +417,10 @@ class Plant:
             InputError: the robot has no free joint.
         """
         if self._free is None:
-            raise InputError("the task needs a base that moves freely: a robot with a free joint")
+            raise InputError(
+                f"{self._source}: expected a model with a free joint, since the base has to move"
+                " freely, got none"
+            )
         start, dof = self.model.jnt_qposadr[self._free], self.model.jnt_dofadr[self._free]
         orientation = self.data.qpos[start + 3 : start + 7]
         w, x, y, z = orientation
@@ -356,17 +445,19 @@ class Plant:
         self.data.qvel[dof : dof + 2] += velocity
 
 
-def make_plant(config: RobotTaskConfig, model: Path) -> Plant:
+def make_plant(config: RobotTaskConfig, model: Path, interpolates: bool = True) -> Plant:
     """Make the simulated robot of a configuration.
 
+    Args:
+        config: of the robot.
+        model: its MJCF file.
+        interpolates: False: it gets the commands between two steps as well.
+
     Raises:
-        InputError: the model does not fit the contract or the task.
+        InputError: the model does not fit the contract.
     """
     speeds = {joint.name: joint.velocity_limit for joint in config.robot.joints}
-    plant = Plant(config.policy, config.sim, model, speeds)
-    if isinstance(config.task, VelocityTrackingConfig) and not plant.has_free_base:
-        raise InputError(
-            f"{model}: expected a model with a free joint, which task {config.task.kind} needs, got"
-            " none"
-        )
-    return plant
+    contact = config.robot.contact
+    threshold = 0.0 if contact is None else contact.threshold
+    interpolation = config.robot.command.interpolated if interpolates else NO_INTERPOLATION
+    return Plant(config.policy, config.sim, model, speeds, threshold, interpolation)

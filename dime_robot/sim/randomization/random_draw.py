@@ -99,14 +99,15 @@ class Noise:
         self._stacked = np.zeros(size)
         self.first = True  # whether the next reading is the first of an episode
 
-    def add(self, observation: Float32Array, rng: np.random.Generator) -> None:
+    def add(self, observation: Float32Array, rng: np.random.Generator, share: float = 1.0) -> None:
         """Add the noise of this step to an observation, in place.
 
         Args:
             observation: changed in place, shape (n_obs,).
             rng: generator of the draws.
+            share: factor on the noise [1].
         """
-        fresh, stacked = self.random_draw.draw(rng), self._stacked
+        fresh, stacked = share * self.random_draw.draw(rng), self._stacked
         if self.first:
             stacked.reshape(-1, self._width)[:] = 0.0 if self._zero else fresh
         stacked[: -self._width] = stacked[self._width :].copy()

@@ -30,7 +30,11 @@ WORST_END: dict[RandomKind, int] = {  # index of the end of a range that is less
     "joint_damping": 0,
 }
 ROTATIONS = ("gravity_direction", "imu_mounting")
-UNMEASURED = ("last_action", "command_velocity")  # observation terms that no sensor gives
+UNMEASURED = (
+    "last_action",
+    "command_velocity",
+    "command",
+)  # observation terms that no sensor gives
 TIME_TOLERANCE = 1e-9  # [s]
 
 
@@ -70,10 +74,15 @@ class Randomizer:
     Raises:
         InputError: a target or a part of the plant that a term needs is missing, or terms could
             make a quantity negative or a drive unstable.
+
+    Attributes:
+        share: how far every value goes from the nominal one towards its draw, in [0, 1]; a change
+            applies from the next reset on.
     """
 
     def __init__(self, terms: Sequence[RandomTerm], spec: PolicySpec, plant: Plant) -> None:
         self._spec, self._plant, self._model = spec, plant, plant.model
+        self.share = 1.0
         self._random_draws: list[RandomDraw] = []
         self._noises: list[Noise] = []
         for term in terms:
@@ -115,7 +124,8 @@ class Randomizer:
         kind, plant, of_drive = term.kind, self._plant, term.kind in DRIVE_KINDS
         actions = f"actions of kind {self._spec.action.kind}"
         for needed, present, what, got in (
-            (of_drive, plant.drive is not None, "a position drive", actions),
+            (of_drive, plant.drive is not None, "a drive of positions or velocities", actions),
+            (kind == "stiffness", self._spec.action.kind != "velocity", "a stiffness", actions),
             (kind == "push", plant.has_free_base, "a free joint", "none"),
             (kind == "imu_mounting", plant.has_imu, "an imu (sim.imu)", "none"),
         ):
@@ -259,7 +269,11 @@ class Randomizer:
                 continue
             if kind in ROTATIONS and entry.term.operation == "set":
                 value = self._nominal[kind].copy()  # a set rotation starts from the nominal value
-            value = entry.apply(value, entry.values)
+            # an angle is scaled itself: between two directions lies no vector of their length
+            value = entry.apply(value, (self.share if kind in ROTATIONS else 1.0) * entry.values)
+        if self.share < 1.0 and kind not in ROTATIONS:
+            nominal = self._nominal[kind]
+            value = nominal + self.share * (value - nominal)
         self._quantity(kind)[:] = value
         if kind == "body_mass":
             rows = np.unique(np.concatenate([entry.rows for entry in self._written[kind]]))
@@ -280,7 +294,7 @@ class Randomizer:
             entry.schedule(rng)
             if entry.term.kind == "push":
                 heading = np.array([math.cos(entry.heading), math.sin(entry.heading)])
-                self._plant.push(values[0] * heading)
+                self._plant.push(self.share * values[0] * heading)
             else:
                 self._write(entry.term.kind)
 
@@ -292,11 +306,14 @@ class Randomizer:
             rng: generator of the draws.
         """
         for noise in self._noises:
-            noise.add(observation, rng)
+            noise.add(observation, rng, self.share)
         return observation
 
     def drawn(self) -> list[dict[str, object]]:
-        """Return the last draws, one per value: kind, target, operation, mode, unit, value."""
+        """Return the last draws, one per value: kind, target, operation, mode, unit, value.
+
+        They are what was drawn, whatever `share` leaves of it.
+        """
         return [
             {
                 "kind": entry.term.kind,

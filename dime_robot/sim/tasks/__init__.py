@@ -1,1 +1,1 @@
-"""The robot tasks: start, reward and end of an episode."""
+"""Tasks: how an episode starts, what is commanded and rewarded, and when it ends, in terms."""

@@ -23,7 +23,7 @@ CHANGES: list[tuple[str, Any, str]] = [
     ("action.low_pass", 0.5, "action.low_pass: expected 1.0, .*, got 0.5;"),
     ("observation.0.scale", 2.0, "observation.q.scale: expected 1.0, .*, got 2.0;"),
     ("observation.0.joints", ["wheel", "wrist", "rail"], r"0: .* got wheel \(1 more differ\);"),
-    ("action.kind", "velocity", "action.kind"),  # none that could be read
+    ("action.kind", "torque", "action.kind"),  # none that could be read
     ("name", None, "policy.name: Field required"),
 ]
 

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from dime_robot.runtime.contract.policy_spec import PolicySpec
+from dime_robot.runtime.contract.policy_spec import ObservationTerm, PolicySpec
 from dime_robot.runtime.control.observation import ActionDecoder, ObservationEncoder
 from dime_robot.runtime.control.state import RobotState
 from dime_robot.runtime.io.errors import InputError
 from tests.learning.toy import flat_spec
+from tests.runtime.machines import make_state, spec_data
 
 ARM: dict[str, Any] = {
     "name": "arm",
@@ -94,3 +95,56 @@ def test_a_flat_policy_cannot_drive_a_robot() -> None:
         ObservationEncoder(flat_spec(3, 1))
     with pytest.raises(InputError, match="names no joints"):
         ActionDecoder(flat_spec(3, 1))
+
+
+def signal_term(name: str, kind: str, size: int, **fields: Any) -> dict[str, Any]:
+    return {"name": name, "kind": kind, "size": size, "unit": "m", **fields}
+
+
+def test_terms_of_one_signal_agree_and_others_name_none() -> None:
+    base = spec_data()
+    terms = [
+        signal_term("goal", "command", 3),
+        signal_term("goals", "command", 6, signal="goal", history=2),
+        signal_term("ball", "sensor", 2),
+    ]
+    spec = PolicySpec.model_validate({**base, "observation": terms})
+    assert spec.signals == {"goal": ("command", 3), "ball": ("sensor", 2)}
+    assert [signal.section for signal in spec.signals.values()] == ["task_commands", "sensors"]
+    for other in (
+        signal_term("x", "sensor", 3, signal="goal"),
+        signal_term("x", "command", 2, signal="goal"),
+    ):
+        with pytest.raises(ValidationError, match="expected signal goal to be a command of 3"):
+            PolicySpec.model_validate({**base, "observation": [*terms, other]})
+    with pytest.raises(ValidationError, match="only command and sensor terms show one"):
+        ObservationTerm.model_validate(
+            {"name": "g", "kind": "projected_gravity", "size": 3, "unit": "1", "signal": "goal"}
+        )
+    with pytest.raises(ValidationError, match="names no joints"):
+        ObservationTerm.model_validate(signal_term("x", "command", 1, joints=["a"]))
+
+
+def test_a_signal_is_written_only_where_it_is_named() -> None:
+    without = ObservationTerm.model_validate(signal_term("goal", "command", 3))
+    named = ObservationTerm.model_validate(signal_term("goal", "command", 3, signal="goal"))
+    assert "signal" not in without.model_dump(mode="json")
+    assert named.model_dump(mode="json")["signal"] == "goal"
+    for term in (without, named):
+        assert ObservationTerm.model_validate_json(term.model_dump_json()) == term
+
+
+def test_a_signal_is_encoded_by_its_name_with_history_and_never_by_another_shape() -> None:
+    data = {**spec_data(), "observation": [
+        signal_term("goals", "command", 4, signal="goal", history=2, history_fill="zero"),
+        signal_term("ball", "sensor", 1),
+    ]}  # fmt: skip
+    encoder = ObservationEncoder(PolicySpec.model_validate(data))
+    state = make_state(signals={"goal": np.array([1.0, 2.0]), "ball": np.array([3.0])})
+    np.testing.assert_array_equal(encoder.encode(state), [0, 0, 1, 2, 3])
+    later = state._replace(signals={"goal": np.array([4.0, 5.0]), "ball": np.array([6.0])})
+    np.testing.assert_array_equal(encoder.encode(later), [1, 2, 4, 5, 6])
+    with pytest.raises(ValueError, match="goals: the state has no command goal"):
+        encoder.encode(make_state())
+    with pytest.raises(ValueError, match=r"expected goal of shape \(2,\), got \(1,\)"):
+        encoder.encode(state._replace(signals={"goal": np.zeros(1), "ball": np.zeros(1)}))

@@ -51,7 +51,9 @@ REFUSED: list[tuple[str, str, Any, str]] = [
     ("effort", "command.timeout", None, "command.timeout: Field required"),
     ("effort", "command.timeout", 0, "greater than 0"),
     ("effort", "command.topic", None, "command.topic: Field required"),
-    ("effort", "command.interface", "velocity", "forward command with interface effort or pos"),
+    ("position", "command.interface", "velocity", "trajectory command with interface position"),
+    ("twist", "command.interface", "effort", "twist command with interface velocity"),
+    ("velocity", "joints.0.acceleration_limit", 0.0, "acceleration_limit"),
     ("position", "command.interface", "effort", "trajectory command with interface position"),
     ("twist", "command.interface", "position", "twist command with interface velocity"),
     ("twist", "command.limits", {"linear_z": 1.0}, "expected axes out of"),
@@ -128,6 +130,8 @@ def test_a_file_that_is_none_is_one_sentence(tmp_path: Any, text: str | None, me
 
 # ---- may this policy run on this robot?
 
+TWIST = {"topic": "commands", "timeout": 0.1, "kind": "twist", "interface": "velocity"}
+FORWARD = {**TWIST, "kind": "forward"}
 GRAVITY = [{"name": "g", "kind": "projected_gravity", "size": 3, "unit": "1"}]
 COMMANDED = [{"name": "v", "kind": "command_velocity", "size": 3, "unit": "mixed"}]
 OMEGA = [{"name": "w", "kind": "angular_velocity", "size": 3, "unit": "rad/s"}]
@@ -139,6 +143,8 @@ OMEGA = [{"name": "w", "kind": "angular_velocity", "size": 3, "unit": "rad/s"}]
         ("effort", {}, {"joints__2": None}, "joints", r"lacks \['wheel'\]"),
         ("effort", {}, {"joints__0__name": "Rail"}, "joints", r"lacks \['rail'\]"),
         ("effort", {}, {"command__interface": "position"}, "command-kind", "takes position"),
+        ("velocity", {}, {"command": TWIST}, "command-kind", "of joints, .* velocity of the base"),
+        ("twist", {}, {"command": FORWARD}, "command-kind", "of the base, .* velocity of joints"),
         ("effort", {}, {"state__rate": 125.0}, "rate", "128 Hz"),
         ("effort", {"observation": GRAVITY}, {"imu": None}, "sensors", "imu"),
         ("effort", {"observation": OMEGA}, {"imu": None}, "sensors", "imu"),

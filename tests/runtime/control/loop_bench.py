@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from dime_robot.runtime.contract.policy_spec import FloatArray
+from dime_robot.runtime.contract.policy_spec import FloatArray, PolicySpec
 from dime_robot.runtime.control.control_loop import ControlLoop, GraphView, Mode, Reading
 from dime_robot.runtime.control.controller import Controller
 from dime_robot.runtime.control.safety_filter import Decision
@@ -25,6 +25,7 @@ class LoopBench:
         respond: observation -> action in [-1, 1].
         by_reading: what begins a step.
         spec: changes of the contract.
+        others: further policies, by name, between which it can be switched.
         robot: changes of the machine.
     """
 
@@ -35,13 +36,16 @@ class LoopBench:
         by_reading: bool = True,
         spec: dict[str, Any] | None = None,
         publishes: bool = True,
+        others: Callable[[PolicySpec], dict[str, ScriptedPolicy]] | None = None,
         **robot: Any,
     ) -> None:
         self.now, self.offset = 0.0, ROBOT_EPOCH
         self.spec = make_spec(kind, **(spec or {}))
         self.robot = make_robot(kind, **robot)
-        self.policy = ScriptedPolicy(self.spec, respond)
-        self.controller = Controller(self.policy, self.robot, lambda: self.now)
+        self.policy = ScriptedPolicy(self.spec, respond, self.robot.command.interpolated)
+        self.policies = {"first": self.policy, **(others(self.spec) if others else {})}
+        given = self.policies if others else self.policy
+        self.controller = Controller(given, self.robot, lambda: self.now)
         self.loop = ControlLoop(
             self.controller,
             by_reading,
@@ -52,9 +56,11 @@ class LoopBench:
         # wrist, wheel, rail: the default pose
         self.position = np.array([0.5, 0.0, 0.25])
         self.velocity = np.zeros(3)
+        self.orientation = UPRIGHT
         self.follows = False  # the robot is where it was commanded to be
         self.view = ALONE
         self.decisions: list[tuple[float, Decision]] = []
+        self.between: list[tuple[float, FloatArray]] = []  # commands between two steps
 
     # ---- what happens
 
@@ -68,13 +74,16 @@ class LoopBench:
         """A message of the joints."""
         stamp = self.now + self.offset if stamp is None else stamp
         if self.loop.needs_imu:
-            self.take(self.loop.imu(stamp, UPRIGHT, np.zeros(3)))
+            self.take(self.loop.imu(stamp, self.orientation, np.zeros(3)))
         position = np.array(changes.pop("position", self.position), dtype=float)
         velocity = np.array(changes.pop("velocity", self.velocity), dtype=float)
         return self.take(self.loop.joint_state(Reading(stamp, position, velocity, **changes)))
 
     def poll(self) -> Decision | None:
-        return self.take(self.loop.poll())
+        decision = self.take(self.loop.poll())
+        if (between := self.loop.command_between()) is not None:
+            self.between.append((self.now, between.value))
+        return decision
 
     def update_graph(self, **changes: Any) -> Decision | None:
         self.view = self.view._replace(**changes) if changes else self.view
@@ -103,6 +112,10 @@ class LoopBench:
     def activate(self) -> LoopBench:
         """Watch for a while, then activate; fails where something stands against it."""
         self.run(80)
+        return self.activate_now()
+
+    def activate_now(self) -> LoopBench:
+        """The same after a watch of the test's own."""
         self.update_graph()
         problem = self.loop.activation_problem()
         assert not problem, problem
@@ -120,6 +133,12 @@ class LoopBench:
     @property
     def sent(self) -> list[FloatArray]:
         return [d.command.value for _, d in self.decisions if d.sent]
+
+    @property
+    def commands(self) -> list[tuple[float, FloatArray]]:
+        """All that were sent, those between two steps included, in order."""
+        of_steps = [(when, d.command.value) for when, d in self.decisions if d.sent]
+        return sorted([*of_steps, *self.between], key=lambda command: command[0])
 
     def levels(self, since: int = 0) -> list[str]:
         return [d.level.name for _, d in self.decisions[since:]]

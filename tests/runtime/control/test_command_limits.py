@@ -102,6 +102,87 @@ def test_any_action_becomes_a_twist_within_speed_and_acceleration(
         before = value
 
 
+# ---- velocities of joints
+
+ACCELERATION = 4 * SPEED  # the limits are reached in 0.25 s
+HARD_LOW, HARD_HIGH = np.array([-1.0, -np.inf, 0.0]), np.array([2.0, np.inf, 0.5])
+velocities = hnp.arrays(np.float64, 3, elements=st.floats(-100, 100))
+
+
+@settings(deadline=None, max_examples=120)
+@given(
+    st.floats(-0.7, 1.7),
+    st.floats(0.05, 0.45),
+    st.lists(velocities, min_size=1, max_size=6),
+    st.integers(1, 12),
+    st.booleans(),
+)
+def test_any_velocities_leave_joints_that_follow_before_their_soft_stops(
+    wrist: float, rail: float, story: list[np.ndarray], each: int, late: bool
+) -> None:
+    run = Run("velocity").arm(make_state(wrist=wrist, rail=rail))
+    position, before = run.state.joint_position.copy(), np.zeros(3)
+    for wanted in story * 3:
+        for _ in range(each):
+            value = run.step(wanted, state=make_state(*position)).command.value
+            assert (np.abs(value) <= SPEED).all()
+            # a joint that follows its command never needs more than the acceleration limit, not
+            # even if it does so a period late
+            assert (np.abs(value - before) <= ACCELERATION * T + 1e-9).all()
+            position = position + T * (before if late else value)
+            assert ((position >= LOW - 1e-9) & (position <= HIGH + 1e-9)).all()
+            before = value
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.lists(st.tuples(velocities, states, st.booleans()), min_size=1, max_size=12))
+def test_whatever_the_readings_no_velocity_leads_towards_a_stop_beyond_the_margin(
+    story: list[tuple[np.ndarray, RobotState, bool]],
+) -> None:
+    run = Run("velocity").arm()
+    before = np.zeros(3)
+    for wanted, state, seen in story:
+        decision = run.step(wanted if seen else None, *(() if seen else (R.OVERRUN,)), state=state)
+        value, position = decision.command.value, state.joint_position
+        assert (np.abs(value) <= SPEED).all()
+        assert not ((position >= HIGH) & (value > 0)).any()
+        assert not ((position <= LOW) & (value < 0)).any()
+        changed = np.abs(value - before) > ACCELERATION * T + 1e-9
+        lowered = (value * before >= 0) & (np.abs(value) < np.abs(before))
+        assert (lowered | ~changed).all()  # faster only to brake, and only as far as 0
+        before = value
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(velocities, min_size=1, max_size=40), st.sampled_from([R.ESTOP, R.OVERRUN]))
+def test_velocities_end_at_rest(story: list[np.ndarray], fault: Fault) -> None:
+    run = Run("velocity", safety__damp=60.0).arm()
+    for wanted in story:
+        run.step(wanted)
+    sent = [run.step(None, fault).command.value for _ in range(34)]  # 0.25 s and 2 periods
+    steps = np.abs(np.diff(sent, axis=0))
+    assert (steps <= ACCELERATION * T + 1e-9).all()
+    assert sent[-1].tolist() == [0.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("blind", [False, True])
+def test_a_hold_lowers_velocities_towards_0(blind: bool) -> None:
+    run = Run("velocity").arm(make_state(wrist=-0.7))
+    for _ in range(8):
+        run.step([8.0, -8.0, 0.0], state=make_state(wrist=-0.7))
+    fault = R.OBSERVATION_NAN if blind else R.ACTION_NAN
+    got = [run.step(None, fault, state=None if blind else make_state()) for _ in range(3)]
+    assert {decision.level for decision in got} == {SafetyLevel.HOLD}
+    sent = [decision.command.value.tolist() for decision in got]
+    assert sent == [pytest.approx([2 - k / 4, -8 + 1.25 * k, 0]) for k in (1, 2, 3)]
+
+
+def test_an_acceleration_limit_of_the_robots_file_replaces_the_default() -> None:
+    run = Run("velocity", joints__3__acceleration_limit=2.0).arm()
+    got = [run.step([8.0, 0.0, 0.0]).command.value[0] for _ in range(4)]
+    assert got == pytest.approx([2 * T * k for k in (1, 2, 3, 4)])
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_one_number_that_is_none_holds_the_whole_command(kind: CommandKind, bad: float) -> None:
@@ -112,7 +193,7 @@ def test_one_number_that_is_none_holds_the_whole_command(kind: CommandKind, bad:
     decision = run.step(wanted)
     assert decision.level == SafetyLevel.HOLD
     assert decision.faults == (R.ACTION_NAN,)
-    assert decision.command.value.tolist() == good.tolist()
+    assert decision.command.value.tolist() == run.filter.limits.held(good, T).tolist()
 
 
 @pytest.mark.parametrize(

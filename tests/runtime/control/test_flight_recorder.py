@@ -11,11 +11,13 @@ import numpy as np
 import onnx
 import pytest
 
+from dime_robot.runtime.contract.policy_spec import PolicySpec
 from dime_robot.runtime.contract.robot_config import RobotConfig, load_robot
 from dime_robot.runtime.control import flight_recorder
 from dime_robot.runtime.control.controller import Controller
 from dime_robot.runtime.control.faults import Fault, SafetyLevel
 from dime_robot.runtime.control.flight_recorder import FlightRecorder, read_recording
+from dime_robot.runtime.control.observation import ObservationEncoder
 from dime_robot.runtime.control.safety_filter import Decision
 from dime_robot.runtime.control.state import JointCommand, RobotState
 from dime_robot.runtime.io.errors import InputError
@@ -338,3 +340,71 @@ def test_a_step_without_the_policy_shows_nothing_from_long_ago() -> None:
         note(recorder, i)
     note(recorder, 11, inferred=False)
     assert 1.0 not in recorder.records()["observation"][-1]
+
+
+# ---- signals
+
+
+SIGNAL = {"topic": "t", "type": "Float64MultiArray", "when_lost": "hold"}
+
+
+@pytest.fixture(scope="module")
+def guided(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A policy whose first two observations are a command and a sensor, and its recording."""
+    folder = tmp_path_factory.mktemp("guided")
+    shipped = OnnxPolicy(CARTPOLE)
+    data = shipped.spec.model_dump(mode="json")
+    for i, (name, kind) in enumerate((("goal", "command"), ("ball", "sensor"))):
+        data["observation"][i] = {"name": name, "kind": kind, "size": 1, "unit": "m"}
+    spec = PolicySpec.model_validate(data)
+    path = folder / "policy.onnx"
+    path.write_bytes(seal(onnx.load(CARTPOLE), spec, shipped.file.provenance))
+    robot = load_robot(None, shipped.spec).model_dump(mode="json")
+    sections = {"task_commands": {"goal": SIGNAL}, "sensors": {"ball": {
+        **SIGNAL, "when_lost": "escalate", "timeout": 0.1}}}  # fmt: skip
+    policy = OnnxPolicy(path, seed=3)
+    controller = Controller(policy, RobotConfig.model_validate({**robot, **sections}))
+    rng = np.random.default_rng(0)
+    for i in range(STEPS):
+        signals = {name: rng.uniform(-1, 1, 1) for name in ("ball", "goal")}  # of another order
+        state = RobotState(0.02 * i, rng.uniform(-1, 1, 2), np.zeros(2), signals=signals)
+        if not i:
+            controller.start(0.0, state)
+        controller.record(controller.step(0.02 * i, state))
+    controller.recorder.add(9.0, None, None, np.zeros(1), controller.step(2.0, None))
+    return path, dumped(controller.recorder, folder)
+
+
+def test_a_recording_with_signals_replays_bit_for_bit_and_holds_what_the_policy_saw(
+    guided: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    policy, flight = guided
+    assert replay.main([str(flight), str(policy)]) == replay.SAME
+    recording = read_recording(flight)
+    assert recording.meta["signals"] == {"goal": 1, "ball": 1}
+    records = recording.records
+    assert records["signals"].shape == (STEPS + 1, 2)
+    assert np.isnan(records["signals"][-1]).all()  # there was no state
+    encoder = ObservationEncoder(OnnxPolicy(policy).spec)
+    for row in records[:STEPS]:
+        signals = {"goal": row["signals"][:1], "ball": row["signals"][1:]}
+        state = RobotState(0.0, row["joint_position"], row["joint_velocity"], signals=signals)
+        np.testing.assert_array_equal(encoder.encode(state), row["observation"])
+
+
+def test_recordings_without_signals_keep_the_format_that_earlier_releases_read(flown: Path) -> None:
+    recording = read_recording(flown)
+    assert "signals" not in recording.meta
+    assert recording.records.dtype.names == flight_recorder.RECORD_FIELDS
+
+
+@pytest.mark.parametrize("signals", [{}, {"goal": 1}, {"goal": -1, "ball": 3}, {"goal": 10**9}])
+def test_signals_that_do_not_fit_the_records_are_refused(
+    guided: tuple[Path, Path], tmp_path: Path, signals: dict[str, int]
+) -> None:
+    recording = read_recording(guided[1])
+    recording.meta["signals"] = signals
+    path = tmp_path / "flight.npz"
+    np.savez(path, records=recording.records, meta=np.array(json.dumps(recording.meta)))
+    with pytest.raises(InputError, match=r"types or sizes|signals"):
+        read_recording(path)

@@ -136,7 +136,7 @@ def test_values_are_frozen_where_commands_moved_and_nothing_answered(
     velocity, found = np.zeros(3), []
     after = 0.5 if kind == "position" else 2.0
     for k in range(400):
-        ours.commanded(np.array([share * value if k % 2 else 0.0, 0.0, 0.0]))
+        ours.commanded(np.array([share * value if k % 2 else 0.0, 0.0, 0.0]), k * T)
         found.append(ours.frozen(POSE, velocity, k * T))
     frozen = [bool(why) for why in found]
     assert frozen == [share > 1 and k * T >= after for k in range(400)]
@@ -145,15 +145,40 @@ def test_values_are_frozen_where_commands_moved_and_nothing_answered(
         assert not ours.frozen(POSE + 1e-15 * POSE, velocity + 1e-15, 400 * T)  # one bit is alive
 
 
+@pytest.mark.parametrize("share", [0.98, 1.02])
+def test_velocities_move_a_joint_by_their_sum(share: float) -> None:
+    ours, velocity, found = check("velocity"), np.zeros(3), []
+    limit = 8.0  # [rad/s] of the wrist
+    for k in range(100):
+        value = share * MOVED / (15 * T) if k < 16 else 0.0  # the first is before a reading
+        assert value > 0.05 * limit or not value
+        ours.commanded(np.array([value, 0.0, 0.0]), k * T)
+        found.append(bool(ours.frozen(POSE, velocity, k * T)))
+    assert found == [share > 1 and k * T >= 0.5 for k in range(100)]
+
+
+def test_velocities_that_friction_may_hold_and_those_before_a_reading_do_not_count() -> None:
+    ours, velocity = check("velocity"), np.zeros(3)
+    for k in range(4000):
+        ours.commanded(np.array([0.049 * 8.0, 0.0, 0.0]), k * T)
+        assert not ours.frozen(POSE, velocity, k * T)
+    for k in range(4000, 8000):  # it moves, and so do the readings
+        ours.commanded(np.array([4.0, 0.0, 0.0]), k * T)
+        assert not ours.frozen(POSE + k * 1e-9, velocity, k * T)
+    for k in range(8000, 8200):
+        ours.commanded(np.zeros(3), k * T)
+        assert not ours.frozen(POSE, velocity, k * T)
+
+
 def test_nothing_tells_which_joints_a_twist_moves() -> None:
     ours = check("twist")
     for k in range(400):
-        ours.commanded(np.array([0.5 * (k % 2), 0.0]))
+        ours.commanded(np.array([0.5 * (k % 2), 0.0]), k * T)
         assert not ours.frozen(POSE, np.zeros(3), k * T)
 
 
 def test_standing_still_is_not_frozen() -> None:
     ours = check()
     for k in range(2000):
-        ours.commanded(POSE)
+        ours.commanded(POSE, k * T)
         assert not ours.frozen(POSE, np.zeros(3), k * T)

@@ -19,6 +19,12 @@ HOLDING = {
     "joints__2__holding_effort": 0.0,  # wheel
     "joints__3__holding_effort": -3.0,  # wrist
 }
+VALUES = {
+    "effort": [1.0, 0.5, 2.0],
+    "position": [0.6, 1.0, 0.3],
+    "velocity": [0.2, -1.0, 0.05],
+    "twist": [0.5, 1.0],
+}
 OUT = 0.5 + 8.0 * 0.25  # [rad] of a wrist that nothing moves
 
 
@@ -27,7 +33,7 @@ class Shutdown:
 
     def __init__(self, kind: Any, **robot: Any) -> None:
         self.run = Run(kind, **robot).arm()
-        self.run.step({"effort": [1.0, 0.5, 2.0], "position": [0.6, 1.0, 0.3]}.get(kind, [0.5, 1]))
+        self.run.step(VALUES[kind])
         self.decisions: list[Decision] = []
         self.seconds = 0.0
 
@@ -192,6 +198,49 @@ def test_blind_it_stays_within_reach_of_the_newest_trusted_position() -> None:
     assert not reached.at_rest
     assert "no reading says where the joints are" in reached.text
     assert out.values[-1, 0] == pytest.approx(-0.4)
+
+
+# ---- velocity of joints
+
+
+def moving(out: Shutdown) -> None:
+    """As fast as may be: 0.25 s to brake."""
+    for _ in range(60):
+        out.run.step([-8.0, 40.0, 2.0], state=make_state(1.7, 0.0, 0.06))
+
+
+def test_joints_slow_down_to_0_and_the_way_out_ends_once_all_stand() -> None:
+    out = Shutdown("velocity")
+    moving(out)
+
+    def stopping(last: np.ndarray, seconds: float) -> Any:
+        return make_state(1.0, velocity=last if seconds < 0.5 else [0.0, 0.01, 0.0])
+
+    reached = out.shut_down(stopping)
+    text = "a velocity of 0 is commanded, all joints slower than 0.05"
+    assert reached == RestReached(True, text)
+    steps = np.abs(np.diff(out.values, axis=0))
+    assert (steps <= 4 * np.array([8.0, 40.0, 2.0]) * T + 1e-9).all()
+    assert not out.values[int(0.3 / T) :].any()
+    assert 0.7 < out.seconds < 1.1
+
+
+def test_a_joint_that_moves_on_at_a_velocity_of_0_is_named() -> None:
+    out = Shutdown("velocity", safety__rest_timeout=1.0)
+    moving(out)
+    reached = out.shut_down(lambda *_: make_state(velocity=[0.0, 0.0, 0.2]))
+    assert reached == RestReached(False, "rail still moves at 0.2, a velocity of 0 is commanded")
+    assert out.seconds == pytest.approx(1.25, abs=2 * T)
+
+
+def test_blind_joints_slow_down_too_and_nobody_says_that_they_stand() -> None:
+    out = Shutdown("velocity")
+    moving(out)
+    reached = out.shut_down(lambda *_: None)
+    assert not reached.at_rest
+    assert "no reading says whether the joints stand" in reached.text
+    assert not out.values[-1].any()
+    assert out.seconds <= 0.25 + 2 * T
 
 
 # ---- twist

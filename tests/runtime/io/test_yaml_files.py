@@ -17,7 +17,7 @@ from dime_robot.runtime.io.errors import InputError
 from dime_robot.runtime.io.yaml_files import MAX_DEPTH, MAX_NODES, parse_yaml
 from dime_robot.sim.config.robot_task import load_robot_task
 from tests.malformed import within
-from tests.paths import ROOT
+from tests.paths import ROOT, shipped_content
 
 # no digits: PyYAML writes the text 1e3 as it is, which is a number here
 words = st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z", "N"]), max_size=10)
@@ -156,7 +156,7 @@ def test_a_model_is_beside_the_file_that_names_it(way: str, tmp_path: Path) -> N
     base, above = tmp_path / "base", tmp_path / "above"
     base.mkdir()
     above.mkdir()
-    content = yaml.safe_load((config_folder() / "cartpole.yaml").read_text())
+    content = shipped_content("cartpole")
     content["sim"]["model"] = "models/cart.xml"
     content["latency"] = {"action": {"file": "measured.json"}}
     (base / "cart.yaml").write_text(yaml.safe_dump(content))
@@ -179,4 +179,11 @@ def test_shipped_files_name_their_models_as_before() -> None:
     for path in config_folder().glob("*.yaml"):
         sim = read_config(path)["sim"]
         assert isinstance(sim, dict)
-        assert sim["model"] in ("models/cartpole.xml", "models/go2.xml")
+        assert (config_folder() / sim["model"]).parent == config_folder() / "models"
+        assert (config_folder() / sim["model"]).is_file()
+
+
+def test_null_leaves_out_what_an_extended_file_has(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text("a: {x: {y: 1}, z: 2}\nb: {c: 3}\n")
+    (tmp_path / "mine.yaml").write_text("extends: base.yaml\na: {x: null, z: null}\nb: null\n")
+    assert read_config(tmp_path / "mine.yaml") == {"a": {"z": None}}

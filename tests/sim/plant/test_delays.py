@@ -255,6 +255,22 @@ def test_a_range_is_drawn_uniformly_once_per_episode(way: str) -> None:
     assert stats.kstest(drawn, stats.uniform(0.004, 0.026).cdf).pvalue > 0.01
 
 
+@pytest.mark.parametrize("redraw", ["episode", "step"])
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_a_share_shortens_the_delays_and_loses_fewer(share: float, redraw: str) -> None:
+    both = {"range": (0.04, 0.04), "redraw": redraw, "hold": 1 - 1e-9}
+    late, plant = delayed(latency(observation=both, action=both))
+    rng, readings = np.random.default_rng(5), []
+    late.scale(share)
+    for _ in range(10):
+        plant.reset(POSE, 0.3)
+        late.reset(rng)
+        readings += [late.step(command, rng).stamp for command in commands(20)]
+    assert late.observation_delay == late.action_delay == pytest.approx(share * 0.04)
+    lost = 1 - len(set(readings)) / 20 if share == 0 else np.mean(np.diff(readings) == 0)
+    assert lost == pytest.approx(share, abs=0.15)
+
+
 def test_without_latency_it_is_the_plants_own_step(monkeypatch: pytest.MonkeyPatch) -> None:
     states, _ = reference(0)
     late, plant = delayed(LatencyConfig())

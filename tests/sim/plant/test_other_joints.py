@@ -9,6 +9,7 @@ from typing import Any
 import mujoco
 import numpy as np
 import pytest
+import yaml
 from pydantic import ValidationError
 
 from dime_robot.runtime.contract.config_files import config_folder
@@ -18,6 +19,7 @@ from dime_robot.runtime.io.errors import InputError
 from dime_robot.sim.config.robot_task import SimConfig, load_robot_task
 from dime_robot.sim.model.loading import base_body
 from dime_robot.sim.plant.plant import Plant, make_plant
+from tests.paths import shipped_content
 
 # Two legs and two arms on a trunk; the arms' elbows stick out, so that they fall where nobody holds
 BODY = """
@@ -234,10 +236,11 @@ def test_a_contract_holds_what_it_can(held: dict[str, float], sentence: str) -> 
 def test_contract_and_simulation_hold_the_same_joints(
     tmp_path: Path, held: str, sim: str, sentence: str
 ) -> None:
-    text = (config_folder() / "cartpole.yaml").read_text()
-    text = text.replace("\nrobot: ", f"\n{held}\nrobot: ", 1).replace("\nsim:\n", f"\nsim:\n{sim}")
+    content = shipped_content("cartpole")
+    content["policy"] |= yaml.safe_load(held) or {}
+    content["sim"] |= yaml.safe_load(sim) or {}
     path = tmp_path / "own.yaml"
-    path.write_text(text)
+    path.write_text(yaml.safe_dump(content))
     with pytest.raises(InputError, match=sentence):
         load_robot_task(path)
 
@@ -293,7 +296,7 @@ def test_a_ball_in_the_world_changes_nothing(tmp_path: Path, where: str) -> None
 def test_a_fixed_robot_beside_a_free_ball_has_no_free_base(tmp_path: Path) -> None:
     plant = robot(tmp_path, world(before=BALL))
     assert not plant.has_free_base
-    with pytest.raises(InputError, match="a robot with a free joint"):
+    with pytest.raises(InputError, match="expected a model with a free joint"):
         plant.base()
     assert robot(tmp_path, world(base="<freejoint/>", before=BALL)).has_free_base
     path = tmp_path / "fixed.xml"

@@ -78,7 +78,9 @@ STEP, STEPS = 0.002, 5
 Q = {"name": "q", "kind": "joint_position", "unit": "rad"}
 
 
-def make(folder: Path, mjcf: str, spec: dict[str, Any], imu: str | None = None) -> Plant:
+def make(
+    folder: Path, mjcf: str, spec: dict[str, Any], imu: str | None = None, **settings: Any
+) -> Plant:
     path = folder / "model.xml"
     path.write_text(mjcf)
     names = [joint["name"] for joint in spec["joints"]]
@@ -88,7 +90,8 @@ def make(folder: Path, mjcf: str, spec: dict[str, Any], imu: str | None = None) 
         "observation": [{**Q, "joints": names, "size": len(names)}],
         **spec,
     }
-    sim = SimConfig(model="model.xml", timestep=STEP, decimation=STEPS, imu=imu)
+    settings = {"timestep": STEP, "decimation": STEPS, **settings}
+    sim = SimConfig(model="model.xml", imu=imu, **settings)
     return Plant(PolicySpec.model_validate(data), sim, path)
 
 
@@ -98,6 +101,15 @@ def arm(folder: Path, **changes: Any) -> Plant:
     a = {"name": "a", "type": "revolute", "effort_limit": 9.0, "stiffness": 60.0, "damping": 2.0}
     action = {"kind": "position", "size": 2, "scale": {"a": 1.0, "b": 1.0}}
     return make(folder, ARM, {"joints": [b, a], "action": action})
+
+
+def servo(folder: Path, damping: float = 0.5, **settings: Any) -> Plant:
+    """The arm with velocities as commands; a stiffness in its contract is without effect."""
+    b = {"name": "b", "type": "revolute", "position_limits": [-1.0, 1.0], "effort_limit": 3.0,
+         "stiffness": 20.0, "damping": damping}  # fmt: skip
+    a = {"name": "a", "type": "revolute", "effort_limit": 9.0, "damping": 2.0}
+    action = {"kind": "velocity", "size": 2, "scale": {"a": 1.0, "b": 1.0}}
+    return make(folder, ARM, {"joints": [b, a], "action": action}, **settings)
 
 
 def base(folder: Path, *axes: str, mjcf: str = BASE) -> Plant:
@@ -142,6 +154,60 @@ def test_a_position_is_held_by_the_contracts_gains_at_every_simulation_step(tmp_
         assert state.joint_position == pytest.approx(data.qpos[::-1], abs=1e-12)
         assert state.joint_velocity == pytest.approx(data.qvel[::-1], abs=1e-12)
         assert state.stamp == pytest.approx((period + 1) * STEP * STEPS)
+
+
+def test_a_velocity_is_followed_by_the_contracts_gain_at_every_simulation_step(
+    tmp_path: Path,
+) -> None:
+    plant = servo(tmp_path)
+    plant.reset({"a": 0.2, "b": -0.3})
+    model = mujoco.MjModel.from_xml_string(ARM)
+    model.opt.timestep = STEP
+    data = mujoco.MjData(model)
+    data.qpos[:] = [0.2, -0.3]
+    for period in range(30):
+        wanted_b, wanted_a = 4.0 * np.sin(period), 8.0 * np.cos(period)
+        for _ in range(STEPS):
+            a = np.clip(2.0 * (wanted_a - data.qvel[0]), -9.0, 9.0)
+            b = np.clip(0.5 * (wanted_b - data.qvel[1]), -3.0, 3.0)
+            data.ctrl[:] = [b, a]  # in the order of the actuators
+            mujoco.mj_step(model, data)
+        command = JointCommand(("b", "a"), np.array([wanted_b, wanted_a]), "velocity")
+        state = plant.step(command)
+        assert plant.data.qfrc_applied == pytest.approx([a, b], abs=1e-12)
+        assert not plant.data.qfrc_actuator.any()
+        assert state.joint_velocity == pytest.approx(data.qvel[::-1], abs=1e-12)
+
+
+def test_a_velocity_servo_of_any_gain_follows_with_the_implicit_drive(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"set sim.drive: implicit.*|b \(inertia") as caught:
+        servo(tmp_path, damping=300.0)
+    assert "damping 300 N m s/rad, largest stable" in str(caught.value)
+    plant = servo(tmp_path, damping=300.0, drive="implicit")
+    plant.model.opt.gravity[:] = 0
+    plant.reset({})
+    for _ in range(30):
+        state = plant.step(JointCommand(("b", "a"), np.array([0.5, -0.5]), "velocity"))
+    assert state.joint_velocity == pytest.approx([0.5, -0.5], abs=0.02)
+    assert np.abs(plant.efforts()).max() <= 9.0
+    plant.reset({"b": 0.2})
+    plant.advance(20)
+    assert plant.state().joint_position == pytest.approx([0.2, 0.0])  # the velocity is forgotten
+    assert plant.pose_errors() == {}
+    assert plant.driven_joints == ["b", "a"]
+
+
+def test_both_integrations_of_a_velocity_servo_agree_at_a_fine_step(tmp_path: Path) -> None:
+    fine = {"timestep": STEP / 20, "decimation": STEPS * 20}
+    ends = []
+    for drive in ("explicit", "implicit"):
+        plant = servo(tmp_path, **fine, drive=drive)
+        plant.reset({"b": -0.5})
+        for period in range(20):
+            wanted = np.array([np.sin(period), 3.0])
+            state = plant.step(JointCommand(("b", "a"), wanted, "velocity"))
+        ends.append([*state.joint_position, *state.joint_velocity])
+    assert ends[0] == pytest.approx(ends[1], abs=5e-3)
 
 
 def test_a_target_far_off_asks_for_no_more_than_the_effort_limit(tmp_path: Path) -> None:

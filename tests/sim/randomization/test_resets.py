@@ -18,6 +18,7 @@ from dime_robot.sim.plant.plant import Plant, make_plant
 from dime_robot.sim.randomization.randomizer import Randomizer
 from dime_robot.training.presets import preset_config
 from dime_robot.training.run import TrainingRun
+from tests.paths import shipped_content
 from tests.sim.randomization.randomized import (
     POSE,
     SPEC,
@@ -114,6 +115,48 @@ def test_what_draws_nothing_new_leaves_the_nominal_plant_to_the_bit() -> None:
     nominal = snapshot(plant)
     started(plant, *NEUTRAL)
     assert differences(nominal, snapshot(plant)) == set()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+def test_a_share_goes_that_far_from_the_nominal_plant(share: float) -> None:
+    nominal, whole, part = go2(), go2(), go2()
+    started(whole, *WILD)
+    randomizer = Randomizer(WILD, SPEC, part)
+    randomizer.share = share
+    randomizer.startup(np.random.default_rng(7))
+    randomizer.reset(np.random.default_rng(8))
+    base, far, near = snapshot(nominal), snapshot(whole), snapshot(part)
+    quantities = (
+        *("MjModel.geom_friction", "MjModel.body_mass", "MjModel.body_ipos", "MjModel.dof_damping"),
+        *("MjModel.dof_armature", "MjModel.dof_frictionloss", "MjModel.body_inertia"),
+        *("PositionDrive.strength", "PositionDrive.stiffness", "PositionDrive.damping"),
+    )
+    for name in quantities:
+        assert not np.array_equal(base[name], far[name]), name
+        expected = base[name] + share * (far[name] - base[name])
+        np.testing.assert_allclose(near[name], expected, rtol=1e-12, atol=1e-15, err_msg=name)
+    # a slope keeps the length of gravity, and has that share of the angle
+    down = [each["MjOption.gravity"] for each in (base, far, near)]
+    angles = [np.arccos(each[2] / np.linalg.norm(each) / -1.0) for each in down]
+    np.testing.assert_allclose(np.linalg.norm(down[2]), 9.81, rtol=1e-12)
+    np.testing.assert_allclose(angles[2], share * angles[1], atol=1e-7)
+    if share == 1.0:
+        assert differences(far, near) == set()
+
+
+def test_a_share_of_noise_and_of_pushes() -> None:
+    noise = term("observation_noise", "add", (1, 1), "interval", interval=(0, 0), targets=["gyro"])
+    push = term("push", "add", (0.4, 0.4), "interval", interval=(0.1, 0.1))
+    plant = go2()
+    randomizer = started(plant, noise, push)
+    plant.reset(POSE, 0.3)
+    randomizer.share = 0.5
+    observation = randomizer.observe(
+        np.zeros(SPEC.n_obs, dtype=np.float32), np.random.default_rng(0)
+    )
+    assert observation[:3].tolist() == [0.5] * 3
+    randomizer.step(np.random.default_rng(0), 0.2)
+    assert np.hypot(*plant.data.qvel[:2]) == pytest.approx(0.2)
 
 
 def test_terms_on_one_quantity_apply_in_the_order_listed() -> None:
@@ -214,7 +257,10 @@ def test_a_term_that_does_not_fit_the_robot_is_one_sentence(entry: RandomTerm, s
 @pytest.mark.parametrize(
     ("entry", "says"),
     [
-        (term("motor_strength", "scale", (1, 1)), "a robot with a position drive, got .* effort"),
+        (
+            term("motor_strength", "scale", (1, 1)),
+            "a robot with a drive of positions or .*, got .* effort",
+        ),
         (term("push", "add", (0, 1), "interval", interval=(1, 1)), "with a free joint, got none"),
     ],
 )
@@ -236,9 +282,7 @@ def test_every_environment_of_every_seed_draws_for_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is drawn once for an environment's life follows from the run's seed, also on resume."""
-    model = load_robot_task("cartpole")[1]
-    content = yaml.safe_load((model.parents[1] / "cartpole.yaml").read_text())
-    content["sim"]["model"] = str(model)
+    content = shipped_content("cartpole")
     content["randomization"] = [
         {"kind": "armature", "operation": "add", "range": [0.1, 0.9], "mode": "startup"}
     ]
@@ -249,13 +293,14 @@ def test_every_environment_of_every_seed_draws_for_itself(
         return tuple(row["value"] for row in env.unwrapped.randomizer.drawn())
 
     def of(seed: int) -> list[tuple[float, ...]]:
-        config = preset_config("tiny", f"sim:{path}").model_copy(update={"seed": seed})
+        config = preset_config("tiny", f"sim:{path}")
+        config = config.model_copy(update={"seed": seed, "num_envs": 3})
         run = TrainingRun(config, tmp_path / "run", torch.device("cpu"))
         run.evaluator._prepare(3)
-        found = [drawn(env) for env in (run.env, *run.evaluator._envs)]
+        found = [drawn(env) for env in (*run.envs.envs, *run.evaluator._envs)]
         run.close()
         return found
 
     first = of(1)
     assert first == of(1)
-    assert len(set(first) | set(of(2))) == 8
+    assert len(set(first) | set(of(2))) == 12

@@ -1,0 +1,1 @@
+"""Draft of a configuration: `python -m dime_robot.config new`."""
