@@ -36,7 +36,7 @@ from dime_robot import train
 from dime_robot.learning.config import TrainConfig, changes, option, option_words
 from dime_robot.results.eval_csv import EvalRow, read_eval_csv, write_eval_csv
 from dime_robot.results.tables import text_table
-from dime_robot.runtime.io.command import UNFINISHED, ReaderGoneError, run_command
+from dime_robot.runtime.io.command import INTERRUPTED, UNFINISHED, ReaderGoneError, run_command
 from dime_robot.runtime.io.command_line import Parser
 from dime_robot.runtime.io.errors import InputError
 from dime_robot.runtime.io.regular_files import write_atomically
@@ -45,6 +45,8 @@ from dime_robot.training.run_lock import remove_unfinished_start
 
 COMMAND = "python -m dime_robot.sweep"
 SIGNAL_WAIT = 0.5  # [s]
+# exit codes of a stopped run: ended, interrupted before its first step, or killed
+STOPPED = (0, INTERRUPTED, -signal.SIGTERM, -signal.SIGKILL)
 LOG_LINES = 5  # of a failed run, shown
 MAX_SEEDS = 1000
 MAX_NAME = 100  # [characters] of a folder
@@ -295,7 +297,7 @@ class Sweep:
         rows, finished = run.rows()
         if code == 0 and finished:
             self._log(number, _result(rows[-1]))
-        elif self.stopping.is_set() and code in (0, -signal.SIGTERM, -signal.SIGKILL):
+        elif self.stopping.is_set() and code in STOPPED:
             self._log(number, "stopped")
         else:
             reason = f"exit code {code}" if code > 0 else f"killed by signal {-code}"

@@ -290,6 +290,27 @@ def test_an_error_ends_all_runs_at_once(
     assert [path.name for path in tmp_path.glob("done*")] == ["done1"]
 
 
+def test_a_run_interrupted_before_its_first_step_is_stopped_not_failed(
+    tmp_path: Path, pretend: Pretend, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # as a run does whose PyTorch still loads
+    pretend(
+        "import signal, sys, time, pathlib; signal.signal(15, lambda *_: sys.exit(130))\n"
+        f"pathlib.Path(r'{tmp_path}', f'ready{{sys.argv[1]}}').touch(); time.sleep(60)",
+    )
+
+    def interrupt() -> None:
+        wait_for(lambda: len(list(tmp_path.glob("ready*"))) == 2)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    assert sweep.main(command(tmp_path, seeds="0,1")) == 1
+    thread.join()
+    shown = capsys.readouterr().out
+    assert (shown.count("  stopped\n"), shown.count("failed")) == (2, 0), shown
+
+
 @pytest.mark.parametrize("second", [signal.SIGINT, None])
 def test_a_second_ctrl_c_kills(
     second: int | None, tmp_path: Path, pretend: Pretend, capsys: pytest.CaptureFixture[str]

@@ -92,12 +92,21 @@ class RobotEnv(gymnasium.Env[Float32Array, Float32Array]):
 
         Args:
             action: in [-1, 1], shape (n_act,).
+
+        Raises:
+            InputError: the simulation has diverged (`Plant.divergence`), or a term fails.
         """
         command = self._decoder.decode(action, self._state, self._sent)
         self._sent = command.value
         self.randomizer.step(self.np_random, self._steps * self.policy_spec.period)
         state = self._delayed.step(command, self.np_random)
         self._steps += 1
+        if (diverged := self.plant.divergence()) is not None:
+            raise InputError(
+                f"{self._model_path}: expected a simulation that stays stable, got {diverged}"
+                f" {self._steps} control steps after a reset; lower sim.timestep or the gains, or"
+                " raise the smallest masses and inertias"
+            )
         reward = self.task.step(command, self.np_random)
         info = self._success_of(self.task.is_success())
         info["measures"] = dict(self.task.metrics)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import mujoco
 import numpy as np
+import numpy.typing as npt
 
 from dime_robot.runtime.contract.interpolation import NO_INTERPOLATION, Interpolation
 from dime_robot.runtime.contract.policy_spec import FloatArray, PolicySpec
@@ -17,7 +19,7 @@ from dime_robot.runtime.control.state import JointCommand, RobotState
 from dime_robot.runtime.io.errors import InputError
 from dime_robot.sim.config.robot_task import RobotTaskConfig, SimConfig
 from dime_robot.sim.model.fit import JOINT_TYPES, Fit
-from dime_robot.sim.model.loading import load_model
+from dime_robot.sim.model.loading import joint_name, load_model
 from dime_robot.sim.plant.drive import (
     Driven,
     PositionDrive,
@@ -30,6 +32,9 @@ from dime_robot.sim.plant.stability import Unstable, unstable
 UPRIGHT: FloatArray = np.array([1.0, 0.0, 0.0, 0.0])
 SCALAR = tuple(JOINT_TYPES.values())  # kinds of joints with one coordinate
 MAX_NAMED = 4  # joints in a message
+MAX_SPEED = 1e6  # of any coordinate; above it the simulation has diverged [rad/s or m/s]
+# of MuJoCo's warnings, those after which it has put everything back to where it began
+DIVERGED = slice(int(mujoco.mjtWarning.mjWARN_BADQPOS), int(mujoco.mjtWarning.mjWARN_BADQACC) + 1)
 
 
 class BaseMotion(NamedTuple):
@@ -84,6 +89,7 @@ class Plant:
         fit.disable_actuators()
         self._source = model_path
         self.data = mujoco.MjData(self.model)
+        self._warnings = self.data.warning.number  # a view of MuJoCo's counters
         self.decimation = sim.decimation
         self.joint_ids = fit.joints
         # of the contract's joints in data.qpos and data.qvel, shape (n_joints,) each
@@ -237,6 +243,30 @@ class Plant:
             InputError: the model has no such joint.
         """
         return np.array([self.data.qpos[self._qpos_index(name)] for name in names], dtype=float)
+
+    def divergence(self, max_speed: float = MAX_SPEED) -> str | None:
+        """Return how the simulation has diverged since the reset, as a phrase; None: it has not.
+
+        Args:
+            max_speed: of any coordinate; a larger one is a divergence [rad/s or m/s].
+        """
+        model, data = self.model, self.data
+        started_again = self._warnings[DIVERGED].any()
+        # in every step of training, so first by sums; a number that is not finite stays one in them
+        if (
+            float(data.qvel.dot(data.qvel)) <= max_speed**2
+            and math.isfinite(data.qpos.dot(data.qpos))
+            and not started_again
+        ):
+            return None
+        slow: npt.NDArray[np.bool_] = np.abs(data.qvel) <= max_speed
+        if not slow.all():
+            dof = int(slow.argmin())
+            joint = joint_name(model, int(model.dof_jntid[dof]))
+            return f"a speed of {data.qvel[dof]:g} rad/s or m/s at {joint}"
+        if not np.isfinite(data.qpos).all():
+            return "positions that are not finite"
+        return "a state at which MuJoCo started again" if started_again else None
 
     def pose_errors(self) -> dict[str, float]:
         """Return the current position error of each joint with a target position.
