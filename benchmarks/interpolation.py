@@ -130,7 +130,7 @@ def main() -> None:
     ours = suite.suite_of(config, policy.env)
     print("\n" + suite.header(ours))
     first: suite.Row | None = None
-    for base in suite.conditions(config, model, [])[:2]:
+    for base in suite.conditions(config, model, [], Path())[:2]:
         for each in interpolations:
             changed = with_interpolation(base.config, each)
             name = f"{base.name}, {each.kind}"

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ from dime_robot.sim.config.robot_task import (
     load_robot_task,
     require_task,
 )
+from dime_robot.sim.model.adaptation import completed
 from dime_robot.sim.model.comparison import model_differences
 from dime_robot.sim.model.loading import base_body
 from dime_robot.sim.plant.plant import make_plant
@@ -111,13 +113,16 @@ def suite_of(config: RobotTaskConfig, env: str) -> SuiteConfig:
     return suite
 
 
-def conditions(config: RobotTaskConfig, model: Path, others: Sequence[Path]) -> list[Condition]:
+def conditions(
+    config: RobotTaskConfig, model: Path, others: Sequence[Path], folder: Path
+) -> list[Condition]:
     """Make every condition, the nominal one first.
 
     Args:
         config: the robot and its task.
         model: its MJCF file.
         others: more models of the robot (MJCF).
+        folder: for copies of those that lack a floor, or meshes that are only seen.
 
     Raises:
         InputError: a model does not fit this robot, or is given twice.
@@ -160,14 +165,15 @@ def conditions(config: RobotTaskConfig, model: Path, others: Sequence[Path]) -> 
     twice = sorted({path for path in resolved if resolved.count(path) > 1})
     if twice:
         raise InputError(f"--model: expected each model once, got {twice} more than once")
-    for other in others:  # their bodies and cameras have other names
-        alike = [each for each in others if each.name == other.name]
-        name = other.name if len(alike) == 1 else str(other)
+    for given in others:  # their bodies and cameras have other names
+        alike = [each for each in others if each.name == given.name]
+        name = given.name if len(alike) == 1 else str(given)
+        other, changes = completed(given, folder / str(len(found)))
         imu = None if config.sim.imu is None else base_body(other, config.policy)
         sim = config.sim.model_copy(update={"imu": imu, "camera": None})
         changed = with_only(sim=sim)
         make_plant(changed, other)  # a model that does not fit is refused before the first episode
-        lines = model_differences(model, other, config.policy)
+        lines = [*changes, *model_differences(model, other, config.policy)]
         found.append(
             Condition(f"model {name}", changed, other, foreign=True, differences=tuple(lines))
         )
@@ -217,26 +223,32 @@ def run_suite(
     config, model = load_robot_task(name)
     suite = suite_of(config, env)
     rows: list[Row] = []
-    found = conditions(config, model, others)
-    if not any(sampling.only in condition.name for condition in found):
-        raise InputError(
-            f"--only: expected words of a condition's name, got {sampling.only!r}, which is in none"
-            f" of {[condition.name for condition in found]}"
-        )
-    log(header(suite))
-    for condition in (c for c in found if c.name == NOMINAL or sampling.only in c.name):
-        results = []
-        for command in suite.commands:
-            make = _maker(name, condition, suite.command, command, sampling.seed)
-            evaluator = Evaluator(env, shape, min(20, sampling.episodes), make)
-            seed = (sampling.seed, 4)
-            results.append(evaluator.run(policy, sampling.episodes, seed, sampling.noise))
-            evaluator.close()
-        rows.append(Row(condition, tuple(results), suite.score))
-        log(line(rows[-1], rows[0], suite))
-        for difference in condition.differences:
-            log(f"    {difference}")
+    with TemporaryDirectory() as folder:
+        found = _selected(conditions(config, model, others, Path(folder)), sampling.only)
+        log(header(suite))
+        for condition in found:
+            results = []
+            for command in suite.commands:
+                make = _maker(name, condition, suite.command, command, sampling.seed)
+                evaluator = Evaluator(env, shape, min(20, sampling.episodes), make)
+                seed = (sampling.seed, 4)
+                results.append(evaluator.run(policy, sampling.episodes, seed, sampling.noise))
+                evaluator.close()
+            rows.append(Row(condition, tuple(results), suite.score))
+            log(line(rows[-1], rows[0], suite))
+            for difference in condition.differences:
+                log(f"    {difference}")
     return rows, suite
+
+
+def _selected(found: list[Condition], words: str) -> list[Condition]:
+    """Return the conditions with some words in their names, and the nominal one."""
+    if not any(words in condition.name for condition in found):
+        raise InputError(
+            f"--only: expected words of a condition's name, got {words!r}, which is in none of"
+            f" {[condition.name for condition in found]}"
+        )
+    return [each for each in found if each.name == NOMINAL or words in each.name]
 
 
 def _maker(

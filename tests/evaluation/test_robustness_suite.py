@@ -19,6 +19,7 @@ from dime_robot.runtime.io.errors import InputError
 from dime_robot.sim.config.randomization import LatencyConfig
 from dime_robot.sim.config.robot_task import RobotTaskConfig, SuiteConfig, load_robot_task
 from dime_robot.sim.model.comparison import model_differences
+from dime_robot.sim.robot_env import RobotEnv
 from tests.paths import SHIPPED_GO2 as POLICY
 from tests.sim.randomization.randomized import term
 
@@ -58,7 +59,7 @@ def test_every_end_of_every_randomised_quantity_is_a_condition_of_its_own(tmp_pa
     config, model = go2()
     other = tmp_path / "other.xml"
     other.write_text(model.read_text().replace('body name="base"', 'body name="trunk"'))
-    found = suite.conditions(config, model, [other])
+    found = suite.conditions(config, model, [other], tmp_path / "copies")
     assert found[-1].config.sim.imu == "trunk"
     names = [condition.name for condition in found]
     assert names[:2] == ["nominal", "randomised"]
@@ -129,10 +130,12 @@ def test_another_model_is_judged_like_the_nominal_one(
     assert any(sentence in text for text in found)
 
 
-def test_damping_that_is_trained_with_is_judged_instead_of_shown() -> None:
+def test_damping_that_is_trained_with_is_judged_instead_of_shown(tmp_path: Path) -> None:
     config, model = go2()
     terms = (term("joint_damping", "add", (0.0, 2.0)), *config.randomization)
-    found = suite.conditions(config.model_copy(update={"randomization": terms}), model, [])
+    found = suite.conditions(
+        config.model_copy(update={"randomization": terms}), model, (), tmp_path
+    )
     (damped,) = (c for c in found if c.name.startswith("joint damping"))
     assert damped.trained and damped.name == "joint damping +2 N m s/rad or N s/m"
 
@@ -214,8 +217,29 @@ def test_two_models_of_one_name_are_two_conditions(tmp_path: Path) -> None:
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
         paths.append(damped_go2(tmp_path / folder))
-    names = [c.name for c in suite.conditions(*go2(), paths) if c.foreign]
+    names = [c.name for c in suite.conditions(*go2(), paths, tmp_path / "copies") if c.foreign]
     assert names == [f"model {path}" for path in paths]
+
+
+def test_a_robot_without_a_floor_or_its_meshes_gets_what_it_lacks(tmp_path: Path) -> None:
+    """As a model is when only its own file was copied, without its scene and its meshes."""
+    config, model = go2()
+    text, count = re.subn(r"<geom name=\"floor\".*?/>", "", model.read_text(), flags=re.DOTALL)
+    assert count == 1
+    mesh = '<mesh name="hull" file="hull.obj"/>'
+    shown = '<geom type="mesh" mesh="hull" contype="0" conaffinity="0" mass="0"/>'
+    text = text.replace("</worldbody>", f"</worldbody><asset>{mesh}</asset>", 1)
+    text = text.replace("<freejoint", f"{shown}<freejoint", 1)
+    other = tmp_path / "robot.xml"
+    other.write_text(text)
+    found = suite.conditions(config, model, [other], tmp_path / "copies")[-1]
+    assert found.name == "model robot.xml"
+    assert found.differences[:2] == ("without the missing visual meshes hull.obj", "with a floor")
+    env = RobotEnv("go2", variant=(found.config, found.model))
+    env.reset(seed=0)
+    heights = [env.step(np.zeros(12, np.float32)) and env.plant.base().height for _ in range(50)]
+    assert min(heights) > 0.2  # it stands
+    assert other.read_text() == text
 
 
 def test_a_nan_is_no_pass() -> None:

@@ -13,7 +13,6 @@ from dime_robot.sim.robot_env import RobotEnv
 @pytest.mark.parametrize("joint", [0, 1])
 @pytest.mark.parametrize("speed", [1e7, 1e9, 1e11, 1e133, np.inf, np.nan])
 def test_a_simulation_that_diverged_is_one_sentence(joint: int, speed: float) -> None:
-    """Also where MuJoCo starts again from its initial state, which hides the divergence."""
     env = RobotEnv("cartpole")
     env.reset(seed=0)
     action = np.zeros(1, np.float32)

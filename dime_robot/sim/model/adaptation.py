@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from functools import reduce
+from operator import or_
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -99,12 +101,15 @@ class Adaptation:
         spec = self.spec
         if not any(joint.type == FREE for joint in spec.joints):
             return
-        touching = (geom for geom in spec.geoms if geom.contype or geom.conaffinity)
+        touching = [geom for geom in spec.geoms if geom.contype or geom.conaffinity]
         if any(_is_fixed(geom.parent) for geom in touching):
             return
         plane = mujoco.mjtGeom.mjGEOM_PLANE
         name = _unused("floor", {geom.name for geom in spec.geoms})
-        spec.worldbody.add_geom(name=name, type=plane, size=[0, 0, 0.05])
+        floor = spec.worldbody.add_geom(name=name, type=plane, size=[0, 0, 0.05])
+        # touched by all that touches anything, also by links that do not touch one another
+        floor.contype = reduce(or_, (geom.conaffinity for geom in touching), 0)
+        floor.conaffinity = reduce(or_, (geom.contype for geom in touching), 0)
         if not spec.lights:
             spec.worldbody.add_light(pos=[0, 0, 3], dir=[0, 0, -1])
         self.changes.append("with a floor")
@@ -205,6 +210,28 @@ def adapt_mjcf(path: Path) -> Adaptation:
     adaptation.name_everything()
     adaptation.add_floor()
     return adaptation
+
+
+def completed(path: Path, folder: Path) -> tuple[Path, list[str]]:
+    """Return a model that can be simulated: the file itself, or a copy with what it lacks.
+
+    Args:
+        path: of an MJCF file, such as a robot without a floor or without its visual meshes.
+        folder: for the copy; made if one is needed.
+
+    Returns:
+        The file, and what differs from the user's model, one phrase each.
+
+    Raises:
+        InputError: as `adapt_mjcf`.
+    """
+    adaptation = adapt_mjcf(path)
+    if not adaptation.changes:
+        return path, []
+    folder.mkdir(parents=True)
+    copy = folder / path.name
+    copy.write_text(adaptation.text(folder), encoding="utf-8")
+    return copy, adaptation.changes
 
 
 def some(names: Sequence[str], count: int = 3) -> str:

@@ -33,7 +33,7 @@ UPRIGHT: FloatArray = np.array([1.0, 0.0, 0.0, 0.0])
 SCALAR = tuple(JOINT_TYPES.values())  # kinds of joints with one coordinate
 MAX_NAMED = 4  # joints in a message
 MAX_SPEED = 1e6  # of any coordinate; above it the simulation has diverged [rad/s or m/s]
-# of MuJoCo's warnings, those after which it has put everything back to where it began
+# of MuJoCo's warnings, those of a state that is not finite or is too large
 DIVERGED = slice(int(mujoco.mjtWarning.mjWARN_BADQPOS), int(mujoco.mjtWarning.mjWARN_BADQACC) + 1)
 
 
@@ -251,12 +251,12 @@ class Plant:
             max_speed: of any coordinate; a larger one is a divergence [rad/s or m/s].
         """
         model, data = self.model, self.data
-        started_again = self._warnings[DIVERGED].any()
+        warned = self._warnings[DIVERGED].any()
         # in every step of training, so first by sums; a number that is not finite stays one in them
         if (
             float(data.qvel.dot(data.qvel)) <= max_speed**2
             and math.isfinite(data.qpos.dot(data.qpos))
-            and not started_again
+            and not warned
         ):
             return None
         slow: npt.NDArray[np.bool_] = np.abs(data.qvel) <= max_speed
@@ -266,7 +266,7 @@ class Plant:
             return f"a speed of {data.qvel[dof]:g} rad/s or m/s at {joint}"
         if not np.isfinite(data.qpos).all():
             return "positions that are not finite"
-        return "a state at which MuJoCo started again" if started_again else None
+        return "a state that MuJoCo warned of" if warned else None
 
     def pose_errors(self) -> dict[str, float]:
         """Return the current position error of each joint with a target position.
