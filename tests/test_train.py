@@ -371,6 +371,8 @@ def test_steps_of_a_task_count_eightfold_with_many_environments() -> None:
     assert (one.num_envs, many.num_envs) == (1, 16)
     assert (many.steps, many.eval_interval) == (8 * one.steps, 8 * one.eval_interval)
     assert many.updates_at(many.random_steps + 160) == 20
+    gpu = preset_config("parallel-gpu", "sim:go2-walk")
+    assert gpu.updates_at(gpu.random_steps + 1024) == 2 and gpu.steps == 256 * one.steps
     before = preset_config("parallel", "Pendulum-v1")
     assert preset_config("parallel", "Pendulum-v1") == before  # nothing is scaled twice
 

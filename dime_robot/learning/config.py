@@ -15,7 +15,7 @@ from dime_robot.runtime.io.errors import InputError, first_problem
 MAX_COUNT = 10**12  # of steps, updates and intervals
 MAX_RETURN = 1e12
 FINEST = 100_000  # largest denominator of updates per step
-PresetName = Literal["official", "laptop", "tiny", "parallel"]
+PresetName = Literal["official", "laptop", "tiny", "parallel", "parallel-gpu"]
 
 # bounds; the memory of the machine is checked once the sizes are known
 Count = Annotated[int, Field(gt=0, le=MAX_COUNT)]
