@@ -399,8 +399,7 @@ class Plant:
         """
         data, geoms = self.data, [self._feet[foot] for foot in feet]
         forces, force = np.zeros(len(geoms)), np.zeros(6)
-        for i in range(data.ncon):
-            touching = set(data.contact.geom[i].tolist())
+        for i, touching in enumerate(data.contact.geom.tolist() if data.ncon else ()):
             for row, geom in enumerate(geoms):
                 if geom in touching:
                     mujoco.mj_contactForce(self.model, data, i, force)
