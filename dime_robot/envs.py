@@ -190,8 +190,12 @@ class PlainEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         Raises:
             InputError: the environment failed, or returned something other than numbers.
         """
-        with _refused_as(f"{self._name}: step failed"):
+        try:  # `_refused_as` in place, since this is called in every step
             obs, reward, terminated, truncated, info = self.env.step(action)
+        except InputError:
+            raise
+        except Exception as error:
+            raise InputError(f"{self._name}: step failed: {in_one_line(error)}") from error
         return (
             self._vector(obs),
             self._number("reward", reward),
@@ -207,6 +211,13 @@ class PlainEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
 
     def _vector(self, given: Any) -> FloatArray:
         """Return a copy, since some environments write every observation into the same array."""
+        if (
+            self._is_vector
+            and type(given) is np.ndarray
+            and given.dtype == np.float32
+            and given.shape == (self._size,)
+        ):
+            return given.copy()  # nothing to convert, as in every step of a robot task
         try:
             flat = given if self._is_vector else spaces.flatten(self._given, given)
             with np.errstate(over="ignore"):  # beyond float32: inf, which is refused later
@@ -240,20 +251,19 @@ class PlainEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         return bool(number)
 
     def _plain_info(self, info: Any) -> dict[str, Any]:
-        if not isinstance(info, Mapping):  # None, as an environment may return
+        if not isinstance(info, (dict, Mapping)):  # None, as an environment may return
             return {}
         plain: dict[str, Any] = {}
         if info.get("is_success") is not None:
             plain["is_success"] = self._truth('info["is_success"]', info["is_success"])
         # another environment's "measures" may be anything: entries that are not numbers are ignored
         metrics = info.get("measures")
-        if isinstance(metrics, Mapping):
-            numbers = {name: plain_number(value) for name, value in metrics.items()}
-            plain["measures"] = {
-                name: value
-                for name, value in numbers.items()
-                if isinstance(name, str) and value is not None and math.isfinite(value)
-            }
+        if isinstance(metrics, (dict, Mapping)):
+            plain["measures"] = measures = {}
+            for name, value in metrics.items():
+                number = plain_number(value)
+                if isinstance(name, str) and number is not None and math.isfinite(number):
+                    measures[name] = number
         peak = plain_number(info.get("effort_peak"))
         if peak is not None and math.isfinite(peak):
             plain["effort_peak"] = peak

@@ -16,6 +16,7 @@ from dime_robot.runtime.contract.policy_spec import FloatArray, PolicySpec
 from dime_robot.sim.config.robot_task import SimConfig
 
 STATE = mujoco.mjtState.mjSTATE_INTEGRATION
+_ZERO, _ONE = np.array(0.0), np.array(1.0)  # Python's numbers are converted in every call
 
 
 class PositionDrive:
@@ -40,15 +41,21 @@ class PositionDrive:
         full_torque_speed: float | None = None,
         max_speed: Sequence[float] = (),
     ) -> None:
-        # shape (n,) each; randomization writes into these
-        self.stiffness = np.array(stiffness)
-        self.damping = np.array(damping)
+        # shape (n,) each; randomization writes into these, so that nothing is derived from them
+        self.stiffness = np.array(stiffness, dtype=float)
+        self.damping = np.array(damping, dtype=float)
         self.strength = np.ones(len(self.stiffness))  # ratio of actual to computed effort
-        self._limit = np.array(limit)
+        self._limit = np.array(limit, dtype=float)
+        self._lowest = -self._limit
         self._fades = full_torque_speed is not None
         if full_torque_speed is not None:
-            self._max_speed = np.array(max_speed)
+            self._max_speed = np.array(max_speed, dtype=float)
             self._fade = 1 / ((1 - full_torque_speed) * self._max_speed)
+            # below this square of all speeds together every motor has its full effort: `_share`
+            # never rises with the speed, so that it is 1 at all lower ones too
+            full = 0.999 * full_torque_speed * float(self._max_speed.min(initial=np.inf))
+            is_whole = (self._share(np.full(len(self._limit), 1.0005 * full)) == 1.0).all()
+            self._full_squared = full**2 if is_whole else -1.0  # [rad^2/s^2 or m^2/s^2]
         self.reset()
 
     @classmethod
@@ -103,12 +110,17 @@ class PositionDrive:
         Args:
             velocity: shape (n,) [rad/s or m/s].
         """
-        limit = self._limit
-        if not self._fades:
-            return -limit, limit
-        forward = np.minimum(np.maximum((self._max_speed - velocity) * self._fade, 0.0), 1.0)
-        backward = np.minimum(np.maximum((self._max_speed + velocity) * self._fade, 0.0), 1.0)
-        return -limit * backward, limit * forward
+        if not self._fades or velocity.dot(velocity) <= self._full_squared:
+            return self._lowest, self._limit
+        return self._lowest * self._share(-velocity), self._limit * self._share(velocity)
+
+    def _share(self, velocity: FloatArray) -> FloatArray:
+        """Return the share of the effort in the direction of positive velocities, shape (n,)."""
+        share = self._max_speed - velocity
+        share *= self._fade
+        np.maximum(share, _ZERO, out=share)
+        np.minimum(share, _ONE, out=share)
+        return share
 
     def forward(self, target: FloatArray, position: FloatArray) -> FloatArray:
         """Return the part of the effort that does not depend on the velocity [N m or N].
@@ -117,7 +129,8 @@ class PositionDrive:
             target: shape (n,) [rad or m].
             position: shape (n,) [rad or m].
         """
-        part: FloatArray = self.stiffness * (target - position)
+        part: FloatArray = target - position
+        part *= self.stiffness
         return part
 
     def effort(self, target: FloatArray, position: FloatArray, velocity: FloatArray) -> FloatArray:
@@ -128,11 +141,14 @@ class PositionDrive:
             position: shape (n,) [rad or m].
             velocity: shape (n,) [rad/s or m/s].
         """
-        wanted = self.forward(target, position) - self.damping * velocity
         low, high = self.bounds(velocity)
-        applied: FloatArray = self.strength * np.maximum(np.minimum(wanted, high), low)
-        self.record(applied)
-        return applied
+        effort = self.forward(target, position)
+        effort -= self.damping * velocity
+        np.minimum(effort, high, out=effort)
+        np.maximum(effort, low, out=effort)
+        effort *= self.strength
+        self.record(effort)
+        return effort
 
     def record(self, applied: FloatArray) -> None:
         """Record the effort of one simulation step, shape (n,) [N m or N].
@@ -142,7 +158,7 @@ class PositionDrive:
         """
         self.applied = applied
         self.peak = np.maximum(self.peak, np.abs(applied))
-        self.squares += float(applied @ applied)
+        self.squares += float(applied.dot(applied))
 
 
 class VelocityDrive(PositionDrive):
@@ -185,12 +201,14 @@ class Driven(NamedTuple):
     target: FloatArray  # shape (n,) [rad or m]; of a VelocityDrive [rad/s or m/s]
     qpos: npt.NDArray[np.intp]  # shape (n,), of data.qpos
     dofs: npt.NDArray[np.intp]  # shape (n,), of data.qvel
+    # indices of another type, as MuJoCo's int32, would take five times as long in every step
 
 
 def explicit_step(model: mujoco.MjModel, data: mujoco.MjData, driven: Sequence[Driven]) -> None:
     """Simulate one step with efforts from the state at its beginning."""
+    position, velocity, applied = data.qpos, data.qvel, data.qfrc_applied
     for drive, target, qpos, dofs in driven:
-        data.qfrc_applied[dofs] = drive.effort(target, data.qpos[qpos], data.qvel[dofs])
+        applied[dofs] = drive.effort(target, position[qpos], velocity[dofs])
     mujoco.mj_step(model, data)
 
 
@@ -217,19 +235,22 @@ def implicit_step(model: mujoco.MjModel, data: mujoco.MjData, driven: Sequence[D
         data: advanced by one step.
         driven: all drives.
     """
-    dofs = np.concatenate([each.dofs for each in driven])
-    spring, damping, low, high = (
-        np.concatenate(parts)
-        for parts in zip(*(_parts(data, each) for each in driven), strict=True)
-    )
-    armature = model.dof_armature[dofs]
+    dofs = driven[0].dofs
+    spring, damping, low, high = _parts(data, driven[0])
+    if len(driven) > 1:
+        dofs = np.concatenate([each.dofs for each in driven])
+        spring, damping, low, high = (
+            np.concatenate(parts)
+            for parts in zip(*(_parts(data, each) for each in driven), strict=True)
+        )
+    timestep, armature = model.opt.timestep, model.dof_armature[dofs]
     velocity = data.qvel[dofs]
     at_limit = np.zeros(len(dofs), dtype=bool)
     before = np.empty(mujoco.mj_stateSize(model, STATE))
     mujoco.mj_getState(model, data, before, STATE)
     while True:  # ends, since every iteration fixes another joint
         data.qfrc_applied[dofs] = spring - damping * velocity
-        model.dof_armature[dofs] = armature + model.opt.timestep * damping
+        model.dof_armature[dofs] = armature + timestep * damping
         mujoco.mj_step(model, data)
         effort = spring - damping * data.qvel[dofs]
         over = ~at_limit & ((effort > high) | (effort < low))

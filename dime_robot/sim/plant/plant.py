@@ -29,7 +29,7 @@ from dime_robot.sim.plant.drive import (
 )
 from dime_robot.sim.plant.stability import Unstable, unstable
 
-UPRIGHT: FloatArray = np.array([1.0, 0.0, 0.0, 0.0])
+UPRIGHT = (1.0, 0.0, 0.0, 0.0)
 SCALAR = tuple(JOINT_TYPES.values())  # kinds of joints with one coordinate
 MAX_NAMED = 4  # joints in a message
 MAX_SPEED = 1e6  # of any coordinate; above it the simulation has diverged [rad/s or m/s]
@@ -89,18 +89,17 @@ class Plant:
         fit.disable_actuators()
         self._source = model_path
         self.data = mujoco.MjData(self.model)
-        self._warnings = self.data.warning.number  # a view of MuJoCo's counters
         self.decimation = sim.decimation
         self.joint_ids = fit.joints
         # of the contract's joints in data.qpos and data.qvel, shape (n_joints,) each
-        self.qpos_indices = self.model.jnt_qposadr[self.joint_ids]
-        self.dofs = self.model.jnt_dofadr[self.joint_ids]
+        self.qpos_indices = self.model.jnt_qposadr[self.joint_ids].astype(np.intp)
+        self.dofs = self.model.jnt_dofadr[self.joint_ids].astype(np.intp)
         self._index = {joint.name: i for i, joint in enumerate(spec.joints)}
         self._kind, self._joints = spec.action.kind, spec.action_joints
         self.encoder_bias: FloatArray = np.zeros(len(spec.joints))  # reading minus truth [rad or m]
-        self.imu_mounting: FloatArray = UPRIGHT.copy()  # of the imu on its body, w x y z
+        self.imu_mounting: FloatArray = np.array(UPRIGHT)  # of the imu on its body, w x y z
         self.drive: PositionDrive | None = None
-        self._motors = fit.controls
+        self._motors = fit.controls.astype(np.intp)
         self._command: FloatArray = np.zeros(len(self._joints))
         # simulation steps since `reset`, when the path to the last command began, and between two
         # commands on it; it counts in steps, so that no rounding depends on the time
@@ -122,8 +121,8 @@ class Plant:
                 Driven(
                     PositionDrive.of_held(list(self._held), sim),
                     np.array(list(self._held.values())),
-                    self.model.jnt_qposadr[fit.held],
-                    self.model.jnt_dofadr[fit.held],
+                    self.model.jnt_qposadr[fit.held].astype(np.intp),
+                    self.model.jnt_dofadr[fit.held].astype(np.intp),
                 ),
             )
         self._default = {joint.name: joint.default_position for joint in spec.joints}
@@ -133,6 +132,9 @@ class Plant:
         self._feet, self._observed_feet = fit.feet, list(spec.feet)
         self._threshold = contact_threshold
         self._free = fit.free_joint
+        # of the free joint in data.qpos and data.qvel
+        self._free_qpos = 0 if self._free is None else int(self.model.jnt_qposadr[self._free])
+        self._free_dof = 0 if self._free is None else int(self.model.jnt_dofadr[self._free])
         self.root = 0 if fit.root is None else fit.root  # body of the robot below the world
         self._imu = fit.imu
         # on the base, the imu reads the coordinates of the free joint
@@ -202,7 +204,7 @@ class Plant:
         for name, position in {**self._held, **positions}.items():
             self.data.qpos[self._qpos_index(name)] = position
         if height is not None and self._free is not None:
-            self.data.qpos[self.model.jnt_qposadr[self._free] + 2] = height
+            self.data.qpos[self._free_qpos + 2] = height
         mujoco.mj_forward(self.model, self.data)
         self._command[:] = 0.0
         if self._kind == "position":
@@ -251,11 +253,12 @@ class Plant:
             max_speed: of any coordinate; a larger one is a divergence [rad/s or m/s].
         """
         model, data = self.model, self.data
-        warned = self._warnings[DIVERGED].any()
+        position, velocity = data.qpos, data.qvel
+        warned = any(data.warning.number[DIVERGED].tolist())
         # in every step of training, so first by sums; a number that is not finite stays one in them
         if (
-            float(data.qvel.dot(data.qvel)) <= max_speed**2
-            and math.isfinite(data.qpos.dot(data.qpos))
+            velocity.dot(velocity) <= max_speed**2
+            and math.isfinite(position.dot(position))
             and not warned
         ):
             return None
@@ -343,10 +346,11 @@ class Plant:
     def state(self) -> RobotState:
         """Return the current reading; its arrays are copies."""
         orientation = angular_velocity = None
+        position, velocity = self.data.qpos, self.data.qvel
         if self._imu_is_base:
-            start, dof = self.model.jnt_qposadr[self._free], self.model.jnt_dofadr[self._free]
-            orientation = self.data.qpos[start + 3 : start + 7].copy()
-            angular_velocity = self.data.qvel[dof + 3 : dof + 6].copy()
+            start, dof = self._free_qpos, self._free_dof
+            orientation = position[start + 3 : start + 7].copy()
+            angular_velocity = velocity[dof + 3 : dof + 6].copy()
         elif self._imu >= 0:
             # mj_step updates these before the positions
             mujoco.mj_kinematics(self.model, self.data)
@@ -362,8 +366,8 @@ class Plant:
             orientation, angular_velocity = self._as_mounted(orientation, angular_velocity)
         return RobotState(
             stamp=float(self.data.time),
-            joint_position=self.data.qpos[self.qpos_indices] + self.encoder_bias,
-            joint_velocity=self.data.qvel[self.dofs],
+            joint_position=position[self.qpos_indices] + self.encoder_bias,
+            joint_velocity=velocity[self.dofs],
             orientation=orientation,
             angular_velocity=angular_velocity,
             joint_effort=self.joint_effort() if self._measures_effort else None,
@@ -395,8 +399,7 @@ class Plant:
         """
         data, geoms = self.data, [self._feet[foot] for foot in feet]
         forces, force = np.zeros(len(geoms)), np.zeros(6)
-        for i in range(data.ncon):
-            touching = set(data.contact.geom[i].tolist())
+        for i, touching in enumerate(data.contact.geom.tolist() if data.ncon else ()):
             for row, geom in enumerate(geoms):
                 if geom in touching:
                     mujoco.mj_contactForce(self.model, data, i, force)
@@ -412,7 +415,7 @@ class Plant:
         self, orientation: FloatArray, angular_velocity: FloatArray
     ) -> tuple[FloatArray, FloatArray]:
         """Rotate the imu's readings by its mounting error, shapes (4,), (3,)."""
-        if (self.imu_mounting == UPRIGHT).all():
+        if tuple(self.imu_mounting.tolist()) == UPRIGHT:  # as an array it takes ten times as long
             return orientation, angular_velocity
         turned, back, read = np.zeros(4), np.zeros(4), np.zeros(3)
         mujoco.mju_mulQuat(turned, orientation, self.imu_mounting)
@@ -451,17 +454,19 @@ class Plant:
                 f"{self._source}: expected a model with a free joint, since the base has to move"
                 " freely, got none"
             )
-        start, dof = self.model.jnt_qposadr[self._free], self.model.jnt_dofadr[self._free]
-        orientation = self.data.qpos[start + 3 : start + 7]
-        w, x, y, z = orientation
-        forward = np.array([1 - 2 * (y * y + z * z), 2 * (x * y + w * z)])
-        cos, sin = forward / max(1e-9, float(np.hypot(*forward)))
-        vx, vy, vz = self.data.qvel[dof : dof + 3]  # in the world's frame
+        start, dof = self._free_qpos, self._free_dof
+        pose, speeds = self.data.qpos[start : start + 7], self.data.qvel[dof : dof + 6]
+        # Python's numbers: NumPy's single ones take several times as long
+        _, _, height, w, x, y, z = pose.tolist()
+        vx, vy, vz, *_ = speeds.tolist()  # in the world's frame
+        forward, left = 1 - 2 * (y * y + z * z), 2 * (x * y + w * z)
+        length = max(1e-9, float(np.hypot(forward, left)))
+        cos, sin = forward / length, left / length
         return BaseMotion(
-            height=float(self.data.qpos[start + 2]),
+            height=height,
             velocity=np.array([cos * vx + sin * vy, cos * vy - sin * vx, vz]),
-            angular_velocity=self.data.qvel[dof + 3 : dof + 6].copy(),
-            gravity=projected_gravity(orientation),
+            angular_velocity=speeds[3:].copy(),
+            gravity=projected_gravity(pose[3:]),
         )
 
     def push(self, velocity: FloatArray) -> None:
@@ -471,8 +476,7 @@ class Plant:
             velocity: horizontal change in the world's frame, shape (2,) [m/s].
         """
         assert self._free is not None
-        dof = self.model.jnt_dofadr[self._free]
-        self.data.qvel[dof : dof + 2] += velocity
+        self.data.qvel[self._free_dof : self._free_dof + 2] += velocity
 
 
 def make_plant(config: RobotTaskConfig, model: Path, interpolates: bool = True) -> Plant:

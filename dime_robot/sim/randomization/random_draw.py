@@ -96,6 +96,8 @@ class Noise:
         self, random_draw: RandomDraw, width: int, size: int, fills_with_zero: bool
     ) -> None:
         self.random_draw, self._width, self._zero = random_draw, width, fills_with_zero
+        rows = random_draw.rows.tolist()
+        self._place = slice(rows[0], rows[-1] + 1)  # of the observation
         self._stacked = np.zeros(size)
         self.first = True  # whether the next reading is the first of an episode
 
@@ -107,10 +109,14 @@ class Noise:
             rng: generator of the draws.
             share: factor on the noise [1].
         """
-        fresh, stacked = share * self.random_draw.draw(rng), self._stacked
-        if self.first:
-            stacked.reshape(-1, self._width)[:] = 0.0 if self._zero else fresh
-        stacked[: -self._width] = stacked[self._width :].copy()
-        stacked[-self._width :] = fresh
+        fresh, stacked, width = self.random_draw.draw(rng), self._stacked, self._width
+        if share != 1.0:
+            fresh = share * fresh
+        if len(stacked) > width:
+            if self.first:
+                stacked.reshape(-1, width)[:] = 0.0 if self._zero else fresh
+            stacked[:-width] = stacked[width:].copy()
+            stacked[-width:] = fresh
+            fresh = stacked
         self.first = False
-        observation[self.random_draw.rows] += stacked
+        observation[self._place] += fresh

@@ -11,7 +11,8 @@ from dime_robot.sim.tasks.view import TaskView
 
 def velocity_error(view: TaskView) -> float:
     """Return the length of the base's velocity minus the commanded one, horizontal [m/s]."""
-    return float(np.hypot(*(view.base.velocity[:2] - view.commanded("velocity", 3)[:2])))
+    off = view.base.velocity[:2] - view.commanded("velocity", 3)[:2]
+    return float(np.hypot(*off.tolist()))
 
 
 def yaw_rate_error(view: TaskView) -> float:

@@ -43,7 +43,7 @@ def track_linear_velocity(view: TaskView, width: Width) -> float:
         width: error at which it falls to e^-1 [m/s].
     """
     off = view.base.velocity[:2] - view.commanded("velocity", 3)[:2]
-    return math.exp(-float(off @ off) / width**2)
+    return math.exp(-float(off.dot(off)) / width**2)
 
 
 @_at_most(1.0)
@@ -74,14 +74,14 @@ def vertical_speed(view: TaskView) -> float:
 def roll_pitch_rate(view: TaskView) -> float:
     """Return w_x^2 + w_y^2 of the base [rad^2/s^2]."""
     rate = view.base.angular_velocity[:2]
-    return float(rate @ rate)
+    return float(rate.dot(rate))
 
 
 @_cost
 def tilt(view: TaskView) -> float:
     """Return sin^2 of the tilt: g_x^2 + g_y^2 of gravity's unit vector in the base's frame [1]."""
     gravity = view.base.gravity[:2]
-    return float(gravity @ gravity)
+    return float(gravity.dot(gravity))
 
 
 @_cost
@@ -141,7 +141,7 @@ class FeetAirTime:
 @_cost
 def action_size(view: TaskView) -> float:
     """Return the sum of a^2, a after the low-pass [1]."""
-    return float(view.action @ view.action)
+    return float(view.action.dot(view.action))
 
 
 @_cost
@@ -166,7 +166,7 @@ def near_stops(view: TaskView, margin: Share, joints: Names = ()) -> float:
 def action_change(view: TaskView) -> float:
     """Return the sum of (a_t - a_{t-1})^2, a after the low-pass, 0 in the first step [1]."""
     change = view.action - view.previous_action
-    return float(change @ change)
+    return float(change.dot(change))
 
 
 @_cost
@@ -197,7 +197,7 @@ def joint_speed(view: TaskView, joints: Names = ()) -> float:
         joints: names or patterns; none: all of the policy.
     """
     speed = view.joint_velocity[view.indices(joints)]
-    return float(speed @ speed)
+    return float(speed.dot(speed))
 
 
 # ---- targets
@@ -214,7 +214,7 @@ def near_point(view: TaskView, site: str, command: str, width: Width) -> float:
         width: distance at which it falls to e^-1 [m].
     """
     off = view.site(site) - view.commanded(command, 3)
-    return math.exp(-math.sqrt(float(off @ off)) / width)
+    return math.exp(-math.sqrt(float(off.dot(off))) / width)
 
 
 @_at_most(1.0)
@@ -229,7 +229,7 @@ def track_joints(view: TaskView, command: str, width: Width, joints: Names = ())
     """
     index = view.indices(joints)
     off = view.joint_position[index] - view.commanded(command, len(index))
-    return math.exp(-float(off @ off) / len(index) / width**2)
+    return math.exp(-float(off.dot(off)) / len(index) / width**2)
 
 
 # ---- a pole on a cart

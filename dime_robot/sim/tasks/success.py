@@ -81,7 +81,7 @@ class VelocityTracked:
         """Return whether it is, at this step."""
         self._offset += view.base.velocity[:2] - view.commanded("velocity", 3)[:2]
         self._steps += 1
-        return float(np.hypot(*self._offset)) / self._steps <= self._error
+        return float(np.hypot(*self._offset.tolist())) / self._steps <= self._error
 
 
 class PointReached:
@@ -108,7 +108,7 @@ class PointReached:
     def __call__(self, view: TaskView) -> bool:
         """Return whether it has, at this step."""
         off = view.site(self._site) - view.commanded(self._command, 3)
-        self._near = self._near + 1 if float(off @ off) <= self._distance**2 else 0
+        self._near = self._near + 1 if float(off.dot(off)) <= self._distance**2 else 0
         return self._near >= self._needed
 
 

@@ -15,6 +15,7 @@ from dime_robot.runtime.control.state import JointCommand
 from dime_robot.runtime.io.errors import InputError
 from dime_robot.sim.config.robot_task import SimConfig
 from dime_robot.sim.plant import stability
+from dime_robot.sim.plant.drive import PositionDrive
 from dime_robot.sim.plant.plant import Plant
 
 # A robot arm of 18 kg with the masses and lengths of a UR5e; rotors as its public models have them
@@ -354,3 +355,34 @@ def test_too_stiff_for_the_implicit_drive_is_refused_too(tmp_path: Path) -> None
         robot(tmp_path, UR5E, UR5E_POSE, (60000, 10), drive="implicit")
     assert "set sim.drive" not in str(caught.value)
     assert re.search(r"wrist_3 .inertia 0.1\S* kg m.2, stiffness 60000 N m/rad, largest \d+", str(caught.value))  # fmt: skip  # noqa: E501
+
+
+def test_bounds_without_a_speed_limit_hold_for_a_speed_that_is_no_number() -> None:
+    drive = PositionDrive([10.0, 10.0], [1.0, 1.0], [5.0, 6.0])
+    low, high = drive.bounds(np.array([np.nan, 0.0]))
+    assert (low == [-5.0, -6.0]).all()
+    assert (high == [5.0, 6.0]).all()
+
+
+@pytest.mark.parametrize("share", [0.001, 0.3, 0.7, 0.999])
+def test_slow_motors_have_exactly_their_full_effort_and_others_what_is_left(share: float) -> None:
+    limit, fastest = np.array([23.7, 45.43, 3.1]), np.array([30.1, 15.7, 0.3])
+    drive = PositionDrive([0.0] * 3, [0.0] * 3, limit.tolist(), share, fastest.tolist())
+    rng = np.random.default_rng(0)
+    fade = 1 / ((1 - share) * fastest)
+    speeds = [scale * rng.uniform(-1, 1, 3) * fastest for scale in np.geomspace(1e-6, 4.0, 60)]
+    for ratio in (0.99, 0.9995, 1.0, 1.0005, 1.01, 1.1):  # a single motor, around where it fades
+        speeds += [*(ratio * share * np.diag(fastest)), *(-ratio * share * np.diag(fastest))]
+    for speed in speeds:
+        low, high = drive.bounds(speed)
+        # bit for bit: the bounds of slow motors are not computed
+        assert (high == limit * np.clip((fastest - speed) * fade, 0.0, 1.0)).all()
+        assert (low == -limit * np.clip((fastest + speed) * fade, 0.0, 1.0)).all()
+
+
+def test_gains_that_are_changed_in_place_apply_to_the_next_effort() -> None:
+    drive = PositionDrive([10.0], [1.0], [100.0], 0.7, [20.0])
+    at = np.array([1.0]), np.array([0.0]), np.array([2.0])
+    assert drive.effort(*at) == pytest.approx([10.0 - 2.0])
+    drive.stiffness[:], drive.damping[:], drive.strength[:] = 20.0, 2.0, 0.5
+    assert drive.effort(*at) == pytest.approx([0.5 * (20.0 - 4.0)])
