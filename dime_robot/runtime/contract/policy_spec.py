@@ -171,7 +171,9 @@ class ObservationTerm(StrictModel):
     """A block of the observation vector, in raw SI units.
 
     The score network's first operation is `scale * clamp(raw, -clip, clip)`. Nothing else scales an
-    observation.
+    observation. In a policy of `--normalize-observations`, mean and standard deviation of the
+    clipped values in training take the place of the scale, which then only bounds the gain
+    (`learning/observation_normalization.py`).
     """
 
     name: Name
