@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, TypeGuard
 
 from dime_robot.runtime.contract.policy_spec import TWIST_AXES, VECTOR_TERMS
 from dime_robot.runtime.io.errors import InputError
@@ -230,7 +230,7 @@ def _from_limits(
     return float(factor * max(high - default, default - low))
 
 
-def _is_number(value: object) -> bool:
+def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
 
 
