@@ -27,6 +27,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from dime_robot.learning import diffusion
 from dime_robot.learning.networks import ScoreNetwork
+from dime_robot.learning.observation_normalization import BOUND
 from dime_robot.runtime.contract.policy_spec import PolicySpec
 from dime_robot.runtime.io.errors import InputError
 from dime_robot.runtime.policy.graph_check import IR_VERSION, OPSET
@@ -40,8 +41,10 @@ Array = npt.NDArray[np.float64]
 class FoldedSampler:
     """Every constant of the graph, in float64. H: width, d: actions, N: diffusion steps."""
 
-    scale: Array  # Shape (n_obs,)
     clip: Array  # Shape (n_obs,), inf for none
+    offset: Array  # Shape (n_obs,), added to the clipped observation: minus the mean, or 0
+    scale: Array  # Shape (n_obs,)
+    bound: float  # of a scaled entry; inf for none
     noise_scale: Array  # Shape (N+1, d): s, then sqrt(2 eta_n) / P_{n+1}
     noise_offset: Array  # Shape (N+1, d): 0, then the running sum of eta_n b_out / P_{n+1}
     factors: Array  # Shape (N+1, d): P_n
@@ -81,9 +84,15 @@ def fold(actor: ScoreNetwork, spec: PolicySpec) -> FoldedSampler:
     first = weights["trunk.0.weight"]
     w_x, w_s, w_t = np.split(first, [n_act, n_act + n_obs], axis=1)
     drift = eta * weights["output.bias"] / factors[1:]
+    offset, scale = np.zeros(n_obs), spec.observation_scale().astype(np.float64)
+    if actor.normalization is not None:
+        mean, gain = (each.cpu().double().numpy() for each in actor.normalization.constants())
+        offset, scale = -mean, gain
     return FoldedSampler(
-        scale=spec.observation_scale().astype(np.float64),
         clip=spec.observation_clip().astype(np.float64),
+        offset=offset,
+        scale=scale,
+        bound=np.inf if actor.normalization is None else BOUND,
         noise_scale=np.vstack(
             [np.full((1, n_act), diffusion.PRIOR_STD), np.sqrt(2 * eta) / factors[1:]]
         ),
@@ -183,8 +192,13 @@ def _prepared_products(graph: _Graph, folded: FoldedSampler, batch: int) -> list
         bound = np.minimum(folded.clip, np.finfo(np.float32).max)
         obs = graph.add("Min", [obs, graph.constant("upper", bound)], "bounded_above")
         obs = graph.add("Max", [obs, graph.constant("lower", -bound)], "bounded")
+    if folded.offset.any():
+        obs = graph.add("Add", [obs, graph.constant("offset", folded.offset)], "centred")
     if (folded.scale != 1).any():
         obs = graph.add("Mul", [obs, graph.constant("scale", folded.scale)], "scaled")
+    if np.isfinite(folded.bound):
+        obs = graph.add("Min", [obs, graph.constant("most", [folded.bound])], "not_above")
+        obs = graph.add("Max", [obs, graph.constant("least", [-folded.bound])], "normalised")
     from_obs = graph.add("MatMul", [obs, graph.constant("w_s", folded.first_obs)], "from_obs")
     shape = graph.constant("per_step", [batch, 1, width], np.int64)
     from_obs = graph.add("Reshape", [from_obs, shape], "from_obs_per_step")

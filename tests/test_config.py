@@ -22,7 +22,8 @@ from tests.sim.test_cartpole import variant
 def test_the_shipped_configuration_is_right(capsys: pytest.CaptureFixture[str]) -> None:
     assert config.main(["check", "cartpole"]) == 0
     out = capsys.readouterr().out
-    assert out.count("ok  ") == 5
+    assert out.count("ok  ") == 6
+    assert "ok  action at 1: 8 [N m or N]\n" in out
     assert "ok  task: 4 rewards, together up to 1 a step, 0 terminations\n" in out
     assert "5 observations, 1 effort actions, 50 Hz" in out
     moved = re.search(r"not held at action 0 .*: hinge moved (\S+) rad", out)
@@ -254,6 +255,31 @@ def test_a_joint_beside_the_policy_is_held_and_named(
     path.write_text(yaml.safe_dump(content))
     (line,) = refused(path, capsys)
     assert "joint elbow: expected at most 0.05 rad or m between its default position" in line
+
+
+def test_a_scale_from_limits_is_shown_in_numbers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "arm.yaml"
+    path.write_text(
+        f"extends: {ROBOTS / 'arm_position.yaml'}\n"
+        "policy: {action: {scale: {shoulder: limits, elbow: {limits: 0.5}}}}\n"
+    )
+    assert config.main(["check", str(path)]) == 0
+    spec = load_robot_task(path)[0].policy
+    wanted = []
+    for name, factor in (("shoulder", 1.0), ("elbow", 0.5)):
+        joint = spec.joint(name)
+        low, high = joint.position_limits or (0, 0)
+        far = max(high - joint.default_position, joint.default_position - low)
+        wanted.append(f"{name} {factor * far:.4g}")
+    line = f"ok  action at 1: {', '.join(wanted)} [rad or m], kept within position_limits"
+    assert line in capsys.readouterr().out
+    path.write_text(
+        f"extends: {ROBOTS / 'arm_velocity.yaml'}\npolicy: {{action: {{scale: limits}}}}\n"
+    )
+    with pytest.raises(InputError, match=r"arm.yaml: policy.action.scale.shoulder: .* velocity"):
+        config.main(["check", str(path)])
 
 
 def test_without_a_task_nothing_is_trained() -> None:

@@ -127,6 +127,11 @@ class TrainConfig(StrictModel):
     actor_depth: Depth = Field(3, description="hidden layers of the trunk")
     actor_lr: StepSize = Field(3e-4, description="Adam step size of the actor")
     gradient_clip: Scale = Field(1.0, description="elementwise bound on actor gradients")
+    normalize_observations: bool = Field(
+        False,
+        description="the actor's first operation divides by running standard deviations of the"
+        " observations, in place of the contract's scale",
+    )
     policy_delay: Count = Field(3, description="critic updates per actor update")
     actor_start: CountFromZero = Field(
         0,

@@ -149,6 +149,16 @@ class DIME:
         """
         return self.actor.act(obs, self.noise(len(obs)))
 
+    def observe(self, obs: npt.NDArray[np.float32]) -> None:
+        """Update the actor's statistics of observations, where it has some.
+
+        Args:
+            obs: a raw observation of each environment, shape (num_envs, n_obs).
+        """
+        if self.actor.normalization is not None:
+            self._obs.copy_(torch.from_numpy(obs))
+            self._graphs.run("observe", lambda: self.actor.absorb(self._obs))
+
     def explore(self, obs: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Return the actions of the training loop, shape (num_envs, d).
 

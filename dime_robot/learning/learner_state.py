@@ -99,5 +99,5 @@ def require_alike(where: str, given: Mapping[str, Tensor], expected: Mapping[str
                 f"{where}.{name} holds NaN or infinity: the policy cannot be used; take an earlier"
                 " checkpoint (best.pt)"
             )
-        if name.endswith(("running_var", "exp_avg_sq", "passes")) and (value < 0).any():
+        if name.endswith(("running_var", "exp_avg_sq", "passes", "samples")) and (value < 0).any():
             raise InputError(f"{where}.{name}: expected no negative value")

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from dime_robot.learning import diffusion
 from dime_robot.learning.config import TrainConfig
+from dime_robot.learning.observation_normalization import ObservationNormalization
 from dime_robot.runtime.contract.policy_spec import PolicySpec
 
 # Standard deviation of a unit normal truncated to [-2, 2]; dividing by it restores variance 1.
@@ -71,8 +72,9 @@ class Actor(nn.Module, ABC):
     steps: int  # N; noise has one row more
     scale: Tensor
     clip: Tensor
+    normalization: ObservationNormalization | None  # in place of the scale
 
-    def __init__(self, spec: PolicySpec, steps: int) -> None:
+    def __init__(self, spec: PolicySpec, steps: int, *, normalize: bool = False) -> None:
         super().__init__()
         self.n_obs, self.n_act, self.steps = spec.n_obs, spec.n_act, steps
         for name, value in (
@@ -81,6 +83,7 @@ class Actor(nn.Module, ABC):
         ):
             tensor = torch.as_tensor(value, dtype=torch.float32)
             self.register_buffer(name, tensor, persistent=False)
+        self.normalization = ObservationNormalization(self.scale) if normalize else None
 
     @abstractmethod
     def sample(self, obs: Tensor, noise: Tensor) -> diffusion.ActionSample:
@@ -114,7 +117,20 @@ class Actor(nn.Module, ABC):
         Args:
             obs: raw observations, shape (B, n_obs).
         """
-        return self.scale * torch.clamp(obs, -self.clip, self.clip)
+        clipped = torch.clamp(obs, -self.clip, self.clip)
+        if self.normalization is None:
+            return self.scale * clipped
+        normalised: Tensor = self.normalization(clipped)
+        return normalised
+
+    def absorb(self, obs: Tensor) -> None:
+        """Update the statistics of observations, where the actor has some.
+
+        Args:
+            obs: raw observations that a training run acts on, shape (B, n_obs).
+        """
+        if self.normalization is not None:
+            self.normalization.absorb(torch.clamp(obs, -self.clip, self.clip))
 
     def act_numpy(
         self, obs: npt.NDArray[np.float32], noise: npt.NDArray[np.float32]
@@ -146,14 +162,24 @@ class ScoreNetwork(Actor):
         depth: hidden layers of the trunk.
         steps: N, diffusion steps.
         dt: initial step size dt; the friction starts at 1 in every dimension.
+        normalize: by running statistics in place of the scale (`observation_normalization.py`).
     """
 
     frequencies: Tensor
     weights: Tensor
     step_index: Tensor
 
-    def __init__(self, spec: PolicySpec, *, width: int, depth: int, steps: int, dt: float) -> None:
-        super().__init__(spec, steps)
+    def __init__(
+        self,
+        spec: PolicySpec,
+        *,
+        width: int,
+        depth: int,
+        steps: int,
+        dt: float,
+        normalize: bool = False,
+    ) -> None:
+        super().__init__(spec, steps, normalize=normalize)
         self.phase = nn.Parameter(torch.zeros(width))
         self.time_mlp = nn.ModuleList([linear(2 * width, width), linear(width, width)])
         sizes = [self.n_act + self.n_obs + width] + [width] * depth
@@ -308,12 +334,15 @@ class GaussianActor(Actor):
         spec: gives n_obs, n_act and the observation's scale and clip.
         width: units of every hidden layer.
         depth: hidden layers.
+        normalize: by running statistics in place of the scale (`observation_normalization.py`).
     """
 
     LOG_STD = (-5.0, 2.0)
 
-    def __init__(self, spec: PolicySpec, *, width: int, depth: int) -> None:
-        super().__init__(spec, steps=0)
+    def __init__(
+        self, spec: PolicySpec, *, width: int, depth: int, normalize: bool = False
+    ) -> None:
+        super().__init__(spec, steps=0, normalize=normalize)
         sizes = [self.n_obs] + [width] * depth
         self.trunk = nn.ModuleList([linear(a, b) for a, b in pairwise(sizes)])
         self.output = nn.Linear(width, 2 * self.n_act)
@@ -370,10 +399,17 @@ class GaussianActor(Actor):
 
 def make_actor(spec: PolicySpec, config: TrainConfig) -> Actor:
     """Make the actor that a training configuration describes."""
-    sizes = {"width": config.actor_width, "depth": config.actor_depth}
+    width, depth, normalize = config.actor_width, config.actor_depth, config.normalize_observations
     if config.actor == "gaussian":
-        return GaussianActor(spec, **sizes)
-    actor = ScoreNetwork(spec, steps=config.diffusion_steps, dt=config.dt_init, **sizes)
+        return GaussianActor(spec, width=width, depth=depth, normalize=normalize)
+    actor = ScoreNetwork(
+        spec,
+        width=width,
+        depth=depth,
+        steps=config.diffusion_steps,
+        dt=config.dt_init,
+        normalize=normalize,
+    )
     for step_size in (actor.dt_raw, actor.friction_raw):
         step_size.requires_grad_(config.learn_step_size)
     return actor

@@ -227,6 +227,8 @@ def _summary(config: RobotTaskConfig, model: Path, held: PoseResult) -> list[str
         f" {config.sim.decimation}, {config.sim.drive} drive",
         pose,
     ]
+    if spec.action.kind != "flat":
+        lines.append(f"ok  action at 1: {_ranges(spec)}")
     if interpolation := config.robot.command.interpolated:
         lines.append(f"ok  commands: interpolation {interpolation.describe(spec)}")
     if spec.held_joints:
@@ -242,6 +244,20 @@ def _summary(config: RobotTaskConfig, model: Path, held: PoseResult) -> list[str
     else:
         lines.append("ok  no task: it can be checked and simulated, not trained")
     return lines
+
+
+def _ranges(spec: PolicySpec) -> str:
+    """Return how far an action of 1 goes: joints or axes with their scale, equal ones together."""
+    by_scale: dict[str, list[str]] = {}
+    for name in spec.action_joints:
+        by_scale.setdefault(f"{spec.action.scale[name]:.4g}", []).append(name)
+    if len(by_scale) == 1:
+        (text,) = by_scale
+    else:
+        text = ", ".join(f"{' '.join(names)} {scale}" for scale, names in by_scale.items())
+    unit = {"effort": "N m or N", "position": "rad or m", "velocity": "rad/s or m/s"}
+    kept = ", kept within position_limits" if spec.action.within_limits else ""
+    return f"{text} [{unit.get(spec.action.kind, 'm/s or rad/s')}]{kept}"
 
 
 def _task_line(config: RobotTaskConfig) -> str:

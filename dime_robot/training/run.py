@@ -393,6 +393,7 @@ class TrainingRun:
     def _environment_step(self, logger: RunLogger) -> None:
         """Make one control step in every environment, and the updates that are due."""
         config, obs = self.config, self.envs.obs.copy()
+        self.agent.observe(obs)
         actions = self._actions(obs)
         after = self.step + config.num_envs
         updates = config.updates_at(after) - config.updates_at(self.step)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from dime_robot.learning.config import TrainConfig, option
+from dime_robot.learning.config import TrainConfig, option, option_words
 from dime_robot.runtime.contract.config_diff import differences
 from dime_robot.runtime.contract.config_files import read_yaml
 from dime_robot.runtime.io.errors import InputError
@@ -111,6 +111,13 @@ def _check_init(state: Checkpoint, run: TrainingRun) -> None:
             raise InputError(
                 f"--init {path}: its policy's {name} terms differ from those of {ours.env}"
             )
+    if state.config.normalize_observations != ours.normalize_observations:
+        had = state.config.normalize_observations
+        (given,) = option_words({"normalize_observations": had})
+        raise InputError(
+            f"--init {path}: it was trained {'with' if had else 'without'} statistics of its"
+            f" observations, as its first layer expects; give {given}, or train it again"
+        )
     for name in ("diffusion_steps", "v_min", "v_max", "atoms", "reward_scale"):
         had, wanted = getattr(state.config, name), getattr(ours, name)
         if had != wanted:

@@ -15,11 +15,17 @@ SIZES = [(348, 17), (105, 8), (223, 38), (48, 12), (17, 6)]
 
 
 def redrawn_actor(
-    spec: PolicySpec, *, width: int = 256, depth: int = 3, steps: int = 16, dt: float = 0.3
+    spec: PolicySpec,
+    *,
+    width: int = 256,
+    depth: int = 3,
+    steps: int = 16,
+    dt: float = 0.3,
+    normalize: bool = False,
 ) -> ScoreNetwork:
     """|f| about 1, friction between 0.5 and 2."""
     generator = torch.Generator().manual_seed(spec.n_obs)
-    actor = ScoreNetwork(spec, width=width, depth=depth, steps=steps, dt=dt)
+    actor = ScoreNetwork(spec, width=width, depth=depth, steps=steps, dt=dt, normalize=normalize)
     with torch.no_grad():
         for name, parameter in actor.named_parameters():
             if name.endswith("weight"):

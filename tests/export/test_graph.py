@@ -13,7 +13,12 @@ from onnx.reference import ReferenceEvaluator
 from dime_robot.learning.diffusion import inverse_softplus
 from dime_robot.runtime.contract.policy_spec import Action, ObservationTerm, PolicySpec
 from dime_robot.runtime.io.errors import InputError
-from dime_robot.runtime.policy.graph_check import OPERATORS
+from dime_robot.runtime.policy.graph_check import (
+    OPERATORS,
+    GraphError,
+    check_graph,
+    split_model,
+)
 from export.graph import FoldedSampler, build, fold
 from export.onnx import graph_session
 from export.proofs import CertificateError, parity_certificate, plain_sampler
@@ -91,6 +96,47 @@ def test_scaled_policy_takes_raw_observations() -> None:
     flat = flat_spec(5, 2)  # the same weights, scale and clip forgotten
     wrong = graph_session(build(fold(redrawn_actor(flat, width=32, depth=2, steps=8), flat)))
     assert np.abs(wrong(obs, noise) - exact).max() > 0.01
+
+
+def forget_the_mean(folded: FoldedSampler) -> FoldedSampler:
+    return dataclasses.replace(folded, offset=np.zeros_like(folded.offset))
+
+
+def forget_the_bound(folded: FoldedSampler) -> FoldedSampler:
+    return dataclasses.replace(folded, bound=np.inf)
+
+
+def keep_the_contracts_scale(folded: FoldedSampler) -> FoldedSampler:
+    return dataclasses.replace(folded, scale=SCALED.observation_scale())
+
+
+def test_statistics_of_observations_are_constants_of_the_graph() -> None:
+    actor = redrawn_actor(SCALED, width=32, depth=2, steps=8, normalize=True)
+    obs, noise = random_inputs(SCALED, 8, 400)
+    obs = obs * np.float32([1, 3, 0.01, 0.3, 40]) + np.float32([0, 2, 1, -300, 0])
+    actor.absorb(torch.as_tensor(obs[:200]))
+    obs[200:] *= 3  # also beyond the contract's clip and the bound
+    folded = fold(actor, SCALED)
+    model = build(folded)
+    result = parity_certificate(actor, graph_session(model), obs, noise)
+    assert result.max_error <= result.limit
+    kinds = [node.op_type for node in model.graph.node[:6]]
+    assert kinds == ["Min", "Max", "Add", "Mul", "Min", "Max"]
+    check_graph(split_model(model.SerializeToString()))
+    for mistake in (forget_the_mean, forget_the_bound, keep_the_contracts_scale):
+        with pytest.raises(CertificateError, match="parity"):
+            parity_certificate(actor, graph_session(build(mistake(folded))), obs, noise)
+
+
+@pytest.mark.parametrize("factor", [np.nan, np.inf, 0.0, -2.0])
+def test_a_forged_deviation_is_refused(factor: float) -> None:
+    actor = redrawn_actor(SCALED, width=8, depth=1, steps=2, normalize=True)
+    folded = fold(actor, SCALED)
+    scale = folded.scale.copy()
+    scale[3] = factor
+    content = build(dataclasses.replace(folded, scale=scale)).SerializeToString()
+    with pytest.raises(GraphError, match=r"finite numbers|factors above 0"):
+        check_graph(split_model(content))
 
 
 @pytest.fixture(scope="module")

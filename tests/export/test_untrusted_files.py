@@ -239,9 +239,28 @@ def twice_the_same_name(model: onnx.ModelProto) -> None:
     node(model, "Gelu").output[0] = "observation"
 
 
+def on_the_observation(model: onnx.ModelProto, other: str) -> None:
+    """Multiply the observation before anything else."""
+    for each in model.graph.node:
+        each.input[:] = ["twisted" if name == "observation" else name for name in each.input]
+    model.graph.node.insert(0, helper.make_node("Mul", ["observation", other], ["twisted"]))
+
+
+def negative_factor(model: onnx.ModelProto) -> None:
+    sign = np.array([1, 1, -1, 1, 1], "f4")
+    model.graph.initializer.append(numpy_helper.from_array(sign, "sign"))
+    on_the_observation(model, "sign")
+
+
+def squared_observation(model: onnx.ModelProto) -> None:
+    on_the_observation(model, "observation")
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
+        (negative_factor, "factors above 0 on the observation, got -1"),
+        (squared_observation, "expected the observation and a constant"),
         (add_external, "field 13"),
         (add_loop, "not one of|expected float32 or int64|list of integers"),
         (add_subgraph_to_an_allowed_operator, "attribute of Tanh"),

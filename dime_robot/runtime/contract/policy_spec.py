@@ -171,7 +171,9 @@ class ObservationTerm(StrictModel):
     """A block of the observation vector, in raw SI units.
 
     The score network's first operation is `scale * clamp(raw, -clip, clip)`. Nothing else scales an
-    observation.
+    observation. In a policy of `--normalize-observations`, mean and standard deviation of the
+    clipped values in training take the place of the scale, which then only bounds the gain
+    (`learning/observation_normalization.py`).
     """
 
     name: Name
@@ -265,18 +267,32 @@ class Action(StrictModel):
     low_pass: float = Field(1.0, gt=0, le=1)
     """Low-pass filter: y = low_pass * a + (1 - low_pass) * previous y, which is 0 at reset; 1: no
     filter."""
+    within_limits: bool = False
+    """Position only, relative to the default: targets are kept within the joints' position_limits,
+    in training and on the robot; without, a target may lie beyond a stop."""
     reference: Reference = "default"
     """Position only. default: the joint's default_position; measured: the measured position;
     commanded: the last target that was sent, after all limits, or the measured position where none
     was sent in the step before."""
 
     @model_serializer(mode="wrap")
-    def _omit_default_reference(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Keep the digest of contracts from releases whose only reference was the default."""
+    def _omit_what_is_not_stated(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Keep the digest of contracts from releases that had neither references nor limits."""
         content: dict[str, Any] = handler(self)
         if self.reference == "default":
             content.pop("reference", None)
+        if not self.within_limits:
+            content.pop("within_limits", None)
         return content
+
+    @model_validator(mode="after")
+    def _limits_are_of_a_position(self) -> Action:
+        if self.within_limits and (self.kind != "position" or self.reference != "default"):
+            raise ValueError(
+                "within_limits: expected true only with an action of kind position relative to the"
+                f" default, got kind {self.kind}, reference {self.reference}: leave it out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _reference_is_of_a_position(self) -> Action:

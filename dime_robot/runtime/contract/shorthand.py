@@ -5,6 +5,9 @@
                                        win, under `policy` as under `robot`
     joints: "*_hip"                    in an observation term; none: all joints of the policy
     scale: 0.3                         of the action: for all joints; patterns work as keys
+    scale: limits                      of the action, for all joints or as the value of a pattern:
+                                       what reaches every position of the joint (`_from_limits`);
+                                       {limits: 0.5} half of it
     size, unit                         follow from the kind of an observation term, and from
                                        `action.scale`
     pose: {"*_hip": 0.0}               patterns in `robot.phases`, in poses and gains; the last that
@@ -19,11 +22,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, TypeGuard
 
 from dime_robot.runtime.contract.policy_spec import TWIST_AXES, VECTOR_TERMS
 from dime_robot.runtime.io.errors import InputError
 
+LIMITS = "limits"  # a scale that follows from the joint's limits
 SHARED_LIMITS = ("position_limits", "effort_limit")  # of contract and machine
 FIXED_UNITS = {
     "joint_position_cos": "1",
@@ -88,14 +92,14 @@ def is_pattern(name: object) -> bool:
 def _policy(given: dict[str, Any]) -> dict[str, Any]:
     policy = _with_joints(given, "policy")
     joints = policy.get("joints")
-    types = {
-        name: str(joint.get("type"))
-        for joint in (joints if isinstance(joints, list) else [])
-        if (name := _name_of(joint))
+    entries = joints if isinstance(joints, list) else []
+    by_name: dict[str, dict[str, Any]] = {
+        name: joint for joint in entries if (name := _name_of(joint))
     }
+    types = {name: str(joint.get("type")) for name, joint in by_name.items()}
     action = policy.get("action")
     if isinstance(action, dict):
-        policy["action"] = action = _action(action, list(types))
+        policy["action"] = action = _action(action, by_name)
     terms = policy.get("observation")
     if isinstance(terms, list):
         n_act = action.get("size") if isinstance(action, dict) else None
@@ -138,10 +142,12 @@ def _with_joints(given: dict[str, Any], section: str) -> dict[str, Any]:
     return result
 
 
-def _action(given: dict[str, Any], names: list[str]) -> dict[str, Any]:
-    action = dict(given)
+def _action(given: dict[str, Any], joints: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    action, names = dict(given), list(joints)
     scale = action.get("scale")
-    if isinstance(scale, int | float) and not isinstance(scale, bool):
+    # {limits: 0.5} is for all joints, unless one of them has this name
+    of_all = scale == LIMITS or (_asks_for_limits(scale) and LIMITS not in names)
+    if of_all or (isinstance(scale, int | float) and not isinstance(scale, bool)):
         known = TWIST_AXES if action.get("kind") == "twist" else names
         scale = dict.fromkeys(known, scale)
     elif isinstance(scale, dict) and any(map(is_pattern, scale)):
@@ -150,11 +156,82 @@ def _action(given: dict[str, Any], names: list[str]) -> dict[str, Any]:
             wanted |= dict.fromkeys(matching(str(pattern), names, "policy.action.scale"), value)
         order = {name: i for i, name in enumerate(names)}
         scale = dict(sorted(wanted.items(), key=lambda item: order.get(item[0], len(order))))
+    if isinstance(scale, dict) and any(map(_asks_for_limits, scale.values())):
+        scale = {
+            name: _from_limits(action, name, joints, value) if _asks_for_limits(value) else value
+            for name, value in scale.items()
+        }
+        if action.get("kind") == "position":
+            action.setdefault("within_limits", True)
     if isinstance(scale, dict):
         action["scale"] = scale
         if action.get("kind") != "flat":
             action.setdefault("size", len(scale))
     return action
+
+
+def _asks_for_limits(scale: object) -> bool:
+    """Whether a scale is to be computed from a joint's limits: `limits`, or {limits: FACTOR}."""
+    return scale == LIMITS or (isinstance(scale, dict) and list(scale) == [LIMITS])
+
+
+def _from_limits(
+    action: dict[str, Any], name: str, joints: dict[str, dict[str, Any]], given: object
+) -> float:
+    """Return the scale with which a joint can use all of its range, times a factor.
+
+    Position: the larger distance from the default position to a limit, so that -1 or 1 is the
+    farther limit; beyond the nearer one, `within_limits` cuts off. Effort: the effort limit. Source
+    of these bounds: Seo et al., FastSAC, arXiv 2512.01996.
+
+    Args:
+        action: the section.
+        name: of the joint.
+        joints: those of the contract, by name, with their fields.
+        given: `limits` or {limits: FACTOR}.
+
+    Raises:
+        InputError: it has no such limit, or the action no such range.
+    """
+    where = f"policy.action.scale.{name}"
+    factor = given[LIMITS] if isinstance(given, dict) else 1.0
+    if not _is_number(factor) or not 0 < factor <= 1:
+        raise InputError(f"{where}: expected limits with a factor in (0, 1], got {factor!r:.60}")
+    kind, reference = action.get("kind"), action.get("reference", "default")
+    if kind not in ("position", "effort") or reference != "default":
+        raise InputError(
+            f"{where}: expected a number, since `limits` follows from limits of efforts, or of"
+            f" positions around the default position, got an action of kind {kind!s:.40},"
+            f" reference {reference!s:.40}"
+        )
+    if name not in joints:
+        raise InputError(f"{where}: expected one of the joints {list(joints)}, got {name}")
+    joint = joints[name]
+    if kind == "effort":
+        limit = joint.get("effort_limit")
+        if not _is_number(limit):
+            raise InputError(
+                f"{where}: expected an effort_limit of the joint, from which `limits` follows, got"
+                f" {limit!r:.60}: state it in policy.joints, or give a number [N m or N]"
+            )
+        return float(factor * limit)
+    limits, default = joint.get("position_limits"), joint.get("default_position", 0.0)
+    if (
+        not isinstance(limits, list | tuple)
+        or len(limits) != 2
+        or not all(map(_is_number, [*limits, default]))
+    ):
+        raise InputError(
+            f"{where}: expected position_limits [lower, upper] of the joint, from which `limits`"
+            f" follows, got {limits!r:.60} and default_position {default!r:.40}: state them in"
+            " policy.joints, or give a number [rad or m]"
+        )
+    low, high = limits
+    return float(factor * max(high - default, default - low))
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
 
 
 def _term(given: dict[str, Any], types: dict[str, str], n_act: object) -> dict[str, Any]:

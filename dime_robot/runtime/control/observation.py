@@ -176,6 +176,13 @@ def _is_finite(vector: FloatArray) -> bool:
     return math.isfinite(vector.dot(vector)) or bool(np.isfinite(vector).all())
 
 
+def _stops(spec: PolicySpec) -> tuple[FloatArray, FloatArray]:
+    """Return the contract's position limits of the commanded joints, shape (n_act,) [rad or m]."""
+    joints = [spec.joint(name) for name in spec.action_joints]
+    low, high = np.array([joint.position_limits or (-np.inf, np.inf) for joint in joints]).T
+    return low, high
+
+
 class ActionDecoder:
     """Turn an action in [-1, 1] into an SI command. Call `reset` when an episode begins.
 
@@ -195,6 +202,9 @@ class ActionDecoder:
         self._offset = np.zeros(len(self._joints))
         if self._kind == "position":
             self._offset[:] = [spec.joint(name).default_position for name in self._joints]
+        self._within_limits = spec.action.within_limits
+        if self._within_limits:
+            self._low, self._high = _stops(spec)
         self._reference = spec.action.reference
         if self._reference != "default":
             self._require_measured_joints(spec)
@@ -207,8 +217,7 @@ class ActionDecoder:
         order = [joint.name for joint in spec.joints]
         joints = [spec.joint(name) for name in self._joints]
         self._rows = np.array([order.index(name) for name in self._joints], dtype=np.intp)
-        stops = [joint.position_limits or (-np.inf, np.inf) for joint in joints]
-        self._low, self._high = np.array(stops).T
+        self._low, self._high = _stops(spec)
         # distance of a target at which the stiffness alone demands the largest effort [rad or m]
         self._reach = np.array(
             [(joint.effort_limit or np.inf) / (joint.stiffness or 1.0) for joint in joints]
@@ -255,7 +264,10 @@ class ActionDecoder:
         self.last_action = bounded
         change = self.scale * bounded
         if self._reference == "default":
-            return JointCommand(self._joints, self._offset + change, self._kind)
+            target = self._offset + change
+            if self._within_limits:
+                target = np.minimum(np.maximum(target, self._low), self._high)
+            return JointCommand(self._joints, target, self._kind)
         if state is None:
             raise ValueError(f"a {self._reference} reference needs a reading of the joints")
         return JointCommand(self._joints, self._relative(change, state, sent), self._kind)

@@ -3,7 +3,9 @@
 A sampler needs ten operators on static float32 shapes. Everything else that ONNX can express
 (control flow, functions, custom operators, tensors in other files, sparse or quantised tensors) is
 refused, and so are graphs whose arrays or products are far larger than a policy's. The last
-operator has to be Tanh, so actions are in [-1, 1] by construction.
+operator has to be Tanh, so actions are in [-1, 1] by construction. What is done with single entries
+of the observation before the first layer (bounds, mean, scale or 1 / std) is done with constants,
+and its factors are above 0: a standard deviation is finite and positive.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from dime_robot.runtime.io.wire_format import Message, Schema, WireFormatError, as_text, parse
 
@@ -140,6 +143,8 @@ class _Checker:
         self._graph = graph
         self._shapes: dict[str, Shape] = {}  # of every float value so far
         self._integers: dict[str, tuple[int, ...]] = {}  # constants that are sizes
+        self._floats: dict[str, npt.NDArray[Any]] = {}  # all other constants
+        self._entrywise = {"observation"}  # values whose entries are single ones of it
         self._elements = self._products = 0
 
     def run(self) -> dict[str, Shape]:
@@ -200,6 +205,7 @@ class _Checker:
             self._define(name, shape)
             if not np.isfinite(values).all():
                 raise GraphError(f"constant {name!r:.40}: expected finite numbers, got NaN or inf")
+            self._floats[name] = values
             return
         if len(shape) != 1 or not name or name in self._shapes or name in self._integers:
             raise GraphError(f"constant {name!r:.40}: expected a new list of integers")
@@ -231,6 +237,9 @@ class _Checker:
         else:
             result, products = _RULES[kind](shapes)
             results = [result]
+            if kind in _OF_TWO and not self._entrywise.isdisjoint(names):
+                self._operation_on_entries(kind, names)
+                self._entrywise.update(node.texts("output"))
         outputs = node.texts("output")
         if len(outputs) != len(results):
             raise GraphError(f"{kind}: expected {len(results)} outputs, got {len(outputs)}")
@@ -239,6 +248,17 @@ class _Checker:
             raise GraphError(f"one call would take more than {MAX_PRODUCTS:.0e} multiplications")
         for name, shape in zip(outputs, results, strict=True):
             self._define(name, shape)
+
+    def _operation_on_entries(self, kind: str, names: Sequence[str]) -> None:
+        """Check an operation on the observation's entries before the first layer."""
+        constants = [self._floats[name] for name in names if name in self._floats]
+        if len(constants) != 1:
+            raise GraphError(f"{kind}: expected the observation and a constant, got {names}"[:200])
+        if kind == "Mul" and not (constants[0] > 0).all():
+            raise GraphError(
+                f"expected factors above 0 on the observation, got {constants[0].min():g}: a scale"
+                " or standard deviation is damaged"
+            )
 
 
 def _value(part: memoryview) -> tuple[str, Shape]:
@@ -327,8 +347,9 @@ def _split(shapes: Sequence[Shape], sizes: Shape, axis: int) -> list[Shape]:
     return [(*shape[:axis], size, *shape[axis + 1 :]) for size in sizes]
 
 
+_OF_TWO = ("Add", "Mul", "Max", "Min")
 _RULES: dict[str, Callable[[Sequence[Shape]], tuple[Shape, int]]] = {
-    **dict.fromkeys(("Add", "Mul", "Max", "Min"), _elementwise(2)),
+    **dict.fromkeys(_OF_TWO, _elementwise(2)),
     **dict.fromkeys(("Gelu", "Tanh"), _elementwise(1)),
     "MatMul": _matmul,
     "Gemm": _gemm,

@@ -101,10 +101,13 @@ def _policy(text: Text, found: Survey, names: Names, task: TaskName) -> None:
     if low_pass < 1:
         why = "" if task == "velocity" else ": a target moves no faster than its joint can"
         text.line(4, f"low_pass: {number_text(low_pass)}", f"share of a new action{why}")
+    word = ""
+    if all(joint.limits is not None for joint in moved):
+        word = "or `limits`: as far as position_limits allow"
     if isinstance(scale, str):
-        text.line(4, f"scale: {scale}")
+        text.line(4, f"scale: {scale}", word)
     else:
-        text.line(4, "scale:")
+        text.line(4, "scale:", word)
         for pattern, row in scale.items():
             text.line(6, f"{name_text(pattern)}: {row['scale'].text}")
     held = found.of_role("held")

@@ -211,6 +211,7 @@ def test_content_in_full_stays_as_it_is() -> None:
 KEYS = [
     *("policy", "robot", "joints", "joint_defaults", "observation", "action", "scale", "kind"),
     *("name", "type", "size", "unit", "history", "position_limits", "effort_limit", "*", "j?"),
+    *("limits", "default_position", "effort"),
     *("left", "[", "joint_position", "last_action", "position", "twist", "flat", "revolute"),
 ]
 words = st.sampled_from(KEYS) | st.text(max_size=3)
