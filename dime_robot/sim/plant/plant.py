@@ -101,6 +101,8 @@ class Plant:
         self.imu_mounting: FloatArray = UPRIGHT.copy()  # of the imu on its body, w x y z
         self.drive: PositionDrive | None = None
         self._motors = fit.controls
+        # of readings and commands, last drawn [s]; whatever delays them writes it
+        self.delays: tuple[float, float] = (0.0, 0.0)
         self._command: FloatArray = np.zeros(len(self._joints))
         # simulation steps since `reset`, when the path to the last command began, and between two
         # commands on it; it counts in steps, so that no rounding depends on the time
@@ -383,9 +385,9 @@ class Plant:
         return of_joints
 
     @property
-    def feet(self) -> list[str]:
-        """Names of the feet in `sim.feet`."""
-        return list(self._feet)
+    def feet(self) -> dict[str, int]:
+        """The geom of each foot in `sim.feet`: name -> its number in the model."""
+        return dict(self._feet)
 
     def foot_forces(self, feet: Sequence[str]) -> FloatArray:
         """Return the force that presses on each foot, shape (n_feet,) [N].
@@ -393,7 +395,15 @@ class Plant:
         Args:
             feet: names in `sim.feet`.
         """
-        data, geoms = self.data, [self._feet[foot] for foot in feet]
+        return self.contact_forces([self._feet[foot] for foot in feet])
+
+    def contact_forces(self, geoms: Sequence[int]) -> FloatArray:
+        """Return the force that presses on each geom, shape (n_geoms,) [N].
+
+        Args:
+            geoms: their numbers in the model.
+        """
+        data = self.data
         forces, force = np.zeros(len(geoms)), np.zeros(6)
         for i in range(data.ncon):
             touching = set(data.contact.geom[i].tolist())
