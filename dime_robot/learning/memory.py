@@ -98,7 +98,7 @@ def require_memory(
         rest = max(0, available - (total - largest))
         advice = f"{rest * value // largest:,} or fewer"
     raise InputError(
-        f"{option} {value}: with {n_obs + n_privileged:,} observations and {n_act:,} actions it needs"
-        f" {largest / 1e9:,.1f} GB (the run {total / 1e9:,.1f} GB), {where} has"
+        f"{option} {value}: with {n_obs + n_privileged:,} observations and {n_act:,} actions it"
+        f" needs {largest / 1e9:,.1f} GB (the run {total / 1e9:,.1f} GB), {where} has"
         f" {available / 1e9:,.1f} GB; expected {advice}"
     )

@@ -2,8 +2,8 @@
 
 A symmetric robot's mirror image obeys the same physics: if (s, a, r, s') can happen, so can
 (Ms, Ma, r, Ms'), with M the signed permutation of `sim/config/symmetry.py`, provided that the
-rewards do not tell left from right. Source: Mittal et al., Symmetry Considerations for Learning Task
-Symmetric Robot Policies (ICRA 2024), section III (data augmentation).
+rewards do not tell left from right. Source: Mittal et al., Symmetry Considerations for Learning
+Task Symmetric Robot Policies (ICRA 2024), data augmentation.
 """
 
 from __future__ import annotations
@@ -61,9 +61,7 @@ class BatchMirror:
 _Image = tuple[Tensor, Tensor]  # index and sign, shape (n,) each
 
 
-def _on(
-    device: torch.device, index: npt.NDArray[np.intp], sign: npt.NDArray[np.float64]
-) -> _Image:
+def _on(device: torch.device, index: npt.NDArray[np.intp], sign: npt.NDArray[np.float64]) -> _Image:
     return (
         torch.as_tensor(index, dtype=torch.int64, device=device),
         torch.as_tensor(sign, dtype=torch.float32, device=device),

@@ -17,7 +17,7 @@ from dime_robot.runtime.contract.policy_spec import FloatArray
 from dime_robot.sim.config.randomization import LatencyConfig
 from dime_robot.sim.config.robot_task import RobotTaskConfig, require_task
 from dime_robot.sim.config.symmetry import VELOCITY as VELOCITY_SIGNS
-from dime_robot.sim.config.symmetry import Mirror, SymmetryConfig
+from dime_robot.sim.config.symmetry import SymmetryConfig
 from dime_robot.sim.config.task import VELOCITY
 from dime_robot.sim.model.loading import load_model
 from dime_robot.sim.model.mirror import Reflection, asymmetry
@@ -53,7 +53,7 @@ def mirror_problem(config: RobotTaskConfig, model: Path, privileged: bool = Fals
     )
     for problem in _one_sided_commands(config):
         return problem
-    return _unequal_transition(nominal, model, privileged, config.symmetry)
+    return _unequal_transition(nominal, model, privileged)
 
 
 def _one_sided_commands(config: RobotTaskConfig) -> Iterator[str]:
@@ -71,8 +71,8 @@ def _one_sided_commands(config: RobotTaskConfig) -> Iterator[str]:
             low, high = entry.parameters.get(name, (0.0, 0.0))
             if abs(low + high) > 1e-6:
                 yield (
-                    f"{config.source}: {place}.commands.{VELOCITY}.{name}: expected a range around 0,"
-                    f" whose mirror image it is itself, got [{low:g}, {high:g}]"
+                    f"{config.source}: {place}.commands.{VELOCITY}.{name}: expected a range around"
+                    f" 0, whose mirror image it is itself, got [{low:g}, {high:g}]"
                 )
 
 
@@ -121,9 +121,7 @@ def _mirrored_command(name: str, value: FloatArray, task: _MirroredTask) -> Floa
     return mirrored
 
 
-def _unequal_transition(
-    config: RobotTaskConfig, model: Path, privileged: bool, symmetry: SymmetryConfig
-) -> str | None:
+def _unequal_transition(config: RobotTaskConfig, model: Path, privileged: bool) -> str | None:
     """Compare rewards and observations of short episodes with those of the mirrored robot."""
     ours, theirs = (
         RobotEnv(config.policy.name, variant=(config, model), privileged=privileged)
@@ -153,8 +151,8 @@ def _unequal_transition(
     if (found := seen.worst()) is not None:
         number, expected, got = found
         return (
-            f"{config.source}: {_name_of(number, config, ours)}: expected {expected:.4g} in the mirror"
-            f" image of a step, got {got:.4g}: check signs and partners in `symmetry:`"
+            f"{config.source}: {_name_of(number, config, ours)}: expected {expected:.4g} in the"
+            f" mirror image of a step, got {got:.4g}: check signs and partners in `symmetry:`"
         )
     return None
 

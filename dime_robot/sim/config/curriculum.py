@@ -95,8 +95,8 @@ def _require_same_terms(level: LevelConfig, task: TaskConfig) -> None:
             continue
         if section == PRIVILEGED:
             raise ValueError(
-                f"task.{section}: expected it only in the whole task, since the critics see the same"
-                f" values in every level, got {entries!r:.60}"
+                f"task.{section}: expected it only in the whole task, since the critics see the"
+                f" same values in every level, got {entries!r:.60}"
             )
         known = getattr(task, section)
         if not isinstance(entries, dict):

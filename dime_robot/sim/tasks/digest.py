@@ -29,10 +29,10 @@ def task_digest(config: RobotTaskConfig, model: Path) -> str:
     """Return digests of everything in a task that changes its episodes.
 
     That is the file's content without the sections above and what only critics see
-    (`task.privileged`), of the robot only what is simulated, the model with all its files, measured delays, and the files with terms of the user's own. Of terms
-    in installed packages only the names are in it. The order in which a file lists things counts,
-    since resets, draws and patterns follow it. Folders do not, so that a task may be moved, nor
-    do comments in the code.
+    (`task.privileged`), of the robot only what is simulated, the model with all its files, measured
+    delays, and the files with terms of the user's own. Of terms in installed packages only the
+    names are in it. The order in which a file lists things counts, since resets, draws and patterns
+    follow it. Folders do not, so that a task may be moved, nor do comments in the code.
 
     Args:
         config: of the task.

@@ -94,8 +94,8 @@ def image_of(
     if signs is None or len(signs) != size:
         got = "none" if signs is None else list(signs)
         raise InputError(
-            f"expected {size} signs in symmetry.terms.{name}, 1 or -1 for each number, since nothing"
-            f" else says how this term is mirrored; got {got}"
+            f"expected {size} signs in symmetry.terms.{name}, 1 or -1 for each number, since"
+            f" nothing else says how this term is mirrored; got {got}"
         )
     return Image(np.arange(size), np.array(signs, dtype=float))
 
@@ -112,8 +112,8 @@ def _exchanged(names: Sequence[str], declared: Mirrored, symmetry: SymmetryConfi
         other, factor = partners.get(name, (None, 1))
         if other not in names:
             raise InputError(
-                f"{declared.by}: expected the partner of each of them (symmetry.{declared.by}), that"
-                f" of {name} is {'not stated' if other is None else f'{other}, which is left out'}"
+                f"{declared.by}: expected the partner of each of them (symmetry.{declared.by}),"
+                f" that of {name} is {'not stated' if other is None else f'{other}, which is left out'}"
             )
         index.append(list(names).index(other))
         sign.append(float(factor) if declared.turned else 1.0)
@@ -124,6 +124,6 @@ def _require_base(parameter: str, body: str, view: TaskView) -> None:
     base = view.plant.model.body(view.plant.root).name
     if body != base:
         raise InputError(
-            f"{parameter}: expected the base, {base}, with a mirror image (`symmetry:`), got {body}:"
-            " no partner of another body is stated"
+            f"{parameter}: expected the base, {base}, with a mirror image (`symmetry:`), got"
+            f" {body}: no partner of another body is stated"
         )

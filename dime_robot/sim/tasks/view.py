@@ -238,8 +238,8 @@ class TaskView:
                 geom = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_GEOM, foot)
                 if foot not in known and geom < 0:
                     raise InputError(
-                        f"feet: expected feet of sim.feet, {list(known)}, or geoms of the model, got"
-                        f" {foot!r}"
+                        f"feet: expected feet of sim.feet, {list(known)}, or geoms of the model,"
+                        f" got {foot!r}"
                     )
                 found.append(known.get(foot, int(geom)))
             self._geoms[key] = found
