@@ -17,7 +17,6 @@ from dime_robot.runtime.contract.policy_spec import FloatArray
 from dime_robot.sim.config.randomization import LatencyConfig
 from dime_robot.sim.config.robot_task import RobotTaskConfig, require_task
 from dime_robot.sim.config.symmetry import VELOCITY as VELOCITY_SIGNS
-from dime_robot.sim.config.symmetry import SymmetryConfig
 from dime_robot.sim.config.task import VELOCITY
 from dime_robot.sim.model.loading import load_model
 from dime_robot.sim.model.mirror import Reflection, asymmetry
@@ -145,8 +144,8 @@ def _unequal_transition(config: RobotTaskConfig, model: Path, privileged: bool) 
         number, expected, got = found
         return (
             f"{config.source}: task.rewards.{list(ours.task.rewards)[number]}: expected"
-            f" {expected:.4g} for the mirror image of a step too, got {got:.4g}: a reward that tells"
-            " left from right teaches something else than the mirrored robot's"
+            f" {expected:.4g} for the mirror image of a step too, got {got:.4g}: it tells left from"
+            " right, so leave it out, or train without mirrored transitions"
         )
     if (found := seen.worst()) is not None:
         number, expected, got = found

@@ -37,4 +37,10 @@ def mirror_of(env: gymnasium.Env[Any, Any], name: str, device: torch.device) -> 
     problem = mirror_problem(robot.config, robot.model_path, bool(robot.privileged_sizes))
     if problem is not None:
         raise InputError(f"--symmetry: {problem}")
-    return BatchMirror(*found, device=device)
+    return BatchMirror(
+        found.observation_index,
+        found.observation_sign,
+        found.action_index,
+        found.action_sign,
+        device,
+    )

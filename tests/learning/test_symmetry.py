@@ -20,6 +20,12 @@ assert CONFIG.symmetry is not None
 GO2 = mirror(CONFIG.policy, CONFIG.symmetry)
 
 
+def batch_mirror(image: Mirror) -> BatchMirror:
+    return BatchMirror(
+        image.observation_index, image.observation_sign, image.action_index, image.action_sign, CPU
+    )
+
+
 def go2_batch(size: int) -> Batch:
     random = torch.Generator().manual_seed(3)
     widths = (CONFIG.policy.n_obs, CONFIG.policy.n_act, CONFIG.policy.n_obs)
@@ -29,7 +35,7 @@ def go2_batch(size: int) -> Batch:
 
 
 def test_mirrored_rows_are_those_of_the_robots_mirror_image() -> None:
-    batch, image = go2_batch(4000), BatchMirror(*GO2, device=CPU)
+    batch, image = go2_batch(4000), batch_mirror(GO2)
     got = image(batch, torch.Generator().manual_seed(5))
     expected = (
         GO2.observation(batch.obs.numpy()),
@@ -47,7 +53,7 @@ def test_mirrored_rows_are_those_of_the_robots_mirror_image() -> None:
 
 def test_two_mirrors_are_none() -> None:
     """With the same draws the same rows are mirrored back."""
-    batch, image = go2_batch(100), BatchMirror(*GO2, device=CPU)
+    batch, image = go2_batch(100), batch_mirror(GO2)
     once = image(batch, torch.Generator().manual_seed(5))
     twice = image(once, torch.Generator().manual_seed(5))
     assert not torch.equal(once.obs, batch.obs)
@@ -65,7 +71,7 @@ def one_sided_agent(mirrored: bool, n_step: int = 1) -> tuple[DIME, ReplayBuffer
         v_min=-3.0, v_max=1.0, actor_lr=1e-2, critic_lr=1e-2, renorm_warmup=10_000, threads=1,
         alpha_init=0.01, alpha_lr=0.0, update_to_data=1, policy_delay=1, n_step=n_step,
     )  # fmt: skip
-    image = BatchMirror(*LEFT_RIGHT, device=CPU) if mirrored else None
+    image = batch_mirror(LEFT_RIGHT) if mirrored else None
     agent = DIME(flat_spec(2, 1), config, CPU, mirror=image)
     replay, random = ReplayBuffer(2000, 2, 1, CPU, margin=0), np.random.default_rng(0)
     for _ in range(1000):

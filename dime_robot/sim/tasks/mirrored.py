@@ -37,9 +37,9 @@ class Mirrored(NamedTuple):
 
 
 class Image(NamedTuple):
-    """A signed permutation: mirrored[i] = sign[i] * given[index[i]]."""
+    """A signed permutation: mirrored[i] = sign[i] * given[places[i]]."""
 
-    index: npt.NDArray[np.intp]  # shape (n,)
+    places: npt.NDArray[np.intp]  # shape (n,)
     sign: FloatArray  # shape (n,), 1 or -1
 
 
@@ -107,17 +107,18 @@ def _exchanged(names: Sequence[str], declared: Mirrored, symmetry: SymmetryConfi
     else:
         partners = {foot: (other, 1) for foot, other in symmetry.feet.items()}
         partners |= {other: (foot, 1) for foot, other in symmetry.feet.items()}
-    index, sign = [], []
+    places, sign, known = [], [], list(names)
     for name in names:
         other, factor = partners.get(name, (None, 1))
-        if other not in names:
+        if other is None or other not in known:
+            got = "not stated" if other is None else f"{other}, which is left out"
             raise InputError(
                 f"{declared.by}: expected the partner of each of them (symmetry.{declared.by}),"
-                f" that of {name} is {'not stated' if other is None else f'{other}, which is left out'}"
+                f" that of {name} is {got}"
             )
-        index.append(list(names).index(other))
+        places.append(known.index(other))
         sign.append(float(factor) if declared.turned else 1.0)
-    return Image(np.array(index, dtype=np.intp), np.array(sign))
+    return Image(np.array(places, dtype=np.intp), np.array(sign))
 
 
 def _require_base(parameter: str, body: str, view: TaskView) -> None:

@@ -232,7 +232,7 @@ class Task:
             made: Any = term.call  # a partial, see `lookup.bound`
             with _named(term.where):
                 image = image_of(term.name, made.func, made.keywords, size, self._view, symmetry)
-            index.append(first + image.index)
+            index.append(first + image.places)
             sign.append(image.sign)
             first += size
         return found._replace(
