@@ -310,6 +310,7 @@ def make_env(
     render_mode: str | None = None,
     startup_seed: int = 0,
     own_terms: bool = False,
+    privileged: bool = False,
 ) -> Env:
     """Build an environment; see the module's docstring for its properties.
 
@@ -324,12 +325,20 @@ def make_env(
         startup_seed: for the values that a robot task draws once in the environment's life.
         own_terms: permit code of the user's own in the file of a robot task, sim:FILE, for this
             process; only for a file that you trust.
+        privileged: observations of a robot task with what only critics see at their end, which only
+            training takes.
 
     Raises:
         InputError: unknown name, missing package, a constructor that failed, an environment that
-            cannot be copied, or spaces a continuous policy cannot use.
+            cannot be copied, spaces a continuous policy cannot use, or nothing that only critics
+            see.
     """
     name = env_name(env)
+    if privileged and not name.startswith("sim:"):
+        raise InputError(
+            f"--asymmetric-critic: expected a robot task (sim:NAME) whose file has a section"
+            f" task.privileged, which names what only the critics see, got {name}"
+        )
     if not isinstance(env, str):
         made = _from_python(env, name)
     elif name.startswith("sim:"):
@@ -337,7 +346,7 @@ def make_env(
 
         if own_terms:
             typed_env(name)
-        robot = RobotEnv(name.removeprefix("sim:"), render_mode, startup_seed=startup_seed)
+        robot = RobotEnv(name.removeprefix("sim:"), render_mode, None, startup_seed, privileged)
         return PlainEnv(TimeLimit(robot, robot.config.episode_steps), name)
     elif name.startswith("dm_control/"):
         made = _dm_control(name, render_mode)

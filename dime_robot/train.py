@@ -127,6 +127,7 @@ def header(run: TrainingRun, device: torch.device) -> list[str]:
     import torch
 
     from dime_robot.learning.networks import parameter_count
+    from dime_robot.training.privileged import total
 
     config, spec = run.config, run.spec
     preset = preset_config(config.preset, config.env)
@@ -136,6 +137,8 @@ def header(run: TrainingRun, device: torch.device) -> list[str]:
         for name, value in values.items()
     )
     threads = torch.get_num_threads()
+    more = total(run.privileged)
+    privileged = f" and {more} privileged values for the critics" if more else ""
     if config.actor == "gaussian":
         policy = "a Gaussian"
     else:
@@ -143,7 +146,8 @@ def header(run: TrainingRun, device: torch.device) -> list[str]:
     lines = [
         f"dime_robot {__version__}  torch {torch.__version__}  {device}"
         f"  {threads} thread{'s' * (threads > 1)}",
-        f"env     {config.env}: {spec.n_obs} observations, {spec.n_act} actions, {spec.rate:g} Hz",
+        f"env     {config.env}: {spec.n_obs} observations{privileged}, {spec.n_act} actions,"
+        f" {spec.rate:g} Hz",
         f"task    {task}",
         f"preset  {config.preset}: actor {parameter_count(run.agent.actor):,} parameters,"
         f" {policy}; critics"

@@ -152,6 +152,11 @@ class TrainConfig(StrictModel):
     # critic
     critic_width: Width = Field(2048, description="units per hidden layer")
     critic_depth: Depth = Field(2, description="hidden layers")
+    asymmetric_critic: bool = Field(
+        False,
+        description="the critics also see what the robot cannot measure, which a robot task's file"
+        " names (task.privileged); the policy never does",
+    )
     atoms: int = Field(101, ge=2, le=10_001, description="atoms of the return distribution")
     critic_lr: StepSize = Field(3e-4, description="Adam step size of the critics")
     critic_entropy: float = Field(
@@ -180,6 +185,11 @@ class TrainConfig(StrictModel):
         le=100,
         description="rewards that a target adds up before the critic's value; fewer where an"
         " episode ends",
+    )
+    symmetry: bool = Field(
+        False,
+        description="replace half of the sampled transitions by their left-right mirror images,"
+        " which a robot's file states (symmetry)",
     )
     random_steps: Count = Field(
         5000, description="uniformly random actions before learning starts [steps]"

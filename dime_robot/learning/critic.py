@@ -148,7 +148,7 @@ class DistributionalCritic(nn.Module):
     BRN([obs, a]) -> { Linear -> ReLU -> BRN } x depth -> Linear -> logits over the atoms.
 
     Args:
-        n_in: n_obs + n_act.
+        n_in: n_obs + n_act, and what only the critics see.
         widths: units of the hidden layers.
         atoms: number of atoms of the return distribution.
         warmup: training passes before renormalisation starts.

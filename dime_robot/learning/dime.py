@@ -7,6 +7,11 @@ dimension. Sampler and bound are in `diffusion.py`.
 
 An update reads and writes only tensors of fixed shape on one device, in place, and the host never
 waits for the device: `learn` is one CUDA graph per phase of the policy delay.
+
+With privileged values (`--asymmetric-critic`) the observations of a batch are longer than the
+policy's: the critics take all of it, the actor only its first n_obs numbers. Source: Pinto et al.,
+Asymmetric Actor Critic for Image-Based Robot Learning (RSS 2018). An action is drawn without the
+privileged values, so that the critics' target stays a return of that same policy.
 """
 
 from __future__ import annotations
@@ -27,6 +32,7 @@ from dime_robot.learning.means import RunningMeans
 from dime_robot.learning.n_step import n_step_batch
 from dime_robot.learning.networks import make_actor
 from dime_robot.learning.replay_buffer import Batch, ReplayBuffer
+from dime_robot.learning.symmetry import BatchMirror
 from dime_robot.runtime.contract.policy_spec import PolicySpec
 from dime_robot.runtime.io.errors import InputError
 
@@ -74,16 +80,26 @@ class DIME:
         spec: the contract.
         config: sizes and hyper-parameters.
         device: of all tensors.
+        n_privileged: numbers after those of the contract in each observation, which only the
+            critics see.
+        mirror: of the transitions that are sampled; none: they stay as they are.
     """
 
-    def __init__(self, spec: PolicySpec, config: TrainConfig, device: torch.device) -> None:
-        self.config, self.device = config, device
+    def __init__(
+        self,
+        spec: PolicySpec,
+        config: TrainConfig,
+        device: torch.device,
+        n_privileged: int = 0,
+        mirror: BatchMirror | None = None,
+    ) -> None:
+        self.config, self.device, self._mirror = config, device, mirror
         self.generator = torch.Generator(device).manual_seed(config.seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)  # initial weights
             actor = make_actor(spec, config)
             critic = DistributionalCritic(
-                spec.n_obs + spec.n_act,
+                spec.n_obs + n_privileged + spec.n_act,
                 widths=[config.critic_width] * config.critic_depth,
                 atoms=config.atoms,
                 warmup=config.renorm_warmup,
@@ -163,12 +179,17 @@ class DIME:
         """Return the actions of the training loop, shape (num_envs, d).
 
         Args:
-            obs: a raw observation of each environment, shape (num_envs, n_obs).
+            obs: a raw observation of each environment, shape (num_envs, n_obs), or longer with
+                what only the critics see.
         """
-        self._obs.copy_(torch.from_numpy(obs))
+        self._obs.copy_(self._seen(torch.from_numpy(obs)))
         self._graphs.run("act", lambda: self._action.copy_(self.act(self._obs)))
         actions: npt.NDArray[np.float32] = self._action.cpu().numpy().copy()
         return actions
+
+    def _seen(self, obs: Tensor) -> Tensor:
+        """Return what the policy sees of observations, shape (B, n_obs)."""
+        return obs[:, : self.actor.n_obs]
 
     # -- losses --------------------------------------------------------------------------------
 
@@ -224,7 +245,7 @@ class DIME:
         The second result is the batch mean of these returns, shape (E,).
 
         Args:
-            obs: raw observations, shape (B, n_obs).
+            obs: raw observations, with what only the critics see, shape (B, n_obs + n_privileged).
             sample: the actor's actions with their entropy bound.
         """
         q = self.q_values(obs, sample.action)
@@ -234,7 +255,7 @@ class DIME:
         """Return each critic's expected return sum_j p_j z_j, running statistics. Shape (E, B).
 
         Args:
-            obs: raw observations, shape (B, n_obs).
+            obs: raw observations, with what only the critics see, shape (B, n_obs + n_privileged).
             action: in [-1, 1], shape (B, d).
         """
         values: Tensor = self.critic(obs, action).softmax(dim=-1) @ self.support
@@ -272,8 +293,10 @@ class DIME:
     def _sample(self, replay: ReplayBuffer, updates: int) -> Batch:
         size, steps = updates * self.config.batch_size, self.config.n_step
         if steps == 1:
-            return replay.sample(size, self.generator)
-        return n_step_batch(replay, size, self.generator, steps, self.config.discount)
+            batch = replay.sample(size, self.generator)
+        else:
+            batch = n_step_batch(replay, size, self.generator, steps, self.config.discount)
+        return batch if self._mirror is None else self._mirror(batch, self.generator)
 
     def _count(self, due: tuple[bool, ...]) -> None:
         self.updates += len(due)
@@ -297,7 +320,7 @@ class DIME:
         """Update both critics on a fresh action sample per next state."""
         self._updates += 1
         with torch.no_grad():
-            following = self.actor.sample(batch.next_obs, self.noise(len(batch.obs)))
+            following = self.actor.sample(self._seen(batch.next_obs), self.noise(len(batch.obs)))
         loss, clipped_mass, statistics = self._critic_loss(batch, following.action, following.bound)
         parameters = list(self.critic.parameters())
         for parameter, gradient in zip(
@@ -313,9 +336,9 @@ class DIME:
         """Update the actor with the new critics, then the temperature.
 
         Args:
-            obs: raw observations, shape (B, n_obs).
+            obs: raw observations, with what only the critics see, shape (B, n_obs + n_privileged).
         """
-        sample = self.actor.sample(obs, self.noise(len(obs)))
+        sample = self.actor.sample(self._seen(obs), self.noise(len(obs)))
         loss, values = self._actor_loss(obs, sample)
         gradients = torch.autograd.grad(loss, self.actor_parameters)
         flat = torch.cat([gradient.flatten() for gradient in gradients])
@@ -408,17 +431,22 @@ class DIME:
         self.updates = state.updates
         self._updates.fill_(self.updates)
 
-    def load_weights(self, state: LearnerState) -> None:
+    def load_weights(self, state: LearnerState, critics: bool = True) -> None:
         """Load only the networks and the temperature, for a new run that starts from a trained one.
+
+        Args:
+            state: of the other run.
+            critics: False: the critics stay new, as where they have other inputs.
 
         Raises:
             InputError: names, shapes or types differ, or a value is NaN.
         """
         require_alike("actor", state.actor, self.actor.state_dict())
-        require_alike("critic", state.critic, self.critic.state_dict())
         require_alike("temperature", {"log": state.log_alpha}, {"log": self.log_alpha})
+        if critics:
+            require_alike("critic", state.critic, self.critic.state_dict())
+            self.critic.load_state_dict(state.critic)
         self.actor.load_state_dict(state.actor)
-        self.critic.load_state_dict(state.critic)
         with torch.no_grad():
             self.log_alpha.copy_(state.log_alpha)
 

@@ -20,20 +20,24 @@ CGROUP_LIMITS = (
 )
 
 
-def memory_needed(config: TrainConfig, n_obs: int, n_act: int) -> dict[str, int]:
+def memory_needed(
+    config: TrainConfig, n_obs: int, n_act: int, n_privileged: int = 0
+) -> dict[str, int]:
     """Return option -> minimum bytes that it needs for the whole run.
 
     Args:
         config: sizes.
-        n_obs: length of an observation.
+        n_obs: length of an observation of the policy.
         n_act: length of an action.
+        n_privileged: numbers that only the critics see.
     """
-    row = sum(row_sizes(n_obs, n_act))
+    row = sum(row_sizes(n_obs + n_privileged, n_act))
 
     def weights(inputs: int, width: int, depth: int, outputs: int) -> int:
         return inputs * width + (depth - 1) * width * width + width * outputs
 
-    critic = weights(n_obs + n_act, config.critic_width, config.critic_depth, config.atoms)
+    inputs = n_obs + n_privileged + n_act
+    critic = weights(inputs, config.critic_width, config.critic_depth, config.atoms)
     actor = weights(n_obs + n_act, config.actor_width, config.actor_depth, n_act)
     # activations stored for gradients: both critics on (s, a) and (s', a'), all diffusion steps
     steps = config.diffusion_steps if config.actor == "diffusion" else 1
@@ -66,19 +70,23 @@ def _limit_in(path: Path) -> int | None:
         return None
 
 
-def require_memory(config: TrainConfig, n_obs: int, n_act: int, device: torch.device) -> None:
+def require_memory(
+    config: TrainConfig, n_obs: int, n_act: int, device: torch.device, n_privileged: int = 0
+) -> None:
     """Refuse sizes that need more memory than the device has.
 
     Args:
         config: sizes.
-        n_obs: length of an observation.
+        n_obs: length of an observation of the policy.
         n_act: length of an action.
         device: of the run.
+        n_privileged: numbers that only the critics see.
 
     Raises:
         InputError: with the option that needs most, its memory, and the available memory.
     """
-    needed, available = memory_needed(config, n_obs, n_act), memory_of(device)
+    needed = memory_needed(config, n_obs, n_act, n_privileged)
+    available = memory_of(device)
     total = sum(needed.values())
     if total <= available:
         return
@@ -90,7 +98,7 @@ def require_memory(config: TrainConfig, n_obs: int, n_act: int, device: torch.de
         rest = max(0, available - (total - largest))
         advice = f"{rest * value // largest:,} or fewer"
     raise InputError(
-        f"{option} {value}: with {n_obs:,} observations and {n_act:,} actions it needs"
-        f" {largest / 1e9:,.1f} GB (the run {total / 1e9:,.1f} GB), {where} has"
+        f"{option} {value}: with {n_obs + n_privileged:,} observations and {n_act:,} actions it"
+        f" needs {largest / 1e9:,.1f} GB (the run {total / 1e9:,.1f} GB), {where} has"
         f" {available / 1e9:,.1f} GB; expected {advice}"
     )

@@ -23,6 +23,7 @@ from dime_robot.sim.config.robot_task import (
     robot_task_path,
 )
 from dime_robot.sim.config.task import VELOCITY, TaskConfig
+from dime_robot.sim.mirror_check import mirror_problem
 from dime_robot.sim.model.fit import Fit
 from dime_robot.sim.model.loading import compile_model, load_model, mujoco_warnings
 from dime_robot.sim.model.mirror import asymmetry
@@ -152,7 +153,10 @@ def _examine_training(config: RobotTaskConfig, model: Path, found: Findings) -> 
             found.add(f"{model}: {problem}")
     found.catch(lambda: DelayedPlant(make_plant(config, model), config.latency))
     if config.task is not None:
-        if found.catch(lambda: RobotEnv(config.policy.name, variant=(config, model))):
+        privileged = bool(config.task.privileged)
+        if found.catch(
+            lambda: RobotEnv(config.policy.name, variant=(config, model), privileged=privileged)
+        ):
             found.catch(lambda: training_settings(config))
             found.catch(lambda: _begin_levels(config, model))
             found.catch(lambda: _examine_episodes(config, model, found))
@@ -164,7 +168,8 @@ def _examine_training(config: RobotTaskConfig, model: Path, found: Findings) -> 
 
 def _begin_levels(config: RobotTaskConfig, model: Path) -> None:
     """Begin an episode in every level of the curriculum."""
-    env = RobotEnv(config.policy.name, variant=(config, model))
+    privileged = bool(require_task(config).privileged)
+    env = RobotEnv(config.policy.name, variant=(config, model), privileged=privileged)
     for number in range(len(config.curriculum)):
         env.reset(seed=0, options={"level": number})
 
@@ -172,7 +177,9 @@ def _begin_levels(config: RobotTaskConfig, model: Path) -> None:
 def _examine_episodes(config: RobotTaskConfig, model: Path, found: Findings) -> None:
     """Check what shows only in episodes."""
     with mujoco_warnings():  # the problem says what has diverged
-        for problem in sampled_problems(RobotEnv(config.policy.name, variant=(config, model))):
+        privileged = bool(require_task(config).privileged)
+        env = RobotEnv(config.policy.name, variant=(config, model), privileged=privileged)
+        for problem in sampled_problems(env):
             found.add(problem)
 
 
@@ -241,6 +248,7 @@ def _summary(config: RobotTaskConfig, model: Path, held: PoseResult) -> list[str
         if config.curriculum:
             names = ", ".join(level.name for level in config.curriculum)
             lines.append(f"ok  curriculum: {names}, then the whole task")
+        lines += _training_lines(config, model)
     else:
         lines.append("ok  no task: it can be checked and simulated, not trained")
     return lines
@@ -258,6 +266,27 @@ def _ranges(spec: PolicySpec) -> str:
     unit = {"effort": "N m or N", "position": "rad or m", "velocity": "rad/s or m/s"}
     kept = ", kept within position_limits" if spec.action.within_limits else ""
     return f"{text} [{unit.get(spec.action.kind, 'm/s or rad/s')}]{kept}"
+
+
+def _training_lines(config: RobotTaskConfig, model: Path) -> list[str]:
+    """Return lines about options of training that a file makes possible."""
+    lines, privileged = [], bool(require_task(config).privileged)
+    if privileged:
+        env = RobotEnv(config.policy.name, variant=(config, model), privileged=True)
+        sizes = ", ".join(f"{name} {size}" for name, size in env.privileged_sizes.items())
+        lines.append(f"ok  only for critics (--asymmetric-critic): {sizes}")
+    if config.symmetry is not None:
+        try:
+            problem = mirror_problem(config, model, privileged)
+        except InputError as error:
+            problem = str(error)
+        # no problem of the file: it may be trained without mirrored transitions
+        lines.append(
+            "ok  mirror image: for training with --symmetry"
+            if problem is None
+            else f"no  training with --symmetry: {problem}"
+        )
+    return lines
 
 
 def _task_line(config: RobotTaskConfig) -> str:

@@ -17,6 +17,7 @@ from dime_robot.runtime.control.state import RobotState
 from dime_robot.runtime.io.errors import InputError
 from dime_robot.sim.config.curriculum import LevelConfig
 from dime_robot.sim.config.robot_task import RobotTaskConfig, load_robot_task
+from dime_robot.sim.config.symmetry import Mirror
 from dime_robot.sim.plant.delays import DelayedPlant
 from dime_robot.sim.plant.plant import make_plant
 from dime_robot.sim.randomization.randomizer import Randomizer
@@ -36,11 +37,25 @@ class RobotEnv(gymnasium.Env[Float32Array, Float32Array]):
     `reset(options={"level": k})` begins an episode in level k of the curriculum, whose episodes may
     be truncated earlier; without it, in the whole task.
 
+    With `privileged`, an observation is longer: what only critics see (`task.privileged`) comes
+    after the contract's values.
+
     Args:
         name: of the configuration.
         render_mode: None or rgb_array.
         variant: configuration and model to use instead of those that `name` selects.
         startup_seed: for values that are drawn once in the environment's life.
+        privileged: append what only critics see to observations.
+
+    Raises:
+        InputError: the configuration cannot be used, or names nothing that only critics see.
+
+    Attributes:
+        config: as read.
+        policy_spec: the contract.
+        plant: the simulated robot.
+        task: the whole task, or that of the current level.
+        randomizer: of its plant.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 50}
@@ -51,6 +66,7 @@ class RobotEnv(gymnasium.Env[Float32Array, Float32Array]):
         render_mode: str | None = None,
         variant: tuple[RobotTaskConfig, Path] | None = None,
         startup_seed: int = 0,
+        privileged: bool = False,
     ) -> None:
         self.config, model_path = variant or load_robot_task(name)
         self._model_path = model_path
@@ -58,7 +74,13 @@ class RobotEnv(gymnasium.Env[Float32Array, Float32Array]):
         self.render_mode = render_mode
         self.metadata = {**self.metadata, "render_fps": round(spec.rate)}
         self.plant = make_plant(self.config, model_path)
-        self._whole = self.task = Task(self.config, self.plant)
+        self._privileged = privileged
+        self._whole = self.task = Task(self.config, self.plant, privileged)
+        if privileged and not self.task.privileged_sizes:
+            raise InputError(
+                f"{self.config.source}: expected a section task.privileged, which names what only"
+                " the critics see (--asymmetric-critic), got none"
+            )
         self._levels: list[Task] = []  # made when the first one is asked for
         self._limit: int | None = None  # steps of an episode in a level
         self.randomizer = Randomizer(self.config.randomization, spec, self.plant)
@@ -70,7 +92,8 @@ class RobotEnv(gymnasium.Env[Float32Array, Float32Array]):
         self._state: RobotState | None = None  # the last reading
         self._sent: FloatArray | None = None  # the last command; None: none since the reset
         self._renderer: mujoco.Renderer | None = None
-        self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (spec.n_obs,), np.float32)
+        size = spec.n_obs + sum(self.task.privileged_sizes.values())
+        self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (size,), np.float32)
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (spec.n_act,), np.float32)
 
     def reset(
@@ -136,7 +159,7 @@ class RobotEnv(gymnasium.Env[Float32Array, Float32Array]):
 
     def _task_at(self, number: int) -> Task:
         try:
-            return Task(self.config.at_level(number), self.plant)
+            return Task(self.config.at_level(number), self.plant, self._privileged)
         except InputError as error:
             raise InputError(f"curriculum.{self.curriculum[number].name}: {error}") from None
 
@@ -150,7 +173,33 @@ class RobotEnv(gymnasium.Env[Float32Array, Float32Array]):
         if self._has_signals:
             state = state._replace(signals={**self.task.commands, **self.task.sensors()})
         observation = self._encoder.encode(state, self._decoder.last_action)
-        return self.randomizer.observe(observation, self.np_random)
+        observation = self.randomizer.observe(observation, self.np_random)
+        if self._privileged:
+            observation = np.concatenate([observation, self.task.privileged()], dtype=np.float32)
+        return observation
+
+    @property
+    def privileged_sizes(self) -> dict[str, int]:
+        """How many numbers each term that only critics see has, in the order of the observation."""
+        return dict(self._whole.privileged_sizes)
+
+    @property
+    def model_path(self) -> Path:
+        """The MJCF file of the robot."""
+        return self._model_path
+
+    def mirror(self) -> Mirror:
+        """Return the mirror image of this environment's observations and actions.
+
+        Raises:
+            InputError: the file states none (`symmetry:`), or something has no mirror image.
+        """
+        if self.config.symmetry is None:
+            raise InputError(
+                f"{self.config.source}: expected a section `symmetry:`, which says what the robot's"
+                " mirror image is, got none"
+            )
+        return self._whole.mirror(self.config.symmetry)
 
     @property
     def task_digest(self) -> str:

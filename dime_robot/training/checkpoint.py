@@ -36,6 +36,7 @@ from dime_robot.runtime.io.untrusted_files import read_bytes
 from dime_robot.runtime.policy.noise import NoiseMode
 from dime_robot.training.curriculum import CurriculumState
 from dime_robot.training.lineage import Lineage
+from dime_robot.training.privileged import PrivilegedTerms
 from dime_robot.training.run_folder import RunFolder
 from dime_robot.training.vector_env import OpenEpisode
 
@@ -86,6 +87,9 @@ class Record(StrictModel):
     best_mean: float | None = Field(description="highest mean return in this environment so far")
     replay: ReplayRecord
     curriculum: CurriculumState | None = Field(None, description="none: there are no levels")
+    privileged: PrivilegedTerms = Field(
+        (), max_length=1000, description="what only the critics see; empty: nothing"
+    )
     wall_seconds: float = Field(ge=0)
     final: dict[NoiseMode, FinalEvaluation]
     provenance: dict[str, str] = Field(description="commit, versions, machine")

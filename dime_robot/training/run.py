@@ -50,6 +50,8 @@ from dime_robot.training.checkpoint import Checkpoint, FinalEvaluation, PostMort
 from dime_robot.training.curriculum import Curriculum, levels_of
 from dime_robot.training.lineage import Lineage, Origin, Stage
 from dime_robot.training.logger import RunLogger
+from dime_robot.training.mirror import mirror_of
+from dime_robot.training.privileged import privileged_terms, require_same, total
 from dime_robot.training.provenance import TASK, provenance
 from dime_robot.training.run_folder import RunFolder
 from dime_robot.training.run_lock import RunLock
@@ -117,11 +119,15 @@ class TrainingRun:
         self.envs = self._make_envs()
         env = self.envs.envs[0]
         self.spec = spec_of(env, config.env)
-        require_memory(config, self.spec.n_obs, self.spec.n_act, device)
-        self.agent = DIME(self.spec, config, device)
+        # what only the critics see, at the end of every observation of training
+        self.privileged = privileged_terms(env) if config.asymmetric_critic else ()
+        more = total(self.privileged)
+        require_memory(config, self.spec.n_obs, self.spec.n_act, device, more)
+        mirror = mirror_of(env, config.env, device) if config.symmetry else None
+        self.agent = DIME(self.spec, config, device, more, mirror)
         self.buffer = ReplayBuffer(
             config.buffer_size,
-            self.spec.n_obs,
+            self.spec.n_obs + more,
             self.spec.n_act,
             device,
             margin=config.checkpoint_interval + config.num_envs - 1,
@@ -184,7 +190,11 @@ class TrainingRun:
             # values drawn once in an environment's life: from this run's seed, the same on resume,
             # and others than those of an evaluation's environment i
             key = (seed, STARTUP) if i == 0 else (seed, STARTUP, i, _TRAIN)
-            return make_env(self._source, startup_seed=seed_of(*key))
+            return make_env(
+                self._source,
+                startup_seed=seed_of(*key),
+                privileged=self.config.asymmetric_critic,
+            )
 
         return SeededVectorEnv(
             make, self.config.num_envs, lambda number: seed_of(seed, _TRAIN, number), first
@@ -231,6 +241,7 @@ class TrainingRun:
             best_mean=None if self.best_mean == -np.inf else self.best_mean,
             replay=self.buffer.record(),
             curriculum=None if self.curriculum is None else self.curriculum.state(),
+            privileged=self.privileged,
             wall_seconds=self.wall_seconds,
             final=self.final,
             provenance=self.provenance,
@@ -263,6 +274,7 @@ class TrainingRun:
                 f"{state.path}: expected a checkpoint that goes with its replay data (ckpt.pt):"
                 f" step {record.step}, {record.replay.added} transitions"
             )
+        require_same(record.privileged, self.privileged, f"--resume {self.folder}")
         try:
             self.agent.load_state_dict(state.learner)
         except InputError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,7 @@ from dime_robot.sim.tasks.digest import require_recorded_task
 from dime_robot.training import checkpoint
 from dime_robot.training.checkpoint import Checkpoint
 from dime_robot.training.lineage import Origin
+from dime_robot.training.privileged import total
 from dime_robot.training.provenance import TASK
 from dime_robot.training.run import TrainingRun
 from dime_robot.training.run_folder import RunFolder
@@ -129,6 +131,20 @@ def _check_init(state: Checkpoint, run: TrainingRun) -> None:
             )
 
 
+def _critics_fit(state: Checkpoint, run: TrainingRun) -> bool:
+    """Whether a checkpoint's critics see what this run's do; if not, print a note."""
+    had, now = state.record.privileged, run.privileged
+    if had == now:
+        return True
+    print(
+        f"note: --init {state.path}: its critics see other privileged values ({total(had)} numbers)"
+        f" than those of this run ({total(now)}): its actor and temperature are taken, the critics"
+        " start anew; --actor-start N keeps the actor as it is until they have learned",
+        file=sys.stderr,
+    )
+    return False
+
+
 def start_run(request: RunRequest, device: torch.device) -> TrainingRun:
     """Build a new or resumed run, with its folder made and locked."""
     if request.config.compile:
@@ -184,7 +200,7 @@ def _begun(request: RunRequest, device: torch.device, lock: RunLock) -> Training
     if state is not None:
         _check_init(state, run)
         try:
-            run.agent.load_weights(state.learner)
+            run.agent.load_weights(state.learner, critics=_critics_fit(state, run))
         except InputError as error:
             raise InputError(f"--init {request.init}: {error}") from None
     run.create_folder()

@@ -21,7 +21,7 @@ from dime_robot.runtime.contract.names import Name
 from dime_robot.runtime.contract.policy_spec import StrictModel
 from dime_robot.runtime.io.errors import first_problem
 from dime_robot.sim.config.quantities import Share
-from dime_robot.sim.config.task import SECTIONS, TaskConfig, with_weights
+from dime_robot.sim.config.task import PRIVILEGED, SECTIONS, TaskConfig, with_weights
 
 MAX_LEVELS = 50
 Limit = Annotated[float, Field(gt=0)]
@@ -93,6 +93,11 @@ def _require_same_terms(level: LevelConfig, task: TaskConfig) -> None:
     for section, entries in level.task.items():
         if section not in SECTIONS:
             continue
+        if section == PRIVILEGED:
+            raise ValueError(
+                f"task.{section}: expected it only in the whole task, since the critics see the"
+                f" same values in every level, got {entries!r:.60}"
+            )
         known = getattr(task, section)
         if not isinstance(entries, dict):
             raise ValueError(f"task.{section}: expected a mapping of terms, got {entries!r:.60}")

@@ -356,6 +356,9 @@ def robot_task_path(name: str | Path) -> Path:
 def read_robot_task(path: Path) -> dict[str, Any]:
     """Read a file and those that it extends, with the keys of older files in their new places.
 
+    A mirror image (`symmetry:`) is not taken over by a file that changes the contract or the model,
+    unless the file says something of it itself: it need not hold for another robot.
+
     Args:
         path: of the configuration.
 
@@ -365,9 +368,15 @@ def read_robot_task(path: Path) -> dict[str, Any]:
     """
     folder = path.resolve().parent
     named: set[tuple[str, str]] = set()  # sections and names of terms that files here choose
+    changed = stated = False  # the robot, and its mirror image, by files nearer to the typed one
 
     def layer(content: dict[str, Any], file: Path) -> dict[str, Any]:
+        nonlocal changed, stated
         content = with_errors(content)
+        if changed and not stated:
+            content = {key: value for key, value in content.items() if key != "symmetry"}
+        changed = changed or not content.keys().isdisjoint(("policy", "sim"))
+        stated = stated or "symmetry" in content
         task = content.get("task")
         if not isinstance(task, dict):
             return content

@@ -29,7 +29,9 @@ from dime_robot.sim.config.quantities import Seconds
 
 SECTIONS = (
     *("reset", "commands", "observations", "rewards", "terminations", "success", "metrics"),
+    "privileged",
 )
+PRIVILEGED = "privileged"  # section of what only critics see: no part of a policy's task
 VELOCITY = "velocity"  # name of the command that `command_velocity` terms observe
 MAX_TERMS = 100  # in a section
 GROUP = "dime_robot.terms"  # of entry points: terms of installed packages
@@ -123,6 +125,9 @@ class TaskConfig(StrictModel):
     """All of them hold in an episode that succeeds, and it was not terminated."""
     metrics: Section = Field(default_factory=dict)
     """Numbers about one control step, for evaluations."""
+    privileged: Section = Field(default_factory=dict)
+    """What the critics see and the policy does not, with --asymmetric-critic: true values of the
+    simulation. They do not change the task: a policy knows nothing of them."""
     combine: Literal["sum", "product"] = "sum"
     """How the weighted rewards are combined."""
     minimum_reward: float | None = None

@@ -52,6 +52,35 @@ def asymmetry(
 Pairs = list[tuple[int, int, int]]  # joint, its partner, the sign
 
 
+class Reflection:
+    """Puts a model into the mirror image of a state.
+
+    Args:
+        model: that fits the contract, and is its own mirror image.
+        spec: the contract.
+        sim: simulation settings.
+        symmetry: which joints are partners.
+    """
+
+    def __init__(
+        self, model: mujoco.MjModel, spec: PolicySpec, sim: SimConfig, symmetry: SymmetryConfig
+    ) -> None:
+        self._model, self._fit = model, Fit(model, spec, sim)
+        assert self._fit.root is not None
+        partners = symmetry.partners()
+        joints = [j for j in joints_below(model, self._fit.root) if j != self._fit.free_joint]
+        names = {joint_name(model, j): j for j in joints}
+        self._pairs = [
+            (j, names[partners[name][0]], partners[name][1]) for name, j in names.items()
+        ]
+
+    def apply(self, data: mujoco.MjData, image: mujoco.MjData) -> None:
+        """Write the mirror image of the state in `data` into `image`; other bodies stand still."""
+        velocities = data.qvel.copy()  # which are set to 0 for the other bodies
+        _reflect(self._model, data, image, self._fit, self._pairs)
+        data.qvel[:] = velocities
+
+
 def _unequal_joints(model: mujoco.MjModel, pairs: Pairs) -> str | None:
     for joint, other, _ in pairs:
         name, partner = joint_name(model, joint), joint_name(model, other)

@@ -108,6 +108,7 @@ class DelayedPlant:
         for line in (self._observation, self._action):
             if line is not None:
                 line.draw(rng)
+        self._plant.delays = (self.observation_delay, self.action_delay)
         self._arrived = self._plant.state()
         self._readings.append((0, self._arrived))
         return self._arrived
@@ -124,6 +125,7 @@ class DelayedPlant:
             sent = command._replace(value=command.value.copy())
             self._commands.append((self._now + action.steps, sent))
         lost = observation is not None and observation.is_lost(rng)
+        self._plant.delays = (self.observation_delay, self.action_delay)
         self._advance()
         if observation is None:
             return self._plant.state()

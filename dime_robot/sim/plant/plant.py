@@ -100,6 +100,8 @@ class Plant:
         self.imu_mounting: FloatArray = np.array(UPRIGHT)  # of the imu on its body, w x y z
         self.drive: PositionDrive | None = None
         self._motors = fit.controls.astype(np.intp)
+        # of readings and commands, last drawn [s]; whatever delays them writes it
+        self.delays: tuple[float, float] = (0.0, 0.0)
         self._command: FloatArray = np.zeros(len(self._joints))
         # simulation steps since `reset`, when the path to the last command began, and between two
         # commands on it; it counts in steps, so that no rounding depends on the time
@@ -387,9 +389,9 @@ class Plant:
         return of_joints
 
     @property
-    def feet(self) -> list[str]:
-        """Names of the feet in `sim.feet`."""
-        return list(self._feet)
+    def feet(self) -> dict[str, int]:
+        """The geom of each foot in `sim.feet`: name -> its number in the model."""
+        return dict(self._feet)
 
     def foot_forces(self, feet: Sequence[str]) -> FloatArray:
         """Return the force that presses on each foot, shape (n_feet,) [N].
@@ -397,7 +399,15 @@ class Plant:
         Args:
             feet: names in `sim.feet`.
         """
-        data, geoms = self.data, [self._feet[foot] for foot in feet]
+        return self.contact_forces([self._feet[foot] for foot in feet])
+
+    def contact_forces(self, geoms: Sequence[int]) -> FloatArray:
+        """Return the force that presses on each geom, shape (n_geoms,) [N].
+
+        Args:
+            geoms: their numbers in the model.
+        """
+        data = self.data
         forces, force = np.zeros(len(geoms)), np.zeros(6)
         for i, touching in enumerate(data.contact.geom.tolist() if data.ncon else ()):
             for row, geom in enumerate(geoms):

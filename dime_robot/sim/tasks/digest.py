@@ -14,6 +14,7 @@ from dime_robot.runtime.io.errors import InputError
 from dime_robot.runtime.io.untrusted_files import read_bytes
 from dime_robot.runtime.policy.env_name import SIM
 from dime_robot.sim.config.robot_task import RobotTaskConfig, load_robot_task
+from dime_robot.sim.config.task import PRIVILEGED
 from dime_robot.sim.model.mjcf_bounds import MAX_ASSET_BYTES, files_of
 from dime_robot.sim.tasks.lookup import own_files
 
@@ -27,11 +28,11 @@ LEFT_OUT = ("training", "curriculum", "suite", "symmetry", "robot")
 def task_digest(config: RobotTaskConfig, model: Path) -> str:
     """Return digests of everything in a task that changes its episodes.
 
-    That is the file's content without the sections above, of the robot only what is simulated, the
-    model with all its files, measured delays, and the files with terms of the user's own. Of terms
-    in installed packages only the names are in it. The order in which a file lists things counts,
-    since resets, draws and patterns follow it. Folders do not, so that a task may be moved, nor
-    do comments in the code.
+    That is the file's content without the sections above and what only critics see
+    (`task.privileged`), of the robot only what is simulated, the model with all its files, measured
+    delays, and the files with terms of the user's own. Of terms in installed packages only the
+    names are in it. The order in which a file lists things counts, since resets, draws and patterns
+    follow it. Folders do not, so that a task may be moved, nor do comments in the code.
 
     Args:
         config: of the task.
@@ -44,6 +45,8 @@ def task_digest(config: RobotTaskConfig, model: Path) -> str:
         InputError: a file is missing.
     """
     content: dict[str, Any] = config.model_dump(mode="json", exclude=set(LEFT_OUT))
+    if content["task"] is not None:
+        del content["task"][PRIVILEGED]
     robot, delays = config.robot, content["latency"]
     content["speeds"] = {joint.name: joint.velocity_limit for joint in robot.joints}
     content["contact"] = None if robot.contact is None else robot.contact.threshold
@@ -55,7 +58,8 @@ def task_digest(config: RobotTaskConfig, model: Path) -> str:
         if delays[way] is not None and delays[way]["file"] is not None:
             file = Path(delays[way]["file"])
             delays[way]["file"] = _digests([file], file.parent, "a record of latency")
-    own = own_files(config.task.entries(), config.source) if config.task is not None else []
+    entries = [] if config.task is None else config.task.entries()
+    own = own_files([each for each in entries if each[0] != PRIVILEGED], config.source)
     folder = config.source.resolve().parent
     code = {os.path.relpath(file, folder): _code_of(file) for file in own}
     parts = content, _digests(files_of(model), model.parent, "a file of a model"), code

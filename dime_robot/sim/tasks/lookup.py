@@ -32,6 +32,7 @@ from dime_robot.sim.tasks import (
     commands,
     metrics,
     observations,
+    privileged,
     resets,
     rewards,
     success,
@@ -46,6 +47,7 @@ OURS: dict[str, ModuleType] = {  # section -> the module with its terms
     "terminations": terminations,
     "success": success,
     "metrics": metrics,
+    "privileged": privileged,
 }
 MAX_BYTES = 1024 * 1024  # of a file of own terms
 _FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./-]*\.py")

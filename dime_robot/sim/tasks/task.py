@@ -17,9 +17,11 @@ from dime_robot.runtime.contract.policy_spec import FloatArray
 from dime_robot.runtime.control.state import JointCommand
 from dime_robot.runtime.io.errors import InputError, in_one_line
 from dime_robot.sim.config.robot_task import RobotTaskConfig, require_task
-from dime_robot.sim.config.task import SECTIONS, VELOCITY, TaskConfig, TermConfig
+from dime_robot.sim.config.symmetry import Mirror, SymmetryConfig, mirror
+from dime_robot.sim.config.task import PRIVILEGED, SECTIONS, VELOCITY, TaskConfig, TermConfig
 from dime_robot.sim.plant.plant import Plant
 from dime_robot.sim.tasks import lookup
+from dime_robot.sim.tasks.mirrored import image_of
 from dime_robot.sim.tasks.view import TaskView
 
 DRAWN = ("reset", "commands")  # sections that are asked when an episode begins
@@ -43,6 +45,7 @@ class Task:
     Args:
         config: the configuration of a robot with a task.
         plant: its robot.
+        privileged: make the terms that only critics see (`task.privileged`) too.
 
     Raises:
         InputError: the configuration has no task, the first of `problems`, or a term fails when it
@@ -52,9 +55,10 @@ class Task:
         config: the section `task:`.
         commands: name -> current value, shape (size,), in the command's unit.
         metrics: of the last step, name -> number.
+        privileged_sizes: numbers of each term that only critics see, by name.
     """
 
-    def __init__(self, config: RobotTaskConfig, plant: Plant) -> None:
+    def __init__(self, config: RobotTaskConfig, plant: Plant, privileged: bool = False) -> None:
         self.config = require_task(config)
         self._plant, self._source = plant, config.source
         self._place = functools.partial(_place, config.source)
@@ -65,6 +69,8 @@ class Task:
         self._terminated = self._succeeds = False
         self._terms: dict[str, list[_Term]] = {section: [] for section in SECTIONS}
         for section, name, entry in self.config.entries():
+            if section == PRIVILEGED and not privileged:
+                continue
             where = self._place(f"{section}.{name}")
             with _named(where):
                 term = _checked(section, entry, config.source)
@@ -85,6 +91,7 @@ class Task:
             for section, terms in self._terms.items()
         }
         self._product = self.config.combine == "product"
+        self.privileged_sizes: dict[str, int] = {}
         self._try()
 
     # ---- episodes
@@ -188,6 +195,49 @@ class Task:
         """Return the values of `task.observations`: name -> array, shape (size,)."""
         self._view.forget()
         return {term.name: self._array(term) for term in self._terms["observations"]}
+
+    def privileged(self) -> FloatArray:
+        """Return what only critics see, shape (n_privileged,), in the order of the file.
+
+        Raises:
+            InputError: a term of the user's own fails, or returns another number of values.
+        """
+        values = []
+        for term in self._terms[PRIVILEGED]:
+            value, size = self._array(term), self.privileged_sizes[term.name]
+            if len(value) != size:
+                raise InputError(
+                    f"{term.where}: expected {size} numbers, as at the first call, got {len(value)}"
+                )
+            values.append(value)
+        return np.concatenate(values)
+
+    def mirror(self, symmetry: SymmetryConfig) -> Mirror:
+        """Return the mirror image of observations, what only critics see included, and of actions.
+
+        Args:
+            symmetry: of the robot.
+
+        Raises:
+            InputError: an observation, an action or a privileged value has none.
+        """
+        try:
+            found = mirror(self._view.spec, symmetry)
+        except ValueError as error:
+            raise InputError(str(error)) from None
+        index, sign = [found.observation_index], [found.observation_sign]
+        first = len(found.observation_index)
+        for term in self._terms[PRIVILEGED]:
+            size = self.privileged_sizes[term.name]
+            made: Any = term.call  # a partial, see `lookup.bound`
+            with _named(term.where):
+                image = image_of(term.name, made.func, made.keywords, size, self._view, symmetry)
+            index.append(first + image.places)
+            sign.append(image.sign)
+            first += size
+        return found._replace(
+            observation_index=np.concatenate(index), observation_sign=np.concatenate(sign)
+        )
 
     def unit_of_metric(self, name: str) -> str:
         """Return the unit of a metric, as its term's docstring states it; empty: it does not.
@@ -301,6 +351,8 @@ class Task:
                 f"{self._place(f'commands.{VELOCITY}')}: expected 3 numbers [m/s, m/s, rad/s], got"
                 f" {len(velocity)}"
             )
+        for term in self._terms[PRIVILEGED]:
+            self.privileged_sizes[term.name] = len(self._array(term))
         command = view.command._replace(value=np.array(view.command.value))
         for term in self._terms["terminations"]:
             if self._truth(term):

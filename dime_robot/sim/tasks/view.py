@@ -85,6 +85,7 @@ class TaskView:
         self._names = [joint.name for joint in spec.joints]
         self.default_position: FloatArray = np.array([j.default_position for j in spec.joints])
         self._indices: dict[Sequence[str], npt.NDArray[np.intp]] = {}
+        self._geoms: dict[Sequence[str], list[int]] = {}  # of feet
         self._found: dict[tuple[str, str], int] = {}  # joint and its kind, or "action"
         self.begin(self.rng)
 
@@ -216,9 +217,33 @@ class TaskView:
         Raises:
             InputError: one of them is not there.
         """
-        known = self.plant.feet
+        known = list(self.plant.feet)
         if unknown := [foot for foot in feet if foot not in known]:
             raise InputError(f"feet: expected feet of sim.feet, {known}, got {unknown[0]!r}")
+
+    def foot_geoms(self, feet: Sequence[str]) -> list[int]:
+        """Return the geoms of feet, by their numbers in the model.
+
+        Args:
+            feet: names in `sim.feet`, or of geoms of the model.
+
+        Raises:
+            InputError: one of them is neither.
+        """
+        key = tuple(feet)
+        if key not in self._geoms:
+            model, known = self.plant.model, self.plant.feet
+            found = []
+            for foot in key:
+                geom = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_GEOM, foot)
+                if foot not in known and geom < 0:
+                    raise InputError(
+                        f"feet: expected feet of sim.feet, {list(known)}, or geoms of the model,"
+                        f" got {foot!r}"
+                    )
+                found.append(known.get(foot, int(geom)))
+            self._geoms[key] = found
+        return self._geoms[key]
 
     def action_index(self, joint: str) -> int:
         """Return where a joint is in the action.

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -172,3 +174,23 @@ def test_the_axes_of_a_base() -> None:
     data["action"] = {"kind": "twist", "size": 3, "scale": scale}
     image = mirror(PolicySpec.model_validate(data), SYMMETRY)
     assert image.action_sign.tolist() == [1.0, -1.0, -1.0]
+
+
+@pytest.mark.parametrize(
+    ("section", "kept"),
+    [
+        ({"task": {"episode_seconds": 5.0}}, True),
+        ({"policy": {"joint_defaults": {"FL_hip_joint": {"default_position": 0.1}}}}, False),
+        ({"sim": {"camera": None}}, False),
+        ({"sim": {"camera": None}, "symmetry": {"feet": {}}}, True),
+    ],
+)
+def test_a_file_that_changes_the_robot_does_not_inherit_a_mirror_image(
+    section: dict[str, Any], kept: bool, tmp_path: Path
+) -> None:
+    """Files that extended a robot before it had one stay valid, also through a file in between."""
+    path, further = tmp_path / "robot.yaml", tmp_path / "further.yaml"
+    path.write_text(yaml.safe_dump({"extends": "sim:go2", **section}))
+    further.write_text(yaml.safe_dump({"extends": "robot.yaml", "suite": None}))
+    for file in (path, further):
+        assert (load_robot_task(file)[0].symmetry is not None) == kept

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from dime_robot.runtime.contract.config_files import config_folder
 from dime_robot.sim.config.robot_task import load_robot_task
 from dime_robot.sim.tasks.digest import task_digest
 from tests.sim.tasks.test_malformed_terms import own_robot
@@ -96,3 +97,31 @@ def test_of_the_robot_only_what_is_simulated_counts(tmp_path: Path) -> None:
     task = digest(own_robot(tmp_path / "a"))
     assert digest(own_robot(tmp_path / "b", of_the_machine)) == task
     assert digest(own_robot(tmp_path / "c", slower)) != task
+
+
+def test_what_only_critics_see_is_no_part_of_the_task(tmp_path: Path) -> None:
+    """Policies stay those of their task, also where a file of own terms for critics changes."""
+    task = digest(own_robot(tmp_path / "a"))
+
+    def seen(content: dict[str, Any]) -> None:
+        content["task"]["privileged"] = {"x": "more.py:x", "joints": "true_joint_position"}
+
+    path = own_robot(tmp_path / "b", seen)
+    for number in (1, 2):
+        (path.parent / "more.py").write_text(f"def x(view): return [{number}.0]")
+        assert digest(path) == task
+
+
+SHIPPED = {
+    "cartpole": "ae1bed5db124e76990508",
+    "go2": "44a19174a5ad05affd524",
+    "go2-wide": "08a3478fdb834d80577d3",
+    "hexapod-walk": "90bd1f514824021d87cd6",
+    "reach": "c2d60f30c215e07def07f",
+}
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_tasks_are_those_that_policies_were_trained_in(name: str) -> None:
+    """Another digest refuses every policy that was trained before."""
+    assert digest(config_folder() / f"{name}.yaml").split("-")[0] == SHIPPED[name]

@@ -89,7 +89,7 @@ def value(section: str, name: str, view: TaskView, **parameters: Any) -> Any:
 ALL = [(section, name) for section in lookup.OURS for name in lookup.our_terms(section)]
 UNIT = re.compile(r"\[[^\[\]]+\]")
 NUMBERS = ("rewards", "metrics")  # whose first sentence ends with the unit of the value
-VECTORS = ("commands", "observations")
+VECTORS = ("commands", "observations", "privileged")
 
 
 @pytest.mark.parametrize(("section", "name"), ALL)
@@ -429,3 +429,85 @@ def test_a_point_is_one_that_the_site_reaches_and_the_robot_is_not_moved() -> No
         value("commands", "reachable_point", view, site="imu", spread=0.3, lowest=1.0)
     with pytest.raises(InputError, match=r"site of the model, out of \['imu'\], got 'hand'"):
         value("commands", "reachable_point", view, site="hand", spread=0.3)
+
+
+# ---- what only critics see
+
+
+def test_the_true_state_that_only_critics_see() -> None:
+    view = go2()
+    data, joints = view.plant.data, [f"{leg}_calf_joint" for leg in ("RL", "FR")]
+    places = [data.qpos[view.plant.model.joint(name).qposadr[0]] for name in joints]
+    speeds = [data.qvel[view.plant.model.joint(name).dofadr[0]] for name in joints]
+    assert value("privileged", "base_linear_velocity", view) == pytest.approx(LEVEL_VELOCITY)
+    assert value("privileged", "base_height", view) == pytest.approx([0.4])
+    view.plant.encoder_bias[:] = 0.1  # which only the readings have
+    position = value("privileged", "true_joint_position", view, joints=joints)
+    assert position == pytest.approx(places)
+    velocity = value("privileged", "true_joint_velocity", view, joints=joints)
+    assert velocity == pytest.approx(speeds)
+    assert len(value("privileged", "true_joint_position", view)) == 12
+
+
+def test_forces_on_feet_are_those_that_carry_the_robot() -> None:
+    """At rest they add up to its weight; a geom may be named as a foot."""
+    config, model = load_robot_task("go2")
+    plant, feet = make_plant(config, model), ["FL_foot", "FR_foot", "RL_foot", "RR_foot"]
+    view = TaskView(config.policy, plant, EPISODE)
+    plant.reset(plant.default_pose, 0.3)
+    target = JointCommand(
+        config.policy.action_joints,
+        np.array(
+            [config.policy.joint(name).default_position for name in config.policy.action_joints]
+        ),
+        "position",
+    )
+    for _ in range(100):
+        plant.step(target)
+    forces = value("privileged", "foot_forces", view, feet=feet)
+    weight = 9.81 * float(plant.model.body_mass.sum())
+    assert forces.sum() == pytest.approx(weight, rel=0.02)
+    assert value("privileged", "foot_forces", view, feet=feet[::-1]) == pytest.approx(forces[::-1])
+    assert value("privileged", "foot_contacts", view, feet=feet).tolist() == [1.0] * 4
+    bound = float(np.sort(forces)[1:3].mean())
+    touching = value("privileged", "foot_contacts", view, feet=feet, force=bound)
+    assert touching.tolist() == (forces > bound).astype(float).tolist()
+    assert touching.sum() == 2
+    with pytest.raises(InputError, match=r"feet: .* or geoms of the model, got 'hand'"):
+        value("privileged", "foot_forces", view, feet="hand")
+
+
+def test_what_randomisation_changes_is_seen_by_critics() -> None:
+    view = go2()
+    plant, model = view.plant, view.plant.model
+    model.geom("RL_foot").friction[0] = 0.37
+    friction = value("privileged", "foot_friction", view, feet=["FL_foot", "RL_foot"])
+    assert friction == pytest.approx([0.8, 0.37])
+    model.body("base").mass, model.body("base").ipos = 7.5, [0.01, 0.02, 0.03]
+    assert value("privileged", "body_mass", view, body="base") == pytest.approx([7.5])
+    center = value("privileged", "center_of_mass", view, body="base")
+    assert center == pytest.approx([0.01, 0.02, 0.03])
+    with pytest.raises(InputError, match=r"body: expected a body of the model, out of \['base', "):
+        value("privileged", "body_mass", view, body="tail")
+    knee = model.joint("FR_calf_joint").dofadr[0]
+    for which, array in (
+        ("damping", model.dof_damping),
+        ("friction", model.dof_frictionloss),
+        ("armature", model.dof_armature),
+    ):
+        array[knee] = 0.123
+        got = value("privileged", "joint_parameters", view, which=which, joints="FR_calf_joint")
+        assert got == pytest.approx([0.123])
+    assert plant.drive is not None
+    index = list(view.spec.action_joints).index("FR_calf_joint")
+    for which in ("strength", "stiffness", "damping"):
+        getattr(plant.drive, which)[index] = 0.5
+        got = value("privileged", "drive_parameters", view, which=which, joints="*R_calf_joint")
+        assert (got[0], len(got)) == (0.5, 2)
+    plant.encoder_bias[3] = 0.02
+    assert value("privileged", "encoder_bias", view).tolist() == [0, 0, 0, 0.02, *[0] * 8]
+    plant.delays = (0.01, 0.02)
+    assert value("privileged", "latency", view).tolist() == [0.01, 0.02]
+    free = cartpole(0.0, 0.0)
+    with pytest.raises(InputError, match="expected a robot with a drive of positions"):
+        value("privileged", "drive_parameters", free, which="strength")
