@@ -17,7 +17,7 @@ from dime_robot.training.run_folder import RunFolder
 
 Beginning = Literal["new", "init", "moved", "unknown"]
 # settings that files of earlier releases do not have -> what they were trained with
-ADDED: dict[str, Any] = {"num_envs": 1, "n_step": 1, "curriculum": True}
+ADDED: dict[str, Any] = {"num_envs": 1, "n_step": 1, "curriculum": True, "workers": 0}
 
 
 class Stage(StrictModel):
