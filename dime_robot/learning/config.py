@@ -100,7 +100,7 @@ class TrainConfig(StrictModel):
     overlap: bool = Field(
         False,
         description="update while the environment steps, which learns from the newest transition"
-        " one step later; saves time on a GPU",
+        " one step later; saves time on a GPU, or with --workers",
     )
 
     # task

@@ -26,7 +26,7 @@ Answer = TypeVar("Answer")
 class Sizes(NamedTuple):
     """Lengths of the arrays of a step."""
 
-    count: int  # of environments
+    num_envs: int
     n_obs: int
     n_act: int
 

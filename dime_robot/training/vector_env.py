@@ -63,6 +63,7 @@ class SeededVectorEnv(VectorEnv[FloatArray, FloatArray, npt.NDArray[Any]]):
 
     Attributes:
         envs: the environments in this process.
+        processes: ids of the workers.
         obs: current observations, shape (count, n_obs).
         level: of a curriculum, in which new episodes begin: `reset(options={"level": level})`;
             None: without options.
@@ -79,9 +80,11 @@ class SeededVectorEnv(VectorEnv[FloatArray, FloatArray, npt.NDArray[Any]]):
     ) -> None:
         self.closed = True  # until there is something to close
         self.envs: list[Env] = []
+        self.processes: list[int] = []
         self._stepper: Stepper
         if workers:
-            self._stepper = Workers(make, count, workers)
+            divided = Workers(make, count, workers)
+            self._stepper, self.processes = divided, divided.processes
         else:
             group = EnvGroup(make, range(count))
             self._stepper, self.envs = group, group.envs

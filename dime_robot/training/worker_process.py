@@ -14,6 +14,7 @@ import signal
 import sys
 import traceback
 import warnings
+from collections.abc import Callable
 from contextlib import suppress
 from mmap import mmap
 from multiprocessing.connection import Connection
@@ -71,8 +72,13 @@ class Server:
     def answer(self, name: str, arguments: tuple[Any, ...]) -> Any:
         """Return the answer to a request, or a Failure."""
         group = self._group
-        known = {"step": group.step_wait, "reset": group.reset, "ask": group.ask}
-        known |= {"make": self.make, "attach": self.attach}
+        known: dict[str, Callable[..., Any]] = {
+            "make": self.make,
+            "attach": self.attach,
+            "ask": group.ask,
+            "reset": group.reset,
+            "step": group.step_wait,
+        }
         try:
             return known[name](*arguments)
         except BaseException as error:  # as in the learner's process: also SystemExit

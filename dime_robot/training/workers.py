@@ -156,6 +156,11 @@ class Workers:
                 raise answer.error from EarlierTracebackError(answer.text)
         return answers
 
+    @property
+    def processes(self) -> list[int]:
+        """Their process ids."""
+        return [worker.process.pid for worker in self._workers]
+
     def ask(self, question: Callable[[Env], Answer]) -> Answer:
         """Return what a function of a module says of the first environment."""
         self._workers[0].send("ask", question)
