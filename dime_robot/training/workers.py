@@ -112,7 +112,8 @@ class Workers:
             ) from error
         self._workers: list[_Worker] = []
         self._arrays: StepArrays
-        self._memory = os.memfd_create("dime_robot environments")
+        # without a name in the file system: nothing is left of it, however the processes end
+        self._memory = os.fdopen(os.memfd_create("dime_robot environments"), "r+b", buffering=0)
         try:
             for k in range(workers):
                 numbers = range(count * k // workers, count * (k + 1) // workers)
@@ -128,14 +129,15 @@ class Workers:
         ours, theirs = Pipe()
         # the system ends a worker with the thread that started it: only if this lives to the end
         is_main = threading.current_thread() is threading.main_thread()
-        words = [theirs.fileno(), self._memory, os.getpid() if is_main else 0]
+        shared = theirs.fileno(), self._memory.fileno()
+        words = [*shared, os.getpid() if is_main else 0]
         try:
             process = subprocess.Popen(
                 [sys.executable, "-c", _PROGRAM, *map(str, words), *sys.path],
                 stdin=subprocess.DEVNULL,
                 env={"OMP_NUM_THREADS": "1", **os.environ},
                 start_new_session=True,  # a terminal's Ctrl-C reaches only the learner
-                pass_fds=(theirs.fileno(), self._memory),
+                pass_fds=shared,
             )
         except BaseException:
             ours.close()
@@ -173,8 +175,8 @@ class Workers:
         Args:
             sizes: of the arrays.
         """
-        os.ftruncate(self._memory, StepArrays.bytes_for(sizes))
-        self._arrays = StepArrays.in_memory(mmap(self._memory, 0), sizes)
+        self._memory.truncate(StepArrays.bytes_for(sizes))
+        self._arrays = StepArrays.in_memory(mmap(self._memory.fileno(), 0), sizes)
         for worker in self._workers:
             worker.send("attach", sizes)
         self._answers(self._workers)
@@ -224,5 +226,4 @@ class Workers:
                 if worker.process.poll() is None:
                     worker.process.kill()
                     worker.process.wait()
-            if workers:
-                os.close(self._memory)
+            self._memory.close()
