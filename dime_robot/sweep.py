@@ -33,7 +33,7 @@ from types import FrameType
 from typing import IO, Any
 
 from dime_robot import train
-from dime_robot.learning.config import TrainConfig, changes, option, option_words
+from dime_robot.learning.config import FREE, TrainConfig, changes, option, option_words
 from dime_robot.results.eval_csv import EvalRow, read_eval_csv, write_eval_csv
 from dime_robot.results.tables import text_table
 from dime_robot.runtime.io.command import INTERRUPTED, UNFINISHED, ReaderGoneError, run_command
@@ -96,7 +96,8 @@ class Run:
             rows = read_eval_csv(self.files.evaluations)
         except InputError:  # missing, or unusable: the run itself prints the reason
             return [], False
-        config = record.config
+        free = {name: getattr(self.config, name) for name in FREE}
+        config = record.config.model_copy(update=free)
         if config.model_copy(update={"steps": self.config.steps}) != self.config:
             return [], False
         finished = config == self.config and record.final and record.step >= config.steps

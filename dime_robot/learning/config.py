@@ -15,6 +15,7 @@ from dime_robot.runtime.io.errors import InputError, first_problem
 MAX_COUNT = 10**12  # of steps, updates and intervals
 MAX_RETURN = 1e12
 FINEST = 100_000  # largest denominator of updates per step
+FREE = ("workers",)  # settings that no result depends on: a run may go on with another value
 PresetName = Literal["official", "laptop", "tiny", "parallel", "parallel-gpu"]
 
 # bounds; the memory of the machine is checked once the sizes are known
@@ -99,7 +100,7 @@ class TrainConfig(StrictModel):
     overlap: bool = Field(
         False,
         description="update while the environment steps, which learns from the newest transition"
-        " one step later; saves time on a GPU",
+        " one step later; saves time on a GPU, or with --workers",
     )
 
     # task
@@ -172,6 +173,13 @@ class TrainConfig(StrictModel):
     num_envs: int = Field(
         1, gt=0, le=4096, description="environments that step side by side and fill one replay"
     )
+    workers: int = Field(
+        0,
+        ge=0,
+        le=256,
+        description="processes that the environments are divided among; 0: the learner's own. No"
+        " result depends on it, and --resume may change it",
+    )
     update_to_data: Ratio = Field(
         2,
         ge=1 / FINEST,
@@ -220,6 +228,15 @@ class TrainConfig(StrictModel):
         if self.buffer_size < self.num_envs:
             raise ValueError(
                 f"buffer_size: expected at least num_envs = {self.num_envs}, got {self.buffer_size}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _every_worker_has_an_environment(self) -> TrainConfig:
+        if self.workers > self.num_envs:
+            raise ValueError(
+                f"workers: expected at most num_envs = {self.num_envs}, as each steps at least one"
+                f" environment, got {self.workers}"
             )
         return self
 

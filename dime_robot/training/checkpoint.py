@@ -35,10 +35,10 @@ from dime_robot.runtime.io.sealed_files import check_seal, seal_of
 from dime_robot.runtime.io.untrusted_files import read_bytes
 from dime_robot.runtime.policy.noise import NoiseMode
 from dime_robot.training.curriculum import CurriculumState
+from dime_robot.training.episode import OpenEpisode
 from dime_robot.training.lineage import Lineage
 from dime_robot.training.privileged import PrivilegedTerms
 from dime_robot.training.run_folder import RunFolder
-from dime_robot.training.vector_env import OpenEpisode
 
 FORMAT, VERSION = "dime_robot checkpoint", 2
 _MAX_BYTES = 16 << 30

@@ -14,7 +14,7 @@ from pydantic import Field
 from dime_robot.runtime.contract.policy_spec import StrictModel
 from dime_robot.runtime.io.errors import InputError
 from dime_robot.sim.config.curriculum import LevelConfig
-from dime_robot.training.vector_env import EndedEpisode
+from dime_robot.training.episode import EndedEpisode
 
 WHOLE = "the whole task"
 

@@ -23,6 +23,7 @@ ADDED: dict[str, Any] = {
     "curriculum": True,
     "symmetry": False,
     "asymmetric_critic": False,
+    "workers": 0,
 }
 
 

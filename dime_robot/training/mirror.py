@@ -5,19 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import gymnasium
-import torch
 
-from dime_robot.learning.symmetry import BatchMirror
 from dime_robot.runtime.io.errors import InputError
+from dime_robot.sim.config.symmetry import Mirror
 
 
-def mirror_of(env: gymnasium.Env[Any, Any], name: str, device: torch.device) -> BatchMirror:
-    """Return what mirrors transitions of an environment, after a check that they are symmetric.
+def mirror_of(env: gymnasium.Env[Any, Any], name: str) -> Mirror:
+    """Return the mirror image of an environment's transitions, after a check that it is right.
 
     Args:
         env: of training, with what only critics see if they do.
         name: of the environment, for messages.
-        device: of the batches.
 
     Raises:
         InputError: the environment states no mirror image, or is not its own.
@@ -37,10 +35,4 @@ def mirror_of(env: gymnasium.Env[Any, Any], name: str, device: torch.device) -> 
     problem = mirror_problem(robot.config, robot.model_path, bool(robot.privileged_sizes))
     if problem is not None:
         raise InputError(f"--symmetry: {problem}")
-    return BatchMirror(
-        found.observation_index,
-        found.observation_sign,
-        found.action_index,
-        found.action_sign,
-        device,
-    )
+    return found

@@ -59,8 +59,8 @@ PRESETS["parallel"] = {
     "steps": 120_000,
 }
 # As FlashSAC trains on simulators with a GPU (arXiv 2604.04539): 1,024 environments, 2 updates of
-# batch 2,048 per step of all, rewards of 3 steps, 50 million steps, a replay of 10 million. Sizes of
-# networks are those of `laptop`. No machine with a GPU has run it yet.
+# batch 2,048 per step of all, rewards of 3 steps, 50 million steps, a replay of 10 million. The
+# networks are of the sizes of `laptop`. No machine with a GPU has run it yet.
 PRESETS["parallel-gpu"] = {
     **PRESETS["laptop"],
     "threads": 0,

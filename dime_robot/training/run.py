@@ -12,6 +12,7 @@ environments have made.
 
 from __future__ import annotations
 
+import functools
 import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -25,9 +26,8 @@ import numpy.typing as npt
 import torch
 import yaml
 
-from dime_robot.envs import MAX_EPISODE_STEPS, Env, EnvLike, make_env, spec_of, time_limit
+from dime_robot.envs import MAX_EPISODE_STEPS, EnvLike
 from dime_robot.evaluation.rollout import (
-    STARTUP,
     Evaluation,
     Evaluator,
     NoEnvironmentError,
@@ -40,14 +40,17 @@ from dime_robot.learning.dime import DIME
 from dime_robot.learning.memory import require_memory
 from dime_robot.learning.metrics import metrics
 from dime_robot.learning.replay_buffer import ReplayBuffer
+from dime_robot.learning.symmetry import BatchMirror
 from dime_robot.results.eval_csv import EvalRow, read_eval_csv, write_eval_csv
-from dime_robot.runtime.contract.interpolation import Interpolation, record_of
+from dime_robot.runtime.contract.interpolation import record_of
 from dime_robot.runtime.io.errors import InputError
 from dime_robot.runtime.io.regular_files import RUN_AGAIN, write_atomically
 from dime_robot.runtime.policy.noise import NOISE_LEGEND, NOISE_MODES, NoiseMode
 from dime_robot.training import checkpoint
 from dime_robot.training.checkpoint import Checkpoint, FinalEvaluation, PostMortem, Record
-from dime_robot.training.curriculum import Curriculum, levels_of
+from dime_robot.training.curriculum import Curriculum
+from dime_robot.training.env_facts import facts_of
+from dime_robot.training.env_maker import TRAIN, EnvMaker
 from dime_robot.training.lineage import Lineage, Origin, Stage
 from dime_robot.training.logger import RunLogger
 from dime_robot.training.mirror import mirror_of
@@ -56,8 +59,9 @@ from dime_robot.training.provenance import TASK, provenance
 from dime_robot.training.run_folder import RunFolder
 from dime_robot.training.run_lock import RunLock
 from dime_robot.training.vector_env import NotFiniteError, SeededVectorEnv
+from dime_robot.training.workers import WorkerLostError
 
-_TRAIN, _EVAL = 0, 1  # keys of episodes among the seeds derived from the run's
+_EVAL = TRAIN + 1  # key of evaluation episodes among the seeds derived from the run's
 CLIPPED_MASS_WARNING = 0.05
 WIDE_ATOMS = 4.0  # times the range of returns that the observed rewards allow
 MAX_PARALLEL = 100  # environments that evaluations keep
@@ -117,13 +121,25 @@ class TrainingRun:
         self.files = RunFolder(folder)
         self._source: EnvLike = config.env if env is None else env
         self.envs = self._make_envs()
-        env = self.envs.envs[0]
-        self.spec = spec_of(env, config.env)
+        try:
+            self._prepare(device, origin)
+        except BaseException:
+            self.envs.close()
+            raise
+
+    def _prepare(self, device: torch.device, origin: Origin | None) -> None:
+        """Make all that stands on the environments, and begin their first episodes."""
+        config = self.config
+        self._facts = self.envs.ask(functools.partial(facts_of, name=config.env))
+        self.spec = self._facts.spec
         # what only the critics see, at the end of every observation of training
-        self.privileged = privileged_terms(env) if config.asymmetric_critic else ()
+        self.privileged = self.envs.ask(privileged_terms) if config.asymmetric_critic else ()
         more = total(self.privileged)
         require_memory(config, self.spec.n_obs, self.spec.n_act, device, more)
-        mirror = mirror_of(env, config.env, device) if config.symmetry else None
+        mirror = None
+        if config.symmetry:
+            found = self.envs.ask(functools.partial(mirror_of, name=config.env))
+            mirror = BatchMirror(*found, device)
         self.agent = DIME(self.spec, config, device, more, mirror)
         self.buffer = ReplayBuffer(
             config.buffer_size,
@@ -148,12 +164,10 @@ class TrainingRun:
         self.rows: list[EvalRow] = []
         self.final: dict[NoiseMode, FinalEvaluation] = {}  # of the last evaluation
         self.provenance = provenance()
-        task = getattr(env.unwrapped, "task_digest", None)
-        if isinstance(task, str):
-            self.provenance[TASK] = task
-        interpolation = getattr(env.unwrapped, "interpolation", None)
-        if isinstance(interpolation, Interpolation):
-            self.provenance |= record_of(interpolation)
+        if self._facts.task_digest is not None:
+            self.provenance[TASK] = self._facts.task_digest
+        if self._facts.interpolation is not None:
+            self.provenance |= record_of(self._facts.interpolation)
         self.step = 0
         self._lineage: Lineage = (Stage(begins="new", since=0, until=0, config=config),)
         if origin is not None:
@@ -169,10 +183,10 @@ class TrainingRun:
         self._began = time.monotonic()
         self._clipped_mass_warned = self._atoms_checked = False
         self._logger: RunLogger | None = None
-        levels = levels_of(env) if config.curriculum else ()
+        levels = self._facts.levels if config.curriculum else ()
         self.curriculum = Curriculum(levels, config.num_envs) if levels else None
         self._take_level()
-        with self._stops_at_nan():
+        with self._stops_for_environments():
             self.envs.reset()
 
     def _take_level(self) -> None:
@@ -185,19 +199,12 @@ class TrainingRun:
     def _make_envs(self, first: Sequence[int] = ()) -> SeededVectorEnv:
         """Make the environments of training; `first` is as for `SeededVectorEnv`."""
         seed = self.config.seed
-
-        def make(i: int) -> Env:
-            # values drawn once in an environment's life: from this run's seed, the same on resume,
-            # and others than those of an evaluation's environment i
-            key = (seed, STARTUP) if i == 0 else (seed, STARTUP, i, _TRAIN)
-            return make_env(
-                self._source,
-                startup_seed=seed_of(*key),
-                privileged=self.config.asymmetric_critic,
-            )
-
         return SeededVectorEnv(
-            make, self.config.num_envs, lambda number: seed_of(seed, _TRAIN, number), first
+            EnvMaker.of(self._source, seed, self.config.asymmetric_critic),
+            self.config.num_envs,
+            lambda number: seed_of(seed, TRAIN, number),
+            first,
+            self.config.workers,
         )
 
     # -- files -----------------------------------------------------------------------------------
@@ -321,7 +328,7 @@ class TrainingRun:
             each.model_copy(update=changed) if moved or (each.level or 0) > known else each
             for each in episodes
         )
-        with self._stops_at_nan():
+        with self._stops_for_environments():
             dropped = self.envs.restore(episodes, self.buffer.newest_of)
         if not dropped:
             return
@@ -379,7 +386,7 @@ class TrainingRun:
             self.busy = False
 
     def _warn_of_endless_episodes(self, logger: RunLogger) -> None:
-        if time_limit(self.envs.envs[0]) is None:
+        if self._facts.time_limit is None:
             logger.line(
                 f"warning: {self.config.env} states no time limit (max_episode_steps): episodes of"
                 f" evaluations are cut at {MAX_EPISODE_STEPS:,} steps and count as truncated"
@@ -409,10 +416,12 @@ class TrainingRun:
         actions = self._actions(obs)
         after = self.step + config.num_envs
         updates = config.updates_at(after) - config.updates_at(self.step)
+        with self._stops_for_environments():
+            self.envs.step_async(actions)  # workers begin; without them nothing happens yet
         if config.overlap and len(self.buffer):
             self.agent.learn(self.buffer, updates)  # on a GPU this only starts the computation
-        with self._stops_at_nan():
-            next_obs, rewards, terminations, _, infos = self.envs.step(actions)
+        with self._stops_for_environments():
+            next_obs, rewards, terminations, _, infos = self.envs.step_wait()
         for episode in self.envs.ended:
             next_obs[episode.environment] = infos["final_obs"][episode.environment]
         scaled = rewards * config.reward_scale
@@ -508,7 +517,7 @@ class TrainingRun:
             self.evaluator.close()
             self.envs = self._make_envs([e.number + 1 for e in self.envs.open_episodes()])
             self._take_level()
-            with self._stops_at_nan():
+            with self._stops_for_environments():
                 self.envs.reset()
 
     def _watch(self, ended: int, episodes: int, steps: int) -> None:
@@ -601,8 +610,8 @@ class TrainingRun:
             )
 
     @contextmanager
-    def _stops_at_nan(self) -> Iterator[None]:
-        """Stop the run for what an environment gave."""
+    def _stops_for_environments(self) -> Iterator[None]:
+        """Stop the run for what an environment gave, or if a worker is lost."""
         try:
             yield
         except NotFiniteError as error:
@@ -610,6 +619,13 @@ class TrainingRun:
                 f"{self.config.env} gave a NaN or infinite {error.what} at step {self.step}"
                 f" ({error.where})"
             )
+        except WorkerLostError as error:
+            if not self.files.checkpoint.exists():
+                raise
+            raise InputError(
+                f"{error}; {self.files.checkpoint} is the last good checkpoint: go on with"
+                f" --resume {self.folder}"
+            ) from None
 
     def _stop_for(self, reason: str) -> NoReturn:
         if not self.files.checkpoint.exists():  # nothing was learned, so no post-mortem

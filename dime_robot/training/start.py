@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from dime_robot.learning.config import TrainConfig, option, option_words
+from dime_robot.learning.config import FREE, TrainConfig, option, option_words
 from dime_robot.runtime.contract.config_diff import differences
 from dime_robot.runtime.contract.config_files import read_yaml
 from dime_robot.runtime.io.errors import InputError
@@ -67,9 +67,9 @@ def _with_written(path: Path, saved: TrainConfig) -> TrainConfig:
 
 
 def require_resumable(config: TrainConfig, saved: TrainConfig, source: str = "") -> None:
-    """Refuse every changed setting except a larger number of steps."""
+    """Refuse every changed setting except a larger number of steps and those without effect."""
     for name, wanted, had in differences(config, saved):
-        if name == "steps" and config.steps > saved.steps:
+        if name in FREE or (name == "steps" and config.steps > saved.steps):
             continue
         where = f"{source}: {name}" if source else option(name)
         hint = "a larger one" if name == "steps" else f"{had}, or a new run"
@@ -177,19 +177,30 @@ def _resumed(request: RunRequest, device: torch.device, lock: RunLock) -> Traini
             request.config_file, state.record.provenance.get(TASK), lock.files.checkpoint
         )
     run = TrainingRun(config, folder, device, lock=lock, env=request.env)
-    if state.spec != run.spec:
-        raise InputError(
-            f"--resume {folder}: its contract ({state.spec.name}) is not that of"
-            f" {config.env} ({run.spec.name}); expected an environment of the same contract"
-        )
-    run.load(state)
-    moved = run.env_since == run.step > 0
-    if moved and run.step >= config.steps:
-        raise InputError(f"--env {config.env}: expected --steps above {run.step:,} with it")
-    run.write_config()
-    if moved:
-        run.save()  # so that a killed run resumes in the new environment
+    with _closed_on_error(run):
+        if state.spec != run.spec:
+            raise InputError(
+                f"--resume {folder}: its contract ({state.spec.name}) is not that of"
+                f" {config.env} ({run.spec.name}); expected an environment of the same contract"
+            )
+        run.load(state)
+        moved = run.env_since == run.step > 0
+        if moved and run.step >= config.steps:
+            raise InputError(f"--env {config.env}: expected --steps above {run.step:,} with it")
+        run.write_config()
+        if moved:
+            run.save()  # so that a killed run resumes in the new environment
     return run
+
+
+@contextmanager
+def _closed_on_error(run: TrainingRun) -> Iterator[None]:
+    """Leave no environment and no worker of a run that cannot begin."""
+    try:
+        yield
+    except BaseException:
+        run.close()
+        raise
 
 
 def _begun(request: RunRequest, device: torch.device, lock: RunLock) -> TrainingRun:
@@ -197,11 +208,12 @@ def _begun(request: RunRequest, device: torch.device, lock: RunLock) -> Training
     origin = None if state is None else Origin(state.record.lineage, state.digest)
     folder = lock.files.path
     run = TrainingRun(request.config, folder, device, origin, lock=lock, env=request.env)
-    if state is not None:
-        _check_init(state, run)
-        try:
-            run.agent.load_weights(state.learner, critics=_critics_fit(state, run))
-        except InputError as error:
-            raise InputError(f"--init {request.init}: {error}") from None
-    run.create_folder()
+    with _closed_on_error(run):
+        if state is not None:
+            _check_init(state, run)
+            try:
+                run.agent.load_weights(state.learner, critics=_critics_fit(state, run))
+            except InputError as error:
+                raise InputError(f"--init {request.init}: {error}") from None
+        run.create_folder()
     return run

@@ -2,75 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
-from pydantic import Field
 
 from dime_robot.envs import Env
 from dime_robot.learning.replay_buffer import Batch
-from dime_robot.runtime.contract.policy_spec import StrictModel
 from dime_robot.runtime.io.errors import InputError
-
-FloatArray = npt.NDArray[np.float32]
-Numbers = npt.NDArray[np.float64]
-Truths = npt.NDArray[np.bool_]
-
-
-class OpenEpisode(StrictModel):
-    """The episode that is under way in an environment, as a checkpoint records it."""
-
-    number: int = Field(ge=0, lt=2**53, description="episodes of this environment before it")
-    steps: int = Field(ge=0, lt=2**53, description="its steps so far")
-    total: float = Field(description="its return so far, unscaled")
-    level: int | None = Field(
-        None, ge=0, lt=1000, description="of the curriculum, in which it began; none: of no level"
-    )
-
-
-@dataclass
-class EndedEpisode:
-    """An episode that ended in the last step."""
-
-    environment: int
-    steps: int
-    total: float  # unscaled return
-    terminated: bool
-    success: bool | None  # None: the task states no criterion
-    level: int | None  # of the curriculum, in which it began
-    means: dict[str, float]  # of the task's metrics; none outside a curriculum
-
-
-@dataclass
-class _Episode:
-    """The episode under way in an environment."""
-
-    number: int = 0
-    steps: int = 0
-    total: float = 0.0
-    level: int | None = None
-    success: bool | None = None  # at the last step
-    sums: dict[str, float] = field(default_factory=dict)  # of the task's metrics
-
-    def add(self, reward: float, info: dict[str, Any]) -> None:
-        """Add a step."""
-        self.steps += 1
-        self.total += reward
-        self.success = info.get("is_success")
-        if self.level is not None:
-            for name, value in info.get("measures", {}).items():
-                self.sums[name] = self.sums.get(name, 0.0) + value
-
-    def ended(self, environment: int, terminated: bool) -> EndedEpisode:
-        """Return what is known at its end."""
-        means = {name: total / self.steps for name, total in self.sums.items()}
-        known = self.steps, self.total, terminated, self.success, self.level
-        return EndedEpisode(environment, *known, means)
+from dime_robot.training.env_group import (
+    Answer,
+    Begin,
+    EnvGroup,
+    FloatArray,
+    Numbers,
+    Sizes,
+    Stepper,
+    Truths,
+    spaces_of,
+)
+from dime_robot.training.episode import EndedEpisode, OpenEpisode, RunningEpisode
+from dime_robot.training.workers import Workers
 
 
 class NotFiniteError(InputError):
@@ -86,23 +42,13 @@ class NotFiniteError(InputError):
         self.what, self.where = what, where
 
 
-@dataclass
-class _Step:
-    """What the environments returned in one step, before any is reset."""
-
-    obs: FloatArray
-    rewards: Numbers
-    terminations: Truths
-    truncations: Truths
-    infos: list[dict[str, Any]] = field(default_factory=list)
-
-
 class SeededVectorEnv(VectorEnv[FloatArray, FloatArray, npt.NDArray[Any]]):
-    """Environments of one kind that step side by side in this process.
+    """Environments of one kind that step side by side, in this process or divided among workers.
 
     As in `gymnasium.vector` with AutoresetMode.SAME_STEP: an environment whose episode ends is
     reset in the same step; the observation that the episode ended with is `infos["final_obs"]`.
-    Every episode starts from a seed of its own, so that it can be repeated.
+    Every episode starts from a seed of its own, so that it can be repeated. Seeds depend on the
+    environment's number alone, so results do not depend on the number of workers.
 
     Args:
         make: makes environment number i.
@@ -110,12 +56,14 @@ class SeededVectorEnv(VectorEnv[FloatArray, FloatArray, npt.NDArray[Any]]):
         seed: returns the seed of an episode, by its number among those of all environments; the
             k-th of environment i has the number i + k * count.
         first: the number of each environment's first episode among its own; none: 0.
+        workers: processes that the environments are divided among; 0: this process.
 
     Raises:
-        InputError: an environment cannot be made.
+        InputError: an environment cannot be made, or cannot be sent to a worker.
 
     Attributes:
-        envs: the environments.
+        envs: the environments in this process.
+        processes: ids of the workers.
         obs: current observations, shape (count, n_obs).
         level: of a curriculum, in which new episodes begin: `reset(options={"level": level})`;
             None: without options.
@@ -128,26 +76,42 @@ class SeededVectorEnv(VectorEnv[FloatArray, FloatArray, npt.NDArray[Any]]):
         count: int,
         seed: Callable[[int], int],
         first: Sequence[int] = (),
+        workers: int = 0,
     ) -> None:
+        self.closed = True  # until there is something to close
         self.envs: list[Env] = []
-        try:
-            for i in range(count):
-                self.envs.append(make(i))
-        except BaseException:
-            self.close_extras()
-            raise
+        self.processes: list[int] = []
+        self._stepper: Stepper
+        if workers:
+            divided = Workers(make, count, workers)
+            self._stepper, self.processes = divided, divided.processes
+        else:
+            group = EnvGroup(make, range(count))
+            self._stepper, self.envs = group, group.envs
+        self.closed = False
         self.num_envs, self._seed = count, seed
-        self.metadata = {**self.envs[0].metadata, "autoreset_mode": AutoresetMode.SAME_STEP}
-        self.single_observation_space = self.envs[0].observation_space
-        self.single_action_space = self.envs[0].action_space
+        self.metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}
+        self.single_observation_space, self.single_action_space = self.ask(spaces_of)
         self.observation_space = batch_space(self.single_observation_space, count)
         self.action_space = batch_space(self.single_action_space, count)
-        shape = self.single_observation_space.shape
-        assert shape is not None
-        self.obs: FloatArray = np.zeros((count, *shape), dtype=np.float32)
+        n_obs, n_act = (
+            spaces.flatdim(each)
+            for each in (self.single_observation_space, self.single_action_space)
+        )
+        self._arrays = self._stepper.attach(Sizes(count, n_obs, n_act))
+        self._arrays.active[:] = True
+        self.obs: FloatArray = np.zeros((count, n_obs), dtype=np.float32)
         self.ended: list[EndedEpisode] = []
         self.level: int | None = None
-        self._episodes = [_Episode(number) for number in first or [0] * count]
+        self._episodes = [RunningEpisode(number) for number in first or [0] * count]
+
+    def ask(self, question: Callable[[Env], Answer]) -> Answer:
+        """Return what a function says of the first environment.
+
+        Args:
+            question: of a module, so that it can be sent to a worker.
+        """
+        return self._stepper.ask(question)
 
     def reset(
         self,
@@ -169,8 +133,7 @@ class SeededVectorEnv(VectorEnv[FloatArray, FloatArray, npt.NDArray[Any]]):
         """
         if seed is not None or options is not None:
             raise ValueError("expected no seed and no options: every episode has a seed of its own")
-        for i, episode in enumerate(self._episodes):
-            self._begin(i, episode.number, self.level)
+        self._begin({i: (each.number, self.level) for i, each in enumerate(self._episodes)})
         return self.obs.copy(), {}
 
     def step(
@@ -188,56 +151,56 @@ class SeededVectorEnv(VectorEnv[FloatArray, FloatArray, npt.NDArray[Any]]):
 
         Raises:
             NotFiniteError: a reward or an observation is NaN or infinite.
+            InputError: an environment failed, or a worker was lost.
         """
-        stepped = self._step_all(actions)
-        self.obs = stepped.obs
-        done = stepped.terminations | stepped.truncations
+        self.step_async(actions)
+        return self.step_wait()
+
+    def step_async(self, actions: FloatArray) -> None:
+        """Let every environment begin a step; workers then step while this process goes on.
+
+        Args:
+            actions: in [-1, 1], shape (count, n_act).
+        """
+        self._arrays.actions[:] = actions
+        self._stepper.step_async()
+
+    def step_wait(self) -> tuple[FloatArray, Numbers, Truths, Truths, dict[str, Any]]:
+        """Finish the step; see `step`."""
+        given = self._stepper.step_wait()
+        rewards, obs = self._arrays.rewards.copy(), self._arrays.obs.copy()
+        for what, values in (("reward", rewards), ("observation", obs)):
+            self._require_finite(what, values)
+        self.obs = obs
+        terminations, truncations = self._arrays.terminations, self._arrays.truncations
+        terminations, truncations = terminations.copy(), truncations.copy()
+        done = terminations | truncations
         infos: dict[str, Any] = {}
         self.ended = []
-        for episode, reward, info in zip(
-            self._episodes, stepped.rewards.tolist(), stepped.infos, strict=True
-        ):
-            episode.add(reward, info)
+        for i, reward in enumerate(rewards.tolist()):
+            self._episodes[i].add(reward, given.get(i, {}))
         if done.any():
             final = np.full(self.num_envs, None, dtype=object)
+            begins = {}
             for i in np.flatnonzero(done).tolist():
                 episode = self._episodes[i]
                 final[i] = self.obs[i].copy()
-                self.ended.append(episode.ended(i, bool(stepped.terminations[i])))
-                self._begin(i, episode.number + 1, self.level)
+                self.ended.append(episode.ended(i, bool(terminations[i])))
+                begins[i] = episode.number + 1, self.level
+            self._begin(begins)
             infos = {"final_obs": final, "_final_obs": done}
-        return (
-            self.obs.copy(),
-            stepped.rewards,
-            stepped.terminations,
-            stepped.truncations,
-            infos,
-        )
+        return self.obs.copy(), rewards, terminations, truncations, infos
 
-    def _step_all(self, actions: FloatArray) -> _Step:
-        count = self.num_envs
-        stepped = _Step(
-            np.empty_like(self.obs),
-            np.zeros(count),
-            np.zeros(count, dtype=np.bool_),
-            np.zeros(count, dtype=np.bool_),
-        )
-        for i, env in enumerate(self.envs):
-            obs, reward, terminated, truncated, info = env.step(actions[i])
-            stepped.infos.append(info)
-            stepped.obs[i], stepped.rewards[i] = obs, reward
-            stepped.terminations[i], stepped.truncations[i] = terminated, truncated
-        for what, values in (("reward", stepped.rewards), ("observation", stepped.obs)):
-            self._require_finite(what, values)
-        return stepped
-
-    def _begin(self, i: int, own: int, level: int | None) -> None:
-        """Begin an episode, by its number among those of its environment."""
-        self._episodes[i] = _Episode(own, level=level)
-        seed = self._seed(i + own * self.num_envs)
-        options = None if level is None else {"level": level}
-        self.obs[i] = self.envs[i].reset(seed=seed, options=options)[0]
-        self._require_finite("observation after reset", self.obs[i : i + 1], i)
+    def _begin(self, episodes: Mapping[int, tuple[int, int | None]]) -> None:
+        """Begin episodes: environment -> number among its own, and level."""
+        begins = []
+        for i, (own, level) in episodes.items():
+            self._episodes[i] = RunningEpisode(own, level=level)
+            begins.append(Begin(i, self._seed(i + own * self.num_envs), level))
+        self._stepper.reset(begins)
+        for i in episodes:
+            self.obs[i] = self._arrays.obs[i]
+            self._require_finite("observation after reset", self.obs[i : i + 1], i)
 
     def _require_finite(self, what: str, values: npt.NDArray[Any], first: int = 0) -> None:
         """Refuse NaN and infinity; row j of `values` is of environment `first` + j."""
@@ -252,9 +215,8 @@ class SeededVectorEnv(VectorEnv[FloatArray, FloatArray, npt.NDArray[Any]]):
         raise NotFiniteError(what, where)
 
     def close_extras(self, **_: Any) -> None:
-        """Close the environments."""
-        for env in self.envs:
-            env.close()
+        """Close the environments; workers end."""
+        self._stepper.close()
 
     # -- checkpoints -----------------------------------------------------------------------------
 
@@ -279,25 +241,41 @@ class SeededVectorEnv(VectorEnv[FloatArray, FloatArray, npt.NDArray[Any]]):
             The environments that did not repeat themselves, or whose actions are not kept: each
             begins its next episode.
         """
-        dropped = []
-        for i, saved in enumerate(episodes):
-            self._begin(i, saved.number, saved.level)
-            if saved.steps == 0:
-                continue
-            if self._repeats(i, past(i, saved.steps)):
-                self._episodes[i].total = saved.total
-                continue
-            dropped.append(i)
-            self._begin(i, saved.number + 1, self.level)
+        self._begin({i: (saved.number, saved.level) for i, saved in enumerate(episodes)})
+        recorded = {
+            i: _actions_and_observations(past(i, saved.steps))
+            for i, saved in enumerate(episodes)
+            if saved.steps
+        }
+        repeated = self._repeat({i: steps for i, steps in recorded.items() if steps is not None})
+        for i in repeated:
+            self._episodes[i].total = episodes[i].total
+        dropped = sorted(recorded.keys() - repeated)
+        self._begin({i: (episodes[i].number + 1, self.level) for i in dropped})
         return dropped
 
-    def _repeats(self, i: int, past: Batch | None) -> bool:
-        """Repeat recorded actions; return whether the same observations came of them."""
-        if past is None:
-            return False
-        for action, expected in zip(past.action.cpu(), past.next_obs.cpu(), strict=True):
-            self.obs[i], reward, _, _, info = self.envs[i].step(action.numpy())
-            self._episodes[i].add(float(reward), info)
-            if not np.array_equal(self.obs[i], expected.numpy()):
-                return False  # a step after an end that was none may be an error
-        return True
+    def _repeat(self, recorded: Mapping[int, tuple[FloatArray, FloatArray]]) -> set[int]:
+        """Repeat recorded actions; return the environments that gave the same observations."""
+        arrays, repeating = self._arrays, set(recorded)
+        for t in range(max((len(actions) for actions, _ in recorded.values()), default=0)):
+            stepped = [i for i in sorted(repeating) if t < len(recorded[i][0])]
+            arrays.active[:] = False
+            arrays.active[stepped] = True
+            for i in stepped:
+                arrays.actions[i] = recorded[i][0][t]
+            self._stepper.step_async()
+            infos = self._stepper.step_wait()
+            for i in stepped:
+                self.obs[i] = arrays.obs[i]
+                self._episodes[i].add(float(arrays.rewards[i]), infos.get(i, {}))
+                if not np.array_equal(self.obs[i], recorded[i][1][t]):
+                    repeating.discard(i)  # a step after an end that was none may be an error
+        arrays.active[:] = True
+        return repeating
+
+
+def _actions_and_observations(batch: Batch | None) -> tuple[FloatArray, FloatArray] | None:
+    """Return those of transitions, if there are any, (steps, n_act) and (steps, n_obs)."""
+    if batch is None:
+        return None
+    return batch.action.cpu().numpy(), batch.next_obs.cpu().numpy()

@@ -15,7 +15,7 @@ from dime_robot.runtime.io.errors import InputError
 from dime_robot.sim.config.curriculum import LevelConfig
 from dime_robot.training import checkpoint
 from dime_robot.training.curriculum import Curriculum, CurriculumState, levels_of, passes
-from dime_robot.training.vector_env import EndedEpisode
+from dime_robot.training.episode import EndedEpisode
 from tests.test_train import SMALL, assert_equal_weights
 from tests.training.test_vector_env import stop_at
 

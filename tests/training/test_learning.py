@@ -54,12 +54,17 @@ def test_a_go2_learns_to_walk(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 
 
 @pytest.mark.parametrize(
-    ("env", "steps", "num_envs"),
-    [("Pendulum-v1", 800, 1), ("sim:cartpole", 8000, 8), ("Humanoid-v5", 650, 1)],
+    ("env", "steps", "num_envs", "workers"),
+    [("Pendulum-v1", 800, 1, 0), ("sim:cartpole", 8000, 8, 2), ("Humanoid-v5", 650, 1, 0)],
 )
 def test_killed_runs_end_like_one_left_alone(
-    env: str, steps: int, num_envs: int, tmp_path: Path
+    env: str, steps: int, num_envs: int, workers: int, tmp_path: Path
 ) -> None:
-    differing, kills = compare(env, steps, 3, tmp_path, longest=9.0, num_envs=num_envs)
+    differing, kills = compare(
+        env, steps, 3, tmp_path, longest=9.0, num_envs=num_envs, workers=workers
+    )
     assert not differing
     assert kills[-1].step > 0
+    assert not any(kill.left for kill in kills)
+    if workers:
+        assert any(kill.workers == workers for kill in kills)
