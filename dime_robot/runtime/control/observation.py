@@ -171,11 +171,6 @@ def tilt_of(orientation: FloatArray) -> float:
     return math.degrees(math.acos(upright))
 
 
-def _is_finite(vector: FloatArray) -> bool:
-    """Whether all numbers are finite: first by their sum of squares, which takes a third."""
-    return math.isfinite(vector.dot(vector)) or bool(np.isfinite(vector).all())
-
-
 def _stops(spec: PolicySpec) -> tuple[FloatArray, FloatArray]:
     """Return the contract's position limits of the commanded joints, shape (n_act,) [rad or m]."""
     joints = [spec.joint(name) for name in spec.action_joints]
@@ -256,7 +251,7 @@ class ActionDecoder:
         Raises:
             ValueError: the contract's reference needs a reading, and none was given.
         """
-        if not _is_finite(action):
+        if not np.isfinite(action).all():
             return JointCommand(self._joints, np.full(len(self._joints), np.nan), self._kind)
         bounded = np.minimum(np.maximum(action, -1.0), 1.0)  # takes a third of the time of np.clip
         if self._low_pass < 1.0:
