@@ -127,7 +127,7 @@ class TrainingRun:
     def _prepare(self, device: torch.device, origin: Origin | None) -> None:
         """Make all that stands on the environments, and begin their first episodes."""
         config = self.config
-        self._facts = self.envs.ask(functools.partial(facts_of, name=config.env))
+        self._facts = self.envs.query(functools.partial(facts_of, name=config.env))
         self.spec = self._facts.spec
         require_memory(config, self.spec.n_obs, self.spec.n_act, device)
         self.agent = DIME(self.spec, config, device)

@@ -298,7 +298,7 @@ def test_a_worker_that_gives_no_answer_is_not_waited_for_for_ever(
     monkeypatch.setenv("WAIT_FOR", str(tmp_path / "never"))
     envs = vector_env("Waiting-v0", 1)
     envs.reset()
-    monkeypatch.setattr("dime_robot.training.workers.ANSWER_LIMIT", 1)
+    monkeypatch.setattr("dime_robot.training.workers.RESPONSE_LIMIT", 1)
     monkeypatch.setattr("dime_robot.training.workers.CLOSE_LIMIT", 0.1)
     with pytest.raises(InputError, match=r"worker 1 of 1 .* gave no answer within 1 s"):
         envs.step(np.zeros((COUNT, 1), dtype=np.float32))
