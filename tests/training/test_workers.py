@@ -425,7 +425,7 @@ def test_a_sweep_stops_runs_with_workers_and_resumes_them_with_others(tmp_path: 
         assert len(found) == 4
     finally:
         child.terminate()
-        code = child.wait(60)
+        code = child.wait(120)
     assert code == 1
     assert all_ended(found)
     assert sweep.main(words(1)) == 0
