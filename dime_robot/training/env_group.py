@@ -20,7 +20,7 @@ from dime_robot.training.episode import RunningEpisode
 FloatArray = npt.NDArray[np.float32]
 Numbers = npt.NDArray[np.float64]
 Truths = npt.NDArray[np.bool_]
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 
 
 class Sizes(NamedTuple):
@@ -84,7 +84,7 @@ Infos = Mapping[int, dict[str, Any]]  # by the number of their environment
 class Stepper(Protocol):
     """Steps environments, here or elsewhere; a step has two halves, so that work can go between."""
 
-    def ask(self, question: Callable[[Env], Answer]) -> Answer:
+    def query(self, function: Callable[[Env], Result]) -> Result:
         """Return what a function of a module says of the first environment."""
 
     def attach(self, sizes: Sizes) -> StepArrays:
@@ -138,9 +138,9 @@ class EnvGroup:
             self.close()
             raise
 
-    def ask(self, question: Callable[[Env], Answer]) -> Answer:
+    def query(self, function: Callable[[Env], Result]) -> Result:
         """Return what a function says of the first environment."""
-        return question(self.envs[0])
+        return function(self.envs[0])
 
     def attach(self, sizes: Sizes, memory: mmap | None = None) -> StepArrays:
         """Return the arrays of every step.

@@ -130,7 +130,7 @@ class TrainingRun:
     def _prepare(self, device: torch.device, origin: Origin | None) -> None:
         """Make all that stands on the environments, and begin their first episodes."""
         config = self.config
-        self._facts = self.envs.ask(functools.partial(facts_of, name=config.env))
+        self._facts = self.envs.query(functools.partial(facts_of, name=config.env))
         self.spec = self._facts.spec
         # what only the critics see, at the end of every observation of training
         self.privileged = self.envs.ask(privileged_terms) if config.asymmetric_critic else ()

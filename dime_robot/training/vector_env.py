@@ -15,11 +15,11 @@ from dime_robot.envs import Env
 from dime_robot.learning.replay_buffer import Batch
 from dime_robot.runtime.io.errors import InputError
 from dime_robot.training.env_group import (
-    Answer,
     Begin,
     EnvGroup,
     FloatArray,
     Numbers,
+    Result,
     Sizes,
     Stepper,
     Truths,
@@ -91,7 +91,7 @@ class SeededVectorEnv(VectorEnv[FloatArray, FloatArray, npt.NDArray[Any]]):
         self.closed = False
         self.num_envs, self._seed = count, seed
         self.metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}
-        self.single_observation_space, self.single_action_space = self.ask(spaces_of)
+        self.single_observation_space, self.single_action_space = self.query(spaces_of)
         self.observation_space = batch_space(self.single_observation_space, count)
         self.action_space = batch_space(self.single_action_space, count)
         n_obs, n_act = (
@@ -105,13 +105,13 @@ class SeededVectorEnv(VectorEnv[FloatArray, FloatArray, npt.NDArray[Any]]):
         self.level: int | None = None
         self._episodes = [RunningEpisode(number) for number in first or [0] * count]
 
-    def ask(self, question: Callable[[Env], Answer]) -> Answer:
+    def query(self, function: Callable[[Env], Result]) -> Result:
         """Return what a function says of the first environment.
 
         Args:
-            question: of a module, so that it can be sent to a worker.
+            function: of a module, so that it can be sent to a worker.
         """
-        return self._stepper.ask(question)
+        return self._stepper.query(function)
 
     def reset(
         self,

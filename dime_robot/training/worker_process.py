@@ -7,7 +7,6 @@ socket closes, however the learner's process ended.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import pickle
 import signal
@@ -24,8 +23,6 @@ from typing import Any, NamedTuple
 import dime_robot.envs  # noqa: F401  imports MuJoCo, and has to be before the environment
 from dime_robot.runtime.io.errors import InputError, in_one_line
 from dime_robot.training.env_group import EnvGroup, Sizes, StepArrays
-
-_PR_SET_PDEATHSIG = 1
 
 
 class Failure(NamedTuple):
@@ -69,13 +66,13 @@ class Server:
         """Share the arrays of every step."""
         self._group.attach(sizes, mmap(self._memory, StepArrays.bytes_for(sizes)))
 
-    def answer(self, name: str, arguments: tuple[Any, ...]) -> Any:
+    def respond(self, name: str, arguments: tuple[Any, ...]) -> Any:
         """Return the answer to a request, or a Failure."""
         group = self._group
         known: dict[str, Callable[..., Any]] = {
             "make": self.make,
             "attach": self.attach,
-            "ask": group.ask,
+            "query": group.query,
             "reset": group.reset,
             "step": group.step_wait,
         }
@@ -107,21 +104,17 @@ def _let_the_learner_decide(signum: int, frame: FrameType | None) -> None:
 
 
 def main() -> None:
-    """Serve until the socket closes; the arguments are file descriptors and the learner's id."""
-    socket, memory, learner = (int(word) for word in sys.argv[1:4])
+    """Serve until the socket closes; the first arguments are file descriptors."""
+    socket, memory = (int(word) for word in sys.argv[1:3])
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _let_the_learner_decide)
     for descriptor in (socket, memory):
         os.set_inheritable(descriptor, False)
-    if learner:  # also in the middle of a step that never ends
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != learner:
-            return
     # the learner makes the same environments for evaluations, and shows their warnings
     warnings.filterwarnings("ignore", module="gymnasium")
     server = Server(memory)
     # until the learner closes the socket, or is gone
     with Connection(socket) as connection, suppress(EOFError, OSError):
         while True:
-            connection.send(server.answer(*connection.recv()))
+            connection.send(server.respond(*connection.recv()))
     server.close()

@@ -28,14 +28,15 @@ from gymnasium.vector.utils import CloudpickleWrapper
 
 from dime_robot.envs import Env
 from dime_robot.runtime.io.errors import InputError, in_one_line
-from dime_robot.training.env_group import Answer, Begin, Infos, Sizes, StepArrays
+from dime_robot.training.env_group import Begin, Infos, Result, Sizes, StepArrays
 from dime_robot.training.worker_process import Failure
 
-ANSWER_LIMIT = 600  # [s] that a worker may take for one step of its environments
+RESPONSE_LIMIT = 600  # [s] that a worker may take for one step of its environments
 CLOSE_LIMIT = 5.0  # [s] that workers may take to close their environments
 # the program's own search path, so that the same modules are found
 _PROGRAM = (
     "import sys; sys.path[:] = sys.argv[4:];"
+    " from dime_robot.training.parent_death import end_with; end_with(int(sys.argv[3]));"
     " from dime_robot.training.worker_process import main; main()"
 )
 
@@ -66,7 +67,7 @@ class _Worker:
 
     def receive(self) -> Any:
         # waits are counted, not measured: time in which this process was stopped does not count
-        for _ in range(ANSWER_LIMIT):
+        for _ in range(RESPONSE_LIMIT):
             try:
                 if self.connection.poll(1.0):
                     return self.connection.recv()
@@ -74,7 +75,7 @@ class _Worker:
                 raise self._lost() from None
             if self.process.poll() is not None:  # another process may still have its socket
                 raise self._lost()
-        raise WorkerLostError(f"{self.name} gave no answer within {ANSWER_LIMIT} s")
+        raise WorkerLostError(f"{self.name} gave no answer within {RESPONSE_LIMIT} s")
 
     def _lost(self) -> WorkerLostError:
         try:
@@ -120,7 +121,7 @@ class Workers:
                 self._workers.append(self._start(k, workers, numbers))
             for worker in self._workers:
                 worker.send("make", maker, worker.numbers)
-            self._answers(self._workers)
+            self._responses(self._workers)
         except BaseException:
             self._end(0.0)
             raise
@@ -150,24 +151,24 @@ class Workers:
         )
         return _Worker(name, process, ours, numbers)
 
-    def _answers(self, workers: Iterable[_Worker]) -> list[Any]:
+    def _responses(self, workers: Iterable[_Worker]) -> list[Any]:
         """Return all answers, or raise the exception of the first environment that has one."""
-        answers = [worker.receive() for worker in workers]
-        for answer in answers:
-            if isinstance(answer, Failure):
-                raise answer.error from EarlierTracebackError(answer.text)
-        return answers
+        responses = [worker.receive() for worker in workers]
+        for response in responses:
+            if isinstance(response, Failure):
+                raise response.error from EarlierTracebackError(response.text)
+        return responses
 
     @property
     def processes(self) -> list[int]:
         """Their process ids."""
         return [worker.process.pid for worker in self._workers]
 
-    def ask(self, question: Callable[[Env], Answer]) -> Answer:
+    def query(self, function: Callable[[Env], Result]) -> Result:
         """Return what a function of a module says of the first environment."""
-        self._workers[0].send("ask", question)
-        answer: Answer = self._answers(self._workers[:1])[0]
-        return answer
+        self._workers[0].send("query", function)
+        result: Result = self._responses(self._workers[:1])[0]
+        return result
 
     def attach(self, sizes: Sizes) -> StepArrays:
         """Return the arrays of every step, which the workers share.
@@ -179,18 +180,18 @@ class Workers:
         self._arrays = StepArrays.in_memory(mmap(self._memory.fileno(), 0), sizes)
         for worker in self._workers:
             worker.send("attach", sizes)
-        self._answers(self._workers)
+        self._responses(self._workers)
         return self._arrays
 
     def reset(self, begins: Sequence[Begin]) -> None:
         """Begin episodes."""
-        asked = []
+        waiting = []
         for worker in self._workers:
             own = [begin for begin in begins if begin.environment in worker.numbers]
             if own:
                 worker.send("reset", own)
-                asked.append(worker)
-        self._answers(asked)
+                waiting.append(worker)
+        self._responses(waiting)
 
     def step_async(self) -> None:
         """Let every active environment begin a step."""
@@ -204,7 +205,7 @@ class Workers:
 
     def step_wait(self) -> Infos:
         """Wait until all are stepped."""
-        return {i: info for infos in self._answers(self._stepping) for i, info in infos.items()}
+        return {i: info for infos in self._responses(self._stepping) for i, info in infos.items()}
 
     def close(self) -> None:
         """Let the workers close their environments, and wait until they have ended."""

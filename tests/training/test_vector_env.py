@@ -22,7 +22,6 @@ from dime_robot.training import checkpoint
 from dime_robot.training.run import TrainingRun
 from dime_robot.training.vector_env import NotFiniteError, SeededVectorEnv
 from tests.test_train import SMALL, assert_equal_weights
-from tests.training import worker_envs  # noqa: F401  registers Ramble-v0
 
 COUNT = 3
 PARALLEL = ["--num-envs", str(COUNT), "--update-to-data", "0.5"]
@@ -73,8 +72,8 @@ def made(name: str, limit: int) -> Env:
 
 @pytest.mark.parametrize(
     ("name", "limit"),
-    [("Wander-v0", 12), ("Ramble-v0", 12), ("Pendulum-v1", 7),
-     ("dm_control/pendulum-swingup-v0", 9), ("sim:go2-walk", 10)],
+    [("Wander-v0", 12), ("Pendulum-v1", 7), ("dm_control/pendulum-swingup-v0", 9),
+     ("sim:go2-walk", 10)],
 )  # fmt: skip
 def test_the_same_as_gymnasiums_vector_environment(name: str, limit: int) -> None:
     """Same-step resets, the final observation, terminations apart from truncations."""

@@ -69,6 +69,15 @@ def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
         time.sleep(0.02)
 
 
+def sleeps(pid: int) -> bool:
+    """Whether a process does nothing for half a second."""
+    for _ in range(25):
+        if Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != "S":
+            return False
+        time.sleep(0.02)
+    return True
+
+
 def all_ended(pids: list[int]) -> bool:
     return not any(b"worker_process" in command_line(pid) for pid in pids)
 
@@ -298,7 +307,7 @@ def test_a_worker_that_gives_no_answer_is_not_waited_for_for_ever(
     monkeypatch.setenv("WAIT_FOR", str(tmp_path / "never"))
     envs = vector_env("Waiting-v0", 1)
     envs.reset()
-    monkeypatch.setattr("dime_robot.training.workers.ANSWER_LIMIT", 1)
+    monkeypatch.setattr("dime_robot.training.workers.RESPONSE_LIMIT", 1)
     monkeypatch.setattr("dime_robot.training.workers.CLOSE_LIMIT", 0.1)
     with pytest.raises(InputError, match=r"worker 1 of 1 .* gave no answer within 1 s"):
         envs.step(np.zeros((COUNT, 1), dtype=np.float32))
@@ -392,6 +401,7 @@ def test_a_killed_worker_is_one_sentence_and_exit_code_2(started: Any, tmp_path:
 def test_ctrl_c_ends_a_run_whose_worker_does_not_answer(started: Any, tmp_path: Path) -> None:
     child, workers = started(tmp_path / "run")
     os.kill(workers[1], signal.SIGSTOP)
+    wait_for(lambda: sleeps(child.pid))  # not in an evaluation, which needs no worker
     child.send_signal(signal.SIGINT)
     _, err = child.communicate(timeout=60)
     assert child.returncode == 130
@@ -409,13 +419,14 @@ def test_a_sweep_stops_runs_with_workers_and_resumes_them_with_others(tmp_path: 
         return [*own, *options, *STEPS, "--steps", "600", "--workers", str(workers)]
 
     child = subprocess.Popen([sys.executable, "-m", "dime_robot.sweep", *words(2)])
-    runs: list[int] = []
-    wait_for(lambda: len(list(out.glob("*/eval.csv"))) == 2)
-    runs = children(child.pid)
-    found = [worker for run in runs for worker in workers_of(run)]
-    assert len(found) == 4
-    child.terminate()
-    assert child.wait(60) == 1
+    try:
+        wait_for(lambda: len(list(out.glob("*/eval.csv"))) == 2)
+        found = [worker for run in children(child.pid) for worker in workers_of(run)]
+        assert len(found) == 4
+    finally:
+        child.terminate()
+        code = child.wait(120)
+    assert code == 1
     assert all_ended(found)
     assert sweep.main(words(1)) == 0
     for path in out.glob("*/ckpt.pt"):

@@ -31,7 +31,7 @@ class Ramble(gymnasium.Env[np.ndarray, np.ndarray]):
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         self.place = self.place + 0.2 * action - 0.1 * self.last
         self.place += self.np_random.normal(0.0, self.push, 2)
-        self.last = action  # kept as it was given
+        self.last = action
         error = float(np.abs(self.place).max())
         info = {"is_success": error < 0.5, "measures": {"error": error}}
         return self.place.astype(np.float32), -error, error > 1, False, info
