@@ -133,6 +133,11 @@ class Record(StrictModel):
                 f"episodes: expected one for each of {self.config.num_envs} environments"
                 f" (num_envs), got {len(self.episodes)}"
             )
+        if bool(self.privileged) != self.config.asymmetric_critic:
+            raise ValueError(
+                "privileged: expected terms if and only if asymmetric_critic is set, got"
+                f" {len(self.privileged)} with {self.config.asymmetric_critic}"
+            )
         return self
 
 

@@ -133,13 +133,19 @@ class TrainingRun:
         self._facts = self.envs.query(functools.partial(facts_of, name=config.env))
         self.spec = self._facts.spec
         # what only the critics see, at the end of every observation of training
-        self.privileged = self.envs.ask(privileged_terms) if config.asymmetric_critic else ()
+        self.privileged = self.envs.query(privileged_terms) if config.asymmetric_critic else ()
         more = total(self.privileged)
         require_memory(config, self.spec.n_obs, self.spec.n_act, device, more)
         mirror = None
         if config.symmetry:
-            found = self.envs.ask(functools.partial(mirror_of, name=config.env))
-            mirror = BatchMirror(*found, device)
+            found = self.envs.query(functools.partial(mirror_of, name=config.env))
+            mirror = BatchMirror(
+                found.observation_index,
+                found.observation_sign,
+                found.action_index,
+                found.action_sign,
+                device,
+            )
         self.agent = DIME(self.spec, config, device, more, mirror)
         self.buffer = ReplayBuffer(
             config.buffer_size,

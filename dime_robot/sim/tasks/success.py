@@ -81,7 +81,8 @@ class VelocityTracked:
         """Return whether it is, at this step."""
         self._offset += view.base.velocity[:2] - view.commanded("velocity", 3)[:2]
         self._steps += 1
-        return float(np.hypot(*self._offset.tolist())) / self._steps <= self._error
+        x, y = self._offset.tolist()
+        return float(np.hypot(x, y)) / self._steps <= self._error
 
 
 class PointReached:
