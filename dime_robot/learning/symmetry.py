@@ -8,6 +8,8 @@ Task Symmetric Robot Policies (ICRA 2024), data augmentation.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -32,9 +34,9 @@ class BatchMirror:
     def __init__(
         self,
         observation_index: npt.NDArray[np.intp],
-        observation_sign: npt.NDArray[np.float64],
+        observation_sign: npt.NDArray[np.floating[Any]],
         action_index: npt.NDArray[np.intp],
-        action_sign: npt.NDArray[np.float64],
+        action_sign: npt.NDArray[np.floating[Any]],
         device: torch.device,
     ) -> None:
         self._observation = _on(device, observation_index, observation_sign)
@@ -61,7 +63,9 @@ class BatchMirror:
 _Image = tuple[Tensor, Tensor]  # index and sign, shape (n,) each
 
 
-def _on(device: torch.device, index: npt.NDArray[np.intp], sign: npt.NDArray[np.float64]) -> _Image:
+def _on(
+    device: torch.device, index: npt.NDArray[np.intp], sign: npt.NDArray[np.floating[Any]]
+) -> _Image:
     return (
         torch.as_tensor(index, dtype=torch.int64, device=device),
         torch.as_tensor(sign, dtype=torch.float32, device=device),

@@ -23,6 +23,7 @@ ADDED: dict[str, Any] = {
     "curriculum": True,
     "symmetry": False,
     "asymmetric_critic": False,
+    "normalize_observations": False,
     "workers": 0,
 }
 
