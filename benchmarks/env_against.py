@@ -95,13 +95,13 @@ def start(tree: Path) -> subprocess.Popen[str]:
     )
 
 
-def ask(process: subprocess.Popen[str], task: str) -> list[float]:
+def query(process: subprocess.Popen[str], task: str) -> list[float]:
     """Return the time of a step, and of it within MuJoCo [s]."""
     assert process.stdin is not None and process.stdout is not None
     process.stdin.write(f"{task}\n")
     process.stdin.flush()
-    answer: list[float] = json.loads(process.stdout.readline())
-    return answer
+    response: list[float] = json.loads(process.stdout.readline())
+    return response
 
 
 def line(name: str, row: Mapping[str, Mapping[str, float]]) -> str:
@@ -130,7 +130,7 @@ def main() -> None:
     for _ in range(max(2, options.steps // CHUNK)):
         for task in options.tasks:
             for tree, process in processes.items():
-                times.setdefault((task, tree), []).append(ask(process, task))
+                times.setdefault((task, tree), []).append(query(process, task))
     for process in processes.values():
         process.communicate()
     rows: dict[str, dict[str, dict[str, float]]] = {}
