@@ -15,7 +15,7 @@ from dime_robot.sim.config.symmetry import Mirror, mirror
 from tests.learning.toy import flat_spec
 
 CPU = torch.device("cpu")
-CONFIG, _ = load_robot_task("go2")
+CONFIG, _ = load_robot_task("go2-wide")
 assert CONFIG.symmetry is not None
 GO2 = mirror(CONFIG.policy, CONFIG.symmetry)
 

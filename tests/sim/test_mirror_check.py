@@ -121,7 +121,7 @@ def test_what_only_critics_see_has_the_mirror_image_of_its_kind() -> None:
 def test_the_check_says_whether_a_file_can_be_mirrored(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert config_command.main(["check", "go2"]) == 0
+    assert config_command.main(["check", "go2-wide"]) == 0
     assert "ok  mirror image: for training with --symmetry" in capsys.readouterr().out
     path = task(tmp_path, task={"commands": {"velocity": {"linear_y": [0.0, 0.3]}}}, curriculum=[])
     content = yaml.safe_load(path.read_text())

@@ -179,7 +179,7 @@ def test_the_axes_of_a_base() -> None:
 @pytest.mark.parametrize(
     ("section", "kept"),
     [
-        ({"task": {"episode_seconds": 5.0}}, True),
+        ({"task": {"episode_seconds": 30.0}}, True),
         ({"policy": {"joint_defaults": {"FL_hip_joint": {"default_position": 0.1}}}}, False),
         ({"sim": {"camera": None}}, False),
         ({"sim": {"camera": None}, "symmetry": {"feet": {}}}, True),
@@ -190,7 +190,7 @@ def test_a_file_that_changes_the_robot_does_not_inherit_a_mirror_image(
 ) -> None:
     """Files that extended a robot before it had one stay valid, also through a file in between."""
     path, further = tmp_path / "robot.yaml", tmp_path / "further.yaml"
-    path.write_text(yaml.safe_dump({"extends": "sim:go2", **section}))
+    path.write_text(yaml.safe_dump({"extends": "sim:go2-wide", **section}))
     further.write_text(yaml.safe_dump({"extends": "robot.yaml", "suite": None}))
     for file in (path, further):
         assert (load_robot_task(file)[0].symmetry is not None) == kept
