@@ -453,7 +453,7 @@ def test_a_peer_like_the_robots_firmware_survives_the_driver(
         finally:
             reader.close()
             robot.close()
-    assert seen["received"] > 250
+    assert seen["received"] > 100  # of 500 a second
     assert (seen["bad_crc"], seen["writers"]) == (0, 1)
     assert received["received"] == 0
 
