@@ -123,7 +123,8 @@ class Run:
             return [*words, *own, "--out", folder, *options]
         # all settings that differ now, also by an omitted option, so that train can refuse them
         changed = changes(self.config, self.saved() or self.config)
-        return [*words, "--resume", folder, *option_words(changed)]
+        # the user typed its name here, which permits code that the name stands for
+        return [*words, "--resume", folder, "--env", self.config.env, *option_words(changed)]
 
 
 def parse_seeds(text: str) -> list[int]:
