@@ -1,7 +1,7 @@
 """Every test gets a ROS graph of its own; with `-n`, one worker runs them all.
 
 They watch real time: two graphs at once on two cores would time each other. What else keeps a
-shared machine busy is not ours to choose, so a test of processes in real time has two more tries.
+shared machine busy is not ours to choose, so a test of processes in real time has four more tries.
 A fault of ours comes back in each; a try that failed is listed as RERUN in the summary. In lockstep
 no clock runs, and one try has to do.
 """
@@ -23,7 +23,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.xdist_group("ros"))
             if item.get_closest_marker("slow") and "lockstep" not in item.name:
-                item.add_marker(pytest.mark.flaky(reruns=2, reruns_delay=1))
+                item.add_marker(pytest.mark.flaky(reruns=4, reruns_delay=1))
 
 
 @pytest.fixture
