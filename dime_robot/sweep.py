@@ -3,7 +3,9 @@
 Every run is a separate process of `python -m dime_robot.train`, with its own folder and log;
 options after `--` apply to all of them. The same command, run again, continues all unfinished runs.
 At the end the sweep writes a CSV per task, which `python -m dime_robot.report` plots, and
-`summary.md`, both for the tasks and seeds of this command.
+`summary.md`, both for the tasks and seeds of this command. With `--ray` the processes run on the
+nodes of a Ray cluster, with `--tune` they are samples of a search over settings
+(docs/cluster_sweeps.md).
 """
 
 from __future__ import annotations
@@ -14,43 +16,43 @@ if __name__ == "__main__":
     require_extras(train=("torch", "gymnasium", "mujoco", "scipy", "matplotlib", "tensorboard"))
 
 import fcntl
-import hashlib
-import os
-import re
 import shlex
 import signal
-import subprocess
 import sys
+from argparse import Namespace
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import suppress
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from threading import Event
-from types import FrameType
-from typing import IO, Any
+from types import FrameType, ModuleType
+from typing import IO, TYPE_CHECKING, Any
 
-from dime_robot import train
-from dime_robot.learning.config import FREE, TrainConfig, changes, option, option_words
-from dime_robot.results.eval_csv import EvalRow, read_eval_csv, write_eval_csv
+from dime_robot.cluster.executor import Executor, LocalExecutor
+from dime_robot.learning.config import TrainConfig, option, option_words
+from dime_robot.results.eval_csv import EvalRow, write_eval_csv
 from dime_robot.results.tables import text_table
 from dime_robot.runtime.io.command import INTERRUPTED, UNFINISHED, ReaderGoneError, run_command
 from dime_robot.runtime.io.command_line import Parser
 from dime_robot.runtime.io.errors import InputError
 from dime_robot.runtime.io.regular_files import write_atomically
-from dime_robot.training.run_folder import RunFolder, folder_name
+from dime_robot.sweep_plan import Run, parse_seeds, plan, plan_search, require_same_settings
+from dime_robot.training.run_folder import folder_name
 from dime_robot.training.run_lock import remove_unfinished_start
+
+if TYPE_CHECKING:
+    from dime_robot.cluster.run_task import Driver, Share
 
 COMMAND = "python -m dime_robot.sweep"
 SIGNAL_WAIT = 0.5  # [s]
 # exit codes of a stopped run: ended, interrupted before its first step, or killed
 STOPPED = (0, INTERRUPTED, -signal.SIGTERM, -signal.SIGKILL)
 LOG_LINES = 5  # of a failed run, shown
-MAX_SEEDS = 1000
-MAX_NAME = 100  # [characters] of a folder
-OWN_OPTIONS = ("--env", "--seed", "--out", "--resume", "--video")  # differ from run to run
+MAX_JOBS = 256  # runs at the same time where a cluster sets no other limit
+GRACE = 9  # share of a sample's steps before which it is not stopped early: one in so many
+RETRIES = 3  # of a run that was killed or lost
 
 
 def _parser() -> Parser:
@@ -61,150 +63,35 @@ def _parser() -> Parser:
     add = parser.add_argument
     text = "tasks, as train's --env takes them"
     add("--envs", nargs="+", action="extend", required=True, metavar="ENV", help=text)
-    add("--seeds", required=True, help="such as 0-4, or 0,2,5, or 0-2,7")
-    add("--jobs", type=int, default=1, help="runs at the same time")
+    add("--seeds", help="such as 0-4, or 0,2,5, or 0-2,7; one for a search, by default 0")
+    text = "runs at the same time, by default 1; with --ray or --tune as many as have a place"
+    add("--jobs", type=int, help=text)
     add(
         "--out",
         type=Path,
         help="where runs and tables go; by default a folder in sweeps/, named after tasks and"
         " options. A later command may name more seeds: the tables are about those of the last one",
     )
+    group = parser.add_argument_group(
+        "cluster", "On several machines, with the extra ray; docs/cluster_sweeps.md."
+    )
+    add = group.add_argument
+    text = (
+        "run on this Ray cluster (host:port, or auto); without an address on that of RAY_ADDRESS,"
+        " else on this machine"
+    )
+    add("--ray", nargs="?", const="", metavar="ADDRESS", help=text)
+    add("--cpus", type=float, help="CPUs that Ray keeps free for one run, by default 1")
+    add("--gpus", type=float, help="GPUs of one run, by default none; 0.25: four runs share one")
+    text = "how often a run that was killed, or lost with its node, is started again; by default 3"
+    add("--retries", type=int, help=text)
+    group = parser.add_argument_group("search", "Settings that train one task best, by Ray Tune.")
+    add = group.add_argument
+    add("--tune", type=Path, metavar="SPACE.yaml", help="settings to search, and their values")
+    add("--samples", type=int, metavar="K", help="number of settings that are tried")
+    text = "steps before a sample can be stopped early; by default a ninth of its steps"
+    add("--grace", type=int, metavar="STEPS", help=text)
     return parser
-
-
-@dataclass(frozen=True)
-class Run:
-    """One run of the sweep: its settings and its folder."""
-
-    config: TrainConfig
-    files: RunFolder
-
-    def __str__(self) -> str:
-        return f"{self.config.env} seed {self.config.seed}"
-
-    @property
-    def log(self) -> Path:
-        """The file with its process's output; outside its folder, which has to be new."""
-        return self.files.path.with_name(f"{self.files.path.name}.log")
-
-    def rows(self) -> tuple[list[EvalRow], bool]:
-        """Read its evaluations (none if its settings differ), and whether it is finished."""
-        from dime_robot.training import checkpoint  # torch takes seconds to load
-
-        try:
-            record = checkpoint.load(self.files.checkpoint).record
-            rows = read_eval_csv(self.files.evaluations)
-        except InputError:  # missing, or unusable: the run itself prints the reason
-            return [], False
-        free = {name: getattr(self.config, name) for name in FREE}
-        config = record.config.model_copy(update=free)
-        if config.model_copy(update={"steps": self.config.steps}) != self.config:
-            return [], False
-        finished = config == self.config and record.final and record.step >= config.steps
-        return rows, bool(finished)
-
-    def saved(self) -> TrainConfig | None:
-        """Read the settings of its checkpoint; None: there is none, or it cannot be used."""
-        from dime_robot.training import checkpoint  # torch takes seconds to load
-
-        if not self.files.checkpoint.exists():
-            return None
-        try:
-            return checkpoint.load(self.files.checkpoint).config
-        except InputError:  # the run itself prints the reason, the others can go on
-            return None
-
-    def command(self, options: Sequence[str]) -> list[str]:
-        """Return the command line that starts or resumes it."""
-        words = [sys.executable, "-m", "dime_robot.train", "--no-video"]
-        folder = str(self.files.path)
-        if not self.files.checkpoint.exists():
-            own = ["--env", self.config.env, "--seed", str(self.config.seed)]
-            return [*words, *own, "--out", folder, *options]
-        # all settings that differ now, also by an omitted option, so that train can refuse them
-        changed = changes(self.config, self.saved() or self.config)
-        # the user typed its name here, which permits code that the name stands for
-        return [*words, "--resume", folder, "--env", self.config.env, *option_words(changed)]
-
-
-def parse_seeds(text: str) -> list[int]:
-    """Parse seeds, as `0-2,7` -> [0, 1, 2, 7]: ascending, each once.
-
-    Raises:
-        InputError: something other than numbers and ranges, or more than `MAX_SEEDS`.
-    """
-    seeds: set[int] = set()
-    for part in text.split(","):
-        # longer numbers are no seeds, and Python refuses to convert the longest
-        match = re.fullmatch(r"\s*([0-9]{1,20})(?:-([0-9]{1,20}))?\s*", part)
-        if match is None or int(match[2] or match[1]) < int(match[1]):
-            raise InputError(
-                f"--seeds {text:.60}: expected numbers and ascending ranges, such as 0-4 or 0,2,5,"
-                f" got {part.strip()!r:.60}"
-            )
-        first, last = int(match[1]), int(match[2] or match[1])
-        seeds.update(range(first, min(last, first + MAX_SEEDS) + 1))  # refused below if too many
-    if len(seeds) > MAX_SEEDS:
-        raise InputError(f"--seeds {text:.60}: expected at most {MAX_SEEDS:,} seeds")
-    return sorted(seeds)
-
-
-def plan(
-    envs: Sequence[str], seeds: Sequence[int], out: Path | None, options: Sequence[str]
-) -> tuple[Path, list[Run]]:
-    """Return the sweep's folder and its runs, task by task.
-
-    Args:
-        envs: names of the tasks.
-        seeds: of each task, ascending.
-        out: the folder; none: one named after tasks and options.
-        options: of every run.
-
-    Raises:
-        InputError: options that do not fit, or that cannot be the same for all runs.
-    """
-    envs = list(dict.fromkeys(envs))
-    if not envs or not all(env.strip() for env in envs):
-        raise InputError(f"--envs: expected tasks, such as Pendulum-v1, got {envs or 'none'}")
-    for word in options:
-        if word.split("=")[0] in OWN_OPTIONS:
-            raise InputError(f"{word} after --: expected options that fit all runs; leave it out")
-    if len({folder_name(env) for env in envs}) < len(envs):
-        raise InputError(f"--envs {' '.join(envs)}: two of them would share a folder; rename one")
-    out = out or Path("sweeps") / _title([*envs, *options])
-    runs = []
-    for env in envs:
-        config = train.parse([*options, "--env", env, "--seed", str(seeds[-1])]).config
-        for seed in seeds:
-            files = RunFolder(out / f"{folder_name(env)}-seed{seed}")
-            runs.append(Run(config.model_copy(update={"seed": seed}), files))
-    return out, runs
-
-
-def require_same_settings(runs: Sequence[Run]) -> None:
-    """Refuse options with which a run that exists already cannot go on.
-
-    Raises:
-        InputError: the first such run and its option.
-    """
-    from dime_robot.training.start import require_resumable  # torch takes seconds to load
-
-    for run in runs:
-        if (saved := run.saved()) is None:
-            continue
-        try:
-            require_resumable(run.config, saved)
-        except InputError as error:
-            raise InputError(f"{run.files.path}: {error}; another --out begins new ones") from None
-
-
-def _title(words: Sequence[str]) -> str:
-    """Derive a folder's name from a command's words."""
-    name = re.sub(r"[^A-Za-z0-9.=_]+", "-", " ".join(words)).strip("-.")
-    if len(name) <= MAX_NAME:
-        return name
-    digest = hashlib.sha256(" ".join(words).encode()).hexdigest()[:8]
-    return f"{name[: MAX_NAME - len(digest) - 1]}-{digest}"
 
 
 def _result(row: EvalRow) -> str:
@@ -213,32 +100,28 @@ def _result(row: EvalRow) -> str:
 
 
 class Sweep:
-    """Starts the runs' processes and waits for them.
+    """Starts the runs and waits for them.
 
     Args:
         runs: in the order of their numbers, which begin at 1.
         options: of every run, in addition to its task and seed.
-        jobs: processes at the same time.
-        lock: a file that stays open in every process, also when the sweep itself was killed.
+        jobs: runs at the same time.
+        executor: starts their processes.
     """
 
     def __init__(
-        self, runs: Sequence[Run], options: Sequence[str], jobs: int, lock: IO[Any]
+        self, runs: Sequence[Run], options: Sequence[str], jobs: int, executor: Executor
     ) -> None:
-        self.runs, self.options, self.jobs, self.lock = runs, options, jobs, lock
+        self.runs, self.options, self.jobs, self._executor = runs, options, jobs, executor
         self.failures: dict[int, str] = {}  # number of a run -> why
         self.stopping = Event()
-        self._processes: list[subprocess.Popen[bytes]] = []
 
     def stop(self, signum: int, frame: FrameType | None) -> None:
         """Handle a signal: start no new run, let running ones end; a second Ctrl-C kills them."""
         again = self.stopping.is_set()
         self.stopping.set()
-        for process in self._processes:
-            if not again:
-                process.terminate()
-            elif signum == signal.SIGINT:  # a second SIGTERM would interrupt their reports
-                process.kill()
+        if not again or signum == signal.SIGINT:  # a second SIGTERM would interrupt their reports
+            self._executor.stop(kill=again)
         # stdout may be closed, or in use by the very line that the signal interrupted
         with suppress(OSError, RuntimeError):
             if not again:
@@ -262,14 +145,14 @@ class Sweep:
                 future.result()
 
     def _train(self, number: int) -> None:
-        if self.stopping.is_set():
-            return
         try:
-            process = self._start(number, self.runs[number - 1])
-            self._processes.append(process)
-            if self.stopping.is_set():  # a signal came meanwhile
-                process.terminate()
-            self._ended(number, process.wait())
+            retries = self._executor.retries
+            while not self.stopping.is_set() and (code := self._launch(number)) is not None:
+                if not retries or not self._was_interrupted(number, code):
+                    self._ended(number, code)
+                    break
+                self._log(number, f"{_reason(code)}; started again, up to {retries} times")
+                retries -= 1
         except BaseException:  # all others end now, and not when their training is done
             self.stop(signal.SIGTERM, None)
             raise
@@ -278,21 +161,19 @@ class Sweep:
         line = f"[{number}/{len(self.runs)}] {self.runs[number - 1]}  {text}\n"
         print(line, end="", flush=True)  # at once: two threads that print would mix their lines
 
-    def _start(self, number: int, run: Run) -> subprocess.Popen[bytes]:
-        command = run.command(self.options)
+    def _launch(self, number: int) -> int | None:
+        run = self.runs[number - 1]
         remove_unfinished_start(run.files)
-        resumed = "--resume" in command
-        self._log(number, "resumed" if resumed else "started")
-        with run.log.open("ab" if resumed else "wb") as log:
-            return subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env={"OMP_NUM_THREADS": "1", **os.environ},
-                start_new_session=True,  # a terminal's Ctrl-C reaches only the sweep
-                pass_fds=(self.lock.fileno(),),
-            )
+        job = run.job(self.options)
+        text = "resumed" if "--resume" in job.command else "started"
+        return self._executor.launch(job, lambda: self._log(number, text))
+
+    def _was_interrupted(self, number: int, code: int) -> bool:
+        """Whether a run was ended from outside: by a signal, also one after which it saved."""
+        if self.stopping.is_set():
+            return False
+        saved = code == 0 and not self.runs[number - 1].rows()[1]
+        return saved or code < 0 or code == INTERRUPTED
 
     def _ended(self, number: int, code: int) -> None:
         run = self.runs[number - 1]
@@ -302,11 +183,17 @@ class Sweep:
         elif self.stopping.is_set() and code in STOPPED:
             self._log(number, "stopped")
         else:
-            reason = f"exit code {code}" if code > 0 else f"killed by signal {-code}"
-            self.failures[number] = reason if code else "ended before its last step"
+            self.failures[number] = _reason(code)
             with run.log.open(encoding="utf-8", errors="replace") as log:
                 tail = "".join(f"\n    {line.rstrip()}" for line in deque(log, LOG_LINES))
             self._log(number, f"failed: {self.failures[number]}; its log: {run.log}{tail}")
+
+
+def _reason(code: int) -> str:
+    """Return why a run did not finish, by the exit code of its process."""
+    if code == 0:
+        return "ended before its last step"
+    return f"exit code {code}" if code > 0 else f"killed by signal {-code}"
 
 
 def write_tables(out: Path, runs: Sequence[Run], failures: Mapping[int, str], command: str) -> str:
@@ -350,14 +237,60 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise InputError(
             f"{unknown[0]}: no option of a sweep{similar}; those of its runs go after --"
         )
-    if arguments.jobs < 1:
-        raise InputError(f"--jobs: expected at least 1, got {arguments.jobs}")
+    _require_fitting(arguments)
+    options, again = words[split + 1 :], f"{COMMAND} {shlex.join(words)}"
+    if arguments.tune is not None:
+        return _search(arguments, options, again)
+    if arguments.seeds is None:
+        parser.error("the following arguments are required: --seeds")
     from dime_robot.results.summary import SUMMARY
 
-    options = words[split + 1 :]
     out, runs = plan(arguments.envs, parse_seeds(arguments.seeds), arguments.out, options)
     require_same_settings(runs)
-    again = f"{COMMAND} {shlex.join(words)}"
+    jobs = arguments.jobs or (1 if arguments.ray is None else min(len(runs), MAX_JOBS))
+    with locked(out) as lock, _executor(arguments, out, lock) as executor:
+        sweep = Sweep(runs, options, jobs, executor)
+        with _handled(sweep.stop):
+            try:
+                sweep.work()
+            except BrokenPipeError:
+                print(f"stopped: the reader of the output is gone; {again}", file=sys.stderr)
+                raise ReaderGoneError from None
+        print(f"\n{write_tables(out, runs, sweep.failures, again)}\n")
+    print(f"summary    {out / SUMMARY}")
+    unfinished = sweep.stopping.is_set() or sweep.failures
+    print(f"next       {again if unfinished else f'python -m dime_robot.report {out}'}")
+    return UNFINISHED if unfinished else 0
+
+
+def _require_fitting(arguments: Namespace) -> None:
+    """Refuse options that do not go together, or are out of range."""
+    for name in ("jobs", "samples", "grace"):
+        value = getattr(arguments, name)
+        if value is not None and value < 1:
+            raise InputError(f"--{name}: expected at least 1, got {value}")
+    searching = arguments.tune is not None
+    for names, fits, needed in (
+        (("cpus", "gpus", "retries"), arguments.ray is not None or searching, "--ray or --tune"),
+        (("samples", "grace"), searching, "--tune"),
+    ):
+        for name in names:
+            if not fits and getattr(arguments, name) is not None:
+                raise InputError(f"--{name}: expected only together with {needed}; leave it out")
+    if arguments.retries is not None and arguments.retries < 0:
+        raise InputError(f"--retries: expected at least 0, got {arguments.retries}")
+
+
+@contextmanager
+def locked(out: Path) -> Iterator[IO[Any]]:
+    """Make a sweep's folder, which one command at a time may use.
+
+    Args:
+        out: the folder.
+
+    Raises:
+        InputError: another command, or a run that it left, is at work there.
+    """
     out.mkdir(parents=True, exist_ok=True)
     with (out / "lock").open("a") as lock:
         try:
@@ -367,22 +300,102 @@ def main(argv: Sequence[str] | None = None) -> int:
                 f"{out}: another sweep, or a run that one left, is at work there; wait until it"
                 " has ended, or give another --out"
             ) from None
-        sweep = Sweep(runs, options, arguments.jobs, lock)
-        signals = (signal.SIGINT, signal.SIGTERM)
-        previous = {sig: signal.signal(sig, sweep.stop) for sig in signals}
-        try:
-            sweep.work()
-        except BrokenPipeError:
-            print(f"stopped: the reader of the output is gone; {again}", file=sys.stderr)
-            raise ReaderGoneError from None
-        finally:
-            for sig, handler in previous.items():
-                signal.signal(sig, handler)
-        print(f"\n{write_tables(out, runs, sweep.failures, again)}\n")
-    print(f"summary    {out / SUMMARY}")
-    unfinished = sweep.stopping.is_set() or sweep.failures
-    print(f"next       {again if unfinished else f'python -m dime_robot.report {out}'}")
-    return UNFINISHED if unfinished else 0
+        yield lock
+
+
+@contextmanager
+def _handled(stop: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Handle SIGINT and SIGTERM while this context is active."""
+    previous = {each: signal.signal(each, stop) for each in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for each, handler in previous.items():
+            signal.signal(each, handler)
+
+
+@contextmanager
+def _executor(arguments: Namespace, out: Path, lock: IO[Any]) -> Iterator[Executor]:
+    """Return what starts the runs: on this machine, or on a cluster to which this connects."""
+    if arguments.ray is None:
+        yield LocalExecutor(lock)
+        return
+    with _cluster(arguments, out) as (ray, share, driver):
+        from dime_robot.cluster.ray_executor import RayExecutor
+
+        yield RayExecutor(ray, share, driver, _retries(arguments))
+
+
+@contextmanager
+def _cluster(arguments: Namespace, out: Path) -> Iterator[tuple[ModuleType, Share, Driver]]:
+    from dime_robot.cluster.connection import connected
+    from dime_robot.cluster.run_task import Share, driver_of
+
+    cpus = 1.0 if arguments.cpus is None else arguments.cpus
+    share = Share(cpus, arguments.gpus or 0.0)
+    with connected(arguments.ray or None) as ray, driver_of(out) as driver:
+        share.require_possible(ray)
+        yield ray, share, driver
+
+
+def _retries(arguments: Namespace) -> int:
+    return RETRIES if arguments.retries is None else int(arguments.retries)
+
+
+def _search(arguments: Namespace, options: Sequence[str], again: str) -> int:
+    """Run a search instead of a sweep."""
+    from dime_robot.cluster.search import Options, Sample, search
+    from dime_robot.cluster.search_tables import FINISHED, PAGE, SampleResult, write_samples
+
+    if len(arguments.envs) != 1:
+        raise InputError(f"--envs: expected one task with --tune, got {len(arguments.envs)}")
+    if arguments.samples is None:
+        raise InputError("--tune: expected --samples K with it, the number of settings to try")
+    if len(seeds := parse_seeds(arguments.seeds or "0")) != 1:
+        raise InputError(f"--seeds {arguments.seeds}: expected one seed with --tune")
+    out, planned = plan_search(
+        arguments.envs[0], seeds[0], arguments.out, options, arguments.tune, arguments.samples
+    )
+    runs = [run for _, run in planned]
+    require_same_settings(runs)
+    stopping = Event()
+    results: dict[int, str] = {}
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        if stopping.is_set():
+            raise KeyboardInterrupt
+        stopping.set()
+        print("stopping: runs write their checkpoints; again Ctrl-C kills", flush=True)
+
+    def log(number: int, text: str) -> None:
+        print(f"[{number}/{len(runs)}] sample {number}  {text}", flush=True)
+
+    def table() -> str:
+        found = []
+        for number, (settings, run) in enumerate(planned, 1):
+            rows, finished = run.rows()
+            result = FINISHED if finished else results.get(number, "not finished")
+            words = run.fresh_command([*options, *option_words(settings)])
+            found.append(SampleResult(settings, rows[-1] if rows else None, result, words))
+        return write_samples(out, found, again)
+
+    with locked(out), _cluster(arguments, out) as (ray, share, driver):
+        table()  # the settings stand there before any of them is tried
+        steps = max(run.config.steps for run in runs)
+        grace = arguments.grace or max(1, steps // GRACE)
+        how = Options(share, arguments.jobs, _retries(arguments), grace)
+        samples = [
+            Sample(run.job([*options, *option_words(settings)]), run.config.steps)
+            for settings, run in planned
+        ]
+        with _handled(stop):
+            search(ray, samples, driver, how, stopping, results, log)
+        print(f"\n{table()}\n")
+    print(f"summary    {out / PAGE}")
+    if stopping.is_set():
+        print(f"next       {again}")
+    failed = any(result.startswith("failed") for result in results.values())
+    return UNFINISHED if stopping.is_set() or failed else 0
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from dime_robot import report, sweep
+from dime_robot.cluster.executor import LocalExecutor
 from dime_robot.results.eval_csv import read_eval_csv
 from dime_robot.runtime.io.errors import InputError
 from dime_robot.training import checkpoint
@@ -348,7 +349,7 @@ def test_a_folder_where_only_a_run_is_at_work_is_refused(tmp_path: Path, pretend
     pretend("import time; time.sleep(60)")
     with (tmp_path / "lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        orphan = sweep.Sweep(runs, [], 1, lock)._start(1, runs[0])
+        orphan = LocalExecutor(lock).start(runs[0].job([]))
     try:
         with pytest.raises(InputError, match="another sweep, or a run that one left, is at work"):
             sweep.main(command(tmp_path, seeds="0"))
@@ -447,5 +448,6 @@ def test_a_line_is_written_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
             return len(text)
 
     monkeypatch.setattr(sys, "stdout", Output())
-    sweep.Sweep(["a run"], [], 1, io.StringIO())._log(1, "started")  # type: ignore[list-item]
+    executor = LocalExecutor(io.StringIO())
+    sweep.Sweep(["a run"], [], 1, executor)._log(1, "started")  # type: ignore[list-item]
     assert [text for text in written if text] == ["[1/1] a run  started\n"]
