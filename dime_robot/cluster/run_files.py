@@ -128,7 +128,7 @@ class RunFiles:
             InputError: a name that is none of a file in a folder.
         """
         for name in listing:
-            if Path(name).name != name or name.startswith("."):
+            if not name or Path(name).name != name or name.startswith("."):
                 raise InputError(f"{name!r:.60}: expected the name of a file of a run")
         if len(listing) > _MAX_FILES:
             raise InputError(f"expected up to {_MAX_FILES} files of a run, got {len(listing)}")

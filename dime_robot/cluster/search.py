@@ -200,6 +200,7 @@ def search(
     from ray.tune.schedulers import ASHAScheduler
 
     steps = max(sample.steps for sample in samples)
+    live = _Live(stopping, results, log)
     with tempfile.TemporaryDirectory(prefix="dime_robot-tune-") as folder:
         tune.Tuner(
             tune.with_resources(
@@ -222,9 +223,10 @@ def search(
             run_config=tune.RunConfig(
                 name="search",
                 storage_path=folder,
-                stop=_stopper(tune, stopping),
+                stop=_stopper(tune, live),
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # the run has its own
                 failure_config=tune.FailureConfig(max_failures=options.retries),
-                callbacks=[_progress(tune, log, results, stopping)],
+                callbacks=[_progress(tune, live)],
                 verbose=0,
             ),
         ).fit()
@@ -272,42 +274,64 @@ def _trainable(
     return Trainable
 
 
-def _stopper(tune: ModuleType, stopping: Event) -> Any:
+class _Live:
+    """What a running search is told and tells; Tune stores copies of it, which do nothing.
+
+    Args:
+        stopping: set by a signal's handler.
+        results: gets what became of each sample, by its number from 1 on.
+        log: prints a line about a sample, given by its number.
+    """
+
+    def __init__(
+        self,
+        stopping: Event | None = None,
+        results: dict[int, str] | None = None,
+        log: Callable[[int, str], None] = lambda number, text: None,
+    ) -> None:
+        self.stopping, self._log = stopping or Event(), log
+        self._results = {} if results is None else results
+
+    def __reduce__(self) -> tuple[type[_Live], tuple[()]]:
+        return _Live, ()
+
+    def __deepcopy__(self, memory: object) -> _Live:
+        return self
+
+    def is_now(self, trial: Any, text: str) -> None:
+        """Note and print what a sample is doing."""
+        number = int(trial.config["number"]) + 1
+        self._results[number] = text
+        self._log(number, text)
+
+
+def _stopper(tune: ModuleType, live: _Live) -> Any:
     class Stopper(tune.Stopper):  # type: ignore[misc, name-defined]
         def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
             return False
 
         def stop_all(self) -> bool:
-            return stopping.is_set()
+            return live.stopping.is_set()
 
     return Stopper()
 
 
-def _progress(
-    tune: ModuleType, log: Callable[[int, str], None], results: dict[int, str], stopping: Event
-) -> Any:
-    """Return the callback that follows the samples."""
-
-    def is_now(trial: Any, text: str) -> None:
-        number = int(trial.config["number"]) + 1
-        results[number] = text
-        log(number, text)
-
+def _progress(tune: ModuleType, live: _Live) -> Any:
     class Progress(tune.Callback):  # type: ignore[misc, name-defined]
         def on_trial_start(self, iteration: int, trials: Any, trial: Any, **_: Any) -> None:
-            is_now(trial, "started")
+            live.is_now(trial, "started")
 
         def on_trial_recover(self, iteration: int, trials: Any, trial: Any, **_: Any) -> None:
-            is_now(trial, "was killed, or lost with its node")
+            live.is_now(trial, "was killed, or lost with its node")
 
         def on_trial_error(self, iteration: int, trials: Any, trial: Any, **_: Any) -> None:
-            is_now(trial, "failed")
+            live.is_now(trial, "failed")
 
         def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **_: Any) -> None:
             code = trial.last_result.get(CODE)
             if code is not None:
-                is_now(trial, f"failed: exit code {code}" if code else "finished")
+                live.is_now(trial, f"failed: exit code {code}" if code else "finished")
             else:
-                is_now(trial, "stopped" if stopping.is_set() else "stopped early")
+                live.is_now(trial, "stopped" if live.stopping.is_set() else "stopped early")
 
     return Progress()

@@ -120,6 +120,9 @@ def read_space(path: Path, base: TrainConfig, options: Sequence[str] = ()) -> Sp
         if given & {option(name), option(f"no_{name}")}:
             raise InputError(f"{where}: expected no {option(name)} after -- as well; leave one out")
         settings[name] = _distribution(where, form)
+        whole = TrainConfig.model_fields[name].annotation is int
+        if whole and getattr(settings[name], "form", "int") != "int":
+            raise InputError(f"{where}: expected whole numbers, {{int: [low, high]}}, got {form}")
         for value in settings[name].ends():
             _require_valid(where, name, value, base)
     return Space(settings)
