@@ -32,7 +32,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from dime_robot.cluster.executor import Executor, LocalExecutor
 from dime_robot.learning.config import TrainConfig, option, option_words
-from dime_robot.results.eval_csv import EvalRow, write_eval_csv
+from dime_robot.results.eval_csv import EvalRow, read_eval_csv, write_eval_csv
 from dime_robot.results.tables import text_table
 from dime_robot.runtime.io.command import INTERRUPTED, UNFINISHED, ReaderGoneError, run_command
 from dime_robot.runtime.io.command_line import Parser
@@ -368,7 +368,10 @@ def _search(arguments: Namespace, options: Sequence[str], again: str) -> int:
         print("stopping: runs write their checkpoints; again Ctrl-C kills", flush=True)
 
     def log(number: int, text: str) -> None:
-        print(f"[{number}/{len(runs)}] sample {number}  {text}", flush=True)
+        path = runs[number - 1].files.evaluations
+        rows = read_eval_csv(path) if path.exists() else []
+        so_far = f"  step {rows[-1].step:,}  {_result(rows[-1])}" if rows else ""
+        print(f"[{number}/{len(runs)}] sample {number}  {text}{so_far}", flush=True)
 
     def table() -> str:
         found = []

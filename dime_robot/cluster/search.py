@@ -224,7 +224,9 @@ def search(
                 name="search",
                 storage_path=folder,
                 stop=_stopper(tune, live),
-                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # the run has its own
+                checkpoint_config=tune.CheckpointConfig(
+                    checkpoint_at_end=False
+                ),  # the run has its own
                 failure_config=tune.FailureConfig(max_failures=options.retries),
                 callbacks=[_progress(tune, live)],
                 verbose=0,

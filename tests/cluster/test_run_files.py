@@ -11,7 +11,6 @@ import pytest
 from dime_robot.cluster.run_files import PIECE, RunFiles, copy
 from dime_robot.runtime.io.errors import InputError
 
-
 COPIED = ("ckpt.pt", "events.out.tfevents.1", "replay.bin")
 
 
