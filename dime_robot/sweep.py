@@ -371,6 +371,8 @@ def _search(arguments: Namespace, options: Sequence[str], again: str) -> int:
         path = runs[number - 1].files.evaluations
         rows = read_eval_csv(path) if path.exists() else []
         so_far = f"  step {rows[-1].step:,}  {_result(rows[-1])}" if rows else ""
+        if text.startswith("failed"):
+            so_far = f"; its log: {runs[number - 1].log}"
         print(f"[{number}/{len(runs)}] sample {number}  {text}{so_far}", flush=True)
 
     def table() -> str:

@@ -12,6 +12,8 @@ from typing import IO, Any, Protocol
 
 from dime_robot.training.run_folder import RunFolder
 
+INPUT_ERROR = 2  # exit code of a command that refuses its input
+
 
 @dataclass(frozen=True)
 class Job:
@@ -101,6 +103,17 @@ class LocalExecutor:
         self._stopping = True
         for process in self._processes:
             process.send_signal(signal.SIGKILL if kill else signal.SIGTERM)
+
+
+def append_to(log: Path, content: bytes) -> None:
+    """Add output to the log of a run.
+
+    Args:
+        log: its file.
+        content: to add.
+    """
+    with log.open("ab") as file:
+        file.write(content)
 
 
 def start_process(words: tuple[str, ...], log: Path, **options: Any) -> subprocess.Popen[bytes]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from dime_robot.cluster.executor import Job
+from dime_robot.cluster.executor import INPUT_ERROR, Job, append_to
 from dime_robot.cluster.run_files import RemoteFiles, RunFiles, copy
 from dime_robot.cluster.run_task import Driver, NodeRun, Share
 from dime_robot.runtime.io.errors import InputError, in_one_line
@@ -25,7 +25,6 @@ POLL = 0.5  # [s] between two questions to a run
 LOCK_WAIT = 120.0  # [s] that the lock of a lost node's process may last
 _SAVE, _KILL = 1, 2  # levels of a stop
 KILLED = -9  # exit code of a process that ended with its node
-INPUT_ERROR = 2  # exit code of a command that refuses its input
 
 
 class _KilledError(Exception):
@@ -91,14 +90,15 @@ class RayExecutor:
         started()
         if not shared:
             copy(ours, remote)
-            self._new_log(job)
+            if not ours.files.checkpoint.exists():
+                job.log.write_bytes(b"")
         self._get(actor.start.remote())
         saved = self._get(actor.saved.remote())
         while True:
             status = self._get(actor.poll.remote(self._stop_level))
             if not shared:
                 ended = status.code is not None
-                self._append(job, status.log)
+                append_to(job.log, status.log)
                 if status.saved != saved or (ended and not status.log):
                     copy(remote, ours)
                     saved = status.saved
@@ -118,18 +118,10 @@ class RayExecutor:
                 raise _KilledError
         return self._ray.get(reference)
 
-    def _new_log(self, job: Job) -> None:
-        if not RunFolder(job.folder).checkpoint.exists():
-            job.log.write_bytes(b"")
-
-    def _append(self, job: Job, output: bytes) -> None:
-        with job.log.open("ab") as log:
-            log.write(output)
-
     def _refused(self, job: Job, error: BaseException) -> int:
         """Write into the log why a node did not start or keep a run; return its exit code."""
         text = str(error) if isinstance(error, InputError) else in_one_line(error)
-        self._append(job, f"error: {text}\n".encode())
+        append_to(job.log, f"error: {text}\n".encode())
         return INPUT_ERROR
 
 

@@ -226,7 +226,7 @@ class NodeRun(RunFiles):
         """Let the process save and end; kill it after some time.
 
         Args:
-            seconds: that it may take.
+            seconds: that it may take [s].
 
         Returns:
             Its exit code; None: it was never started.

@@ -18,7 +18,7 @@ from threading import Event
 from types import ModuleType
 from typing import Any
 
-from dime_robot.cluster.executor import Job
+from dime_robot.cluster.executor import INPUT_ERROR, Job, append_to
 from dime_robot.cluster.run_files import RemoteFiles, RunFiles, copy
 from dime_robot.cluster.run_task import Driver, NodeRun, Share
 from dime_robot.results.eval_csv import EvalRow, read_eval_csv
@@ -69,8 +69,7 @@ class Keeper:
 
     def append(self, log: Path, content: bytes) -> None:
         """Add output of a run to its log."""
-        with log.open("ab") as file:
-            file.write(content)
+        append_to(log, content)
 
 
 class Trial:
@@ -106,7 +105,8 @@ class Trial:
                 self._reported = row.step
                 return {STEP: row.step, RETURN: row.return_mean}
             if not self._started:
-                self._start()
+                if not self._start():
+                    return {"done": True, CODE: INPUT_ERROR}
             elif code is not None:
                 return self._ended(code)
             if time.monotonic() > end:
@@ -121,13 +121,19 @@ class Trial:
         last = row is not None and row.step >= self._sample.steps
         return None if last and self._started and code is None else row
 
-    def _start(self) -> None:
-        self._started = True
+    def _start(self) -> bool:
+        """Start the process; write into the log why this node cannot."""
         try:
             self._run.start()
         except InputError as error:
-            self._append(f"error: {error}\n".encode())
-            raise
+            sentence = f"error: {error}\n".encode()
+            if self._run.shared:
+                append_to(self._sample.job.log, sentence)
+            else:
+                self._append(sentence)
+            return False
+        self._started = True
+        return True
 
     def _poll(self) -> int | None:
         while True:
@@ -224,9 +230,8 @@ def search(
                 name="search",
                 storage_path=folder,
                 stop=_stopper(tune, live),
-                checkpoint_config=tune.CheckpointConfig(
-                    checkpoint_at_end=False
-                ),  # the run has its own
+                # runs write their own
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 failure_config=tune.FailureConfig(max_failures=options.retries),
                 callbacks=[_progress(tune, live)],
                 verbose=0,

@@ -53,17 +53,23 @@ def parent(pid: int) -> int:
 
 def runs_below(ancestor: int) -> list[int]:
     """Process ids of training runs that a process, or one that it started, has started."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            words = path.read_bytes().split(b"\0")
-            pid = each = int(path.parent.name)
-            while b"dime_robot.train" in words and each > 1:
-                if (each := parent(each)) == ancestor:
-                    found.append(pid)
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-    return found
+    return [
+        int(path.parent.name)
+        for path in Path("/proc").glob("[0-9]*/cmdline")
+        if _is_run_below(path, ancestor)
+    ]
+
+
+def _is_run_below(path: Path, ancestor: int) -> bool:
+    try:
+        is_run = b"dime_robot.train" in path.read_bytes().split(b"\0")
+        pid = int(path.parent.name)
+        while is_run and pid > 1:
+            if (pid := parent(pid)) == ancestor:
+                return True
+    except (FileNotFoundError, ProcessLookupError):  # it has ended
+        pass
+    return False
 
 
 def step_of(path: Path) -> int:

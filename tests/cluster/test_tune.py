@@ -96,13 +96,15 @@ class Kept:
         return RemoteFiles(lambda name, *words: getattr(self.files, name)(*words)), append
 
 
-def trial(tmp_path: Path, code: str, *, shared: bool = True) -> tuple[Trial, Kept]:
+def trial(
+    tmp_path: Path, code: str, *, shared: bool = True, needs: tuple[Path, ...] = ()
+) -> tuple[Trial, Kept]:
     """A sample of 200 steps whose process runs some code, in its folder."""
     folder = tmp_path / "out/run"
     folder.parent.mkdir(exist_ok=True)
     words = (sys.executable, "-c", f"import sys, time; folder = sys.argv[1]; {code}", str(folder))
     kept = Kept(folder)
-    job = Job(words, words, folder, folder.with_suffix(".log"))
+    job = Job(words, words, folder, folder.with_suffix(".log"), needs)
     with driver_of(folder.parent) as driver:
         if not shared:
             driver.token.unlink()
@@ -151,12 +153,23 @@ def test_a_killed_run_is_lost_and_one_with_an_error_of_its_own_is_done(tmp_path:
     made.end()
 
 
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_sample_whose_file_is_missing_is_done_with_a_sentence(
+    shared: bool, tmp_path: Path
+) -> None:
+    made, kept = trial(tmp_path, "pass", shared=shared, needs=(tmp_path / "own.yaml",))
+    assert reports(made, 1) == [{"done": True, "exit_code": 2}]
+    made.end()
+    log = (tmp_path / "out/run.log").read_bytes() if shared else kept.log
+    assert re.match(rb"error: \S+own.yaml: expected this file at the same path on every node", log)
+
+
 def test_a_stopped_sample_saves_before_its_trial_ends(tmp_path: Path) -> None:
     code = WRITE + (
         "import signal; signal.signal(15, lambda *_: (time.sleep(0.5), write_eval_csv(path, rows),"
         " sys.exit(0))); write_eval_csv(path, rows[:1]); time.sleep(60)"
     )
-    made, kept = trial(tmp_path, code, shared=False)
+    made, _ = trial(tmp_path, code, shared=False)
     assert reports(made, 1) == [{STEP: 0, RETURN: 0.0}]
     assert not (tmp_path / "out/run/eval.csv").exists()  # it has not saved yet
     made.end()
