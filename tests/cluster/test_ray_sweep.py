@@ -179,7 +179,8 @@ def test_ctrl_c_saves_and_a_killed_sweep_leaves_no_run(tmp_path: Path) -> None:
             words, stdout=subprocess.PIPE, text=True, start_new_session=True, env=environment
         )
         try:
-            wait_for(lambda before=began: step_of(path) > max(before, 0))
+            wait_for(lambda n=began, made=process: made.poll() or step_of(path) > max(n, 0))
+            assert process.poll() is None
             (run,) = runs_below(process.pid)
             if kind == signal.SIGINT:
                 os.killpg(process.pid, kind)  # as a terminal does

@@ -130,17 +130,20 @@ def reports(made: Trial, count: int) -> list[dict[str, Any]]:
 def test_every_evaluation_is_reported_once_and_the_last_one_when_the_run_has_ended(
     shared: bool, tmp_path: Path
 ) -> None:
-    code = WRITE + "write_eval_csv(path, rows); Path(folder, 'ckpt.pt').touch(); print('end')"
+    code = WRITE + (
+        "write_eval_csv(path, rows); time.sleep(1); Path(folder, 'ckpt.pt').touch(); print('end')"
+    )
     made, kept = trial(tmp_path, code, shared=shared)
-    found = reports(made, 4)
+    found = reports(made, 3)
+    log = tmp_path / "out/run.log"
+    assert (log.read_bytes() if shared else kept.log) == b"end\n"
+    found += reports(made, 1)
     assert [report.get(STEP) for report in found] == [0, 100, 200, None]
     assert found[1] == {STEP: 100, RETURN: 100.0}
     assert found[3] == {"done": True, "exit_code": 0}
     made.end()
     folder = tmp_path / "out/run"
     assert {path.name for path in folder.iterdir()} == {"eval.csv", "ckpt.pt"}
-    log = folder.with_suffix(".log").read_bytes() if shared else kept.log
-    assert log == b"end\n"
 
 
 def test_a_killed_run_is_lost_and_one_with_an_error_of_its_own_is_done(tmp_path: Path) -> None:
