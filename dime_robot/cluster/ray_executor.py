@@ -71,6 +71,7 @@ class RayExecutor:
             return KILLED
         finally:
             self._ray.kill(actor)  # also one that is only unreachable: no two train one run
+            RunFiles(job.folder).clear()
 
     def _wait_for_lock(self, folder: Path) -> None:
         """Wait until the process of a lost node has lost its lock on a folder, too."""
@@ -106,7 +107,6 @@ class RayExecutor:
                     continue
             if status.code is not None:
                 self._get(actor.close.remote())
-                ours.clear()
                 code: int = status.code
                 return code
             time.sleep(POLL)

@@ -156,9 +156,10 @@ class NodeRun(RunFiles):
         self._temporary: Path | None = None
         if not self.shared:
             self._temporary = Path(tempfile.mkdtemp(prefix="dime_robot-run-"))
-        parent = self._temporary or job.folder.parent
+        # a Ray process has a working folder of its own
+        parent = self._temporary or (driver.folder / job.folder).parent
         super().__init__(parent / job.folder.name, live=True)
-        self._log = parent / job.log.name
+        self.log = parent / job.log.name
         self._log_read = 0
         self._process: subprocess.Popen[bytes] | None = None
         self._stop_level = 0
@@ -191,7 +192,7 @@ class NodeRun(RunFiles):
         words = (sys.executable, *self._job.words(self.files.path)[1:])
         self._process = start_process(
             (sys.executable, "-c", _PROGRAM, str(os.getpid()), *words),
-            self._log,
+            self.log,
             cwd=folder,
             env=self._driver.variables,
         )
@@ -216,7 +217,7 @@ class NodeRun(RunFiles):
         return saved_at(self.files.checkpoint)
 
     def _new_output(self) -> bytes:
-        with self._log.open("rb") as file:
+        with self.log.open("rb") as file:
             file.seek(self._log_read)
             content = file.read(PIECE)
         self._log_read += len(content)

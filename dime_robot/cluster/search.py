@@ -128,7 +128,7 @@ class Trial:
         except InputError as error:
             sentence = f"error: {error}\n".encode()
             if self._run.shared:
-                append_to(self._sample.job.log, sentence)
+                append_to(self._run.log, sentence)
             else:
                 self._append(sentence)
             return False
@@ -262,13 +262,14 @@ def _trainable(
             import ray
 
             sample = samples[config["number"]]
+            folder, log = (driver.folder / path for path in (sample.job.folder, sample.job.log))
 
             def call(name: str, *arguments: Any) -> Any:
-                return ray.get(keeper.call.remote(sample.job.folder, name, *arguments))
+                return ray.get(keeper.call.remote(folder, name, *arguments))
 
             def append(content: bytes) -> None:
                 if keeper is not None:
-                    ray.get(keeper.append.remote(sample.job.log, content))
+                    ray.get(keeper.append.remote(log, content))
 
             self._trial = Trial(sample, driver, (RemoteFiles(call), append))
 

@@ -263,6 +263,19 @@ def test_what_a_node_lacks_is_one_sentence(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_a_relative_folder_is_one_of_where_the_command_was_typed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with driver_of(Path()) as driver:
+        monkeypatch.chdir("/")  # as a Ray process
+        words = (sys.executable, "-c", "import sys; print(sys.argv[1])", "run")
+        run = NodeRun(Job(words, words, Path("run"), Path("run.log")), driver)
+        run.start()
+        wait_for(lambda: run.poll().code == 0, 30)
+    assert (tmp_path / "run.log").read_text() == f"{tmp_path / 'run'}\n"
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
