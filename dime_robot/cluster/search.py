@@ -27,6 +27,7 @@ from dime_robot.runtime.io.errors import InputError
 
 BEAT = 1.0  # [s] between two looks at a run
 SAVE_LIMIT = 120.0  # [s] that a run may take to save and end
+EARLY = "stopped early"
 REDUCTION = 3  # of a rung's samples one in so many goes on
 STEP, RETURN, CODE = "step", "return_mean", "exit_code"  # entries of a report to Tune
 # before Ray Tune is imported: it writes no files and handles no signals of its own
@@ -196,7 +197,7 @@ def search(
         driver: this machine, for the nodes.
         options: of the search.
         stopping: set by a signal's handler.
-        results: gets what became of each sample, by its number from 1 on.
+        results: gets why a sample did not finish, by its number from 1 on.
         log: prints a line about a sample, given by its number.
     """
     for name, value in _SETTINGS.items():
@@ -206,7 +207,7 @@ def search(
     from ray.tune.schedulers import ASHAScheduler
 
     steps = max(sample.steps for sample in samples)
-    live = _Live(stopping, results, log)
+    live = Live(stopping, results, log)
     with tempfile.TemporaryDirectory(prefix="dime_robot-tune-") as folder:
         tune.Tuner(
             tune.with_resources(
@@ -282,12 +283,12 @@ def _trainable(
     return Trainable
 
 
-class _Live:
+class Live:
     """What a running search is told and tells; Tune stores copies of it, which do nothing.
 
     Args:
         stopping: set by a signal's handler.
-        results: gets what became of each sample, by its number from 1 on.
+        results: gets why a sample did not finish, by its number from 1 on.
         log: prints a line about a sample, given by its number.
     """
 
@@ -300,20 +301,22 @@ class _Live:
         self.stopping, self._log = stopping or Event(), log
         self._results = {} if results is None else results
 
-    def __reduce__(self) -> tuple[type[_Live], tuple[()]]:
-        return _Live, ()
+    def __reduce__(self) -> tuple[type[Live], tuple[()]]:
+        return Live, ()
 
-    def __deepcopy__(self, memory: object) -> _Live:
+    def __deepcopy__(self, memory: object) -> Live:
         return self
 
     def is_now(self, trial: Any, text: str) -> None:
         """Note and print what a sample is doing."""
         number = int(trial.config["number"]) + 1
-        self._results[number] = text
+        self._results.pop(number, None)
+        if text.startswith(("failed", EARLY)):  # what its files do not say
+            self._results[number] = text
         self._log(number, text)
 
 
-def _stopper(tune: ModuleType, live: _Live) -> Any:
+def _stopper(tune: ModuleType, live: Live) -> Any:
     class Stopper(tune.Stopper):  # type: ignore[misc, name-defined]
         def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
             return False
@@ -324,7 +327,7 @@ def _stopper(tune: ModuleType, live: _Live) -> Any:
     return Stopper()
 
 
-def _progress(tune: ModuleType, live: _Live) -> Any:
+def _progress(tune: ModuleType, live: Live) -> Any:
     class Progress(tune.Callback):  # type: ignore[misc, name-defined]
         def on_trial_start(self, iteration: int, trials: Any, trial: Any, **_: Any) -> None:
             live.is_now(trial, "started")
@@ -340,6 +343,6 @@ def _progress(tune: ModuleType, live: _Live) -> Any:
             if code is not None:
                 live.is_now(trial, f"failed: exit code {code}" if code else "finished")
             else:
-                live.is_now(trial, "stopped" if live.stopping.is_set() else "stopped early")
+                live.is_now(trial, "stopped" if live.stopping.is_set() else EARLY)
 
     return Progress()

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import os
+import pickle
 import re
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from threading import Event
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,7 +22,7 @@ from dime_robot import sweep, train
 from dime_robot.cluster.executor import Job
 from dime_robot.cluster.run_files import RemoteFiles, RunFiles
 from dime_robot.cluster.run_task import driver_of
-from dime_robot.cluster.search import RETURN, STEP, RunLostError, Sample, Trial
+from dime_robot.cluster.search import RETURN, STEP, Live, RunLostError, Sample, Trial
 from dime_robot.cluster.search_tables import SampleResult, best_of, write_samples
 from dime_robot.results.eval_csv import EvalRow, write_eval_csv
 from dime_robot.runtime.io.errors import InputError
@@ -177,6 +181,23 @@ def test_a_stopped_sample_saves_before_its_trial_ends(tmp_path: Path) -> None:
     assert not (tmp_path / "out/run/eval.csv").exists()  # it has not saved yet
     made.end()
     assert len((tmp_path / "out/run/eval.csv").read_text().splitlines()) == 4
+
+
+def test_what_became_of_a_sample_is_kept_and_copies_of_the_search_do_nothing() -> None:
+    results: dict[int, str] = {}
+    lines: list[tuple[int, str]] = []
+    live = Live(Event(), results, lambda number, text: lines.append((number, text)))
+    for number, text in (
+        *((0, "started"), (1, "started"), (1, "failed"), (1, "started")),
+        *((0, "stopped early"), (2, "failed: exit code 2"), (3, "stopped")),
+    ):
+        live.is_now(SimpleNamespace(config={"number": number}), text)
+    assert results == {1: "stopped early", 3: "failed: exit code 2"}
+    assert lines[0] == (1, "started") and len(lines) == 7
+    copied = pickle.loads(pickle.dumps(live))  # as Tune does it; an Event cannot be pickled
+    copied.is_now(SimpleNamespace(config={"number": 5}), "failed")
+    assert len(lines) == 7 and 6 not in results
+    assert copy.deepcopy(live) is live
 
 
 def result(result: str, value: float | None, **settings: Any) -> SampleResult:
