@@ -89,8 +89,8 @@ class RemoteRollouts:
         self.most_rows = MESSAGE + config.num_envs
         self.level: int | None = None
         self.description = (
-            f"{config.workers} workers with {self.stride} environments each, on Ray"
-            f" {ray.__version__}; asynchronous: not repeatable bit for bit"
+            f"{ray.__version__}, {self.stride} of {config.num_envs} environments in each of"
+            f" {config.workers} workers; asynchronous: not repeatable bit for bit"
         )
         self.provenance: Mapping[str, str] = {
             "rollouts": f"Ray {ray.__version__}, asynchronous, not repeatable"

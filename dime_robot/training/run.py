@@ -383,7 +383,9 @@ class TrainingRun:
         if self.config.ray:  # the rest of a message's updates, if the run was stopped among them
             self._learn_in_pieces(logger)
         while self.step < self.config.steps and not self.stop_requested:
-            if not self._environment_step(logger):
+            before = self.step
+            self._environment_step(logger)
+            if self.step == before:  # workers of a cluster have nothing yet
                 continue
             if self._due(self.config.log_interval):
                 self._log(logger)
@@ -433,10 +435,11 @@ class TrainingRun:
         """Whether what happens every `interval` steps is due now."""
         return self.step % interval < self.rollouts.rows
 
-    def _environment_step(self, logger: RunLogger) -> bool:
-        """Take the next transitions, and make the updates that are due; False: there are none yet.
+    def _environment_step(self, logger: RunLogger) -> None:
+        """Make one control step in every environment, and the updates that are due.
 
-        On this machine that is one control step in every environment.
+        Workers of a cluster have made such steps before: the run takes a message of theirs, if one
+        is there.
         """
         config, rollouts = self.config, self.rollouts
         after = self.step + rollouts.rows
@@ -449,7 +452,7 @@ class TrainingRun:
         with self._stops_for_environments():
             new = rollouts.collect(self.agent, self.step, meanwhile)
         if new is None:
-            return False
+            return
         scaled = new.rewards * config.reward_scale
         if (np.abs(scaled) > FLOAT32_MAX).any():
             largest = new.rewards[int(np.abs(scaled).argmax())]
@@ -471,7 +474,6 @@ class TrainingRun:
         ):
             self._take_level()
             logger.line(f"step  {self.step:>6,}  {changed}")
-        return True
 
     def _learn_in_pieces(self, logger: RunLogger) -> None:
         """Make all updates that are due, some at a time; a stop leaves the rest to the resumed run.
