@@ -17,7 +17,7 @@ import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from time import monotonic
+from time import monotonic, sleep
 from types import ModuleType
 from typing import Any
 
@@ -152,7 +152,11 @@ class RemoteRollouts:
         """Take the next message, and keep all workers at work; see `Rollouts`."""
         self._publish(agent)
         self._fill(step)
-        ready, _ = self._ray.wait(list(self._calls), num_returns=1, timeout=POLL)
+        ready = []
+        if self._calls:
+            ready, _ = self._ray.wait(list(self._calls), num_returns=1, timeout=POLL)
+        else:  # every place rests after failures
+            sleep(POLL)
         if not ready:
             self._count_silence()
             return None
@@ -276,7 +280,8 @@ class RemoteRollouts:
 
     def _replace(self, worker: _Worker, was_message: bool) -> None:
         """Count what is lost with a worker, and let another one begin in its place."""
-        lost = len(worker.calls) + was_message
+        # one that has not begun had none under way
+        lost = 0 if worker.place is None else len(worker.calls) + was_message
         self._lost += lost
         self._restarted += 1
         worker.failures += 1
