@@ -27,6 +27,7 @@ from dime_robot.results.tables import text_table
 from dime_robot.training.logger import RunLogger
 from dime_robot.training.presets import preset_config
 from dime_robot.training.provenance import provenance
+from dime_robot.training.rollouts import LocalRollouts
 from dime_robot.training.run import TrainingRun
 
 RANDOM_STEPS = 512  # so that learning begins soon, with two batches of data
@@ -60,7 +61,8 @@ def made(env: str, cell: Cell, folder: Path, threads: int) -> tuple[TrainingRun,
 def cpu_seconds(run: TrainingRun) -> float:
     """Return the CPU time so far of this process and the run's workers [s]."""
     ticks = 0
-    for pid in run.envs.processes:
+    assert isinstance(run.rollouts, LocalRollouts)
+    for pid in run.rollouts.envs.processes:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         ticks += int(fields[11]) + int(fields[12])
     return time.process_time() + ticks / os.sysconf("SC_CLK_TCK")

@@ -13,7 +13,7 @@ import sys
 import warnings
 from argparse import BooleanOptionalAction
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
@@ -37,6 +37,10 @@ if TYPE_CHECKING:  # torch takes seconds to load: functions import the modules t
 
 DEFAULT_PRESET, DEFAULT_ENV = "tiny", "sim:cartpole"
 PROGRAM = "python -m dime_robot.train"
+RAY_ADDRESS = (
+    "; ADDRESS is host:port of the cluster's head, or auto; without it that of RAY_ADDRESS, or a"
+    " cluster of this machine alone"
+)
 PATIENCE = 2.0  # [s] from a stop request until a step that does not end is interrupted
 
 
@@ -75,13 +79,19 @@ def _parser(default: TrainConfig) -> Parser:
             form = {"action": BooleanOptionalAction}
         elif get_origin(field.annotation) is Literal:
             form = {"choices": get_args(field.annotation)}
+        if name == "ray":
+            form = {"nargs": "?", "const": "", "metavar": "ADDRESS"}
         default_value = getattr(default, name)
-        group.add_argument(option(name), default=default_value, help=field.description, **form)
+        more = RAY_ADDRESS if name == "ray" else ""
+        text = f"{field.description}{more}"
+        group.add_argument(option(name), default=default_value, help=text, **form)
     return parser
 
 
 def _read(argv: Sequence[str], default: TrainConfig, resume: Path | None = None) -> RunRequest:
     given = vars(_parser(default).parse_args(argv))
+    address = given["ray"] if isinstance(given["ray"], str) else None  # else it was not typed
+    given["ray"] = default.ray or address is not None
     try:
         config = TrainConfig(**{name: given[name] for name in TrainConfig.model_fields})
     except SettingError as error:
@@ -93,6 +103,7 @@ def _read(argv: Sequence[str], default: TrainConfig, resume: Path | None = None)
         given["init"],
         given["video"],
         config_file=given["config"] if resume is not None else None,
+        ray_address=address or None,
     )
 
 
@@ -123,7 +134,7 @@ def parse(argv: Sequence[str]) -> RunRequest:
 
 
 def header(run: TrainingRun, device: torch.device) -> list[str]:
-    """Describe the run in at most 8 lines."""
+    """Describe the run in at most 9 lines."""
     import torch
 
     from dime_robot.learning.networks import parameter_count
@@ -160,7 +171,9 @@ def header(run: TrainingRun, device: torch.device) -> list[str]:
     if config.compile:
         lines.append("compile about a minute, when the first update comes")
     settings = changes(config, preset)
-    changed = [f"{k} {v}" for k, v in settings.items() if k not in ("seed", "device")]
+    if run.rollouts.description:
+        lines.append(f"ray     {run.rollouts.description}")
+    changed = [f"{k} {v}" for k, v in settings.items() if k not in ("seed", "device", "ray")]
     if changed:
         lines.append(f"changed {'  '.join(changed)}")
     return lines
@@ -240,12 +253,27 @@ def _resume_command(files: RunFolder, arguments: RunRequest | None) -> str:
 
 def _train(arguments: RunRequest, signals: StopSignals) -> int:
     print(f"dime_robot {__version__}: loading PyTorch and the environment", flush=True)
-    from dime_robot.report import write_report
-    from dime_robot.training.logger import RunLogger
     from dime_robot.training.start import choose_device, start_run
 
     device = choose_device(arguments.config.device)
-    signals.run = run = start_run(arguments, device)
+    with ExitStack() as connections:
+        rollouts = None
+        if arguments.config.ray:
+            from dime_robot.cluster.connection import connected
+            from dime_robot.cluster.remote_rollouts import RemoteRollouts
+
+            ray = connections.enter_context(
+                connected(arguments.ray_address, arguments.config.workers)
+            )
+            rollouts = RemoteRollouts.on(ray)
+        signals.run = run = start_run(arguments, device, rollouts)
+        return _run(run, arguments, device)
+
+
+def _run(run: TrainingRun, arguments: RunRequest, device: torch.device) -> int:
+    from dime_robot.report import write_report
+    from dime_robot.training.logger import RunLogger
+
     if run.finished:
         run.close()
         if not run.files.report.exists():  # killed between checkpoint and report

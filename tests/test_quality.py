@@ -91,7 +91,8 @@ def test_every_logged_metric_is_explained_and_every_explained_one_logged() -> No
     logged = {re.sub(r"friction_\d+", "friction_{i}", key) for key in metrics(agent)}
     training = ROOT / "dime_robot/training"
     source = (training / "logger.py").read_text() + (training / "run.py").read_text()
-    logged |= set(re.findall(r'"((?:train|eval|time|curriculum)/\w+)"', source))
+    source += (ROOT / "dime_robot/cluster/remote_rollouts.py").read_text()
+    logged |= set(re.findall(r'"((?:train|eval|time|curriculum|ray)/\w+)"', source))
     explained = set(
         re.findall(r"^\| `([\w/{}]+)` \|", (ROOT / "docs/metrics.md").read_text(), re.M)
     )

@@ -15,6 +15,7 @@ from dime_robot.runtime.io.errors import InputError, first_problem
 MAX_COUNT = 10**12  # of steps, updates and intervals
 MAX_RETURN = 1e12
 FINEST = 100_000  # largest denominator of updates per step
+MESSAGE = 256  # transitions at least that a worker of a cluster sends at once
 FREE = ("workers",)  # settings that no result depends on: a run may go on with another value
 PresetName = Literal["official", "laptop", "tiny", "parallel", "parallel-gpu"]
 
@@ -178,7 +179,13 @@ class TrainConfig(StrictModel):
         ge=0,
         le=256,
         description="processes that the environments are divided among; 0: the learner's own. No"
-        " result depends on it, and --resume may change it",
+        " result depends on it, except with --ray, and --resume may change it",
+    )
+    ray: bool = Field(
+        False,
+        description="the workers are processes of a Ray cluster that step by themselves and send"
+        " the learner messages of at least 256 transitions: such a run does not repeat itself bit"
+        " for bit",
     )
     update_to_data: Ratio = Field(
         2,
@@ -237,6 +244,24 @@ class TrainConfig(StrictModel):
             raise ValueError(
                 f"workers: expected at most num_envs = {self.num_envs}, as each steps at least one"
                 f" environment, got {self.workers}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _rays_workers_are_alike(self) -> TrainConfig:
+        if not self.ray:
+            return self
+        if self.workers < 1 or self.num_envs % self.workers:
+            raise ValueError(
+                "workers: expected with --ray at least 1, and num_envs ="
+                f" {self.num_envs} to be a multiple of it, got {self.workers}"
+            )
+        if self.overlap:
+            raise ValueError("overlap: expected none with --ray, whose workers never wait, got it")
+        if self.buffer_size < MESSAGE + self.num_envs:
+            raise ValueError(
+                f"buffer_size: expected room for a message, {MESSAGE + self.num_envs}, got"
+                f" {self.buffer_size}"
             )
         return self
 

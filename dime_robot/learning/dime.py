@@ -169,11 +169,17 @@ class DIME:
         """Update the actor's statistics of observations, where it has some.
 
         Args:
-            obs: a raw observation of each environment, shape (num_envs, n_obs).
+            obs: a raw observation of each environment, shape (num_envs, n_obs), or longer with what
+                only the critics see; or of a message, shape (rows, n_obs).
         """
-        if self.actor.normalization is not None:
-            self._obs.copy_(torch.from_numpy(obs))
-            self._graphs.run("observe", lambda: self.actor.absorb(self._obs))
+        if self.actor.normalization is None:
+            return
+        seen = self._seen(torch.from_numpy(obs))
+        if len(seen) != len(self._obs):
+            self.actor.absorb(seen.to(self.device))
+            return
+        self._obs.copy_(seen)
+        self._graphs.run("observe", lambda: self.actor.absorb(self._obs))
 
     def explore(self, obs: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Return the actions of the training loop, shape (num_envs, d).

@@ -4,7 +4,8 @@ A row is [obs | action | next_obs | reward | terminated]; sampling is a single `
 format on disk is in `replay_file.py`.
 
 Environments that step side by side add a row each per step, in their order: transition number t is
-of environment t % num_envs, and its environment's next one is t + num_envs.
+of environment t % num_envs, and its environment's next one is t + num_envs. With workers on a
+cluster that holds within each of their messages, which are whole steps of num_envs environments.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ class ReplayBuffer:
         margin: transitions that may be added after a flush before rows that the flushed state
             still needs are overwritten on disk.
         num_envs: environments that add rows in turn.
+        at_once: transitions that are added at once, a multiple of `num_envs`; none: as many.
         run: identity of the run, 32 hex digits, for the file's header.
         file: name of the file on disk.
     """
@@ -59,6 +61,7 @@ class ReplayBuffer:
         *,
         margin: int,
         num_envs: int = 1,
+        at_once: int | None = None,
         run: str = "0" * 32,
         file: str = "rows.bin",
     ) -> None:
@@ -67,8 +70,11 @@ class ReplayBuffer:
         self._rows = torch.empty((capacity, sum(self._sizes)), device=device)
         self._filled = torch.zeros((), dtype=torch.int64, device=device)  # rows, for `drawn`
         self._newest = torch.zeros((), dtype=torch.int64, device=device)  # slot, for `following`
-        shape = num_envs, sum(self._sizes)
-        self._staged = torch.empty(shape, pin_memory=device.type == "cuda")  # one step
+        # one step, or a message of several. Copying a step need not wait: actions are read from the
+        # device before the next rows are staged. Nothing is read between two messages.
+        shape = at_once or num_envs, sum(self._sizes)
+        self._waits = at_once is not None and at_once != num_envs
+        self._staged = torch.empty(shape, pin_memory=device.type == "cuda")
         self.added = 0  # transitions ever added
         self._flushed = 0  # of these, how many are on disk
         self._run, self._file = run, file
@@ -85,25 +91,24 @@ class ReplayBuffer:
         reward: np.ndarray,
         terminated: np.ndarray,
     ) -> None:
-        """Append one transition of each environment, replacing the oldest when full.
+        """Append `at_once` transitions of the environments in turn, replacing the oldest when full.
 
         Args:
-            obs: shape (num_envs, n_obs).
-            action: in [-1, 1], shape (num_envs, n_act).
-            next_obs: shape (num_envs, n_obs).
-            reward: scaled, shape (num_envs,) [1].
-            terminated: whether the episode terminated, shape (num_envs,).
+            obs: shape (at_once, n_obs).
+            action: in [-1, 1], shape (at_once, n_act).
+            next_obs: shape (at_once, n_obs).
+            reward: scaled, shape (at_once,) [1].
+            terminated: whether the episode terminated, shape (at_once,).
         """
         rows = self._staged.numpy()
         a, b, c = np.cumsum(self._sizes[:3])
         rows[:, :a], rows[:, a:b], rows[:, b:c] = obs, action, next_obs
         rows[:, c], rows[:, c + 1] = reward, terminated
-        # need not wait: actions are read from the device before the next rows are staged
-        for start, stop in pieces(self.added, self.added + self.num_envs, self.capacity):
+        for start, stop in pieces(self.added, self.added + len(rows), self.capacity):
             slot, first = start % self.capacity, start - self.added
             part = self._staged[first : first + stop - start]
-            self._rows[slot : slot + stop - start].copy_(part, non_blocking=True)
-        self._count(self.added + self.num_envs)
+            self._rows[slot : slot + stop - start].copy_(part, non_blocking=not self._waits)
+        self._count(self.added + len(rows))
 
     def _count(self, added: int) -> None:
         self.added = added

@@ -18,7 +18,7 @@ import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Annotated, Any, BinaryIO
 
 import torch
 from pydantic import ConfigDict, Field, ValidationError, model_validator
@@ -81,7 +81,10 @@ class Record(StrictModel):
     spec: PolicySpec
     step: int = Field(ge=0, lt=2**53)
     episodes: tuple[OpenEpisode, ...] = Field(
-        min_length=1, description="the episode under way in each environment"
+        description="the episode under way in each environment; with Ray none is known"
+    )
+    restarts: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] = Field(
+        (), max_length=4096, description="how often each worker of a run with Ray has begun"
     )
     updates: int = Field(ge=0, lt=2**53, description="critic updates done")
     best_mean: float | None = Field(description="highest mean return in this environment so far")
@@ -114,8 +117,8 @@ class Record(StrictModel):
     def _counters_agree(self) -> Record:
         own = self.lineage[-1]
         bounds = {
-            "episodes.number": max(episode.number for episode in self.episodes),
-            "episodes.steps": max(episode.steps for episode in self.episodes),
+            "episodes.number": max((episode.number for episode in self.episodes), default=0),
+            "episodes.steps": max((episode.steps for episode in self.episodes), default=0),
             "replay.added": self.replay.added,
             "lineage.until": own.until,
             "lineage.since": own.since,
@@ -128,7 +131,10 @@ class Record(StrictModel):
             raise ValueError(
                 f"updates: expected at most {largest:g} at step {self.step}, got {self.updates}"
             )
-        if len(self.episodes) != self.config.num_envs:
+        if self.config.ray:
+            if self.episodes:
+                raise ValueError(f"episodes: expected none with ray, got {len(self.episodes)}")
+        elif len(self.episodes) != self.config.num_envs:
             raise ValueError(
                 f"episodes: expected one for each of {self.config.num_envs} environments"
                 f" (num_envs), got {len(self.episodes)}"

@@ -25,6 +25,7 @@ ADDED: dict[str, Any] = {
     "asymmetric_critic": False,
     "normalize_observations": False,
     "workers": 0,
+    "ray": False,
 }
 
 

@@ -8,6 +8,10 @@ state; all other random numbers come from the agent's generator.
 With several environments a step of the loop is one control step of each, and a run's steps are
 those of all environments together. What is due at a step is then due at the first one that all
 environments have made.
+
+With `--ray` the environments are in processes of a cluster that step by themselves and send whole
+messages of transitions; the loop takes one message at a time, and such a run does not repeat itself
+bit for bit.
 """
 
 from __future__ import annotations
@@ -15,14 +19,13 @@ from __future__ import annotations
 import functools
 import secrets
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import yaml
 
@@ -32,7 +35,6 @@ from dime_robot.evaluation.rollout import (
     Evaluator,
     NoEnvironmentError,
     require_finite_actions,
-    seed_of,
 )
 from dime_robot.learning.config import TrainConfig
 from dime_robot.learning.cuda_graphs import set_up
@@ -56,9 +58,16 @@ from dime_robot.training.logger import RunLogger
 from dime_robot.training.mirror import mirror_of
 from dime_robot.training.privileged import privileged_terms, require_same, total
 from dime_robot.training.provenance import TASK, provenance
+from dime_robot.training.rollouts import (
+    AllWorkersLostError,
+    LocalRollouts,
+    NotFiniteActionError,
+    RolloutMaker,
+    Rollouts,
+)
 from dime_robot.training.run_folder import RunFolder
 from dime_robot.training.run_lock import RunLock
-from dime_robot.training.vector_env import NotFiniteError, SeededVectorEnv
+from dime_robot.training.vector_env import NotFiniteError
 from dime_robot.training.workers import WorkerLostError
 
 _EVAL = TRAIN + 1  # key of evaluation episodes among the seeds derived from the run's
@@ -105,6 +114,10 @@ class TrainingRun:
         origin: the checkpoint whose networks it begins from, if any.
         lock: on the folder, released when the run is closed.
         env: the environment, if it cannot be made from its name in `config`.
+        rollouts: makes what gives the transitions of a run with `ray`; none: they are made here.
+
+    Raises:
+        InputError: settings or an environment that cannot be used.
     """
 
     def __init__(
@@ -115,30 +128,41 @@ class TrainingRun:
         origin: Origin | None = None,
         lock: RunLock | None = None,
         env: EnvLike | None = None,
+        rollouts: RolloutMaker | None = None,
     ) -> None:
         set_up(device, config.threads)
         self.config, self.folder, self._lock = config, folder, lock
         self.files = RunFolder(folder)
         self._source: EnvLike = config.env if env is None else env
-        self.envs = self._make_envs()
+        maker = EnvMaker.of(self._source, config.seed, config.asymmetric_critic)
+        if config.ray != (rollouts is not None):
+            raise InputError(
+                "ray: expected --ray on the command line, or train_policy(ray=True, rollouts=...),"
+                f" got the setting ray {config.ray} alone"
+            )
+        self.rollouts: Rollouts
+        if rollouts is None:
+            self.rollouts = LocalRollouts(config, maker)
+        else:
+            self.rollouts = rollouts(config, maker, self._note)
         try:
             self._prepare(device, origin)
         except BaseException:
-            self.envs.close()
+            self.rollouts.close()
             raise
 
     def _prepare(self, device: torch.device, origin: Origin | None) -> None:
         """Make all that stands on the environments, and begin their first episodes."""
         config = self.config
-        self._facts = self.envs.query(functools.partial(facts_of, name=config.env))
+        self._facts = self.rollouts.query(functools.partial(facts_of, name=config.env))
         self.spec = self._facts.spec
         # what only the critics see, at the end of every observation of training
-        self.privileged = self.envs.query(privileged_terms) if config.asymmetric_critic else ()
+        self.privileged = self.rollouts.query(privileged_terms) if config.asymmetric_critic else ()
         more = total(self.privileged)
         require_memory(config, self.spec.n_obs, self.spec.n_act, device, more)
         mirror = None
         if config.symmetry:
-            found = self.envs.query(functools.partial(mirror_of, name=config.env))
+            found = self.rollouts.query(functools.partial(mirror_of, name=config.env))
             mirror = BatchMirror(
                 found.observation_index,
                 found.observation_sign,
@@ -152,8 +176,9 @@ class TrainingRun:
             self.spec.n_obs + more,
             self.spec.n_act,
             device,
-            margin=config.checkpoint_interval + config.num_envs - 1,
-            num_envs=config.num_envs,
+            margin=config.checkpoint_interval + self.rollouts.most_rows - 1,
+            num_envs=self.rollouts.stride,
+            at_once=self.rollouts.rows,
             run=secrets.token_hex(16),
             file=self.files.replay.name,
         )
@@ -169,7 +194,7 @@ class TrainingRun:
         self._gradients_seen = (0, 0)  # actor updates, and those with NaN, at the last check
         self.rows: list[EvalRow] = []
         self.final: dict[NoiseMode, FinalEvaluation] = {}  # of the last evaluation
-        self.provenance = provenance()
+        self.provenance = {**provenance(), **self.rollouts.provenance}
         if self._facts.task_digest is not None:
             self.provenance[TASK] = self._facts.task_digest
         if self._facts.interpolation is not None:
@@ -193,25 +218,14 @@ class TrainingRun:
         self.curriculum = Curriculum(levels, config.num_envs) if levels else None
         self._take_level()
         with self._stops_for_environments():
-            self.envs.reset()
+            self.rollouts.reset()
 
     def _take_level(self) -> None:
         """Begin new episodes in the current level of the curriculum."""
         curriculum = self.curriculum
         if curriculum is not None:
-            self.envs.level = None if curriculum.level is None else curriculum.number
+            self.rollouts.level = None if curriculum.level is None else curriculum.number
             self.agent.scale_learning_rates(curriculum.learning_rate)
-
-    def _make_envs(self, first: Sequence[int] = ()) -> SeededVectorEnv:
-        """Make the environments of training; `first` is as for `SeededVectorEnv`."""
-        seed = self.config.seed
-        return SeededVectorEnv(
-            EnvMaker.of(self._source, seed, self.config.asymmetric_critic),
-            self.config.num_envs,
-            lambda number: seed_of(seed, TRAIN, number),
-            first,
-            self.config.workers,
-        )
 
     # -- files -----------------------------------------------------------------------------------
 
@@ -249,7 +263,8 @@ class TrainingRun:
             lineage=(*before, own),
             spec=self.spec,
             step=self.step,
-            episodes=self.envs.open_episodes(),
+            episodes=self.rollouts.open_episodes(),
+            restarts=self.rollouts.restarts(),
             updates=self.agent.updates,
             best_mean=None if self.best_mean == -np.inf else self.best_mean,
             replay=self.buffer.record(),
@@ -329,13 +344,13 @@ class TrainingRun:
         """Bring the simulators back to their state at the checkpoint."""
         episodes = record.episodes
         known = 0 if self.curriculum is None else self.curriculum.count
-        changed = {"level": self.envs.level}  # those of the environment or the file before
+        changed = {"level": self.rollouts.level}  # those of the environment or the file before
         episodes = tuple(
             each.model_copy(update=changed) if moved or (each.level or 0) > known else each
             for each in episodes
         )
         with self._stops_for_environments():
-            dropped = self.envs.restore(episodes, self.buffer.newest_of)
+            dropped = self.rollouts.restore(episodes, record.restarts, self.buffer.newest_of)
         if not dropped:
             return
         what = "the interrupted episode is dropped"
@@ -365,8 +380,13 @@ class TrainingRun:
 
     def _loop(self, logger: RunLogger) -> None:
         self._evaluate_if_due(logger)
+        if self.config.ray:  # the rest of a message's updates, if the run was stopped among them
+            self._learn_in_pieces(logger)
         while self.step < self.config.steps and not self.stop_requested:
+            before = self.step
             self._environment_step(logger)
+            if self.step == before:  # workers of a cluster have nothing yet
+                continue
             if self._due(self.config.log_interval):
                 self._log(logger)
             self._evaluate_if_due(logger)
@@ -400,7 +420,7 @@ class TrainingRun:
 
     def _warn_of_no_updates(self, logger: RunLogger) -> None:
         steps, random = self.config.steps, self.config.random_steps
-        if steps > random and self.config.updates_at(steps + self.config.num_envs) == 0:
+        if steps > random and self.config.updates_at(steps + self.rollouts.rows) == 0:
             logger.line(
                 f"warning: no update happens and the policy stays untrained: --update-to-data"
                 f" {self.config.update_to_data:g} gives none within {steps:,} steps"
@@ -413,54 +433,62 @@ class TrainingRun:
 
     def _due(self, interval: int) -> bool:
         """Whether what happens every `interval` steps is due now."""
-        return self.step % interval < self.config.num_envs
+        return self.step % interval < self.rollouts.rows
 
     def _environment_step(self, logger: RunLogger) -> None:
-        """Make one control step in every environment, and the updates that are due."""
-        config, obs = self.config, self.envs.obs.copy()
-        self.agent.observe(obs)
-        actions = self._actions(obs)
-        after = self.step + config.num_envs
+        """Make one control step in every environment, and the updates that are due.
+
+        Workers of a cluster have made such steps before: the run takes a message of theirs, if one
+        is there.
+        """
+        config, rollouts = self.config, self.rollouts
+        after = self.step + rollouts.rows
         updates = config.updates_at(after) - config.updates_at(self.step)
+
+        def meanwhile() -> None:
+            if config.overlap and len(self.buffer):
+                self.agent.learn(self.buffer, updates)  # on a GPU this only starts the computation
+
         with self._stops_for_environments():
-            self.envs.step_async(actions)  # workers begin; without them nothing happens yet
-        if config.overlap and len(self.buffer):
-            self.agent.learn(self.buffer, updates)  # on a GPU this only starts the computation
-        with self._stops_for_environments():
-            next_obs, rewards, terminations, _, infos = self.envs.step_wait()
-        for episode in self.envs.ended:
-            next_obs[episode.environment] = infos["final_obs"][episode.environment]
-        scaled = rewards * config.reward_scale
+            new = rollouts.collect(self.agent, self.step, meanwhile)
+        if new is None:
+            return
+        scaled = new.rewards * config.reward_scale
         if (np.abs(scaled) > FLOAT32_MAX).any():
-            largest = rewards[int(np.abs(scaled).argmax())]
+            largest = new.rewards[int(np.abs(scaled).argmax())]
             self._stop_for(
                 f"{config.env} gave a reward of {largest:g} at step {self.step}: times"
                 f" --reward-scale {config.reward_scale:g} it is beyond float32"
             )
-        self.buffer.add(obs, actions, next_obs, scaled, terminations)
+        self.buffer.add(new.obs, new.actions, new.next_obs, scaled, new.terminations)
         self.step = after
-        if not config.overlap:
+        if config.ray:
+            self._learn_in_pieces(logger)
+        elif not config.overlap:
             with self._ends_by_itself():
                 self.agent.learn(self.buffer, updates)
-        for episode in self.envs.ended:
+        for episode in new.ended:
             logger.episode(self.step, episode.total, episode.steps)
         if self.curriculum is not None and (
-            changed := self.curriculum.advance(self.envs.ended, self.step)
+            changed := self.curriculum.advance(new.ended, self.step)
         ):
             self._take_level()
             logger.line(f"step  {self.step:>6,}  {changed}")
 
-    def _actions(self, obs: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Return an action for every environment, shape (num_envs, n_act)."""
-        if self.step < self.config.random_steps:
-            shape = self.config.num_envs, self.spec.n_act
-            uniform = torch.rand(shape, generator=self.agent.generator, device=self.agent.device)
-            return (2 * uniform - 1).cpu().numpy()
-        actions = self.agent.explore(obs)
-        if not np.isfinite(actions).all():
-            self.check_finite()
-            self._stop_for(f"the policy gave a NaN action at step {self.step}")
-        return actions
+    def _learn_in_pieces(self, logger: RunLogger) -> None:
+        """Make all updates that are due, some at a time; a stop leaves the rest to the resumed run.
+
+        A message brings hundreds: a piece has as many as one step of a worker's environments gives,
+        so that their samples need no more memory, and a stop no more patience, than here.
+        """
+        piece = max(1, int(self.config.update_to_data * self.rollouts.stride))
+        while not self.stop_requested:
+            owed = self.config.updates_at(self.step) - self.agent.updates
+            if owed <= 0:
+                return
+            with self._ends_by_itself():
+                self.agent.learn(self.buffer, min(owed, piece))
+            logger.progress(self.step)
 
     def _log(self, logger: RunLogger) -> None:
         self.check_finite()
@@ -470,6 +498,7 @@ class TrainingRun:
         if self.curriculum is not None:
             values["curriculum/level"] = self.curriculum.number
             values["curriculum/passed_share"] = self.curriculum.passed_share
+        values |= self.rollouts.figures()
         values["time/steps_per_second"] = self.step / max(self.wall_seconds, 1e-9)
         logger.scalars(self.step, values)
         if not self._atoms_checked and self.step >= self.config.steps / 4:
@@ -511,20 +540,20 @@ class TrainingRun:
             try:
                 return run()
             except NoEnvironmentError as error:
+                if self.config.ray:  # here is no training episode that it could replace
+                    raise
                 self._one_environment = True
                 self._note(
                     f"only one {self.config.env} can exist at a time ({error}): evaluations use it"
                     " in place of the training episode, which then ends early"
                 )
-        self.envs.close()
+        self.rollouts.close()
         try:
             return run()
         finally:
             self.evaluator.close()
-            self.envs = self._make_envs([e.number + 1 for e in self.envs.open_episodes()])
-            self._take_level()
             with self._stops_for_environments():
-                self.envs.reset()
+                self.rollouts.reopen()
 
     def _watch(self, ended: int, episodes: int, steps: int) -> None:
         """Between two steps of an evaluation, end it on a stop request, or show its progress."""
@@ -625,6 +654,14 @@ class TrainingRun:
                 f"{self.config.env} gave a NaN or infinite {error.what} at step {self.step}"
                 f" ({error.where})"
             )
+        except NotFiniteActionError as error:
+            self.check_finite()
+            self._stop_for(f"{error} at step {self.step}")
+        except AllWorkersLostError as error:
+            self.save()
+            raise InputError(
+                f"{error}; the run is saved: go on with --resume {self.folder}"
+            ) from None
         except WorkerLostError as error:
             if not self.files.checkpoint.exists():
                 raise
@@ -645,7 +682,7 @@ class TrainingRun:
 
     def close(self) -> None:
         """Close the environments."""
-        self.envs.close()
+        self.rollouts.close()
         self.evaluator.close()
         if self._lock is not None:
             self._lock.release()

@@ -24,6 +24,8 @@ class RunRequest:
         video: record a video at the end, where rendering works.
         env: the environment, if it cannot be made from `config.env`.
         config_file: the file of a robot task that the user named, to resume in the same task.
+        ray_address: of the cluster of a run with `ray`; none: that of RAY_ADDRESS, or one of this
+            machine alone.
     """
 
     config: TrainConfig
@@ -33,3 +35,4 @@ class RunRequest:
     video: bool = True
     env: EnvLike | None = None
     config_file: Path | None = None
+    ray_address: str | None = None

@@ -23,6 +23,7 @@ from dime_robot.training.checkpoint import Checkpoint
 from dime_robot.training.lineage import Origin
 from dime_robot.training.privileged import total
 from dime_robot.training.provenance import TASK
+from dime_robot.training.rollouts import RolloutMaker
 from dime_robot.training.run import TrainingRun
 from dime_robot.training.run_folder import RunFolder
 from dime_robot.training.run_lock import RunLock
@@ -145,17 +146,28 @@ def _critics_fit(state: Checkpoint, run: TrainingRun) -> bool:
     return False
 
 
-def start_run(request: RunRequest, device: torch.device) -> TrainingRun:
-    """Build a new or resumed run, with its folder made and locked."""
+def start_run(
+    request: RunRequest, device: torch.device, rollouts: RolloutMaker | None = None
+) -> TrainingRun:
+    """Build a new or resumed run, with its folder made and locked.
+
+    Args:
+        request: what to run.
+        device: of the learner.
+        rollouts: makes what gives the transitions of a run with `ray`.
+
+    Raises:
+        InputError: settings, an environment or a folder that cannot be used.
+    """
     if request.config.compile:
         require_compiler(device)
     if request.resume is not None:
         with _locked(RunFolder(request.resume)) as lock:
-            return _resumed(request, device, lock)
+            return _resumed(request, device, lock, rollouts)
     files = RunFolder.for_new_run(request.out, request.config)
     with _locked(files) as lock:
         RunFolder.for_new_run(files.path, request.config)  # check that no other process took it
-        return _begun(request, device, lock)
+        return _begun(request, device, lock, rollouts)
 
 
 @contextmanager
@@ -169,14 +181,16 @@ def _locked(files: RunFolder) -> Iterator[RunLock]:
         raise
 
 
-def _resumed(request: RunRequest, device: torch.device, lock: RunLock) -> TrainingRun:
+def _resumed(
+    request: RunRequest, device: torch.device, lock: RunLock, rollouts: RolloutMaker | None
+) -> TrainingRun:
     config, folder = request.config, lock.files.path
     state = checkpoint.load(lock.files.checkpoint)
     if request.config_file is not None:  # before its own terms are imported
         require_recorded_task(
             request.config_file, state.record.provenance.get(TASK), lock.files.checkpoint
         )
-    run = TrainingRun(config, folder, device, lock=lock, env=request.env)
+    run = TrainingRun(config, folder, device, lock=lock, env=request.env, rollouts=rollouts)
     with _closed_on_error(run):
         if state.spec != run.spec:
             raise InputError(
@@ -203,11 +217,15 @@ def _closed_on_error(run: TrainingRun) -> Iterator[None]:
         raise
 
 
-def _begun(request: RunRequest, device: torch.device, lock: RunLock) -> TrainingRun:
+def _begun(
+    request: RunRequest, device: torch.device, lock: RunLock, rollouts: RolloutMaker | None
+) -> TrainingRun:
     state = None if request.init is None else checkpoint.load(request.init)
     origin = None if state is None else Origin(state.record.lineage, state.digest)
     folder = lock.files.path
-    run = TrainingRun(request.config, folder, device, origin, lock=lock, env=request.env)
+    run = TrainingRun(
+        request.config, folder, device, origin, lock=lock, env=request.env, rollouts=rollouts
+    )
     with _closed_on_error(run):
         if state is not None:
             _check_init(state, run)

@@ -16,6 +16,7 @@ from dime_robot.runtime.policy.env_name import PYTHON
 from dime_robot.sim.config.trust import typed_env
 from dime_robot.training.logger import RunLogger
 from dime_robot.training.presets import preset_config
+from dime_robot.training.rollouts import RolloutMaker
 from dime_robot.training.run import EvaluationEvent
 from dime_robot.training.run_folder import RunFolder
 from dime_robot.training.run_request import RunRequest
@@ -64,6 +65,7 @@ def train_policy(
     init: Path | str | None = None,
     callback: Callback | None = None,
     quiet: bool = False,
+    rollouts: RolloutMaker | None = None,
     **settings: Any,
 ) -> TrainedRun:
     """Train a policy as `python -m dime_robot.train` does, without video and report.
@@ -82,6 +84,7 @@ def train_policy(
         init: a checkpoint whose networks a new run begins with.
         callback: called after every evaluation; if it returns False the run saves and ends.
         quiet: print nothing.
+        rollouts: with `ray=True`, `RemoteRollouts.on(ray)` of dime_robot.cluster.
         **settings: those of `TrainConfig` by name, e.g. `steps=3000, seed=1`.
 
     Returns:
@@ -117,7 +120,7 @@ def train_policy(
         init=init,
         env=env,
     )
-    run = start_run(request, choose_device(config.device))
+    run = start_run(request, choose_device(config.device), rollouts)
     run.on_evaluation = callback
     logger = RunLogger(run.files, config.steps, run.step, quiet=quiet)
     with closing(run), closing(logger):

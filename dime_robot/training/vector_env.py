@@ -41,6 +41,9 @@ class NotFiniteError(InputError):
         super().__init__(f"a NaN or infinite {what} ({where})")
         self.what, self.where = what, where
 
+    def __reduce__(self) -> tuple[type[NotFiniteError], tuple[str, str]]:
+        return type(self), (self.what, self.where)
+
 
 class SeededVectorEnv(VectorEnv[FloatArray, FloatArray, npt.NDArray[Any]]):
     """Environments of one kind that step side by side, in this process or divided among workers.

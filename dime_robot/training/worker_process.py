@@ -79,7 +79,7 @@ class Server:
         try:
             return known[name](*arguments)
         except BaseException as error:  # as in the learner's process: also SystemExit
-            return _failure(error)
+            return failure_of(error)
 
     def close(self) -> None:
         """Close the environments."""
@@ -90,7 +90,8 @@ def _none_is_made(i: int) -> Any:
     raise NotImplementedError(i)
 
 
-def _failure(error: BaseException) -> Failure:
+def failure_of(error: BaseException) -> Failure:
+    """Return an exception in a form that another process can raise again."""
     text = "".join(traceback.format_exception(error))
     try:
         pickle.loads(pickle.dumps(error))

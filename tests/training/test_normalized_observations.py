@@ -31,7 +31,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarray
     original = TrainingRun._environment_step
 
     def environment_step(self: TrainingRun, logger: Any) -> None:
-        seen.append(self.envs.obs.copy())
+        seen.append(self.rollouts.envs.obs.copy())
         original(self, logger)
 
     with pytest.MonkeyPatch.context() as patch:

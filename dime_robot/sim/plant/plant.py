@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -255,10 +256,16 @@ class Plant:
         """
         model, data = self.model, self.data
         warned = any(data.warning.number[DIVERGED].tolist())
-        speeds = np.abs(data.qvel)
-        finite = np.isfinite(data.qpos).all()
-        if finite and not warned and speeds.max(initial=0.0) <= max_speed:  # in almost all calls
+        position, velocity = data.qpos, data.qvel
+        # sums of squares: in almost all calls they are small, which takes a tenth of the time
+        if (
+            not warned
+            and velocity.dot(velocity) <= max_speed**2
+            and math.isfinite(position.dot(position))
+        ):
             return None
+        speeds = np.abs(velocity)
+        finite = np.isfinite(position).all()
         slow: npt.NDArray[np.bool_] = speeds <= max_speed  # false also where it is not a number
         if not slow.all():
             dof = int(slow.argmin())

@@ -297,7 +297,7 @@ def test_every_environment_of_every_seed_draws_for_itself(
         config = config.model_copy(update={"seed": seed, "num_envs": 3})
         run = TrainingRun(config, tmp_path / "run", torch.device("cpu"))
         run.evaluator._prepare(3)
-        found = [drawn(env) for env in (*run.envs.envs, *run.evaluator._envs)]
+        found = [drawn(env) for env in (*run.rollouts.envs.envs, *run.evaluator._envs)]
         run.close()
         return found
 
