@@ -104,7 +104,10 @@ class Trial:
             row = self._next_row(code)
             if row is not None:
                 self._reported = row.step
-                return {STEP: row.step, RETURN: row.return_mean}
+                report: dict[str, Any] = {STEP: row.step, RETURN: row.return_mean}
+                if code is not None and row.step >= self._sample.steps:
+                    report |= self._ended(code)  # so that no rung stops it in its last report
+                return report
             if not self._started:
                 if not self._start():
                     return {"done": True, CODE: INPUT_ERROR}
