@@ -216,7 +216,8 @@ def test_a_cluster_of_this_machine_listens_on_loopback_and_ends_with_the_program
     try:
         wait_for(lambda: "step   " in log.read_text() or driver.poll() is not None)
         assert driver.poll() is None, log.read_text()
-        assert "Ray" in log.read_text() and "oken" not in log.read_text()
+        text = log.read_text()
+        assert "asynchronous" in text and "oken" not in text
         started = descendants(driver.pid)
         names = [command_line(pid) for pid in started]
         assert any(b"raylet" in name for name in names)
