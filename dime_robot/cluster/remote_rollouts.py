@@ -73,16 +73,16 @@ class RemoteRollouts:
         ray: the connected module.
         config: settings of the run.
         maker: of its environments.
-        say: tells the user something.
+        log: tells the user something.
 
     Raises:
         InputError: the environment cannot be made or its files cannot be sent.
     """
 
     def __init__(
-        self, ray: ModuleType, config: TrainConfig, maker: EnvMaker, say: Callable[[str], None]
+        self, ray: ModuleType, config: TrainConfig, maker: EnvMaker, log: Callable[[str], None]
     ) -> None:
-        self._ray, self._config, self._maker, self._say = ray, config, maker, say
+        self._ray, self._config, self._maker, self._log = ray, config, maker, log
         self.stride = config.num_envs // config.workers
         self._steps = math.ceil(MESSAGE / self.stride)
         self.rows = self._steps * self.stride
@@ -120,7 +120,7 @@ class RemoteRollouts:
         Args:
             ray: the connected module.
         """
-        return lambda config, maker, say: cls(ray, config, maker, say)
+        return lambda config, maker, log: cls(ray, config, maker, log)
 
     def _pickled(self, spec: Any, digest: str | None) -> bytes:
         job = Job(self._config, self._maker, self._task, spec, digest, self._steps)
@@ -160,20 +160,20 @@ class RemoteRollouts:
         if not ready:
             self._count_silence()
             return None
-        answer, worker = self._answer_of(ready[0])
-        if isinstance(answer, Failure):
-            raise answer.error from EarlierTracebackError(answer.text)
-        if isinstance(answer, Place):
-            worker.place = answer
+        response, worker = self._response_of(ready[0])
+        if isinstance(response, Failure):
+            raise response.error from EarlierTracebackError(response.text)
+        if isinstance(response, Place):
+            worker.place = response
             self._say_who_waits()
             return None
-        if not isinstance(answer, Message):
+        if not isinstance(response, Message):
             return None
         worker.failures, self._silent = 0, 0.0
         self._messages += 1
-        self._versions_behind += self._version - answer.version
-        agent.observe(answer.obs.copy())  # what Ray delivers is read-only
-        return Transitions(*answer[1:])
+        self._versions_behind += self._version - response.version
+        agent.observe(response.obs.copy())  # what Ray delivers is read-only
+        return Transitions(*response[1:])
 
     def figures(self) -> dict[str, float]:
         """Return staleness, speed and losses."""
@@ -259,7 +259,7 @@ class RemoteRollouts:
                 self._calls[call] = worker
                 under_way += 1
 
-    def _answer_of(self, call: Any) -> tuple[Any, _Worker]:
+    def _response_of(self, call: Any) -> tuple[Any, _Worker]:
         """Return the answer to a call, None if it is lost, and whose it was."""
         errors = self._ray.exceptions
         worker = self._calls.pop(call)
@@ -267,7 +267,7 @@ class RemoteRollouts:
         worker.calls.discard(call)
         try:
             return self._ray.get(call), worker
-        except errors.RayTaskError as error:  # an answer that cannot be sent
+        except errors.RayTaskError as error:  # a response that cannot be sent
             raise _refusal(error) from None
         except errors.RayActorError as error:
             if getattr(error, "actor_init_failed", False):
@@ -275,7 +275,7 @@ class RemoteRollouts:
             self._replace(worker, is_message)
         except errors.RayError:  # it was made, but its node is gone with it
             self._lost += is_message
-            self._say(f"a message of worker {worker.number + 1} was lost with its node")
+            self._log(f"a message of worker {worker.number + 1} was lost with its node")
         return None, worker
 
     def _replace(self, worker: _Worker, was_message: bool) -> None:
@@ -288,7 +288,7 @@ class RemoteRollouts:
         where = "" if worker.place is None else f" on {worker.place.host}"
         self._empty(worker)
         worker.not_before = monotonic() + pause_after(worker.failures)
-        self._say(
+        self._log(
             f"worker {worker.number + 1} of {len(self._workers)} is lost{where}, its process or"
             f" its node, with up to {lost} messages; another one begins in its place"
         )
@@ -325,7 +325,7 @@ class RemoteRollouts:
         if late and not self._told:
             self._told = True
             there = len(self._workers) - len(waiting)
-            self._say(
+            self._log(
                 f"{len(late)} of {len(self._workers)} workers have not begun, which need a node"
                 f" with a free CPU each; the run goes on with {there}"
             )

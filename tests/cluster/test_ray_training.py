@@ -125,9 +125,9 @@ def test_a_run_goes_on_without_a_worker_and_without_a_node(
     with connected(cluster.address) as ray:
 
         def rollouts(
-            config: TrainConfig, maker: EnvMaker, say: Callable[[str], None]
+            config: TrainConfig, maker: EnvMaker, log: Callable[[str], None]
         ) -> RemoteRollouts:
-            made.append(RemoteRollouts(ray, config, maker, say))
+            made.append(RemoteRollouts(ray, config, maker, log))
             return made[-1]
 
         out = tmp_path / "run"

@@ -165,12 +165,12 @@ def test_what_goes_wrong_is_the_answer() -> None:
     assert isinstance(other, Failure) and isinstance(other.error, InputError)
     assert str(other.error).startswith("--ray: expected dime_robot 9.9, as in the learner's")
     changed = pickle.dumps(replace(job(config), spec=PolicySpec.flat("x", 2, 1)))
-    answer = RolloutWorker(own_version(), changed, 0, 0).start()
-    assert isinstance(answer, Failure)
-    assert "another environment than in the learner's process" in str(answer.error)
+    response = RolloutWorker(own_version(), changed, 0, 0).start()
+    assert isinstance(response, Failure)
+    assert "another environment than in the learner's process" in str(response.error)
     nan = {name: np.full_like(value, np.nan) for name, value in weights(config).items()}
-    answer = begun(config).rollout(1, nan, None, False)
-    assert isinstance(answer, Failure) and isinstance(answer.error, NotFiniteActionError)
+    response = begun(config).rollout(1, nan, None, False)
+    assert isinstance(response, Failure) and isinstance(response.error, NotFiniteActionError)
     error = pickle.loads(pickle.dumps(NotFiniteError("reward", "episode 3")))
     assert (error.what, error.where) == ("reward", "episode 3")
 
