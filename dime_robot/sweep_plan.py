@@ -19,6 +19,7 @@ from dime_robot.runtime.io.errors import InputError
 from dime_robot.runtime.policy.env_name import SIM
 from dime_robot.sim.config.trust import SUFFIXES
 from dime_robot.training.run_folder import RunFolder, folder_name
+from dime_robot.training.run_request import RunRequest
 
 MAX_SEEDS = 1000
 MAX_NAME = 100  # [characters] of a folder
@@ -31,6 +32,7 @@ class Run:
 
     config: TrainConfig
     files: RunFolder
+    needs: tuple[Path, ...] = ()  # files that its command names
 
     def __str__(self) -> str:
         return f"{self.config.env} seed {self.config.seed}"
@@ -69,15 +71,8 @@ class Run:
 
     def job(self, options: Sequence[str]) -> Job:
         """Return what an executor starts."""
-        resume = [sys.executable, "-m", "dime_robot.train", "--no-video"]
-        resume += ["--resume", str(self.files.path), "--env", self.config.env]
-        return Job(
-            tuple(self.command(options)),
-            tuple(resume),
-            self.files.path,
-            self.log,
-            _named_files(self.config.env, options),
-        )
+        words = tuple(self.command(options)), tuple(self._resume())
+        return Job(*words, self.files.path, self.log, self.needs)
 
     def fresh_command(self, options: Sequence[str]) -> list[str]:
         """Return a command line that trains it anew, into a folder that it chooses."""
@@ -88,21 +83,26 @@ class Run:
 
     def command(self, options: Sequence[str]) -> list[str]:
         """Return the command line that starts or resumes it."""
-        words = [sys.executable, "-m", "dime_robot.train", "--no-video"]
-        folder = str(self.files.path)
         if not self.files.checkpoint.exists():
-            return [*words, *self._own_options(), "--out", folder, *options]
+            return [*_train(), *self._own_options(), "--out", str(self.files.path), *options]
         # all settings that differ now, also by an omitted option, so that train can refuse them
         changed = changes(self.config, self.saved() or self.config)
-        # the user typed its name here, which permits code that the name stands for
-        return [*words, "--resume", folder, "--env", self.config.env, *option_words(changed)]
+        return [*self._resume(), *option_words(changed)]
+
+    def _resume(self) -> list[str]:
+        # the user typed the task's name here, which permits code that the name stands for
+        return [*_train(), "--resume", str(self.files.path), "--env", self.config.env]
 
 
-def _named_files(env: str, options: Sequence[str]) -> tuple[Path, ...]:
+def _train() -> list[str]:
+    return [sys.executable, "-m", "dime_robot.train", "--no-video"]
+
+
+def _named_files(request: RunRequest) -> tuple[Path, ...]:
     """Return the files that a command names: a task of the user's own, and a checkpoint."""
+    env = request.config.env
     own = Path(env.removeprefix(SIM)) if env.startswith(SIM) and env.endswith(SUFFIXES) else None
-    init = train.parse([*options, "--env", env]).init
-    return tuple(path.absolute() for path in (own, init) if path is not None)
+    return tuple(path.absolute() for path in (own, request.init) if path is not None)
 
 
 def parse_seeds(text: str) -> list[int]:
@@ -152,10 +152,11 @@ def plan(
     out = out or Path("sweeps") / _title([*envs, *options])
     runs = []
     for env in envs:
-        config = train.parse([*options, "--env", env, "--seed", str(seeds[-1])]).config
+        request = train.parse([*options, "--env", env, "--seed", str(seeds[-1])])
+        needs = _named_files(request)
         for seed in seeds:
             files = RunFolder(out / f"{folder_name(env)}-seed{seed}")
-            runs.append(Run(config.model_copy(update={"seed": seed}), files))
+            runs.append(Run(request.config.model_copy(update={"seed": seed}), files, needs))
     return out, runs
 
 
@@ -208,10 +209,10 @@ def plan_search(
     for number, settings in enumerate(drawn_settings, 1):
         words = [*options, *option_words(settings), "--env", env, "--seed", str(seed)]
         try:
-            config = train.parse(words).config
+            request = train.parse(words)
         except InputError as error:
             drawn = ", ".join(f"{name} {value}" for name, value in settings.items())
             raise InputError(f"{space}: sample {number} ({drawn}): {error}") from None
         files = RunFolder(named / f"{folder_name(env)}-sample{number}")
-        found.append((settings, Run(config, files)))
+        found.append((settings, Run(request.config, files, _named_files(request))))
     return named, found

@@ -15,6 +15,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
@@ -37,6 +38,13 @@ def ray_module() -> ModuleType:
     import ray
 
     return ray
+
+
+def own_version() -> str:
+    """Return the version of this package in this process; all nodes need the same one."""
+    # by its name: the package's own module refers to all others, which this one must not
+    version: str = import_module(__name__.partition(".")[0]).__version__
+    return version
 
 
 @contextmanager

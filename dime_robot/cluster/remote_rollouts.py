@@ -21,7 +21,8 @@ from time import monotonic, sleep
 from types import ModuleType
 from typing import Any
 
-from dime_robot.cluster.rollout_worker import Job, Message, Place, RolloutWorker, own_version
+from dime_robot.cluster.connection import own_version
+from dime_robot.cluster.rollout_worker import Job, Message, Place, RolloutWorker
 from dime_robot.cluster.task_files import TaskFiles
 from dime_robot.envs import Env
 from dime_robot.learning.config import MESSAGE, TrainConfig

@@ -13,7 +13,6 @@ import platform
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -21,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from dime_robot.cluster.connection import own_version
 from dime_robot.cluster.task_files import TaskFiles
 from dime_robot.evaluation.rollout import seed_of
 from dime_robot.learning.config import TrainConfig
@@ -78,12 +78,6 @@ class Place(NamedTuple):
 
     host: str
     process: int
-
-
-def own_version() -> str:
-    """Return the version of this package in this process."""
-    version: str = import_module(__name__.partition(".")[0]).__version__
-    return version
 
 
 def episode_key(seed: int, worker: int, restart: int, number: int) -> tuple[int, ...]:

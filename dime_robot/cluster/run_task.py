@@ -14,11 +14,11 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
+from dime_robot.cluster.connection import own_version
 from dime_robot.cluster.executor import Job, start_process
 from dime_robot.cluster.run_files import PIECE, RunFiles, saved_at
 from dime_robot.runtime.io.errors import InputError
@@ -70,13 +70,6 @@ class Share:
             )
 
 
-def _version() -> str:
-    try:
-        return metadata.version("dime-robot")
-    except metadata.PackageNotFoundError:  # a clone that was not installed
-        return "of a clone"
-
-
 @dataclass(frozen=True)
 class Driver:
     """What a node has to know of the machine on which the sweep was started.
@@ -93,7 +86,7 @@ class Driver:
     secret: str
     folder: Path
     variables: Mapping[str, str]
-    version: str = field(default_factory=_version)
+    version: str = field(default_factory=own_version)
 
     def shares_folder(self) -> bool:
         """Whether the machine that calls this sees the sweep's folder."""
@@ -175,9 +168,9 @@ class NodeRun(RunFiles):
             InputError: this node lacks something that the command needs.
         """
         node = socket.gethostname()
-        if _version() != self._driver.version:
+        if own_version() != self._driver.version:
             raise InputError(
-                f"expected dime_robot {self._driver.version} on every node, got {_version()} on"
+                f"expected dime_robot {self._driver.version} on every node, got {own_version()} on"
                 f" {node}; install the same one"
             )
         for path in self._job.needs:

@@ -15,6 +15,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dime_robot.cluster.connection import own_version
 from dime_robot.cluster.remote_rollouts import LONGEST_PAUSE, pause_after
 from dime_robot.cluster.rollout_worker import (
     Job,
@@ -23,7 +24,6 @@ from dime_robot.cluster.rollout_worker import (
     RolloutWorker,
     Weights,
     episode_key,
-    own_version,
 )
 from dime_robot.cluster.task_files import TaskFiles
 from dime_robot.learning.config import MESSAGE, TrainConfig
